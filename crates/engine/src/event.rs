@@ -1,0 +1,48 @@
+//! What the engine tells whoever listens: a fixed-size record for a ring buffer.
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum EventKind {
+    /// A record was made.
+    New = 1,
+    /// A record's protocol state, or SEEN_REPLY, or ASSURED changed.
+    Update = 2,
+    /// A record was removed by a packet (a reset of an unanswered connection, reuse, eviction).
+    Destroy = 3,
+    /// A packet was dropped, or was INVALID.
+    Drop = 4,
+}
+
+/// One event. Without padding: it crosses from the kernel as bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Event {
+    /// Key of the flow, see [`crate::tuple::FlowKey`]; for a drop without a flow, of the packet.
+    pub key: [u64; 5],
+    /// Control word of the record, see [`crate::record`]; zero without one.
+    pub control: u64,
+    /// [`EventKind`].
+    pub kind: u8,
+    /// 0 for IPv4, 1 for IPv6.
+    pub family: u8,
+    /// [`crate::verdict::Reason`], zero for none.
+    pub reason: u8,
+    /// [`crate::verdict::State`].
+    pub state: u8,
+    /// [`crate::verdict::Verdict`].
+    pub verdict: u8,
+    /// [`crate::verdict::Hook`].
+    pub hook: u8,
+    /// [`crate::tuple::Side`] that sent the packet.
+    pub side: u8,
+    pub reserved: u8,
+    /// Rule that decided, [`crate::policy::NO_RULE`] for none.
+    pub rule: u32,
+    /// Length of the packet in bytes.
+    pub length: u32,
+    /// For a segment out of window: sequence number, end, and the bounds it was held against.
+    pub detail: [u32; 4],
+}
+
+const _: () = assert!(size_of::<Event>() == 80);

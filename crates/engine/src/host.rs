@@ -1,0 +1,128 @@
+//! What a plane (the kernel programs, the simulator) provides to the engine.
+
+use crate::event::Event;
+use crate::policy::{Condition, PolicyHeader, Rule};
+use crate::settings::Settings;
+use crate::trace::Step;
+use crate::tuple::Family;
+use crate::verdict::Hook;
+use crate::wire::PacketInfo;
+
+/// Bytes of a packet from the start of its link-layer header (or IP header where there is none).
+pub trait Packet {
+    type Header: Header;
+
+    /// Length of the packet, including bytes that cannot be read.
+    fn len(&self) -> u32;
+
+    /// `size` bytes at `offset`, or `None` when they are not all there (or out of direct reach).
+    /// Callers pass a constant `size` of at most 64.
+    fn header(&self, offset: u32, size: u32) -> Option<Self::Header>;
+
+    /// Ones' complement sum (RFC 1071) of `length` bytes at `offset`, as if they stood at an even
+    /// offset, not complemented; `None` when the bytes cannot all be reached.
+    fn sum(&self, offset: u32, length: u32) -> Option<u16>;
+}
+
+/// A view of bytes whose presence was checked by [`Packet::header`]. Reads beyond the checked
+/// size are a defect of the caller: the verifier refuses them, and the simulator answers zero.
+pub trait Header: Copy {
+    fn u8(self, at: u32) -> u8;
+    /// Big-endian.
+    fn u16(self, at: u32) -> u16;
+    /// Big-endian.
+    fn u32(self, at: u32) -> u32;
+}
+
+/// 64-bit words in memory that several CPUs share.
+pub trait Words: Copy {
+    /// Atomic read, at least acquire.
+    fn load(self, word: u32) -> u64;
+    /// Atomic write, at least release.
+    fn store(self, word: u32, value: u64);
+    /// Compare-and-swap, sequentially consistent; returns the value found, which equals `old`
+    /// exactly when the swap was done.
+    fn compare_exchange(self, word: u32, old: u64, new: u64) -> u64;
+    /// Atomic wrapping addition.
+    fn add(self, word: u32, amount: u64);
+}
+
+/// The memory of a flow table. Indexes beyond the table give `None`.
+pub trait FlowMemory {
+    type Words: Words;
+
+    /// One word: the tags of a bucket's slots, slot 0 in the least significant byte.
+    fn tags(&self, family: Family, bucket: u32) -> Option<Self::Words>;
+
+    /// The words of a slot, see [`crate::record`].
+    fn slot(&self, family: Family, bucket: u32, slot: u32) -> Option<Self::Words>;
+
+    /// [`crate::limits::WARM_WORDS`] words.
+    fn warm(&self, family: Family, bucket: u32, slot: u32) -> Option<Self::Words>;
+
+    /// [`crate::limits::ACCOUNTING_WORDS`] words, `None` where the table was made without.
+    fn accounting(&self, family: Family, bucket: u32, slot: u32) -> Option<Self::Words>;
+
+    /// Counters of the table as a whole, see [`crate::table::gauges`].
+    fn gauges(&self) -> Option<Self::Words>;
+
+    /// Called while waiting for another CPU.
+    fn relax(&self) {}
+}
+
+/// A loop body with a state, for [`Host::repeat`].
+pub trait Repeat {
+    /// One round; `false` ends the loop.
+    fn step(&mut self) -> bool;
+}
+
+/// Where a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub hook: Hook,
+    /// Which interface patterns of the policy the outgoing interface matches, a bit each.
+    pub out_interfaces: u64,
+}
+
+/// Everything else the engine asks for while it judges one packet.
+pub trait Host {
+    type Flows: FlowMemory;
+
+    fn flows(&self) -> &Self::Flows;
+
+    fn settings(&self) -> &Settings;
+
+    /// The policy in force when the packet arrived.
+    fn policy(&self) -> &PolicyHeader;
+
+    /// A rule of that policy.
+    fn rule(&self, index: u32) -> Option<&Rule>;
+
+    /// A condition of that policy.
+    fn condition(&self, index: u32) -> Option<&Condition>;
+
+    /// Adds a packet to the counters of a rule.
+    fn count_rule(&self, index: u32, bytes: u32);
+
+    /// Asks the routing table. Called at most once a packet, and only when rules must be walked.
+    fn route(&self, packet: &PacketInfo) -> Route;
+
+    /// Runs a loop body until it says so, at most `limit` times.
+    fn repeat<R: Repeat>(&self, limit: u32, body: &mut R) {
+        for _ in 0..limit {
+            if !body.step() {
+                return;
+            }
+        }
+    }
+
+    /// Hands an event to whoever listens. Called only where [`Settings`] ask for it.
+    fn emit(&self, event: &Event);
+
+    /// Wall clock in nanoseconds since 1970, for start times. Called only for new flows and only
+    /// where [`crate::settings::SETTING_TIMESTAMP`] is set.
+    fn wall_clock(&self) -> u64;
+
+    /// Told of each step, for `explain`. Does nothing in the kernel.
+    fn trace(&self, _step: Step) {}
+}

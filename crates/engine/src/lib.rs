@@ -1,0 +1,26 @@
+//! The packet engine: it parses a packet, finds or makes the record of its connection, advances
+//! the protocol's state machine and asks the rules for a verdict.
+//!
+//! The same source runs in the kernel (crate `keepstate-bpf`) and in user space (crate
+//! `keepstate-sim`). It therefore has no allocation, no clock, no I/O, no `unsafe` and no Cargo
+//! features; what differs between the two planes stands behind the traits of [`host`].
+//!
+//! Entry point: [`process::process`].
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod conntrack;
+pub mod event;
+pub mod host;
+pub mod limits;
+pub mod policy;
+pub mod process;
+pub mod record;
+pub mod settings;
+pub mod table;
+pub mod time;
+pub mod trace;
+pub mod tuple;
+pub mod verdict;
+pub mod wire;

@@ -1,0 +1,80 @@
+//! Every bound of the engine, each with its reason. Relations between them are asserted below.
+
+/// Slots in a bucket. One tag byte for each fits in one 64-bit word, so that claiming a slot and
+/// checking its neighbours is a single compare-and-swap.
+pub const SLOTS_PER_BUCKET: u32 = 8;
+
+/// Words (8 bytes each) of an IPv4 record: one cache line.
+pub const SLOT_WORDS_V4: u32 = 8;
+
+/// Words of an IPv6 record: two cache lines, the key alone takes 40 bytes.
+pub const SLOT_WORDS_V6: u32 = 16;
+
+/// Words of the part of a record that a packet in steady state does not touch.
+pub const WARM_WORDS: u32 = 2;
+
+/// Words of counters and timestamps: packets and bytes for each direction, start time.
+pub const ACCOUNTING_WORDS: u32 = 5;
+
+/// Share of the slots, in percent, that may be in use before inserts are refused. Two choices of
+/// eight-slot buckets hold this without a full pair of buckets; a test measures it.
+pub const RATED_LOAD_PERCENT: u32 = 80;
+
+/// How often a lookup or an update is begun again because another CPU was writing the record.
+/// The writer holds it for a few nanoseconds; after this many tries it has been descheduled.
+pub const RECORD_RETRIES_MAX: u32 = 16;
+
+/// How often an insert is begun again because another CPU inserted into the same buckets.
+pub const INSERT_RETRIES_MAX: u32 = 8;
+
+/// Packet bytes before the IP header: Ethernet, two VLAN tags, PPPoE.
+pub const LINK_HEADER_BYTES_MAX: u32 = 14 + 2 * 4 + 8;
+
+/// VLAN tags that are looked through (802.1ad outside, 802.1Q inside).
+pub const VLAN_TAGS_MAX: u32 = 2;
+
+/// IPv6 extension headers that are looked through. Linux has no limit of its own; longer chains
+/// are not seen outside of attacks.
+pub const IPV6_EXTENSIONS_MAX: u32 = 8;
+
+/// Bytes of TCP options (RFC 9293 section 3.1: data offset is four bits of 32-bit words).
+pub const TCP_OPTION_BYTES_MAX: u32 = 40;
+
+/// Largest window scale (RFC 7323 section 2.3).
+pub const TCP_WINDOW_SCALE_MAX: u8 = 14;
+
+/// Packets longer than this are not judged (a GSO super-packet is at most this long).
+pub const PACKET_BYTES_MAX: u32 = 65_535 + LINK_HEADER_BYTES_MAX;
+
+/// Rules of one policy, both families together, the end of each chain included.
+pub const RULES_MAX: u32 = 32_768;
+
+/// Conditions (the matches of rules that do not fit in the rule itself) of one policy.
+pub const CONDITIONS_MAX: u32 = 32_768;
+
+/// Depth of jumps between chains. iptables refuses loops and allows deep nesting; no ruleset in
+/// use is known to nest deeper than a handful.
+pub const JUMP_DEPTH_MAX: u32 = 8;
+
+/// Rules that one packet may try. The compiler refuses a policy with a longer path.
+pub const RULE_STEPS_MAX: u32 = 65_536;
+
+/// Different interface names (`eth0`, `eth+`) in one policy: one bit of a word for each.
+pub const INTERFACE_PATTERNS_MAX: u32 = 64;
+
+/// Outcomes for established packets that a record can remember: three bits, zero is "none".
+pub const CACHED_OUTCOMES_MAX: u32 = 7;
+
+/// Number of policies that can be told apart in a record: two bits. The daemon clears what
+/// older policies left behind before a number comes round again.
+pub const POLICY_EPOCHS: u32 = 4;
+
+const _: () = assert!(SLOTS_PER_BUCKET * 8 == u64::BITS);
+const _: () = assert!(SLOT_WORDS_V4 * 8 == 64 && SLOT_WORDS_V6 * 8 == 128);
+// The promise of the design: 128 bytes a flow, 160 with accounting, at the rated load. One byte
+// is the tag.
+const _: () = assert!((SLOT_WORDS_V4 * 8 + WARM_WORDS * 8 + 1) * 100 <= 128 * RATED_LOAD_PERCENT);
+const _: () = assert!(
+    (SLOT_WORDS_V4 * 8 + WARM_WORDS * 8 + ACCOUNTING_WORDS * 8 + 1) * 100
+        <= 160 * RATED_LOAD_PERCENT
+);

@@ -1,0 +1,395 @@
+//! A flow's record: its fields, and how they lie in the words of a slot.
+//!
+//! ```text
+//!            63........48 47........32 31........16 15.......8 7........0
+//! key word 0 | port first | port second |   zone     | protocol | cached  |
+//! key words  addresses: one word for IPv4, four for IPv6
+//! control    | deadline (32)            | retrans (6) win0 (1) last (4) tcp (4) flags (6) lock slot (2) version (8) |
+//! window 0,1 | end                      | maxend                  |   originator, then responder
+//! window 2,3 | maxwin                   | maxack                  |   originator, then responder
+//! detail     | last_end                 | ack hash (12) scales (8) flags (12) |
+//! ```
+//!
+//! So a record is 8 words for IPv4, one cache line, and 11 of 16 for IPv6. What only the handshake,
+//! resets and marks need lies apart, in two [`Warm`] words.
+//!
+//! **Concurrency.** Every change of a record changes its control word by compare-and-swap and
+//! adds one to its version. Changes of more than that word set the lock bit first and clear it
+//! with the last write; readers that see the bit, or a control word that changed while they read,
+//! read again. See [`crate::table`] for what each race can do at worst.
+
+use crate::conntrack::tcp::{SegmentKind, TcpState};
+use crate::host::Words;
+use crate::time::Tick;
+use crate::tuple::{Direction, Side};
+
+/// What a slot holds, in the control word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SlotState {
+    /// Nothing, or not yet published.
+    Free = 0,
+    Live = 1,
+    /// Taken out; its tag is about to be cleared.
+    Dead = 2,
+}
+
+/// Packets in both directions were seen.
+pub const SEEN_REPLY: u8 = 1 << 0;
+/// Not given up early: a handshake was completed, or a stream of datagrams was seen both ways.
+pub const ASSURED: u8 = 1 << 1;
+/// Foretold by a helper.
+pub const EXPECTED: u8 = 1 << 2;
+/// The second endpoint in canonical order began.
+pub const ORIGINATOR_IS_SECOND: u8 = 1 << 3;
+/// The timeout was set by hand and is not renewed.
+pub const FIXED_TIMEOUT: u8 = 1 << 4;
+
+/// `td_*` of one direction, as the kernel calls them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// Largest sequence number sent, plus one.
+    pub end: u32,
+    /// Largest sequence number that may be sent, plus one.
+    pub max_end: u32,
+    /// Largest window advertised, in bytes, scaled.
+    pub max_window: u32,
+    /// Largest acknowledgement sent.
+    pub max_ack: u32,
+    /// Shift of this side's window.
+    pub scale: u8,
+    /// Bits `WINDOW_*`.
+    pub flags: u8,
+}
+
+/// The side sent a window scale option.
+pub const WINDOW_SCALED: u8 = 1 << 0;
+/// The side permits selective acknowledgements.
+pub const WINDOW_SACK_PERMITTED: u8 = 1 << 1;
+/// The side sent the first FIN.
+pub const WINDOW_CLOSE_INITIATED: u8 = 1 << 2;
+/// The window check is lenient: the connection was picked up in its middle.
+pub const WINDOW_LIBERAL: u8 = 1 << 3;
+/// The side sent data that is not yet acknowledged.
+pub const WINDOW_UNACKNOWLEDGED: u8 = 1 << 4;
+/// `max_ack` is known.
+pub const WINDOW_MAX_ACK_KNOWN: u8 = 1 << 5;
+
+/// The fields of a record that every packet needs.
+///
+/// UDP uses `windows[0].end` as the tick from which the flow counts as a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub deadline: Tick,
+    /// Bits [`SEEN_REPLY`] and so on.
+    pub status: u8,
+    pub tcp_state: TcpState,
+    /// Kind of the last segment that was let through.
+    pub last_kind: SegmentKind,
+    /// Direction of the last segment that was let through.
+    pub last_direction: Direction,
+    /// The same acknowledgement seen again, up to 63 times.
+    pub retransmissions: u8,
+    /// The last window advertised was zero.
+    pub last_window_is_zero: bool,
+    /// By direction.
+    pub windows: [Window; 2],
+    /// Sequence number after the last segment that was let through.
+    pub last_end: u32,
+    /// Twelve bits that tell the last acknowledgement from another (sequence number,
+    /// acknowledgement and window).
+    pub last_ack_hash: u16,
+}
+
+/// Fields that only the handshake, resets and marks need.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Warm {
+    /// Connection mark.
+    pub mark: u32,
+    /// Window of the last segment, not scaled. Exact only where the state machine reads it.
+    pub last_window: u16,
+    /// Window scale of an ignored SYN.
+    pub last_scale: u8,
+    /// Bits `LAST_*`.
+    pub last_flags: u8,
+    /// Acknowledgement of an ignored challenge ACK.
+    pub last_ack: u32,
+    pub reserved: u32,
+}
+
+/// An ignored SYN carried a window scale.
+pub const LAST_SCALED: u8 = 1 << 0;
+/// An ignored SYN permitted selective acknowledgements.
+pub const LAST_SACK_PERMITTED: u8 = 1 << 1;
+/// The next ACK may be a challenge ACK (RFC 5961 section 4), not the acknowledgement of a FIN.
+pub const LAST_CHALLENGE_EXPECTED: u8 = 1 << 2;
+/// Both sides sent a SYN.
+pub const LAST_SIMULTANEOUS_OPEN: u8 = 1 << 3;
+
+/// The control word of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Control(pub u64);
+
+const SLOT_STATE_SHIFT: u32 = 8;
+const LOCK_BIT: u64 = 1 << 10;
+const STATUS_SHIFT: u32 = 11;
+const TCP_STATE_SHIFT: u32 = 17;
+const LAST_KIND_SHIFT: u32 = 21;
+const LAST_DIRECTION_SHIFT: u32 = 24;
+const WINDOW_ZERO_SHIFT: u32 = 25;
+const RETRANSMISSIONS_SHIFT: u32 = 26;
+const DEADLINE_SHIFT: u32 = 32;
+const VERSION_MASK: u64 = 0xff;
+
+/// Largest count of retransmissions that fits.
+pub const RETRANSMISSIONS_MAX: u8 = 63;
+
+impl Control {
+    pub const fn slot_state(self) -> SlotState {
+        match (self.0 >> SLOT_STATE_SHIFT) & 3 {
+            1 => SlotState::Live,
+            2 => SlotState::Dead,
+            _ => SlotState::Free,
+        }
+    }
+
+    pub const fn is_locked(self) -> bool {
+        self.0 & LOCK_BIT != 0
+    }
+
+    pub const fn deadline(self) -> Tick {
+        Tick((self.0 >> DEADLINE_SHIFT) as u32)
+    }
+
+    pub const fn status(self) -> u8 {
+        (self.0 >> STATUS_SHIFT) as u8 & 0x3f
+    }
+
+    pub const fn tcp_state(self) -> TcpState {
+        TcpState::from_number((self.0 >> TCP_STATE_SHIFT) as u8 & 0xf)
+    }
+
+    pub const fn originator(self) -> Side {
+        if self.status() & ORIGINATOR_IS_SECOND != 0 {
+            Side::Second
+        } else {
+            Side::First
+        }
+    }
+
+    /// This word, locked.
+    #[must_use]
+    pub const fn locked(self) -> Self {
+        Self(self.0 | LOCK_BIT)
+    }
+
+    /// This word with another slot state and the next version.
+    #[must_use]
+    pub const fn with_slot_state(self, state: SlotState) -> Self {
+        let cleared = self.0 & !(3 << SLOT_STATE_SHIFT) & !VERSION_MASK;
+        Self(cleared | ((state as u64) << SLOT_STATE_SHIFT) | self.next_version())
+    }
+
+    /// This word with another deadline and the next version.
+    #[must_use]
+    pub const fn with_deadline(self, deadline: Tick) -> Self {
+        let kept = self.0 & 0xffff_ff00;
+        Self(kept | ((deadline.0 as u64) << DEADLINE_SHIFT) | self.next_version())
+    }
+
+    const fn next_version(self) -> u64 {
+        (self.0 + 1) & VERSION_MASK
+    }
+}
+
+/// Where the state words start, and how many there are.
+pub const STATE_WORDS: u32 = 6;
+const WORD_WINDOWS: u32 = 1;
+const WORD_DETAIL: u32 = 5;
+
+impl Record {
+    /// The originator's side.
+    pub const fn originator(&self) -> Side {
+        if self.status & ORIGINATOR_IS_SECOND != 0 {
+            Side::Second
+        } else {
+            Side::First
+        }
+    }
+
+    pub const fn has(&self, status: u8) -> bool {
+        self.status & status != 0
+    }
+
+    pub fn window(&self, direction: Direction) -> &Window {
+        let [original, reply] = &self.windows;
+        match direction {
+            Direction::Original => original,
+            Direction::Reply => reply,
+        }
+    }
+
+    pub fn window_mut(&mut self, direction: Direction) -> &mut Window {
+        let [original, reply] = &mut self.windows;
+        match direction {
+            Direction::Original => original,
+            Direction::Reply => reply,
+        }
+    }
+
+    /// The control word for this record after `previous`: live, not locked, next version.
+    pub const fn control(&self, previous: Control) -> Control {
+        Control(
+            ((self.deadline.0 as u64) << DEADLINE_SHIFT)
+                | ((self.retransmissions as u64 & 0x3f) << RETRANSMISSIONS_SHIFT)
+                | ((self.last_window_is_zero as u64) << WINDOW_ZERO_SHIFT)
+                | ((self.last_direction as u64) << LAST_DIRECTION_SHIFT)
+                | ((self.last_kind as u64 & 7) << LAST_KIND_SHIFT)
+                | ((self.tcp_state as u64) << TCP_STATE_SHIFT)
+                | ((self.status as u64 & 0x3f) << STATUS_SHIFT)
+                | ((SlotState::Live as u64) << SLOT_STATE_SHIFT)
+                | previous.next_version(),
+        )
+    }
+
+    /// Reads the words after the control word. `words` starts `key_words` into the slot.
+    pub fn read<W: Words>(control: Control, words: W, key_words: u32) -> Self {
+        let at = key_words;
+        let end = [
+            words.load(at + WORD_WINDOWS),
+            words.load(at + WORD_WINDOWS + 1),
+        ];
+        let win = [
+            words.load(at + WORD_WINDOWS + 2),
+            words.load(at + WORD_WINDOWS + 3),
+        ];
+        let detail = words.load(at + WORD_DETAIL);
+        let [end_original, end_reply] = end;
+        let [win_original, win_reply] = win;
+        let bits = control.0;
+        Self {
+            deadline: control.deadline(),
+            status: control.status(),
+            tcp_state: control.tcp_state(),
+            last_kind: SegmentKind::from_number((bits >> LAST_KIND_SHIFT) as u8 & 7),
+            last_direction: if (bits >> LAST_DIRECTION_SHIFT) & 1 == 0 {
+                Direction::Original
+            } else {
+                Direction::Reply
+            },
+            retransmissions: (bits >> RETRANSMISSIONS_SHIFT) as u8 & 0x3f,
+            last_window_is_zero: (bits >> WINDOW_ZERO_SHIFT) & 1 != 0,
+            windows: [
+                window(
+                    end_original,
+                    win_original,
+                    (detail >> 12) as u8,
+                    detail as u8,
+                ),
+                window(
+                    end_reply,
+                    win_reply,
+                    (detail >> 16) as u8,
+                    (detail >> 6) as u8,
+                ),
+            ],
+            last_end: (detail >> 32) as u32,
+            last_ack_hash: (detail >> 20) as u16 & 0xfff,
+        }
+    }
+
+    /// Writes the words after the control word.
+    pub fn write<W: Words>(&self, words: W, key_words: u32) {
+        let at = key_words;
+        let [original, reply] = &self.windows;
+        words.store(at + WORD_WINDOWS, pair(original.end, original.max_end));
+        words.store(at + WORD_WINDOWS + 1, pair(reply.end, reply.max_end));
+        words.store(
+            at + WORD_WINDOWS + 2,
+            pair(original.max_window, original.max_ack),
+        );
+        words.store(at + WORD_WINDOWS + 3, pair(reply.max_window, reply.max_ack));
+        words.store(at + WORD_DETAIL, self.detail());
+    }
+
+    const fn detail(&self) -> u64 {
+        let [original, reply] = &self.windows;
+        ((self.last_end as u64) << 32)
+            | ((self.last_ack_hash as u64 & 0xfff) << 20)
+            | ((reply.scale as u64 & 0xf) << 16)
+            | ((original.scale as u64 & 0xf) << 12)
+            | ((reply.flags as u64 & 0x3f) << 6)
+            | (original.flags as u64 & 0x3f)
+    }
+}
+
+impl Warm {
+    pub fn read<W: Words>(words: W) -> Self {
+        let (first, second) = (words.load(0), words.load(1));
+        Self {
+            mark: (first >> 32) as u32,
+            last_window: (first >> 16) as u16,
+            last_scale: (first >> 8) as u8,
+            last_flags: first as u8,
+            last_ack: (second >> 32) as u32,
+            reserved: second as u32,
+        }
+    }
+
+    pub fn write<W: Words>(&self, words: W) {
+        let first = ((self.mark as u64) << 32)
+            | ((self.last_window as u64) << 16)
+            | ((self.last_scale as u64) << 8)
+            | self.last_flags as u64;
+        words.store(0, first);
+        words.store(1, pair(self.last_ack, self.reserved));
+    }
+}
+
+fn window(ends: u64, wins: u64, scale: u8, flags: u8) -> Window {
+    Window {
+        end: (ends >> 32) as u32,
+        max_end: ends as u32,
+        max_window: (wins >> 32) as u32,
+        max_ack: wins as u32,
+        scale: scale & 0xf,
+        flags: flags & 0x3f,
+    }
+}
+
+const fn pair(high: u32, low: u32) -> u64 {
+    ((high as u64) << 32) | low as u64
+}
+
+/// What a record remembers of the rules, in the low byte of key word 0: bits 7-6 the policy's
+/// epoch, bits 5-3 the outcome for the original direction, bits 2-0 for the reply direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CachedOutcomes(pub u8);
+
+impl CachedOutcomes {
+    /// Number of the outcome for a direction under a policy, zero for none.
+    pub const fn outcome(self, epoch: u32, direction: Direction) -> u8 {
+        if (self.0 >> 6) as u32 != epoch {
+            return 0;
+        }
+        match direction {
+            Direction::Original => (self.0 >> 3) & 7,
+            Direction::Reply => self.0 & 7,
+        }
+    }
+
+    /// These outcomes with one more; those of another policy are forgotten.
+    #[must_use]
+    pub const fn with(self, epoch: u32, direction: Direction, outcome: u8) -> Self {
+        let kept = if (self.0 >> 6) as u32 == epoch {
+            self.0 & 0x3f
+        } else {
+            0
+        };
+        let outcomes = match direction {
+            Direction::Original => (kept & 0o07) | ((outcome & 7) << 3),
+            Direction::Reply => (kept & 0o70) | (outcome & 7),
+        };
+        Self(((epoch as u8 & 3) << 6) | outcomes)
+    }
+}

@@ -1,0 +1,119 @@
+//! What an operator can set and every packet reads. Lives in a map in the kernel, so it is made
+//! of 32-bit numbers without padding and may change between two packets.
+
+/// Number of timeouts, indexed by [`Timeout`].
+pub const TIMEOUTS: usize = 32;
+
+macro_rules! timeouts {
+    ($($index:literal $variant:ident $seconds:literal $sysctl:literal)*) => {
+        /// A timeout, by protocol and state.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Timeout { $(#[doc = concat!("`", $sysctl, "`, ", $seconds, " s")] $variant = $index,)* }
+
+        impl Timeout {
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// Name of the sysctl below `net.netfilter`; empty where the kernel has none.
+            pub const fn sysctl(self) -> &'static str {
+                match self { $(Self::$variant => $sysctl,)* }
+            }
+
+            /// Linux 6.18's default in seconds.
+            pub const fn default_seconds(self) -> u32 {
+                match self { $(Self::$variant => $seconds,)* }
+            }
+        }
+    };
+}
+
+// The first eleven are in the order of `conntrack::tcp::TcpState`, which indexes them.
+timeouts! {
+    0 TcpNone 120 ""
+    1 TcpSynSent 120 "nf_conntrack_tcp_timeout_syn_sent"
+    2 TcpSynRecv 60 "nf_conntrack_tcp_timeout_syn_recv"
+    3 TcpEstablished 432000 "nf_conntrack_tcp_timeout_established"
+    4 TcpFinWait 120 "nf_conntrack_tcp_timeout_fin_wait"
+    5 TcpCloseWait 60 "nf_conntrack_tcp_timeout_close_wait"
+    6 TcpLastAck 30 "nf_conntrack_tcp_timeout_last_ack"
+    7 TcpTimeWait 120 "nf_conntrack_tcp_timeout_time_wait"
+    8 TcpClose 10 "nf_conntrack_tcp_timeout_close"
+    9 TcpSynSent2 120 ""
+    10 TcpMaxRetrans 300 "nf_conntrack_tcp_timeout_max_retrans"
+    11 TcpUnacknowledged 300 "nf_conntrack_tcp_timeout_unacknowledged"
+    12 Udp 30 "nf_conntrack_udp_timeout"
+    13 UdpStream 120 "nf_conntrack_udp_timeout_stream"
+    14 Icmp 30 "nf_conntrack_icmp_timeout"
+    15 Icmpv6 30 "nf_conntrack_icmpv6_timeout"
+    16 Generic 600 "nf_conntrack_generic_timeout"
+}
+
+/// Verify checksums (`nf_conntrack_checksum`).
+pub const SETTING_CHECKSUM: u32 = 1 << 0;
+/// Pick up connections in their middle (`nf_conntrack_tcp_loose`).
+pub const SETTING_TCP_LOOSE: u32 = 1 << 1;
+/// Only RSTs out of window are INVALID (`nf_conntrack_tcp_be_liberal`).
+pub const SETTING_TCP_BE_LIBERAL: u32 = 1 << 2;
+/// Accept RSTs out of window (`nf_conntrack_tcp_ignore_invalid_rst`).
+pub const SETTING_TCP_IGNORE_INVALID_RST: u32 = 1 << 3;
+/// Count packets and bytes of flows (`nf_conntrack_acct`).
+pub const SETTING_ACCOUNTING: u32 = 1 << 4;
+/// Keep start times of flows (`nf_conntrack_timestamp`).
+pub const SETTING_TIMESTAMP: u32 = 1 << 5;
+/// Somebody reads events of flows.
+pub const SETTING_FLOW_EVENTS: u32 = 1 << 6;
+/// Somebody reads events of drops.
+pub const SETTING_DROP_EVENTS: u32 = 1 << 7;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Settings {
+    /// Bits `SETTING_*`.
+    pub flags: u32,
+    /// `nf_conntrack_tcp_max_retrans`; the engine counts to 63.
+    pub tcp_max_retrans: u32,
+    /// Records that may exist, both families together (`nf_conntrack_max`).
+    pub flows_max: u32,
+    /// Of these, records that may be half-open; beyond it a new one takes the place of another.
+    pub half_open_max: u32,
+    /// Buckets of the IPv4 and of the IPv6 table.
+    pub buckets: [u32; 2],
+    /// Keys of the hash, random.
+    pub hash_keys: [u32; 12],
+    /// Seconds, by [`Timeout`].
+    pub timeouts: [u32; TIMEOUTS],
+}
+
+impl Settings {
+    /// Linux 6.18's defaults for a table of `flows_max` records, with hash keys of zero.
+    pub const fn defaults(flows_max: u32, buckets: [u32; 2]) -> Self {
+        let mut timeouts = [0; TIMEOUTS];
+        let mut index = 0;
+        while index < Timeout::ALL.len() {
+            let timeout = Timeout::ALL[index];
+            timeouts[timeout as usize] = timeout.default_seconds();
+            index += 1;
+        }
+        Self {
+            flags: SETTING_CHECKSUM | SETTING_TCP_LOOSE,
+            tcp_max_retrans: 3,
+            flows_max,
+            half_open_max: flows_max - flows_max / 8,
+            buckets,
+            hash_keys: [0; 12],
+            timeouts,
+        }
+    }
+
+    pub const fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// Seconds of a timeout. Indexed by number, not by slice, so that no bounds check can panic.
+    pub fn seconds(&self, timeout: Timeout) -> u32 {
+        match self.timeouts.get(timeout as usize) {
+            Some(seconds) => *seconds,
+            None => timeout.default_seconds(),
+        }
+    }
+}

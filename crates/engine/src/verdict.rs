@@ -1,0 +1,148 @@
+//! States, verdicts and the one list of reasons.
+
+/// State of a packet, as `--ctstate` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// Not an IP packet: not judged.
+    None = 0,
+    Invalid = 1,
+    New = 2,
+    Established = 3,
+    Related = 4,
+    Untracked = 5,
+}
+
+impl State {
+    /// The bit of this state in a rule's mask.
+    pub const fn bit(self) -> u16 {
+        1 << self as u16
+    }
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "NONE",
+            Self::Invalid => "INVALID",
+            Self::New => "NEW",
+            Self::Established => "ESTABLISHED",
+            Self::Related => "RELATED",
+            Self::Untracked => "UNTRACKED",
+        }
+    }
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Verdict {
+    Accept = 0,
+    Drop = 1,
+    Reject = 2,
+}
+
+impl Verdict {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Accept => "ACCEPT",
+            Self::Drop => "DROP",
+            Self::Reject => "REJECT",
+        }
+    }
+}
+
+/// The built-in chain a packet meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Hook {
+    Input = 0,
+    Forward = 1,
+    Output = 2,
+}
+
+impl Hook {
+    pub const fn chain(self) -> &'static str {
+        match self {
+            Self::Input => "INPUT",
+            Self::Forward => "FORWARD",
+            Self::Output => "OUTPUT",
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($number:literal $variant:ident $name:literal $sentence:literal)*) => {
+        /// Why a packet is INVALID or dropped. Numbers are stable: they stand in events, counters
+        /// and metrics.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Reason {
+            $(#[doc = $sentence] $variant = $number,)*
+        }
+
+        impl Reason {
+            /// All reasons, in the order of their numbers.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// Name in snake case, stable.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// One sentence for an operator.
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Self::$variant => $sentence,)* }
+            }
+
+            /// The reason with this number.
+            pub const fn from_number(number: u8) -> Option<Self> {
+                match number { $($number => Some(Self::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+reasons! {
+    1 RuleDrop "rule_drop" "A rule dropped the packet."
+    2 PolicyDrop "policy_drop" "No rule matched and the chain's policy is DROP."
+    3 RuleReject "rule_reject" "A rule rejected the packet."
+    4 RuleStepsExceeded "rule_steps_exceeded" "The packet tried more rules than one packet may."
+    5 TableFull "table_full" "The flow table has no room for a new flow and none could be given up."
+    6 InsertContended "insert_contended" "Other CPUs kept inserting into the same buckets; the sender will try again."
+    7 LinkTruncated "link_truncated" "The frame ends within its link-layer header."
+    8 IpTruncated "ip_truncated" "The packet ends within its IPv4 header."
+    9 IpBadVersion "ip_bad_version" "The IP version is not the one the link layer announced."
+    10 IpBadHeaderLength "ip_bad_header_length" "The IPv4 header length is below 20 bytes or beyond the packet."
+    11 IpBadTotalLength "ip_bad_total_length" "The IP total length is below the header length or beyond the packet."
+    12 IpBadChecksum "ip_bad_checksum" "The IPv4 header checksum is wrong."
+    13 Ip6Truncated "ip6_truncated" "The packet ends within its IPv6 headers."
+    14 Ip6BadPayloadLength "ip6_bad_payload_length" "The IPv6 payload length is beyond the packet."
+    15 Ip6TooManyExtensions "ip6_too_many_extensions" "The chain of IPv6 extension headers is longer than is looked through."
+    16 FragmentWithoutPorts "fragment_without_ports" "A later fragment: fragments are not yet followed."
+    17 TcpTruncated "tcp_truncated" "The packet ends within its TCP header."
+    18 TcpBadHeaderLength "tcp_bad_header_length" "The TCP data offset is below 20 bytes or beyond the packet."
+    19 TcpBadChecksum "tcp_bad_checksum" "The TCP checksum is wrong."
+    20 TcpBadFlags "tcp_bad_flags" "This combination of TCP flags is never legal."
+    21 TcpNoConnection "tcp_no_connection" "The segment cannot begin a connection and belongs to none."
+    22 TcpPickupDisabled "tcp_pickup_disabled" "The segment is from the middle of an unknown connection and nf_conntrack_tcp_loose is 0."
+    23 TcpBadTransition "tcp_bad_transition" "The segment is not legal in the connection's state."
+    24 TcpSequenceOverWindow "tcp_sequence_over_window" "The sequence number is beyond the receiver's window."
+    25 TcpAckOfUnseenData "tcp_ack_of_unseen_data" "The segment acknowledges data that was never seen."
+    26 TcpBadReset "tcp_bad_reset" "The RST is before what its receiver has acknowledged."
+    27 UdpTruncated "udp_truncated" "The packet ends within its UDP header."
+    28 UdpBadLength "udp_bad_length" "The UDP length is below 8 bytes or beyond the packet."
+    29 UdpBadChecksum "udp_bad_checksum" "The UDP checksum is wrong."
+    30 IcmpTruncated "icmp_truncated" "The packet ends within its ICMP header."
+    31 IcmpBadChecksum "icmp_bad_checksum" "The ICMP checksum is wrong."
+    32 IcmpBadType "icmp_bad_type" "The ICMP type is unknown or cannot begin a flow."
+    33 IcmpNoRequest "icmp_no_request" "An ICMP reply to a request that was never seen."
+    34 IcmpErrorTruncated "icmp_error_truncated" "The packet that the ICMP error quotes is too short or damaged."
+    35 IcmpErrorNoFlow "icmp_error_no_flow" "The packet that the ICMP error quotes belongs to no known flow."
+    36 IcmpErrorWrongAddress "icmp_error_wrong_address" "The ICMP error is not addressed to the sender of the packet it quotes."
+    37 SctpTruncated "sctp_truncated" "The packet ends within its SCTP header."
+    38 RecordBusy "record_busy" "Another CPU held the record for longer than a packet may wait; it was judged without the record's windows."
+}
+
+/// Length of an array of counters indexed by [`Reason`].
+pub const REASON_COUNTERS: u32 = 64;
+
+const _: () = assert!(Reason::ALL.len() < REASON_COUNTERS as usize);
