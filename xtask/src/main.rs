@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything the workspace needs beyond `cargo build`.
 
 mod bpf;
+mod docs;
 mod shell;
 mod test;
 
@@ -44,6 +45,12 @@ const TASKS: &[Task] = &[
         arguments: "[--check]",
         help: "build the BPF object from source; --check compares it with the committed one",
         run: bpf::run,
+    },
+    Task {
+        name: "docs",
+        arguments: "",
+        help: "rewrite the documents that are generated from the source",
+        run: docs::run,
     },
 ];
 
