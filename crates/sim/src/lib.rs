@@ -1,0 +1,8 @@
+//! The engine in user space: it reads captures, replays them against a policy, explains the way of
+//! one packet and plays the story of the demo. Everything here runs without rights.
+//!
+//! What the kernel programs do with XDP and maps, [`plane`] does with slices and plain memory; the
+//! packets meet the same [`keepstate_engine::process::process`].
+
+pub mod capture;
+pub mod packet;

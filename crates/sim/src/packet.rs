@@ -1,0 +1,90 @@
+//! A packet in user space: a slice.
+
+use keepstate_engine::host::{Header, Packet};
+
+/// The bytes of a packet, from its link-layer header (or IP header where there is none).
+#[derive(Clone, Copy, Debug)]
+pub struct Bytes<'a>(pub &'a [u8]);
+
+/// Some bytes of a packet. Reads beyond them give zero, as [`Header`] asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a>(&'a [u8]);
+
+impl<'a> Packet for Bytes<'a> {
+    type Header = View<'a>;
+
+    fn len(&self) -> u32 {
+        self.0.len() as u32
+    }
+
+    fn header(&self, offset: u32, size: u32) -> Option<View<'a>> {
+        range(self.0, offset, size).map(View)
+    }
+
+    fn sum(&self, offset: u32, length: u32) -> Option<u16> {
+        range(self.0, offset, length).map(ones_complement_sum)
+    }
+}
+
+impl Header for View<'_> {
+    fn u8(self, at: u32) -> u8 {
+        self.0.get(at as usize).copied().unwrap_or(0)
+    }
+
+    fn u16(self, at: u32) -> u16 {
+        u16::from_be_bytes([self.u8(at), self.u8(at.wrapping_add(1))])
+    }
+
+    fn u32(self, at: u32) -> u32 {
+        (u32::from(self.u16(at)) << 16) | u32::from(self.u16(at.wrapping_add(2)))
+    }
+}
+
+/// RFC 1071: the ones' complement sum of 16-bit words, not complemented.
+pub fn ones_complement_sum(bytes: &[u8]) -> u16 {
+    let mut sum: u64 = 0;
+    let mut words = bytes.chunks_exact(4);
+    for word in &mut words {
+        sum += word.iter().fold(0, |sum, byte| (sum << 8) | u64::from(*byte));
+    }
+    let mut rest = [0; 4];
+    for (to, from) in rest.iter_mut().zip(words.remainder()) {
+        *to = *from;
+    }
+    sum += u64::from(u32::from_be_bytes(rest));
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+fn range(bytes: &[u8], offset: u32, size: u32) -> Option<&[u8]> {
+    let end = offset.checked_add(size)?;
+    bytes.get(offset as usize..end as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_like_rfc_1071() {
+        assert_eq!(
+            ones_complement_sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]),
+            0xddf2
+        );
+        assert_eq!(ones_complement_sum(&[0xff]), 0xff00);
+        assert_eq!(ones_complement_sum(&[]), 0);
+        assert_eq!(ones_complement_sum(&[0xff; 40]), 0xffff);
+    }
+
+    #[test]
+    fn reads_only_what_is_there() {
+        let bytes = [1, 2, 3, 4, 5];
+        let packet = Bytes(&bytes);
+        assert!(packet.header(0, 6).is_none());
+        assert!(packet.header(u32::MAX, 2).is_none());
+        assert_eq!(packet.header(1, 4).map(|view| view.u32(0)), Some(0x0203_0405));
+        assert_eq!(packet.header(4, 1).map(|view| view.u16(0)), Some(0x0500));
+    }
+}
