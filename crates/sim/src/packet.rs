@@ -45,7 +45,9 @@ pub fn ones_complement_sum(bytes: &[u8]) -> u16 {
     let mut sum: u64 = 0;
     let mut words = bytes.chunks_exact(4);
     for word in &mut words {
-        sum += word.iter().fold(0, |sum, byte| (sum << 8) | u64::from(*byte));
+        sum += word
+            .iter()
+            .fold(0, |sum, byte| (sum << 8) | u64::from(*byte));
     }
     let mut rest = [0; 4];
     for (to, from) in rest.iter_mut().zip(words.remainder()) {
@@ -84,7 +86,10 @@ mod tests {
         let packet = Bytes(&bytes);
         assert!(packet.header(0, 6).is_none());
         assert!(packet.header(u32::MAX, 2).is_none());
-        assert_eq!(packet.header(1, 4).map(|view| view.u32(0)), Some(0x0203_0405));
+        assert_eq!(
+            packet.header(1, 4).map(|view| view.u32(0)),
+            Some(0x0203_0405)
+        );
         assert_eq!(packet.header(4, 1).map(|view| view.u16(0)), Some(0x0500));
     }
 }

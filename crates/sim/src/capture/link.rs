@@ -103,7 +103,11 @@ impl Layers {
             113 => (16, Some(u16_at(bytes, 14)?)),
             276 => (20, Some(u16_at(bytes, 0)?)),
             9 | 50 => {
-                let at = if bytes.starts_with(&[0xff, 0x03]) { 2 } else { 0 };
+                let at = if bytes.starts_with(&[0xff, 0x03]) {
+                    2
+                } else {
+                    0
+                };
                 (at + 2, Some(ethertype_of_ppp(u16_at(bytes, at)?)))
             }
             _ => return None,

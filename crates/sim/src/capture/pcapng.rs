@@ -87,9 +87,14 @@ impl Pcapng {
         let data = block.get(found.at..found.at + found.length);
         Ok(Some(Frame {
             number,
-            time_ns: found.timestamp.map(|units| time_ns(units, &found.interface)),
+            time_ns: found
+                .timestamp
+                .map(|units| time_ns(units, &found.interface)),
             link: found.interface.link,
-            data: data.ok_or(CaptureError::BadBlock { offset, kind: ENHANCED_PACKET })?,
+            data: data.ok_or(CaptureError::BadBlock {
+                offset,
+                kind: ENHANCED_PACKET,
+            })?,
             original_length: found.original_length,
         }))
     }
@@ -153,7 +158,8 @@ impl Pcapng {
                 let interface = self.interface(packet.if_id, offset)?;
                 let timestamp = (u64::from(packet.ts_high) << 32) | u64::from(packet.ts_low);
                 let length = packet.packet_data().len();
-                return found(interface, Some(timestamp), 28, length, packet.origlen, bad).map(Some);
+                return found(interface, Some(timestamp), 28, length, packet.origlen, bad)
+                    .map(Some);
             }
             Block::SimplePacket(packet) => {
                 let interface = self.interface(0, offset)?;

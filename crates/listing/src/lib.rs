@@ -1,0 +1,234 @@
+//! Flows in the words that administrators and their scripts know: the lines of `conntrack -L`
+//! (conntrack-tools 1.4.7) and of `/proc/net/nf_conntrack`.
+
+use std::fmt::{self, Display, Formatter};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use keepstate_engine::record::{ASSURED, Record, SEEN_REPLY, Warm};
+use keepstate_engine::time::Tick;
+use keepstate_engine::tuple::{Address, Direction, Family, FlowKey, Tuple};
+
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const DCCP: u8 = 33;
+const GRE: u8 = 47;
+const ICMPV6: u8 = 58;
+const SCTP: u8 = 132;
+const UDPLITE: u8 = 136;
+
+/// A flow, ready to be printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// By [`Direction`].
+    pub tuples: [Tuple; 2],
+    pub record: Record,
+    pub mark: u32,
+    pub seconds_left: u32,
+    /// By [`Direction`]; `None` where flows are not counted.
+    pub counters: Option<[Counters; 2]>,
+}
+
+/// Traffic of one direction of a flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+impl Entry {
+    pub fn new(key: &FlowKey, record: &Record, warm: &Warm, now: Tick) -> Self {
+        let originator = record.originator();
+        Self {
+            tuples: [key.tuple(originator), key.tuple(originator.other())],
+            record: *record,
+            mark: warm.mark,
+            seconds_left: record.deadline.seconds_left(now),
+            counters: None,
+        }
+    }
+
+    /// The tuple of packets in the original direction.
+    pub const fn original(&self) -> &Tuple {
+        let [original, _] = &self.tuples;
+        original
+    }
+
+    /// The line of `conntrack -L`, without a line feed.
+    pub const fn conntrack(&self) -> ConntrackLine<'_> {
+        ConntrackLine(self)
+    }
+
+    /// The line of `/proc/net/nf_conntrack`, without a line feed.
+    pub const fn proc(&self) -> ProcLine<'_> {
+        ProcLine(self)
+    }
+
+    fn tcp_state(&self) -> Option<&'static str> {
+        (self.original().protocol == TCP).then(|| self.record.tcp_state.name())
+    }
+
+    fn write_directions(&self, f: &mut Formatter<'_>, form: AddressForm) -> fmt::Result {
+        let [original, reply] = &self.tuples;
+        self.write_direction(f, original, Direction::Original, form)?;
+        if !self.record.has(SEEN_REPLY) {
+            f.write_str(" [UNREPLIED]")?;
+        }
+        self.write_direction(f, reply, Direction::Reply, form)?;
+        if self.record.has(ASSURED) {
+            f.write_str(" [ASSURED]")?;
+        }
+        Ok(())
+    }
+
+    fn write_direction(
+        &self,
+        f: &mut Formatter<'_>,
+        tuple: &Tuple,
+        direction: Direction,
+        form: AddressForm,
+    ) -> fmt::Result {
+        f.write_str(" src=")?;
+        form.write(f, tuple.family, &tuple.source)?;
+        f.write_str(" dst=")?;
+        form.write(f, tuple.family, &tuple.destination)?;
+        match tuple.protocol {
+            TCP | UDP | SCTP | DCCP | UDPLITE => write!(
+                f,
+                " sport={} dport={}",
+                tuple.source_port, tuple.destination_port
+            )?,
+            ICMP | ICMPV6 => {
+                let kind = icmp_type(tuple, direction);
+                let code = tuple.destination_port & 0xff;
+                write!(f, " type={kind} code={code} id={}", tuple.source_port)?;
+            }
+            GRE => f.write_str(" srckey=0x0 dstkey=0x0")?,
+            _ => {}
+        }
+        if let Some(counters) = &self.counters {
+            let [original, reply] = counters;
+            let counters = match direction {
+                Direction::Original => original,
+                Direction::Reply => reply,
+            };
+            write!(f, " packets={} bytes={}", counters.packets, counters.bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// See [`Entry::conntrack`].
+#[derive(Clone, Copy, Debug)]
+pub struct ConntrackLine<'a>(&'a Entry);
+
+impl Display for ConntrackLine<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let entry = self.0;
+        let protocol = entry.original().protocol;
+        let name = protocol_name(protocol);
+        write!(f, "{name:<8} {protocol} {}", entry.seconds_left)?;
+        if let Some(state) = entry.tcp_state() {
+            write!(f, " {state}")?;
+        }
+        entry.write_directions(f, AddressForm::Short)?;
+        write!(f, " mark={}", entry.mark)?;
+        if entry.original().zone != 0 {
+            write!(f, " zone={}", entry.original().zone)?;
+        }
+        f.write_str(" use=1")
+    }
+}
+
+/// See [`Entry::proc`].
+#[derive(Clone, Copy, Debug)]
+pub struct ProcLine<'a>(&'a Entry);
+
+impl Display for ProcLine<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let entry = self.0;
+        let tuple = entry.original();
+        let (family, family_number) = match tuple.family {
+            Family::V4 => ("ipv4", 2),
+            Family::V6 => ("ipv6", 10),
+        };
+        let protocol = tuple.protocol;
+        let name = protocol_name(protocol);
+        write!(
+            f,
+            "{family:<8} {family_number} {name:<8} {protocol} {}",
+            entry.seconds_left
+        )?;
+        if let Some(state) = entry.tcp_state() {
+            write!(f, " {state}")?;
+        }
+        entry.write_directions(f, AddressForm::Full)?;
+        write!(f, " mark={} zone={} use=2", entry.mark, tuple.zone)
+    }
+}
+
+/// How IPv6 addresses are written: conntrack shortens them, the kernel does not.
+#[derive(Clone, Copy)]
+enum AddressForm {
+    Short,
+    Full,
+}
+
+impl AddressForm {
+    fn write(self, f: &mut Formatter<'_>, family: Family, words: &Address) -> fmt::Result {
+        match (self, address(family, words)) {
+            (Self::Full, IpAddr::V6(address)) => {
+                let [a, b, c, d, e, g, h, i] = address.segments();
+                write!(
+                    f,
+                    "{a:04x}:{b:04x}:{c:04x}:{d:04x}:{e:04x}:{g:04x}:{h:04x}:{i:04x}"
+                )
+            }
+            (_, address) => write!(f, "{address}"),
+        }
+    }
+}
+
+/// The name that conntrack and the kernel give a protocol; `unknown` for those without a tracker.
+pub const fn protocol_name(protocol: u8) -> &'static str {
+    match protocol {
+        ICMP => "icmp",
+        TCP => "tcp",
+        UDP => "udp",
+        DCCP => "dccp",
+        GRE => "gre",
+        ICMPV6 => "icmpv6",
+        SCTP => "sctp",
+        UDPLITE => "udplite",
+        _ => "unknown",
+    }
+}
+
+/// An address of the engine as the standard library has it.
+pub fn address(family: Family, address: &Address) -> IpAddr {
+    let [a, b, c, d] = *address;
+    match family {
+        Family::V4 => Ipv4Addr::from_bits(a).into(),
+        Family::V6 => {
+            let high = (u128::from(a) << 96) | (u128::from(b) << 64);
+            let low = (u128::from(c) << 32) | u128::from(d);
+            Ipv6Addr::from_bits(high | low).into()
+        }
+    }
+}
+
+/// The ICMP type of a direction: a tuple names the request in both.
+const fn icmp_type(tuple: &Tuple, direction: Direction) -> u16 {
+    let request = tuple.destination_port >> 8;
+    match (direction, tuple.protocol, request) {
+        (Direction::Original, _, _) => request,
+        // Echo answers with zero; timestamp, information and mask with the next number.
+        (Direction::Reply, ICMP, 8) => 0,
+        (Direction::Reply, ICMP, 13 | 15 | 17) => request + 1,
+        (Direction::Reply, ICMPV6, 128 | 139) => request + 1,
+        (Direction::Reply, _, _) => request,
+    }
+}
+
+#[cfg(test)]
+mod tests;
