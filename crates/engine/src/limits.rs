@@ -24,8 +24,14 @@ pub const RATED_LOAD_PERCENT: u32 = 80;
 /// The writer holds it for a few nanoseconds; after this many tries it has been descheduled.
 pub const RECORD_RETRIES_MAX: u32 = 16;
 
-/// How often an insert is begun again because another CPU inserted into the same buckets.
-pub const INSERT_RETRIES_MAX: u32 = 8;
+/// Rounds of an insert: one is enough, unless room must be made or another CPU inserts into the
+/// same buckets. Each is a look at two tag words, so together they last longer than another CPU
+/// needs from claiming a slot to publishing it.
+pub const INSERT_RETRIES_MAX: u32 = 16;
+
+/// How often a compare-and-swap of a tags word is tried again. Each failure means that another
+/// CPU changed that bucket within the last few nanoseconds.
+pub const TAG_RETRIES_MAX: u32 = 16;
 
 /// Packet bytes before the IP header: Ethernet, two VLAN tags, PPPoE.
 pub const LINK_HEADER_BYTES_MAX: u32 = 14 + 2 * 4 + 8;

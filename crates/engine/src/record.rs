@@ -197,8 +197,13 @@ impl Control {
         Self(kept | ((deadline.0 as u64) << DEADLINE_SHIFT) | self.next_version())
     }
 
+    /// Whether all but the version is the same.
+    pub const fn differs_only_in_version(self, other: Self) -> bool {
+        (self.0 ^ other.0) & !VERSION_MASK == 0
+    }
+
     const fn next_version(self) -> u64 {
-        (self.0 + 1) & VERSION_MASK
+        self.0.wrapping_add(1) & VERSION_MASK
     }
 }
 
@@ -300,16 +305,25 @@ impl Record {
 
     /// Writes the words after the control word.
     pub fn write<W: Words>(&self, words: W, key_words: u32) {
+        let [ends_original, ends_reply, wins_original, wins_reply, detail] = self.words();
         let at = key_words;
+        words.store(at + WORD_WINDOWS, ends_original);
+        words.store(at + WORD_WINDOWS + 1, ends_reply);
+        words.store(at + WORD_WINDOWS + 2, wins_original);
+        words.store(at + WORD_WINDOWS + 3, wins_reply);
+        words.store(at + WORD_DETAIL, detail);
+    }
+
+    /// The words after the control word.
+    pub const fn words(&self) -> [u64; STATE_WORDS as usize - 1] {
         let [original, reply] = &self.windows;
-        words.store(at + WORD_WINDOWS, pair(original.end, original.max_end));
-        words.store(at + WORD_WINDOWS + 1, pair(reply.end, reply.max_end));
-        words.store(
-            at + WORD_WINDOWS + 2,
+        [
+            pair(original.end, original.max_end),
+            pair(reply.end, reply.max_end),
             pair(original.max_window, original.max_ack),
-        );
-        words.store(at + WORD_WINDOWS + 3, pair(reply.max_window, reply.max_ack));
-        words.store(at + WORD_DETAIL, self.detail());
+            pair(reply.max_window, reply.max_ack),
+            self.detail(),
+        ]
     }
 
     const fn detail(&self) -> u64 {

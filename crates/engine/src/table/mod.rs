@@ -4,16 +4,63 @@
 //! each bucket holds eight one-byte tags: seven bits of the hash (never zero) and one bit that
 //! says "half-open". An empty slot has tag zero. So a lookup reads one or two tag words, which are
 //! small enough to stay in cache, and then the one slot whose tag fits.
+//!
+//! # Who may write what
+//!
+//! A slot goes round through four stages; the tag and the control word say which one:
+//!
+//! | stage   | tag | control | what may happen                                                  |
+//! | ------- | --- | ------- | ---------------------------------------------------------------- |
+//! | empty   | 0   | Free, Dead | anyone claims it by compare-and-swap of the tags word          |
+//! | claimed | set | Free (Dead for a moment) | only the claimer writes; it publishes or withdraws |
+//! | live    | set | Live    | anyone changes it by compare-and-swap of the control word          |
+//! | dead    | set | Dead    | only who made it so; it clears the tag                             |
+//!
+//! The version in the control word counts on through all of them and is never reset, so a control
+//! word that was read once comes back only after 256 changes.
+//!
+//! # Races, and the worst that each can do
+//!
+//! * **Two inserts of one key.** Exactly one record is left; the argument stands in `insert.rs`. At
+//!   worst one of the two gives up as [`Insert::Contended`].
+//! * **Two updates of one record.** The second's compare-and-swap fails, and its caller looks the
+//!   record up again. Should exactly 256 changes fall between the read and the write of one packet
+//!   and leave the other 56 bits as they were, the write overtakes them: windows are then as if
+//!   the packet had come 256 packets earlier.
+//! * **Update against removal.** Both are a compare-and-swap of the control word: one fails. A
+//!   record that is being written (locked) is not removed.
+//! * **Lookup against anything.** A lookup reads again while the control word moves, a bounded
+//!   number of times, and then says [`Lookup::Busy`]. It never waits for a lock. A record that was
+//!   removed and made again during the lookup may be reported missing: for a moment it was.
+//! * **Eviction against confirmation.** See [`confirm`]: a confirmed record is never evicted.
+//! * **Many inserts at the limit.** Limits are read before they are counted up, so the table may
+//!   hold as many records more than [`Settings::flows_max`] as CPUs insert at the same instant.
+//! * **A killed user-space process** can leave a claimed or dead slot with its tag. That costs one
+//!   slot until [`recover`] is called for it; it hides no record and blocks no other key, except
+//!   that a claimed slot makes inserts of keys with the same tag and bucket contended. No operation
+//!   meant for user space ([`remove`], [`confirm`], [`sweep`], [`visit`], [`recover`]) takes a lock.
+
+mod hash;
+mod insert;
+mod lookup;
+mod remove;
+mod sweep;
+mod tags;
+
+pub use self::insert::insert;
+pub use self::lookup::{lookup, update};
+pub use self::remove::{confirm, remove};
+pub use self::sweep::{Entry, forget_outcomes, leftovers, recover, sweep, visit};
 
 use crate::host::{FlowMemory, Words};
 use crate::record::{Control, Record, Warm};
+#[cfg(doc)]
 use crate::settings::Settings;
-use crate::time::Tick;
-use crate::tuple::{Family, FlowKey};
+use crate::tuple::{Family, FlowKey, KEY_WORD0_FOREIGN_BITS};
 
 /// Words of [`FlowMemory::gauges`].
 pub mod gauges {
-    /// Records in the table, both families.
+    /// Records in the table, both families: [`INSERTED`] less [`REMOVED`].
     pub const COUNT: u32 = 0;
     /// Of these, half-open ones.
     pub const HALF_OPEN: u32 = 1;
@@ -21,7 +68,7 @@ pub mod gauges {
     pub const INSERTED: u32 = 2;
     /// Records taken out by packets or by the daemon.
     pub const REMOVED: u32 = 3;
-    /// Half-open records that made room for others.
+    /// Half-open records that made room for others; they are among [`REMOVED`] too.
     pub const EVICTED: u32 = 4;
     /// New flows refused because there was no room.
     pub const REFUSED: u32 = 5;
@@ -36,18 +83,12 @@ pub mod gauges {
 /// Where a key may lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hash {
-    /// The two buckets.
+    /// The two buckets; different ones where the table has more than one.
     pub buckets: [u32; 2],
     /// Seven bits, never zero.
     pub tag: u8,
     /// A number for the flow, the same in both directions.
     pub id: u32,
-}
-
-impl Hash {
-    pub fn of(_key: &FlowKey, _settings: &Settings) -> Self {
-        todo!()
-    }
 }
 
 /// Where a record lies.
@@ -80,6 +121,23 @@ pub enum Lookup<W> {
     Busy(Place),
 }
 
+/// Whether a new record may be given up for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HalfOpen {
+    Yes,
+    No,
+}
+
+/// A record to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct NewFlow<'a> {
+    pub key: &'a FlowKey,
+    pub hash: &'a Hash,
+    pub record: &'a Record,
+    pub warm: &'a Warm,
+    pub half_open: HalfOpen,
+}
+
 /// What became of an insert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Insert {
@@ -92,52 +150,40 @@ pub enum Insert {
     Contended,
 }
 
-/// Finds the live record of a key. One that has expired is not found.
-pub fn lookup<M: FlowMemory>(
-    _memory: &M,
-    _key: &FlowKey,
-    _hash: &Hash,
-    _now: Tick,
-) -> Lookup<M::Words> {
-    todo!()
+impl Place {
+    fn words<M: FlowMemory>(self, memory: &M) -> Option<M::Words> {
+        memory.slot(self.family, self.bucket, self.slot)
+    }
+
+    /// A number that orders all places of a family.
+    const fn rank(self) -> u64 {
+        ((self.bucket as u64) << 3) | self.slot as u64
+    }
 }
 
-/// Writes a changed record back, unless it changed since it was found: then `false`, and the
-/// caller looks it up again.
-pub fn update<M: FlowMemory>(
-    _memory: &M,
-    _found: &Found<M::Words>,
-    _record: &Record,
-    _cached: u8,
-) -> bool {
-    todo!()
+fn load_control<W: Words>(words: W, family: Family) -> Control {
+    Control(words.load(family.key_words()))
 }
 
-/// Makes a record. `half_open` says whether it may be given up for another.
-pub fn insert<M: FlowMemory>(
-    _memory: &M,
-    _key: &FlowKey,
-    _hash: &Hash,
-    _settings: &Settings,
-    _record: &Record,
-    _warm: &Warm,
-    _half_open: bool,
-    _now: Tick,
-) -> Insert {
-    todo!()
+fn key_matches<W: Words>(words: W, key: &FlowKey) -> bool {
+    let [word0, word1, word2, word3, word4] = key.words;
+    if (words.load(0) ^ word0) & !KEY_WORD0_FOREIGN_BITS != 0 || words.load(1) != word1 {
+        return false;
+    }
+    match key.family {
+        Family::V4 => true,
+        Family::V6 => words.load(2) == word2 && words.load(3) == word3 && words.load(4) == word4,
+    }
 }
 
-/// The record is no longer half-open: it cannot be given up for another any more.
-pub fn confirm<M: FlowMemory>(_memory: &M, _place: Place) {
-    todo!()
+fn count_up<M: FlowMemory>(memory: &M, gauge: u32) {
+    if let Some(words) = memory.gauges() {
+        words.add(gauge, 1);
+    }
 }
 
-/// Takes a record out, unless it changed since `control` was read. `false` if it did.
-pub fn remove<M: FlowMemory>(_memory: &M, _place: Place, _control: Control) -> bool {
-    todo!()
-}
-
-#[allow(dead_code, reason = "used once the table is written")]
-fn words_of<W: Words>(words: W) -> W {
-    words
+fn count_down<M: FlowMemory>(memory: &M, gauge: u32) {
+    if let Some(words) = memory.gauges() {
+        words.add(gauge, u64::MAX);
+    }
 }

@@ -1,0 +1,345 @@
+//! Making a record.
+//!
+//! # Why a key never has two live records
+//!
+//! An insert goes through three steps, each a full barrier before the next:
+//!
+//! 1. *Claim*: put the tag into an empty slot by compare-and-swap of the tags word, and see to it
+//!    that the slot's control word is `Free`, by compare-and-swap if it was not.
+//! 2. *Scan* both buckets of the key, except the own slot, for its tag.
+//! 3. *Publish*: write the record, then make the control word `Live`.
+//!
+//! Take two inserts of one key. One of them finished its claim later; its scan therefore sees the
+//! other's slot, unless that was withdrawn or removed since. If that slot is `Live`, the scanner
+//! withdraws. If it is `Free`, it is not published yet (or belongs to another key with the same
+//! tag: the key may not be written yet, so this is not known), and the scanner does not publish
+//! before this is settled. So of two inserts at most one gets past its scan while the other is
+//! claimed or live. `Dead` slots hold nothing any more: their tag is about to be cleared. A slot
+//! that was claimed, but is not `Free` yet, looks the same; its claimer has yet to scan, and will
+//! see the one who took it for dead.
+//!
+//! Both may see each other. Then places decide: who has the higher one (bucket, then slot) withdraws
+//! and tries again, who has the lower one waits. The order is the same for all, so there is no
+//! circle of waiters: whoever waits, waits for a higher place, and the highest never waits.
+//!
+//! A record that was published is live until someone removes it: claims only ever take empty slots,
+//! and a tag is cleared only by who claimed its slot and did not publish, or made its record dead.
+//!
+//! Worst cases: an insert that met others in each of its tries is [`Insert::Contended`]. Two inserts of
+//! different keys may hold each other up like two of the same key, when they share a bucket and
+//! the seven bits of the tag. A CPU that is held up between claim and publication holds up others
+//! that insert that key, by a bounded number of tries; it never holds up a lookup.
+//!
+//! # Room
+//!
+//! When the table or its half-open share is at its limit, or both buckets are full, an expired
+//! record of the two buckets goes, or else the half-open one that would expire first. Deadlines
+//! stand in for age: half-open records of one protocol have one timeout, so the order is that of
+//! their last packet, and across protocols it is the order in which they would have gone anyway.
+//! Only the first bucket is looked at if it has such a record: this bounds the cost of each packet
+//! of a flood. Confirmed records that have not expired never go.
+//!
+//! At the limit of the table this is an approximation, as is the kernel's (`early_drop` looks at
+//! eight buckets): with `h` half-open records in `s` slots, the two buckets have none with a
+//! probability of about `exp(-16 h / s)`, and the new flow is refused. That is 2 % for `h = s / 4`
+//! and 0.03 % for `h = s / 2`; a limit for half-open records much below a quarter of the slots
+//! would refuse new flows before it is of use.
+
+use super::remove::{release, remove};
+use super::tags::Tags;
+use super::{
+    HalfOpen, Hash, Insert, NewFlow, Place, count_down, count_up, gauges, key_matches, load_control,
+};
+use crate::host::{FlowMemory, Words};
+use crate::limits::{ACCOUNTING_WORDS, INSERT_RETRIES_MAX, SLOTS_PER_BUCKET};
+use crate::record::{Control, SlotState};
+use crate::settings::Settings;
+use crate::time::Tick;
+use crate::tuple::{Family, FlowKey, KEY_WORD0_FOREIGN_BITS};
+
+/// Makes a record.
+pub fn insert<M: FlowMemory>(
+    memory: &M,
+    flow: &NewFlow<'_>,
+    settings: &Settings,
+    now: Tick,
+) -> Insert {
+    let mut claim = None;
+    // One loop with a state, not nested ones: the verifier walks through all rounds.
+    for _ in 0..INSERT_RETRIES_MAX {
+        let place = match claim {
+            Some(place) => place,
+            None => match claim_slot(memory, flow, settings, now) {
+                Claim::Done(place) => place,
+                Claim::TryAgain => continue,
+                Claim::Full => {
+                    count_up(memory, gauges::REFUSED);
+                    return Insert::Full;
+                }
+            },
+        };
+        claim = Some(place);
+        match scan(memory, flow.key, flow.hash, place, now) {
+            Scan::Clear => {
+                publish(memory, flow, place);
+                return Insert::Done(place);
+            }
+            Scan::Exists => {
+                release(memory, place);
+                return Insert::Exists;
+            }
+            Scan::Expired(other, control) => {
+                remove(memory, other, control);
+            }
+            Scan::Claimed(other) => {
+                if other.rank() < place.rank() {
+                    release(memory, place);
+                    claim = None;
+                }
+                memory.relax();
+            }
+        }
+    }
+    if let Some(place) = claim {
+        release(memory, place);
+    }
+    count_up(memory, gauges::CONTENDED);
+    Insert::Contended
+}
+
+enum Claim {
+    Done(Place),
+    TryAgain,
+    Full,
+}
+
+/// Claims a slot in the emptier bucket, or makes room.
+fn claim_slot<M: FlowMemory>(
+    memory: &M,
+    flow: &NewFlow<'_>,
+    settings: &Settings,
+    now: Tick,
+) -> Claim {
+    let family = flow.key.family;
+    let [first, second] = flow.hash.buckets;
+    let (Some(first_words), Some(second_words)) =
+        (memory.tags(family, first), memory.tags(family, second))
+    else {
+        return Claim::Full;
+    };
+    let (first_tags, second_tags) = (Tags(first_words.load(0)), Tags(second_words.load(0)));
+    let (first_room, second_room) = (first_tags.empty().count(), second_tags.empty().count());
+    let (bucket, words, tags) = if second_room > first_room {
+        (second, second_words, second_tags)
+    } else {
+        (first, first_words, first_tags)
+    };
+    if tags.empty().is_none() || is_at_limit(memory, flow.half_open, settings) {
+        return match make_room(memory, family, flow.hash, now) {
+            Room::Made | Room::Moved => Claim::TryAgain,
+            Room::None => Claim::Full,
+        };
+    }
+    let place = Place {
+        family,
+        bucket,
+        slot: tags.empty().lowest(),
+    };
+    let claimed = tags.with(place.slot, tag_byte(flow));
+    if words.compare_exchange(0, tags.0, claimed.0) != tags.0 {
+        return Claim::TryAgain;
+    }
+    if tags.is_half_open(place.slot) {
+        // Left behind by `release`.
+        count_down(memory, gauges::HALF_OPEN);
+    }
+    if flow.half_open == HalfOpen::Yes {
+        count_up(memory, gauges::HALF_OPEN);
+    }
+    free_control(memory, place);
+    Claim::Done(place)
+}
+
+const fn tag_byte(flow: &NewFlow<'_>) -> u8 {
+    match flow.half_open {
+        HalfOpen::Yes => flow.hash.tag | 0x80,
+        HalfOpen::No => flow.hash.tag,
+    }
+}
+
+/// Makes the control word of a claimed slot `Free`. Nobody else changes it, so this cannot fail.
+fn free_control<M: FlowMemory>(memory: &M, place: Place) {
+    let Some(words) = place.words(memory) else {
+        return;
+    };
+    let control = load_control(words, place.family);
+    if control.slot_state() != SlotState::Free {
+        let free = control.with_slot_state(SlotState::Free);
+        words.compare_exchange(place.family.key_words(), control.0, free.0);
+    }
+}
+
+fn is_at_limit<M: FlowMemory>(memory: &M, half_open: HalfOpen, settings: &Settings) -> bool {
+    let Some(words) = memory.gauges() else {
+        return false;
+    };
+    words.load(gauges::COUNT) >= settings.flows_max as u64
+        || (half_open == HalfOpen::Yes
+            && words.load(gauges::HALF_OPEN) >= settings.half_open_max as u64)
+}
+
+enum Scan {
+    Clear,
+    /// Live, with the same key.
+    Exists,
+    /// Live, with the same key, but expired.
+    Expired(Place, Control),
+    /// Another insert, perhaps of the same key, is under way.
+    Claimed(Place),
+}
+
+/// Looks for others with the key's tag in its two buckets.
+fn scan<M: FlowMemory>(memory: &M, key: &FlowKey, hash: &Hash, own: Place, now: Tick) -> Scan {
+    for bucket in hash.buckets {
+        let Some(words) = memory.tags(key.family, bucket) else {
+            return Scan::Clear;
+        };
+        let mut matching = Tags(words.load(0)).matching(hash.tag);
+        for _ in 0..SLOTS_PER_BUCKET {
+            if matching.is_none() {
+                break;
+            }
+            let place = Place {
+                family: key.family,
+                bucket,
+                slot: matching.lowest(),
+            };
+            matching = matching.rest();
+            if place == own {
+                continue;
+            }
+            match judge(memory, key, place, now) {
+                Scan::Clear => {}
+                conflict => return conflict,
+            }
+        }
+    }
+    Scan::Clear
+}
+
+/// What a slot with the key's tag means for an insert.
+///
+/// The slot may pass to another flow between the reads. Then it was empty after the caller's
+/// claim, and whoever claimed it after that will see the caller.
+fn judge<M: FlowMemory>(memory: &M, key: &FlowKey, place: Place, now: Tick) -> Scan {
+    let Some(words) = place.words(memory) else {
+        return Scan::Clear;
+    };
+    let control = load_control(words, key.family);
+    match control.slot_state() {
+        SlotState::Free => Scan::Claimed(place),
+        SlotState::Dead => Scan::Clear,
+        SlotState::Live if !key_matches(words, key) => Scan::Clear,
+        // A locked one is just being renewed.
+        SlotState::Live if control.is_locked() || !control.deadline().has_passed(now) => {
+            Scan::Exists
+        }
+        SlotState::Live => Scan::Expired(place, control),
+    }
+}
+
+fn publish<M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: Place) {
+    let Some(words) = place.words(memory) else {
+        return;
+    };
+    let [word0, word1, word2, word3, word4] = flow.key.words;
+    words.store(0, word0 & !KEY_WORD0_FOREIGN_BITS);
+    words.store(1, word1);
+    if flow.key.family == Family::V6 {
+        words.store(2, word2);
+        words.store(3, word3);
+        words.store(4, word4);
+    }
+    flow.record.write(words, place.family.key_words());
+    if let Some(warm) = memory.warm(place.family, place.bucket, place.slot) {
+        flow.warm.write(warm);
+    }
+    if let Some(accounting) = memory.accounting(place.family, place.bucket, place.slot) {
+        for word in 0..ACCOUNTING_WORDS {
+            accounting.store(word, 0);
+        }
+    }
+    // Counted before it can be seen, so that nobody counts its removal first.
+    count_up(memory, gauges::COUNT);
+    count_up(memory, gauges::INSERTED);
+    let control = flow.record.control(load_control(words, place.family));
+    words.store(place.family.key_words(), control.0);
+}
+
+enum Room {
+    Made,
+    /// What should have gone changed meanwhile.
+    Moved,
+    None,
+}
+
+/// Gives up one record of the two buckets, if there is one that may go.
+fn make_room<M: FlowMemory>(memory: &M, family: Family, hash: &Hash, now: Tick) -> Room {
+    for bucket in hash.buckets {
+        match make_room_in(memory, family, bucket, now) {
+            Room::None => {}
+            result => return result,
+        }
+    }
+    Room::None
+}
+
+fn make_room_in<M: FlowMemory>(memory: &M, family: Family, bucket: u32, now: Tick) -> Room {
+    let Some(tag_words) = memory.tags(family, bucket) else {
+        return Room::None;
+    };
+    let tags = Tags(tag_words.load(0));
+    let mut occupied = tags.occupied();
+    let mut oldest = None;
+    let mut oldest_left = u32::MAX;
+    for _ in 0..SLOTS_PER_BUCKET {
+        if occupied.is_none() {
+            break;
+        }
+        let place = Place {
+            family,
+            bucket,
+            slot: occupied.lowest(),
+        };
+        occupied = occupied.rest();
+        let Some(words) = place.words(memory) else {
+            return Room::None;
+        };
+        let control = load_control(words, family);
+        if control.slot_state() != SlotState::Live || control.is_locked() {
+            continue;
+        }
+        if control.deadline().has_passed(now) && remove(memory, place, control) {
+            return Room::Made;
+        }
+        let left = control.deadline().ticks_left(now);
+        if tags.is_half_open(place.slot) && left < oldest_left {
+            oldest = Some((place, control));
+            oldest_left = left;
+        }
+    }
+    match oldest {
+        Some((place, control)) => evict(memory, tag_words, place, control),
+        None => Room::None,
+    }
+}
+
+/// Gives up a half-open record, unless it was confirmed or changed since `control` was read; see
+/// [`super::confirm`] for why the tag is read again.
+fn evict<M: FlowMemory>(memory: &M, tags: M::Words, place: Place, control: Control) -> Room {
+    if !Tags(tags.load(0)).is_half_open(place.slot) || !remove(memory, place, control) {
+        return Room::Moved;
+    }
+    count_up(memory, gauges::EVICTED);
+    Room::Made
+}

@@ -1,0 +1,126 @@
+//! Finding a record and writing it back.
+
+use super::tags::Tags;
+use super::{Found, Hash, Lookup, Place, key_matches, load_control};
+use crate::host::{FlowMemory, Words};
+use crate::limits::{RECORD_RETRIES_MAX, SLOTS_PER_BUCKET};
+use crate::record::{Record, SlotState};
+use crate::time::Tick;
+use crate::tuple::{FlowKey, KEY_WORD0_FOREIGN_BITS};
+
+/// Finds the live record of a key. One that has expired is not found.
+pub fn lookup<M: FlowMemory>(
+    memory: &M,
+    key: &FlowKey,
+    hash: &Hash,
+    now: Tick,
+) -> Lookup<M::Words> {
+    let [first, second] = hash.buckets;
+    if let Some(found) = find(memory, key, hash.tag, first) {
+        return read(memory, key, found, now);
+    }
+    match find(memory, key, hash.tag, second) {
+        Some(found) => read(memory, key, found, now),
+        None => Lookup::Missing,
+    }
+}
+
+/// Writes a changed record back, unless it changed since it was found: then `false`, and the
+/// caller looks it up again.
+///
+/// A record that differs only in its control word is written by one compare-and-swap; one that
+/// does not differ at all is not written, and `true` then says nothing about what others did.
+/// Otherwise the record is locked for the few stores in between, so a process that may be killed
+/// at any instruction must not call this with a record that differs in more.
+pub fn update<M: FlowMemory>(
+    _memory: &M,
+    found: &Found<M::Words>,
+    record: &Record,
+    cached: u8,
+) -> bool {
+    let at = found.place.family.key_words();
+    let words = found.words;
+    let (old, new) = (found.control, record.control(found.control));
+    let (old_words, new_words) = (found.record.words(), record.words());
+    if old_words == new_words && cached == found.cached {
+        return new.differs_only_in_version(old)
+            || words.compare_exchange(at, old.0, new.0) == old.0;
+    }
+    if words.compare_exchange(at, old.0, old.locked().0) != old.0 {
+        return false;
+    }
+    for (word, (old_word, new_word)) in (at + 1..).zip(old_words.iter().zip(new_words)) {
+        if *old_word != new_word {
+            words.store(word, new_word);
+        }
+    }
+    if cached != found.cached {
+        words.store(0, (words.load(0) & !KEY_WORD0_FOREIGN_BITS) | cached as u64);
+    }
+    words.store(at, new.0);
+    true
+}
+
+/// The slot of a bucket that holds a live record of the key, by a first look.
+fn find<M: FlowMemory>(
+    memory: &M,
+    key: &FlowKey,
+    tag: u8,
+    bucket: u32,
+) -> Option<(Place, M::Words)> {
+    let mut matching = Tags(memory.tags(key.family, bucket)?.load(0)).matching(tag);
+    for _ in 0..SLOTS_PER_BUCKET {
+        if matching.is_none() {
+            return None;
+        }
+        let place = Place {
+            family: key.family,
+            bucket,
+            slot: matching.lowest(),
+        };
+        matching = matching.rest();
+        let words = place.words(memory)?;
+        let is_live = load_control(words, key.family).slot_state() == SlotState::Live;
+        if is_live && key_matches(words, key) {
+            return Some((place, words));
+        }
+    }
+    None
+}
+
+/// Reads a record in one piece. The key is compared again, under the same control word: the slot
+/// may have passed to another flow since the first look.
+fn read<M: FlowMemory>(
+    memory: &M,
+    key: &FlowKey,
+    (place, words): (Place, M::Words),
+    now: Tick,
+) -> Lookup<M::Words> {
+    for _ in 0..RECORD_RETRIES_MAX {
+        let control = load_control(words, key.family);
+        if control.slot_state() != SlotState::Live {
+            return Lookup::Missing;
+        }
+        if control.is_locked() {
+            memory.relax();
+            continue;
+        }
+        let is_same_key = key_matches(words, key);
+        let cached = words.load(0) as u8;
+        let record = Record::read(control, words, key.family.key_words());
+        if load_control(words, key.family) != control {
+            continue;
+        }
+        if !is_same_key || control.deadline().has_passed(now) {
+            return Lookup::Missing;
+        }
+        return Lookup::Found(Found {
+            place,
+            words,
+            control,
+            record,
+            cached,
+        });
+    }
+    Lookup::Busy(place)
+}

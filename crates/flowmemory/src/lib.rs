@@ -1,0 +1,39 @@
+//! The memory of a flow table in user space.
+//!
+//! [`SliceTable`] puts the engine's table over borrowed words: the daemon lays it over the mapped
+//! BPF arrays. [`OwnedTable`] owns its words: the simulator and tests use it.
+//!
+//! Layout, the same as in the kernel's maps, for each family:
+//!
+//! | array      | words of slot `s` in bucket `b` start at    | words |
+//! | ---------- | ------------------------------------------- | ----- |
+//! | tags       | `b`                                         | 1 for the whole bucket |
+//! | slots      | `(b * 8 + s) * SLOT_WORDS`                  | 8 or 16 |
+//! | warm       | `(b * 8 + s) * 2`                           | 2 |
+//! | accounting | `(b * 8 + s) * 5`                           | 5, where there is accounting |
+
+#![forbid(unsafe_code)]
+
+mod owned;
+mod slices;
+
+pub use self::owned::{Accounting, OwnedTable};
+pub use self::slices::{FamilySlices, SliceTable, WordsAt};
+
+use keepstate_engine::limits::{RATED_LOAD_PERCENT, SLOTS_PER_BUCKET};
+
+/// Buckets that hold this many flows of one family at the rated load, at least two.
+pub fn buckets_for(flows: u32) -> u32 {
+    let slots = (u64::from(flows) * 100).div_ceil(u64::from(RATED_LOAD_PERCENT));
+    let buckets = slots.div_ceil(u64::from(SLOTS_PER_BUCKET));
+    u32::try_from(buckets).unwrap_or(u32::MAX).max(2)
+}
+
+/// Random keys for the table's hash.
+pub fn random_hash_keys() -> Result<[u32; 12], getrandom::Error> {
+    let mut keys = [0; 12];
+    for key in &mut keys {
+        *key = getrandom::u32()?;
+    }
+    Ok(keys)
+}

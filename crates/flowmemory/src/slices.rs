@@ -1,0 +1,123 @@
+//! A flow table over borrowed words.
+
+use std::hint;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use keepstate_engine::host::{FlowMemory, Words};
+use keepstate_engine::limits::{
+    ACCOUNTING_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
+};
+use keepstate_engine::table::gauges;
+use keepstate_engine::tuple::Family;
+
+/// Some words in memory that is shared with other CPUs.
+#[derive(Clone, Copy, Debug)]
+pub struct WordsAt<'a>(&'a [AtomicU64]);
+
+/// The arrays of one family. Words beyond the last whole bucket are not used; a bucket exists when
+/// all arrays have it, except that `accounting` may be empty.
+#[derive(Clone, Copy, Debug)]
+pub struct FamilySlices<'a> {
+    pub tags: &'a [AtomicU64],
+    pub slots: &'a [AtomicU64],
+    pub warm: &'a [AtomicU64],
+    pub accounting: &'a [AtomicU64],
+}
+
+/// A flow table over borrowed words.
+#[derive(Clone, Copy, Debug)]
+pub struct SliceTable<'a> {
+    families: [FamilySlices<'a>; 2],
+    gauges: &'a [AtomicU64],
+}
+
+impl FamilySlices<'_> {
+    /// A family without buckets.
+    pub const NONE: Self = Self {
+        tags: &[],
+        slots: &[],
+        warm: &[],
+        accounting: &[],
+    };
+}
+
+impl<'a> SliceTable<'a> {
+    /// A table of these arrays, by [`Family`], and [`gauges::WORDS`] words of gauges.
+    pub const fn new(families: [FamilySlices<'a>; 2], gauges: &'a [AtomicU64]) -> Self {
+        Self { families, gauges }
+    }
+
+    const fn family(&self, family: Family) -> &FamilySlices<'a> {
+        let [v4, v6] = &self.families;
+        match family {
+            Family::V4 => v4,
+            Family::V6 => v6,
+        }
+    }
+}
+
+impl Words for WordsAt<'_> {
+    fn load(self, word: u32) -> u64 {
+        // Sequentially consistent, so that a load after a compare-and-swap of another word is
+        // never done before it: inserts rely on this. Costs nothing on x86.
+        self.0[word as usize].load(Ordering::SeqCst)
+    }
+
+    fn store(self, word: u32, value: u64) {
+        self.0[word as usize].store(value, Ordering::Release);
+    }
+
+    fn compare_exchange(self, word: u32, old: u64, new: u64) -> u64 {
+        self.0[word as usize]
+            .compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
+            .unwrap_or_else(|found| found)
+    }
+
+    fn add(self, word: u32, amount: u64) {
+        self.0[word as usize].fetch_add(amount, Ordering::SeqCst);
+    }
+}
+
+impl<'a> FlowMemory for SliceTable<'a> {
+    type Words = WordsAt<'a>;
+
+    fn tags(&self, family: Family, bucket: u32) -> Option<WordsAt<'a>> {
+        part(self.family(family).tags, u64::from(bucket), 1)
+    }
+
+    fn slot(&self, family: Family, bucket: u32, slot: u32) -> Option<WordsAt<'a>> {
+        let words = match family {
+            Family::V4 => SLOT_WORDS_V4,
+            Family::V6 => SLOT_WORDS_V6,
+        };
+        part(self.family(family).slots, slot_number(bucket, slot), words)
+    }
+
+    fn warm(&self, family: Family, bucket: u32, slot: u32) -> Option<WordsAt<'a>> {
+        part(self.family(family).warm, slot_number(bucket, slot), WARM_WORDS)
+    }
+
+    fn accounting(&self, family: Family, bucket: u32, slot: u32) -> Option<WordsAt<'a>> {
+        let number = slot_number(bucket, slot);
+        part(self.family(family).accounting, number, ACCOUNTING_WORDS)
+    }
+
+    fn gauges(&self) -> Option<WordsAt<'a>> {
+        part(self.gauges, 0, gauges::WORDS)
+    }
+
+    fn relax(&self) {
+        hint::spin_loop();
+    }
+}
+
+fn slot_number(bucket: u32, slot: u32) -> u64 {
+    u64::from(bucket) * u64::from(SLOTS_PER_BUCKET) + u64::from(slot)
+}
+
+/// The `number`th run of `size` words.
+fn part(words: &[AtomicU64], number: u64, size: u32) -> Option<WordsAt<'_>> {
+    let start = usize::try_from(number.checked_mul(u64::from(size))?).ok()?;
+    let end = start.checked_add(size as usize)?;
+    words.get(start..end).map(WordsAt)
+}
