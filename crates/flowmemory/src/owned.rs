@@ -6,7 +6,6 @@ use keepstate_engine::limits::{
     ACCOUNTING_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
 };
 use keepstate_engine::table::gauges;
-use keepstate_engine::tuple::Family;
 
 use crate::slices::{FamilySlices, SliceTable};
 
@@ -93,7 +92,9 @@ impl Lines {
         let allocated = used + WORDS_PER_LINE - 1;
         let words: Vec<AtomicU64> = (0..allocated).map(|_| AtomicU64::new(0)).collect();
         // Where no alignment can be told the table is slower, but right.
-        let skipped = words.as_ptr().align_offset(WORDS_PER_LINE * size_of::<u64>());
+        let skipped = words
+            .as_ptr()
+            .align_offset(WORDS_PER_LINE * size_of::<u64>());
         Self {
             words,
             skipped: skipped.min(WORDS_PER_LINE - 1),

@@ -94,7 +94,11 @@ impl<'a> FlowMemory for SliceTable<'a> {
     }
 
     fn warm(&self, family: Family, bucket: u32, slot: u32) -> Option<WordsAt<'a>> {
-        part(self.family(family).warm, slot_number(bucket, slot), WARM_WORDS)
+        part(
+            self.family(family).warm,
+            slot_number(bucket, slot),
+            WARM_WORDS,
+        )
     }
 
     fn accounting(&self, family: Family, bucket: u32, slot: u32) -> Option<WordsAt<'a>> {
