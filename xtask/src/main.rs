@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything the workspace needs beyond `cargo build`.
 
+mod bench;
 mod bpf;
 mod docs;
 mod shell;
@@ -45,6 +46,12 @@ const TASKS: &[Task] = &[
         arguments: "[--check]",
         help: "build the BPF object from source; --check compares it with the committed one",
         run: bpf::run,
+    },
+    Task {
+        name: "bench",
+        arguments: "[PART]...",
+        help: "what a packet costs, in both planes and in the kernel's own tracker",
+        run: bench::run,
     },
     Task {
         name: "docs",

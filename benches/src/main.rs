@@ -1,0 +1,45 @@
+//! What a packet costs: the engine in both planes, and the kernel's own tracker beside it.
+//!
+//! Run by `cargo xtask bench`.
+
+mod nf_conntrack;
+mod sample;
+mod scratch;
+
+use anyhow::bail;
+
+use crate::nf_conntrack::NfConntrack;
+use crate::sample::sample;
+
+/// Table sizes, in flows.
+const SIZES: &[u32] = &[1_000, 64_000, 1_000_000, 4_000_000];
+const ROUNDS: usize = 7;
+
+fn main() -> anyhow::Result<()> {
+    let parts: Vec<String> = std::env::args().skip(1).collect();
+    for part in &parts {
+        match part.as_str() {
+            "peer" => peer()?,
+            other => bail!("there is no part `{other}` of the benchmark"),
+        }
+    }
+    Ok(())
+}
+
+/// The kernel's tracker alone.
+fn peer() -> anyhow::Result<()> {
+    let largest = SIZES.iter().copied().max().unwrap_or(0);
+    let mut tracker = NfConntrack::start(largest)?;
+    println!("{}", tracker.describe());
+    println!("{:>10} {:>18} {:>18}", "flows", "lookup ns", "insert ns");
+    for &flows in SIZES {
+        if !tracker.has_room_for(flows) {
+            println!("{flows:>10} more than this machine's nf_conntrack_buckets hold");
+            continue;
+        }
+        let inserts = tracker.fill(flows)?;
+        let lookups = sample(ROUNDS, || tracker.lookup())?;
+        println!("{flows:>10} {lookups:>18} {inserts:>18}");
+    }
+    Ok(())
+}
