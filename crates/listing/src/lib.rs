@@ -5,6 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use keepstate_engine::record::{ASSURED, Record, SEEN_REPLY, Warm};
+use keepstate_engine::table;
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{Address, Direction, Family, FlowKey, Tuple};
 
@@ -45,6 +46,22 @@ impl Entry {
             mark: warm.mark,
             seconds_left: record.deadline.seconds_left(now),
             counters: None,
+        }
+    }
+
+    /// A record of the flow table.
+    pub fn from_table(entry: &table::Entry, now: Tick) -> Self {
+        let counters = entry.accounting.map(|words| {
+            let [packets, bytes, reply_packets, reply_bytes, _start] = words;
+            let reply = Counters {
+                packets: reply_packets,
+                bytes: reply_bytes,
+            };
+            [Counters { packets, bytes }, reply]
+        });
+        Self {
+            counters,
+            ..Self::new(&entry.key, &entry.record, &entry.warm, now)
         }
     }
 

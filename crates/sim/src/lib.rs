@@ -5,4 +5,11 @@
 //! packets meet the same [`keepstate_engine::process::process`].
 
 pub mod capture;
+pub mod clock;
+pub mod locals;
+pub mod naming;
 pub mod packet;
+pub mod plane;
+pub mod replay;
+mod sweeper;
+pub mod sysctl;

@@ -41,8 +41,12 @@ const PPP_IPV6: u16 = 0x0057;
 /// What the engine is given of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetworkPacket<'a> {
-    /// A packet, begun as `link` says.
-    Packet { link: Link, bytes: Cow<'a, [u8]> },
+    /// A packet, begun as `link` says; its IP header is at `network`.
+    Packet {
+        link: Link,
+        bytes: Cow<'a, [u8]>,
+        network: usize,
+    },
     /// Nothing that a tracker would see: another protocol, another link type, too long.
     NotJudged,
 }
@@ -63,6 +67,7 @@ pub fn network_packet<'a>(frame: &Frame<'a>) -> NetworkPacket<'a> {
         return NetworkPacket::Packet {
             link: Link::Ethernet,
             bytes,
+            network: layers.network,
         };
     }
     let network = &bytes[layers.network..];
@@ -70,6 +75,7 @@ pub fn network_packet<'a>(frame: &Frame<'a>) -> NetworkPacket<'a> {
         Some(ethertype @ (ETHERTYPE_IPV4 | ETHERTYPE_IPV6)) => NetworkPacket::Packet {
             link: Link::Ethernet,
             bytes: Cow::Owned(with_ethernet_header(ethertype, network)),
+            network: ETHERNET_HEADER_BYTES,
         },
         Some(_) => NetworkPacket::NotJudged,
         None if !matches!(network.first().map(|byte| byte >> 4), Some(4 | 6)) => {
@@ -78,6 +84,7 @@ pub fn network_packet<'a>(frame: &Frame<'a>) -> NetworkPacket<'a> {
         None => NetworkPacket::Packet {
             link: Link::None,
             bytes: Cow::Owned(network.to_vec()),
+            network: 0,
         },
     }
 }

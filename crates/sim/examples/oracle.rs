@@ -1,0 +1,112 @@
+//! Sets replays beside the labels of Linux's tracker.
+//!
+//! ```text
+//! cargo run -q -p keepstate-sim --example oracle -- [NAME-SUBSTRING] [--show N] [--all]
+//! ```
+//!
+//! Prints each comparison with differences (all with `--all`), and the first difference of each
+//! flow, at most N of them (0 unless told).
+
+#[path = "../tests/support/oracle.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
+mod oracle;
+
+use oracle::{Difference, cases, compare};
+
+struct Arguments {
+    name: String,
+    show: usize,
+    all: bool,
+}
+
+fn main() {
+    let arguments = arguments();
+    let Some(shared) = keepstate_testkit::shared_dir() else {
+        eprintln!("no shared captures: set {}", keepstate_testkit::SHARED);
+        std::process::exit(1);
+    };
+    let (mut packets, mut differing, mut compared) = (0, 0, 0);
+    for case in cases(&shared) {
+        if !case.name.contains(&arguments.name) {
+            continue;
+        }
+        let comparison = compare(&case);
+        let different = comparison.differences.len();
+        compared += 1;
+        packets += comparison.packets;
+        differing += different;
+        if different == 0 && !arguments.all {
+            continue;
+        }
+        let agreeing = comparison.packets - different;
+        println!(
+            "{:<72} {:<12} packets {:>5}  agreeing {agreeing:>5}  disagreeing {different:>5}",
+            case.name, case.kind, comparison.packets
+        );
+        for difference in comparison.first_of_each_flow().iter().take(arguments.show) {
+            println!("    {}", describe(difference));
+        }
+    }
+    println!("{compared} comparisons, {packets} packets, {differing} disagreeing");
+}
+
+fn describe(difference: &Difference) -> String {
+    let row = &difference.row;
+    let column = |name| row.column(name);
+    let ours = match &difference.judged {
+        None => "nothing".to_owned(),
+        Some(judged) => format!(
+            "{} tcp={} reason={} dir={:?}",
+            judged.outcome.state.name(),
+            judged.tcp_state.map_or("-", |state| state.name()),
+            judged.outcome.reason.map_or("-", |reason| reason.name()),
+            judged.outcome.direction,
+        ),
+    };
+    let what = match (difference.wrong_state, difference.wrong_tcp_state) {
+        (true, true) => "both",
+        (true, false) => "state",
+        (false, _) => "tcp",
+    };
+    format!(
+        "frame {} t={} [{what}] ours: {ours} | linux: {} dgram={} tcp={} dir={} flow={} | {} {}:{} > {}:{} {} len={} csum={} | {} | {} | {}",
+        column("frame"),
+        column("time"),
+        column("label"),
+        column("dgram"),
+        column("state"),
+        column("dir"),
+        column("flow"),
+        column("proto"),
+        column("src"),
+        column("sport"),
+        column("dst"),
+        column("dport"),
+        column("l4"),
+        column("len"),
+        column("csum"),
+        column("reason"),
+        column("tcpwin"),
+        column("note"),
+    )
+}
+
+fn arguments() -> Arguments {
+    let mut arguments = Arguments {
+        name: String::new(),
+        show: 0,
+        all: false,
+    };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--show" => {
+                let number = words.next().and_then(|word| word.parse().ok());
+                arguments.show = number.unwrap_or(10);
+            }
+            "--all" => arguments.all = true,
+            _ => arguments.name = word,
+        }
+    }
+    arguments
+}

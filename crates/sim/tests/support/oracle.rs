@@ -1,0 +1,215 @@
+//! Replays labelled captures and sets our states beside those of Linux's tracker, by the mapping
+//! in the captures' README.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use keepstate_engine::verdict::{State, Verdict};
+use keepstate_sim::capture::Reader;
+use keepstate_sim::replay::{Judged, Options, Replay};
+use keepstate_sim::sysctl::Sysctl;
+
+/// One comparison to make: a capture, its labels, and the settings they were made with.
+#[derive(Clone, Debug)]
+pub(crate) struct Case {
+    /// `zeek-smtp.pcap`, or `zeek-smtp.pcap.strict` for a variant.
+    pub(crate) name: String,
+    /// What the capture holds, from the index; `attack` for written cases.
+    pub(crate) kind: String,
+    pub(crate) capture: PathBuf,
+    pub(crate) labels: PathBuf,
+    pub(crate) sysctls: Vec<String>,
+}
+
+/// What came of a comparison.
+#[derive(Debug, Default)]
+pub(crate) struct Comparison {
+    pub(crate) packets: usize,
+    pub(crate) differences: Vec<Difference>,
+}
+
+/// A packet on which we and Linux disagree.
+#[derive(Debug)]
+pub(crate) struct Difference {
+    pub(crate) row: Row,
+    pub(crate) judged: Option<Judged>,
+    pub(crate) wrong_state: bool,
+    pub(crate) wrong_tcp_state: bool,
+}
+
+/// A row of a table of labels, by column name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Row(BTreeMap<String, String>);
+
+impl Row {
+    pub(crate) fn column(&self, name: &str) -> &str {
+        self.0.get(name).map_or("", String::as_str)
+    }
+}
+
+/// Suffix of a variant's labels, and the setting it was made with.
+const VARIANTS: &[(&str, &str)] = &[
+    ("nocsum", "nf_conntrack_checksum=0"),
+    ("strict", "nf_conntrack_tcp_loose=0"),
+    ("liberal", "nf_conntrack_tcp_be_liberal=1"),
+];
+
+const TCP_STATES: &[&str] = &[
+    "NONE",
+    "SYN_SENT",
+    "SYN_RECV",
+    "ESTABLISHED",
+    "FIN_WAIT",
+    "CLOSE_WAIT",
+    "LAST_ACK",
+    "TIME_WAIT",
+    "CLOSE",
+    "SYN_SENT2",
+];
+
+/// All comparisons that the shared material has.
+pub(crate) fn cases(shared: &Path) -> Vec<Case> {
+    let captures = shared.join("captures");
+    let mut cases = Vec::new();
+    for row in table(&captures.join("index.tsv")) {
+        let file = row.column("file");
+        let base = Case {
+            name: file.to_owned(),
+            kind: row.column("kind").to_owned(),
+            capture: captures.join("public").join(file),
+            labels: captures.join("labels").join(format!("{file}.tsv")),
+            sysctls: Vec::new(),
+        };
+        for (suffix, sysctl) in VARIANTS {
+            let labels = captures.join("labels").join(format!("{file}.{suffix}.tsv"));
+            if labels.exists() {
+                cases.push(Case {
+                    name: format!("{file}.{suffix}"),
+                    labels,
+                    sysctls: vec![(*sysctl).to_owned()],
+                    ..base.clone()
+                });
+            }
+        }
+        cases.push(base);
+    }
+    let attacks = shared.join("attacks");
+    for row in table(&attacks.join("cases.tsv")) {
+        let name = row.column("case");
+        cases.push(Case {
+            name: name.to_owned(),
+            kind: row.column("kind").to_owned(),
+            capture: attacks.join(format!("{name}.pcap")),
+            labels: attacks.join(format!("{name}.labels.tsv")),
+            sysctls: row
+                .column("sysctl")
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect(),
+        });
+    }
+    cases.sort_by(|a, b| a.name.cmp(&b.name));
+    cases
+}
+
+/// Replays a capture and compares it with its labels.
+pub(crate) fn compare(case: &Case) -> Comparison {
+    let rows = table(&case.labels);
+    let judged = replay(case);
+    let mut comparison = Comparison {
+        packets: rows.len(),
+        differences: Vec::new(),
+    };
+    for row in rows {
+        let number: u64 = row.column("frame").parse().expect("a frame number");
+        let found = judged.get(&number).copied();
+        let wrong_state = !found.is_some_and(|judged| state_fits(&row, &judged));
+        let wrong_tcp_state = !found.is_some_and(|judged| tcp_state_fits(&row, &judged));
+        if wrong_state || wrong_tcp_state {
+            comparison.differences.push(Difference {
+                row,
+                judged: found,
+                wrong_state,
+                wrong_tcp_state,
+            });
+        }
+    }
+    comparison
+}
+
+/// Replays a capture without rules: everything is let through and tracked, as it was for Linux.
+pub(crate) fn replay(case: &Case) -> BTreeMap<u64, Judged> {
+    let sysctls = case.sysctls.iter();
+    let options = Options {
+        sysctls: sysctls
+            .map(|text| Sysctl::parse(text).expect("a setting"))
+            .collect(),
+        ..Options::default()
+    };
+    let settings = options.settings();
+    let table = Options::table(&settings);
+    let mut replay = Replay::new(&table, settings, options, ());
+    let file = File::open(&case.capture).expect("the capture");
+    let mut reader = Reader::new(file).expect("a capture");
+    let mut judged = BTreeMap::new();
+    // A capture that is cut ends where it is cut, for Linux and for us.
+    while let Ok(Some(frame)) = reader.next_frame() {
+        judged.insert(frame.number, replay.judge(&frame));
+    }
+    judged
+}
+
+impl Comparison {
+    /// The first difference of each flow; the others often follow from it.
+    pub(crate) fn first_of_each_flow(&self) -> Vec<&Difference> {
+        let mut seen = BTreeSet::new();
+        let differences = self.differences.iter();
+        differences
+            .filter(|difference| {
+                let flow = difference.row.column("flow");
+                flow.is_empty() || seen.insert(flow.to_owned())
+            })
+            .collect()
+    }
+}
+
+/// A table of tab-separated values with a header.
+pub(crate) fn table(path: &Path) -> Vec<Row> {
+    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    let mut lines = text.lines();
+    let header: Vec<&str> = lines.next().unwrap_or_default().split('\t').collect();
+    let row = |line: &str| {
+        let fields = header.iter().zip(line.split('\t'));
+        Row(fields
+            .map(|(name, value)| ((*name).to_owned(), value.to_owned()))
+            .collect())
+    };
+    lines.map(row).collect()
+}
+
+fn state_fits(row: &Row, judged: &Judged) -> bool {
+    let outcome = &judged.outcome;
+    let is_dropped = outcome.verdict == Verdict::Drop || outcome.state == State::Invalid;
+    match row.column("label") {
+        "NOTIP" | "TOOBIG" => outcome.state == State::None,
+        "DROP_IP" => outcome.state == State::Invalid && outcome.reason.is_some(),
+        "DROP_CT" => is_dropped && outcome.reason.is_some(),
+        "FRAG" if row.column("dgram").is_empty() => is_dropped,
+        "FRAG" => outcome.state.name() == row.column("dgram"),
+        label => outcome.state.name() == label,
+    }
+}
+
+fn tcp_state_fits(row: &Row, judged: &Judged) -> bool {
+    let wanted = match row.column("state") {
+        "" | "-" => None,
+        name if TCP_STATES.contains(&name) => Some(name),
+        _other_protocol => return true,
+    };
+    // The states of a datagram that is held are those of the whole one.
+    if row.column("label") == "FRAG" {
+        return true;
+    }
+    judged.tcp_state.map(|state| state.name()) == wanted
+}
