@@ -9,6 +9,10 @@ use crate::verdict::Hook;
 use crate::wire::PacketInfo;
 
 /// Bytes of a packet from the start of its link-layer header (or IP header where there is none).
+#[allow(
+    clippy::len_without_is_empty,
+    reason = "nobody asks whether a packet is empty"
+)]
 pub trait Packet {
     type Header: Header;
 

@@ -13,6 +13,7 @@
 pub mod conntrack;
 pub mod event;
 pub mod host;
+mod judge;
 pub mod limits;
 pub mod policy;
 pub mod process;
@@ -21,6 +22,7 @@ pub mod settings;
 pub mod table;
 pub mod time;
 pub mod trace;
+mod track;
 pub mod tuple;
 pub mod verdict;
 pub mod wire;

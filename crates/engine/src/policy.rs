@@ -5,7 +5,12 @@
 //! of the first rule of a chain. What does not fit into a rule stands in an array of
 //! [`Condition`]s, a run for each rule.
 
-use crate::limits::JUMP_DEPTH_MAX;
+use crate::host::{Host, Repeat};
+use crate::limits::{JUMP_DEPTH_MAX, RULE_STEPS_MAX};
+use crate::trace::{RuleTrial, Step};
+use crate::tuple::Address;
+use crate::verdict::State;
+use crate::wire::PacketInfo;
 
 /// What a policy's rules need of a packet and where each built-in chain starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +85,10 @@ pub struct Rule {
     pub number: u32,
     /// Number of the chain, for names: an index into the compiler's list.
     pub chain: u32,
-    pub reserved: [u32; 6],
+    /// For a rule of a built-in chain one more than the number of its [`crate::verdict::Hook`],
+    /// else zero. Only the outcome of such a rule may be remembered in records.
+    pub hook: u32,
+    pub reserved: [u32; 5],
 }
 
 const _: () = assert!(size_of::<Rule>() == 128);
@@ -128,5 +136,197 @@ pub struct Condition {
     pub data: [u32; 7],
 }
 
-/// Return addresses of a walk.
-pub(crate) type ReturnStack = [u32; JUMP_DEPTH_MAX as usize];
+/// What rules look at.
+#[derive(Clone, Copy)]
+pub struct Question<'a> {
+    pub info: &'a PacketInfo,
+    pub state: State,
+    pub out_interfaces: u64,
+}
+
+/// What a walk found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// [`target::ACCEPT`] or [`target::DROP`], or [`target::CONTINUE`] when the walk took too many
+    /// steps.
+    pub target: u8,
+    /// Whether a rule decided, or the policy of the chain.
+    pub decided_by: DecidedBy,
+    /// Index of the rule that decided.
+    pub rule: u32,
+    /// Whether every rule that was tried looks at nothing but the flow, see [`RULE_FLOW_ONLY`].
+    pub depends_on: DependsOn,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecidedBy {
+    Rule,
+    ChainPolicy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DependsOn {
+    Flow,
+    Packet,
+}
+
+/// Walks the rules from the first rule of a built-in chain.
+pub fn walk<H: Host>(host: &H, entry: u32, question: &Question<'_>) -> Answer {
+    let mut walk = Walk {
+        host,
+        question,
+        at: entry,
+        depth: 0,
+        returns: [0; JUMP_DEPTH_MAX as usize],
+        answer: Answer {
+            target: target::CONTINUE,
+            decided_by: DecidedBy::ChainPolicy,
+            rule: NO_RULE,
+            depends_on: DependsOn::Flow,
+        },
+    };
+    host.repeat(RULE_STEPS_MAX, &mut walk);
+    walk.answer
+}
+
+struct Walk<'a, H> {
+    host: &'a H,
+    question: &'a Question<'a>,
+    /// Rule to try next.
+    at: u32,
+    depth: u32,
+    returns: [u32; JUMP_DEPTH_MAX as usize],
+    answer: Answer,
+}
+
+impl<H: Host> Repeat for Walk<'_, H> {
+    /// Tries one rule.
+    fn step(&mut self) -> bool {
+        let at = self.at;
+        let Some(rule) = self.host.rule(at) else {
+            return false;
+        };
+        if rule.flags & RULE_FLOW_ONLY == 0 {
+            self.answer.depends_on = DependsOn::Packet;
+        }
+        let trial = try_rule(self.host, rule, self.question);
+        self.host.trace(Step::Rule(at, trial));
+        if !matches!(trial, RuleTrial::Matched) {
+            self.at = at.wrapping_add(1);
+            return true;
+        }
+        self.host.count_rule(at, self.question.info.ip_length);
+        self.follow(at, rule)
+    }
+}
+
+impl<H: Host> Walk<'_, H> {
+    /// Goes where a matching rule says; `false` at the end.
+    fn follow(&mut self, at: u32, rule: &Rule) -> bool {
+        match rule.target {
+            target::CONTINUE => self.at = at.wrapping_add(1),
+            target::GOTO => self.at = rule.jump,
+            target::JUMP => {
+                let Some(slot) = self.returns.get_mut(self.depth as usize) else {
+                    return false;
+                };
+                *slot = at.wrapping_add(1);
+                self.depth += 1;
+                self.at = rule.jump;
+            }
+            target::RETURN => {
+                self.depth = self.depth.wrapping_sub(1);
+                let Some(back) = self.returns.get(self.depth as usize) else {
+                    return false;
+                };
+                self.at = *back;
+            }
+            decided => {
+                self.answer.target = decided;
+                self.answer.rule = at;
+                if rule.number != 0 {
+                    self.answer.decided_by = DecidedBy::Rule;
+                }
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// Holds a packet against one rule: the first thing that differs, cheapest first.
+fn try_rule<H: Host>(host: &H, rule: &Rule, question: &Question<'_>) -> RuleTrial {
+    let info = question.info;
+    let flags = rule.flags;
+    let has = |flag| flags & flag != 0;
+    if has(RULE_STATES) {
+        let matches = rule.states & u32::from(question.state.bit()) != 0;
+        if matches == has(RULE_NOT_STATES) {
+            return RuleTrial::State;
+        }
+    }
+    if has(RULE_PROTOCOL) && (rule.protocol == info.protocol) == has(RULE_NOT_PROTOCOL) {
+        return RuleTrial::Protocol;
+    }
+    if let Some(trial) = try_ports(rule, info) {
+        return trial;
+    }
+    if has(RULE_IN_INTERFACE) {
+        let matches = info.in_interfaces >> (rule.in_interface & 63) & 1 != 0;
+        if matches == has(RULE_NOT_IN_INTERFACE) {
+            return RuleTrial::InInterface;
+        }
+    }
+    if has(RULE_OUT_INTERFACE) {
+        let matches = question.out_interfaces >> (rule.out_interface & 63) & 1 != 0;
+        if matches == has(RULE_NOT_OUT_INTERFACE) {
+            return RuleTrial::OutInterface;
+        }
+    }
+    if is_within(&info.source, &rule.source, &rule.source_mask) == has(RULE_NOT_SOURCE) {
+        return RuleTrial::Source;
+    }
+    if is_within(&info.destination, &rule.destination, &rule.destination_mask)
+        == has(RULE_NOT_DESTINATION)
+    {
+        return RuleTrial::Destination;
+    }
+    if rule.condition_count != 0 {
+        // No kind of condition is defined yet; the compiler writes none.
+        let _ = host.condition(rule.conditions);
+        return RuleTrial::Condition(rule.conditions);
+    }
+    RuleTrial::Matched
+}
+
+/// Ports match only where there are some: a later fragment or a cut header has none.
+fn try_ports(rule: &Rule, info: &PacketInfo) -> Option<RuleTrial> {
+    let flags = rule.flags;
+    if flags & (RULE_SOURCE_PORT | RULE_DESTINATION_PORT) == 0 {
+        return None;
+    }
+    let [source_low, source_high] = rule.source_port;
+    let source = info.source_port >= source_low && info.source_port <= source_high;
+    let is_inverted = flags & RULE_NOT_SOURCE_PORT != 0;
+    if flags & RULE_SOURCE_PORT != 0 && (!info.has_ports() || source == is_inverted) {
+        return Some(RuleTrial::SourcePort);
+    }
+    let [low, high] = rule.destination_port;
+    let destination = info.destination_port >= low && info.destination_port <= high;
+    let is_inverted = flags & RULE_NOT_DESTINATION_PORT != 0;
+    if flags & RULE_DESTINATION_PORT != 0 && (!info.has_ports() || destination == is_inverted) {
+        return Some(RuleTrial::DestinationPort);
+    }
+    None
+}
+
+fn is_within(address: &Address, value: &Address, mask: &Address) -> bool {
+    let [a, b, c, d] = *address;
+    let [mask_a, mask_b, mask_c, mask_d] = *mask;
+    let [value_a, value_b, value_c, value_d] = *value;
+    (a & mask_a) ^ value_a
+        | (b & mask_b) ^ value_b
+        | (c & mask_c) ^ value_c
+        | (d & mask_d) ^ value_d
+        == 0
+}

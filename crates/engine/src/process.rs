@@ -1,11 +1,19 @@
 //! One packet's way through the engine.
 
-use crate::conntrack::tcp::TcpState;
+use crate::conntrack::{self, tcp::TcpState};
+use crate::event::{Event, EventKind};
 use crate::host::{Host, Packet};
+use crate::judge::{self, Judgement};
+use crate::policy::NO_RULE;
+use crate::record::{Record, Warm};
+use crate::settings::SETTING_DROP_EVENTS;
+use crate::table::{Hash, gauges};
 use crate::time::Tick;
-use crate::tuple::Direction;
+use crate::trace::Step;
+use crate::track::{self, Flow, Tracked};
+use crate::tuple::{Direction, Oriented};
 use crate::verdict::{Hook, Reason, State, Verdict};
-use crate::wire::Link;
+use crate::wire::{self, Link, PacketInfo, Unparsed};
 
 /// How a packet came to the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,12 +69,176 @@ pub struct Outcome {
     pub tcp_state: Option<TcpState>,
 }
 
+impl Outcome {
+    /// Not IP: passes unjudged.
+    const NOT_JUDGED: Self = Self {
+        state: State::None,
+        verdict: Verdict::Accept,
+        reason: None,
+        hook: None,
+        rule: NO_RULE,
+        flow: None,
+        direction: None,
+        tcp_state: None,
+    };
+
+    /// Dropped before any rule.
+    const fn refused(reason: Reason) -> Self {
+        Self {
+            state: State::Invalid,
+            verdict: Verdict::Drop,
+            reason: Some(reason),
+            ..Self::NOT_JUDGED
+        }
+    }
+}
+
+/// What the engine works with while it judges one packet. The plane provides the memory: in the
+/// kernel the stack is too small for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Scratch {
+    pub(crate) oriented: Oriented,
+    pub(crate) hash: Hash,
+    pub(crate) record: Record,
+    pub(crate) warm: Warm,
+    pub(crate) info: PacketInfo,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
+            oriented: Oriented::EMPTY,
+            hash: Hash {
+                buckets: [0; 2],
+                tag: 0,
+                id: 0,
+            },
+            record: Record::EMPTY,
+            warm: Warm::default(),
+            info: PacketInfo::EMPTY,
+        }
+    }
+}
+
+/// How often a packet is tracked again because another CPU made, changed or removed its record in
+/// between. Each round means that another packet of the same flow got through.
+const ROUNDS_MAX: u32 = 4;
+
 /// Judges one packet.
 pub fn process<P: Packet, H: Host>(
-    _packet: &P,
-    _arrival: &Arrival,
-    _host: &H,
-    _now: Tick,
+    packet: &P,
+    arrival: &Arrival,
+    host: &H,
+    scratch: &mut Scratch,
+    now: Tick,
 ) -> Outcome {
-    todo!()
+    match wire::parse(packet, arrival, host.settings()) {
+        Ok(info) => scratch.info = info,
+        Err(Unparsed::NotIp) => {
+            host.trace(Step::NotParsed(None));
+            return Outcome::NOT_JUDGED;
+        }
+        Err(Unparsed::Damaged(reason)) => {
+            host.trace(Step::NotParsed(Some(reason)));
+            return Outcome::refused(reason);
+        }
+    }
+    host.trace(Step::Parsed(scratch.info));
+    let mut outcome = None;
+    for _ in 0..ROUNDS_MAX {
+        outcome = one_round(packet, arrival, host, scratch, now);
+        if outcome.is_some() {
+            break;
+        }
+    }
+    let outcome = outcome.unwrap_or_else(|| {
+        track::count(host.flows(), gauges::CONTENDED);
+        Outcome::refused(Reason::InsertContended)
+    });
+    host.trace(Step::Verdict(outcome.verdict));
+    emit_refusal(host, scratch, &outcome);
+    outcome
+}
+
+/// Tracks and judges; `None` when another CPU came in between and it must be done again. Rules
+/// that matched before that are then counted twice.
+fn one_round<P: Packet, H: Host>(
+    packet: &P,
+    arrival: &Arrival,
+    host: &H,
+    scratch: &mut Scratch,
+    now: Tick,
+) -> Option<Outcome> {
+    let tracked = track::track(packet, host, scratch, arrival.zone, now)?;
+    host.trace(Step::State(tracked.state, tracked.reason));
+    let judgement = judge::judge(host, arrival.path, &scratch.info, &tracked);
+    let accepted = matches!(judgement.verdict, Verdict::Accept);
+    let mut refusal = None;
+    if accepted && matches!(tracked.flow, Flow::Begins) {
+        refusal = track::insert(host, scratch, now)?.err();
+    }
+    if let (Some(outcome), Flow::Known(known)) = (judgement.cacheable, &tracked.flow) {
+        track::remember(host, scratch, known, outcome);
+    }
+    let mut outcome = outcome_of(scratch, &tracked, &judgement);
+    if refusal.is_some() {
+        outcome = Outcome {
+            verdict: Verdict::Drop,
+            reason: refusal,
+            ..outcome
+        };
+        outcome.flow = None;
+        outcome.tcp_state = None;
+    }
+    Some(outcome)
+}
+
+fn outcome_of<W>(scratch: &Scratch, tracked: &Tracked<W>, judgement: &Judgement) -> Outcome {
+    let has_record = match tracked.flow {
+        Flow::None => false,
+        Flow::Begins => matches!(judgement.verdict, Verdict::Accept),
+        Flow::Known(_) | Flow::Passing(_) => true,
+    };
+    let shows_state = has_record
+        && !matches!(tracked.flow, Flow::Passing(_))
+        && scratch.info.protocol == wire::transport::TCP;
+    Outcome {
+        state: tracked.state,
+        verdict: judgement.verdict,
+        reason: if tracked.reason.is_some() {
+            tracked.reason
+        } else {
+            judgement.reason
+        },
+        hook: Some(judgement.hook),
+        rule: judgement.rule,
+        flow: has_record.then_some(scratch.hash.id),
+        direction: tracked.direction(),
+        tcp_state: shows_state.then_some(scratch.record.tcp_state),
+    }
+}
+
+/// Tells of a packet that was dropped or is INVALID.
+fn emit_refusal<H: Host>(host: &H, scratch: &Scratch, outcome: &Outcome) {
+    let Some(reason) = outcome.reason else {
+        return;
+    };
+    if !host.settings().has(SETTING_DROP_EVENTS) {
+        return;
+    }
+    let info = &scratch.info;
+    let oriented = conntrack::tuple_of(info, 0).orient();
+    host.emit(&Event {
+        key: oriented.key.words,
+        kind: EventKind::Drop as u8,
+        family: info.family as u8,
+        reason: reason as u8,
+        state: outcome.state as u8,
+        verdict: outcome.verdict as u8,
+        hook: outcome.hook.map_or(0, |hook| hook as u8),
+        side: oriented.side as u8,
+        rule: outcome.rule,
+        length: info.ip_length,
+        ..Event::default()
+    });
 }

@@ -62,6 +62,18 @@ pub struct Window {
     pub flags: u8,
 }
 
+impl Window {
+    /// Nothing was seen of this direction.
+    pub const EMPTY: Self = Self {
+        end: 0,
+        max_end: 0,
+        max_window: 0,
+        max_ack: 0,
+        scale: 0,
+        flags: 0,
+    };
+}
+
 /// The side sent a window scale option.
 pub const WINDOW_SCALED: u8 = 1 << 0;
 /// The side permits selective acknowledgements.
@@ -213,6 +225,20 @@ const WORD_WINDOWS: u32 = 1;
 const WORD_DETAIL: u32 = 5;
 
 impl Record {
+    /// A record of nothing.
+    pub const EMPTY: Self = Self {
+        deadline: Tick(0),
+        status: 0,
+        tcp_state: TcpState::None,
+        last_kind: SegmentKind::None,
+        last_direction: Direction::Original,
+        retransmissions: 0,
+        last_window_is_zero: false,
+        windows: [Window::EMPTY; 2],
+        last_end: 0,
+        last_ack_hash: 0,
+    };
+
     /// The originator's side.
     pub const fn originator(&self) -> Side {
         if self.status & ORIGINATOR_IS_SECOND != 0 {

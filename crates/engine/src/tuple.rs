@@ -104,6 +104,17 @@ pub struct Oriented {
     pub side: Side,
 }
 
+impl Oriented {
+    /// Of no packet.
+    pub const EMPTY: Self = Self {
+        key: FlowKey {
+            family: Family::V4,
+            words: [0; 5],
+        },
+        side: Side::First,
+    };
+}
+
 /// Bits of word 0 that are not part of the name.
 pub const KEY_WORD0_FOREIGN_BITS: u64 = 0xff;
 

@@ -60,6 +60,16 @@ pub enum Hook {
 }
 
 impl Hook {
+    /// The hook with this number.
+    pub const fn from_number(number: u32) -> Option<Self> {
+        match number {
+            0 => Some(Self::Input),
+            1 => Some(Self::Forward),
+            2 => Some(Self::Output),
+            _ => None,
+        }
+    }
+
     pub const fn chain(self) -> &'static str {
         match self {
             Self::Input => "INPUT",

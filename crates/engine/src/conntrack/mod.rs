@@ -1,3 +1,130 @@
 //! Connection tracking: what a packet means to its flow, protocol by protocol.
 
+pub mod icmp;
 pub mod tcp;
+pub mod udp;
+
+use crate::host::{Host, Packet};
+use crate::record::{FIXED_TIMEOUT, Record, Warm};
+use crate::settings::{Settings, Timeout};
+use crate::table::HalfOpen;
+use crate::time::Tick;
+use crate::tuple::{Direction, Family, Oriented, Side, Tuple};
+use crate::verdict::Reason;
+use crate::wire::PacketInfo;
+use crate::wire::transport::{ICMP, ICMPV6, TCP, UDP};
+
+use self::tcp::Advance;
+
+/// Which machine tracks a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tracker {
+    Tcp,
+    Udp,
+    Icmp,
+    /// Any other protocol, by addresses.
+    Generic,
+}
+
+impl Tracker {
+    pub const fn of(protocol: u8, family: Family) -> Self {
+        match (protocol, family) {
+            (TCP, _) => Self::Tcp,
+            (UDP, _) => Self::Udp,
+            (ICMP, Family::V4) | (ICMPV6, Family::V6) => Self::Icmp,
+            _ => Self::Generic,
+        }
+    }
+}
+
+/// The tuple of a packet as it was sent.
+pub const fn tuple_of(info: &PacketInfo, zone: u16) -> Tuple {
+    Tuple {
+        family: info.family,
+        source: info.source,
+        destination: info.destination,
+        source_port: info.source_port,
+        destination_port: info.destination_port,
+        protocol: info.protocol,
+        zone,
+    }
+}
+
+/// Brings a tuple as it was sent into canonical order. An ICMP message that is neither request
+/// nor reply has no name.
+pub fn orient(tuple: Tuple) -> Option<Oriented> {
+    match Tracker::of(tuple.protocol, tuple.family) {
+        Tracker::Icmp => icmp::orient(tuple),
+        Tracker::Tcp | Tracker::Udp | Tracker::Generic => Some(tuple.orient()),
+    }
+}
+
+/// The record that the first packet of a flow makes, or why it makes none.
+pub fn begin<P: Packet, H: Host>(
+    packet: &P,
+    host: &H,
+    info: &PacketInfo,
+    oriented: &Oriented,
+    now: Tick,
+) -> Result<(Record, Warm), Reason> {
+    let settings = host.settings();
+    let (mut record, warm) = match Tracker::of(info.protocol, info.family) {
+        Tracker::Tcp => tcp::begin(packet, host, info, now)?,
+        Tracker::Udp => (udp::begin(settings, now), Warm::default()),
+        Tracker::Icmp => (icmp::begin(settings, info, oriented, now)?, Warm::default()),
+        Tracker::Generic => (unanswered(settings, Timeout::Generic, now), Warm::default()),
+    };
+    if matches!(oriented.side, Side::Second) {
+        record.status |= crate::record::ORIGINATOR_IS_SECOND;
+    }
+    Ok((record, warm))
+}
+
+/// Advances a flow by one packet.
+pub fn advance<P: Packet, H: Host>(
+    packet: &P,
+    host: &H,
+    info: &PacketInfo,
+    direction: Direction,
+    record: &mut Record,
+    warm: &mut Warm,
+    now: Tick,
+) -> Advance {
+    let settings = host.settings();
+    let timeout = match Tracker::of(info.protocol, info.family) {
+        Tracker::Tcp => return tcp::advance(packet, host, info, direction, record, warm, now),
+        Tracker::Udp => {
+            udp::advance(settings, record, now);
+            return Advance::Pass;
+        }
+        Tracker::Icmp => icmp::timeout(info.family),
+        Tracker::Generic => Timeout::Generic,
+    };
+    renew(settings, timeout, record, now);
+    Advance::Pass
+}
+
+/// Whether a flow may still be given up for another: a SYN without its handshake, a datagram
+/// without an answer.
+pub fn half_open(record: &Record, protocol: u8) -> HalfOpen {
+    let is_open = if protocol == TCP {
+        record.has(crate::record::ASSURED)
+    } else {
+        record.has(crate::record::SEEN_REPLY)
+    };
+    if is_open { HalfOpen::No } else { HalfOpen::Yes }
+}
+
+/// A record without windows.
+fn unanswered(settings: &Settings, timeout: Timeout, now: Tick) -> Record {
+    Record {
+        deadline: now.after_seconds(settings.seconds(timeout)),
+        ..Record::EMPTY
+    }
+}
+
+fn renew(settings: &Settings, timeout: Timeout, record: &mut Record, now: Tick) {
+    if !record.has(FIXED_TIMEOUT) {
+        record.deadline = now.after_seconds(settings.seconds(timeout));
+    }
+}

@@ -3,7 +3,17 @@
 //! Contract: [`parse`] never panics and never reads what it has not checked. It gives either a
 //! [`PacketInfo`] whose lengths are consistent with each other, or the reason why not.
 
+mod ethernet;
+mod ipv4;
+mod ipv6;
+pub mod tcp_options;
+pub mod transport;
+
+use crate::host::{Header, Packet};
+use crate::process::{Arrival, Checksums, Path};
+use crate::settings::{SETTING_CHECKSUM, Settings};
 use crate::tuple::{Address, Family};
+use crate::verdict::Reason;
 
 /// What a packet is begun with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,8 +21,10 @@ use crate::tuple::{Address, Family};
 pub enum Link {
     /// An Ethernet header, with up to two VLAN tags.
     Ethernet = 0,
-    /// The IP header itself.
-    None = 1,
+    /// An IPv4 header.
+    Ipv4 = 1,
+    /// An IPv6 header.
+    Ipv6 = 2,
 }
 
 /// How much of a fragmented datagram a packet is.
@@ -57,6 +69,171 @@ pub struct PacketInfo {
     pub tcp_header_length: u16,
     /// VLAN identifier of the inner tag, zero without one.
     pub vlan: u16,
+    /// What is wrong with the packet beyond its IP header: it is INVALID, and rules still see it.
+    pub damage: Option<Reason>,
     /// Which interface patterns of the policy the incoming interface matches, a bit each.
     pub in_interfaces: u64,
+}
+
+impl PacketInfo {
+    /// Of no packet.
+    pub const EMPTY: Self = Self {
+        family: Family::V4,
+        protocol: 0,
+        fragment: Fragment::Whole,
+        tcp_flags: 0,
+        source: [0; 4],
+        destination: [0; 4],
+        source_port: 0,
+        destination_port: 0,
+        ip_offset: 0,
+        transport_offset: 0,
+        transport_length: 0,
+        ip_length: 0,
+        tcp_sequence: 0,
+        tcp_ack: 0,
+        tcp_window: 0,
+        tcp_header_length: 0,
+        vlan: 0,
+        damage: None,
+        in_interfaces: 0,
+    };
+
+    /// Whether the transport header was there to read ports from.
+    pub const fn has_ports(&self) -> bool {
+        matches!(self.protocol, transport::TCP | transport::UDP)
+            && !matches!(
+                self.damage,
+                Some(
+                    Reason::TcpTruncated
+                        | Reason::UdpTruncated
+                        | Reason::FragmentWithoutPorts
+                        | Reason::Ip6Truncated
+                        | Reason::Ip6TooManyExtensions
+                )
+            )
+    }
+}
+
+/// Why there is no [`PacketInfo`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unparsed {
+    /// Not IP: not judged.
+    NotIp,
+    /// So damaged that the IP stack would drop it before any rule.
+    Damaged(Reason),
+}
+
+/// What an IP header says, extension headers included.
+struct Network {
+    protocol: u8,
+    source: Address,
+    destination: Address,
+    fragment: Fragment,
+    transport_offset: u32,
+    /// Of the whole IP packet.
+    length: u32,
+    damage: Option<Reason>,
+}
+
+/// Reads the headers of a packet.
+pub fn parse<P: Packet>(
+    packet: &P,
+    arrival: &Arrival,
+    settings: &Settings,
+) -> Result<PacketInfo, Unparsed> {
+    let (family, ip_offset, vlan) = locate_ip(packet, arrival.link)?;
+    let lenient = matches!(arrival.path, Path::Local);
+    let network = match family {
+        Family::V4 => ipv4::network(packet, ip_offset, lenient),
+        Family::V6 => ipv6::network(packet, ip_offset, lenient),
+    };
+    let network = network.map_err(Unparsed::Damaged)?;
+    let end = ip_offset + network.length;
+    let mut info = PacketInfo {
+        family,
+        protocol: network.protocol,
+        fragment: network.fragment,
+        source: network.source,
+        destination: network.destination,
+        ip_offset,
+        transport_offset: network.transport_offset,
+        transport_length: end.saturating_sub(network.transport_offset),
+        ip_length: network.length,
+        vlan,
+        damage: network.damage,
+        in_interfaces: arrival.interfaces,
+        ..PacketInfo::EMPTY
+    };
+    if info.damage.is_none() {
+        info.damage = match info.fragment {
+            Fragment::Later => Some(Reason::FragmentWithoutPorts),
+            _ => transport::read(packet, &mut info, effective_checksums(arrival, settings)).err(),
+        };
+    }
+    Ok(info)
+}
+
+fn locate_ip<P: Packet>(packet: &P, link: Link) -> Result<(Family, u32, u16), Unparsed> {
+    match link {
+        Link::Ethernet => match ethernet::payload(packet) {
+            ethernet::Payload::Ip {
+                family,
+                offset,
+                vlan,
+            } => Ok((family, offset, vlan)),
+            ethernet::Payload::Other => Err(Unparsed::NotIp),
+            ethernet::Payload::Truncated => Err(Unparsed::Damaged(Reason::LinkTruncated)),
+        },
+        Link::Ipv4 => Ok((Family::V4, 0, 0)),
+        Link::Ipv6 => Ok((Family::V6, 0, 0)),
+    }
+}
+
+const fn effective_checksums(arrival: &Arrival, settings: &Settings) -> Checksums {
+    if settings.has(SETTING_CHECKSUM) {
+        arrival.checksums
+    } else {
+        Checksums::Trusted
+    }
+}
+
+/// The flow that an ICMP error at `offset` quotes, as the quoted packet's sender saw it.
+///
+/// Ports are those of [`crate::tuple::Tuple`]; for a quoted ICMP message they are its identifier
+/// and its type and code as sent. `None` when the quote is too short or damaged.
+pub fn quoted<P: Packet>(packet: &P, family: Family, offset: u32) -> Option<Quoted> {
+    let network = match family {
+        Family::V4 => ipv4::quoted(packet, offset),
+        Family::V6 => ipv6::quoted(packet, offset),
+    }?;
+    let at = network.transport_offset;
+    let (source_port, destination_port) = match network.protocol {
+        transport::TCP | transport::UDP => {
+            let ports = packet.header(at, 4)?;
+            (ports.u16(0), ports.u16(2))
+        }
+        transport::ICMP | transport::ICMPV6 => {
+            let header = packet.header(at, 8)?;
+            (header.u16(4), header.u16(0))
+        }
+        _ => (0, 0),
+    };
+    Some(Quoted {
+        protocol: network.protocol,
+        source: network.source,
+        destination: network.destination,
+        source_port,
+        destination_port,
+    })
+}
+
+/// See [`quoted`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quoted {
+    pub protocol: u8,
+    pub source: Address,
+    pub destination: Address,
+    pub source_port: u16,
+    pub destination_port: u16,
 }

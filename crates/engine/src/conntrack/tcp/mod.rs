@@ -1,4 +1,28 @@
 //! TCP, as Linux tracks it.
+//!
+//! [`transitions`] says what a segment's kind does to a state, [`window`] whether its numbers fit.
+//! This file puts the two together, with the exceptions that real stacks make necessary.
+
+pub mod transitions;
+mod window;
+
+use self::transitions::{Transition, transition};
+use self::window::{Judgement, acknowledgement_hash, before, check, first_window, segment_end};
+use crate::host::{Host, Packet};
+use crate::record::{
+    ASSURED, FIXED_TIMEOUT, LAST_CHALLENGE_EXPECTED, LAST_SACK_PERMITTED, LAST_SCALED,
+    LAST_SIMULTANEOUS_OPEN, Record, SEEN_REPLY, WINDOW_CLOSE_INITIATED, WINDOW_LIBERAL,
+    WINDOW_MAX_ACK_KNOWN, WINDOW_SACK_PERMITTED, WINDOW_SCALED, WINDOW_UNACKNOWLEDGED, Warm,
+    Window,
+};
+use crate::settings::{SETTING_TCP_IGNORE_INVALID_RST, SETTING_TCP_LOOSE, Settings, Timeout};
+use crate::time::Tick;
+use crate::trace::Step;
+use crate::tuple::Direction;
+use crate::verdict::Reason;
+use crate::wire::PacketInfo;
+use crate::wire::tcp_options::syn_options;
+use crate::wire::transport::tcp_flag;
 
 /// State of a connection, with the kernel's numbers (they stand in netlink messages).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +70,30 @@ impl TcpState {
         }
     }
 
+    /// The timeout of this state.
+    pub const fn timeout(self) -> Timeout {
+        match self {
+            Self::None => Timeout::TcpNone,
+            Self::SynSent => Timeout::TcpSynSent,
+            Self::SynRecv => Timeout::TcpSynRecv,
+            Self::Established => Timeout::TcpEstablished,
+            Self::FinWait => Timeout::TcpFinWait,
+            Self::CloseWait => Timeout::TcpCloseWait,
+            Self::LastAck => Timeout::TcpLastAck,
+            Self::TimeWait => Timeout::TcpTimeWait,
+            Self::Close => Timeout::TcpClose,
+            Self::SynSent2 => Timeout::TcpSynSent2,
+        }
+    }
+
+    /// Whether one side has begun to close: such a record may be reused or given up.
+    pub const fn is_closing(self) -> bool {
+        matches!(
+            self,
+            Self::FinWait | Self::CloseWait | Self::LastAck | Self::TimeWait | Self::Close
+        )
+    }
+
     pub const fn name(self) -> &'static str {
         match self {
             Self::None => "NONE",
@@ -85,6 +133,25 @@ impl SegmentKind {
         Self::None,
     ];
 
+    /// The kind of a segment with these flags.
+    pub const fn of(flags: u8) -> Self {
+        if flags & tcp_flag::RST != 0 {
+            Self::Rst
+        } else if flags & tcp_flag::SYN != 0 {
+            if flags & tcp_flag::ACK != 0 {
+                Self::SynAck
+            } else {
+                Self::Syn
+            }
+        } else if flags & tcp_flag::FIN != 0 {
+            Self::Fin
+        } else if flags & tcp_flag::ACK != 0 {
+            Self::Ack
+        } else {
+            Self::None
+        }
+    }
+
     /// The kind with this number; numbers beyond the last count as none.
     pub const fn from_number(number: u8) -> Self {
         match number {
@@ -95,5 +162,415 @@ impl SegmentKind {
             4 => Self::Rst,
             _ => Self::None,
         }
+    }
+}
+
+/// What a segment does to its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advance {
+    /// Let through; the record has changed.
+    Pass,
+    /// Let through; the connection is over before it began, and its record goes.
+    PassAndForget,
+    /// INVALID. The record may have changed (an invalid FIN or RST is remembered).
+    Refuse(Reason),
+    /// A new connection under the tuple of one that has ended: its record goes, and the segment
+    /// is looked at again as the first of a connection.
+    Reopen,
+}
+
+/// The record that the first segment of a connection makes, or why it makes none.
+pub fn begin<P: Packet, H: Host>(
+    packet: &P,
+    host: &H,
+    info: &PacketInfo,
+    now: Tick,
+) -> Result<(Record, Warm), Reason> {
+    let settings = host.settings();
+    let kind = SegmentKind::of(info.tcp_flags);
+    let state = match transition(Direction::Original, kind, TcpState::None) {
+        Transition::To(state) => state,
+        Transition::Ignore | Transition::Invalid => return Err(Reason::TcpNoConnection),
+    };
+    let is_syn = matches!(state, TcpState::SynSent);
+    if !is_syn && !settings.has(SETTING_TCP_LOOSE) {
+        return Err(Reason::TcpPickupDisabled);
+    }
+    let reply = if is_syn {
+        Window::EMPTY
+    } else {
+        Window {
+            flags: WINDOW_SACK_PERMITTED | WINDOW_LIBERAL,
+            ..Window::EMPTY
+        }
+    };
+    let mut record = Record {
+        last_window_is_zero: true,
+        windows: [first_window(packet, host, info), reply],
+        ..Record::EMPTY
+    };
+    let mut warm = Warm::default();
+    let direction = Direction::Original;
+    if let Judgement::Outside(reason) =
+        check(packet, host, info, kind, direction, &mut record, &mut warm)
+    {
+        return Err(reason);
+    }
+    record.last_kind = kind;
+    record.tcp_state = state;
+    let mut seconds = timeout_seconds(&record, kind, settings);
+    if !is_syn {
+        seconds = at_most_unacknowledged(seconds, settings);
+    }
+    record.deadline = now.after_seconds(seconds);
+    Ok((record, warm))
+}
+
+/// Whether a segment needs the record's [`Warm`] words: all but those of an established
+/// connection in steady state do.
+pub const fn needs_warm(record: &Record, info: &PacketInfo) -> bool {
+    !(record.has(ASSURED)
+        && matches!(record.tcp_state, TcpState::Established)
+        && matches!(SegmentKind::of(info.tcp_flags), SegmentKind::Ack))
+}
+
+/// Advances a connection by one segment.
+pub fn advance<P: Packet, H: Host>(
+    packet: &P,
+    host: &H,
+    info: &PacketInfo,
+    direction: Direction,
+    record: &mut Record,
+    warm: &mut Warm,
+    now: Tick,
+) -> Advance {
+    let kind = SegmentKind::of(info.tcp_flags);
+    let old = record.tcp_state;
+    let (from, to) = match transition(direction, kind, old) {
+        Transition::Invalid => return Advance::Refuse(Reason::TcpBadTransition),
+        Transition::To(state) if !reopens(old, state) => (old, state),
+        Transition::To(_) if may_reopen(record, direction) => return Advance::Reopen,
+        Transition::To(_) | Transition::Ignore => {
+            if !answers_ignored_syn(info, kind, direction, record) {
+                note_ignored(packet, host, info, kind, direction, record, warm);
+                return Advance::Pass;
+            }
+            get_in_sync(direction, record, warm);
+            (TcpState::SynSent, TcpState::SynRecv)
+        }
+    };
+    let settings = host.settings();
+    let exception = exception(settings, info, kind, direction, record, warm, from, to);
+    let (to, needs_window) = match exception {
+        Exception::None => (to, true),
+        Exception::State(state) => (state, true),
+        Exception::SkipWindow(state) => (state, false),
+        Exception::PassUnchanged => return Advance::Pass,
+        Exception::Refuse(reason) => return Advance::Refuse(reason),
+    };
+    if needs_window {
+        match check(packet, host, info, kind, direction, record, warm) {
+            Judgement::Inside | Judgement::Tolerated => {}
+            Judgement::Ignored => return Advance::Pass,
+            Judgement::Outside(reason) => {
+                shorten_after_invalid_close(settings, kind, direction, record, now);
+                return Advance::Refuse(reason);
+            }
+        }
+    }
+    host.trace(Step::TcpState(old, to));
+    settle(settings, kind, direction, record, from, to, now)
+}
+
+/// A SYN to a connection that has ended.
+const fn reopens(from: TcpState, to: TcpState) -> bool {
+    matches!(to, TcpState::SynSent) && matches!(from, TcpState::TimeWait | TcpState::Close)
+}
+
+/// RFC 9293 section 3.6.1 allows a new SYN in TIME-WAIT. Only where a FIN or this side's RST ended
+/// the connection: else both ends may still think it open.
+fn may_reopen(record: &Record, direction: Direction) -> bool {
+    let [original, reply] = &record.windows;
+    (original.flags | reply.flags) & WINDOW_CLOSE_INITIATED != 0
+        || (record.last_direction == direction && matches!(record.last_kind, SegmentKind::Rst))
+}
+
+/// A SYN-ACK that acknowledges a SYN which was ignored: the two ends agree, and the tracker is
+/// the one that is wrong.
+fn answers_ignored_syn(
+    info: &PacketInfo,
+    kind: SegmentKind,
+    direction: Direction,
+    record: &Record,
+) -> bool {
+    matches!(kind, SegmentKind::SynAck)
+        && matches!(record.last_kind, SegmentKind::Syn)
+        && record.last_direction != direction
+        && info.tcp_ack == record.last_end
+}
+
+/// Takes over the numbers of the ignored SYN.
+fn get_in_sync(direction: Direction, record: &mut Record, warm: &mut Warm) {
+    warm.last_flags &= !LAST_CHALLENGE_EXPECTED;
+    let mut flags = 0;
+    if warm.last_flags & LAST_SCALED != 0 {
+        flags |= WINDOW_SCALED;
+    }
+    if warm.last_flags & LAST_SACK_PERMITTED != 0 {
+        flags |= WINDOW_SACK_PERMITTED;
+    }
+    let end = record.last_end;
+    let opener = record.window_mut(direction.other());
+    opener.end = end;
+    opener.max_end = end;
+    opener.max_window = if warm.last_window == 0 {
+        1
+    } else {
+        u32::from(warm.last_window)
+    };
+    opener.scale = warm.last_scale;
+    opener.flags = flags;
+    // The answer introduces its sender anew.
+    let answerer = record.window_mut(direction);
+    *answerer = Window {
+        flags: answerer.flags & WINDOW_LIBERAL,
+        ..Window::EMPTY
+    };
+}
+
+/// Remembers a segment that was let through unjudged, so that the answer to it is understood.
+fn note_ignored<P: Packet, H: Host>(
+    packet: &P,
+    host: &H,
+    info: &PacketInfo,
+    kind: SegmentKind,
+    direction: Direction,
+    record: &mut Record,
+    warm: &mut Warm,
+) {
+    record.last_kind = kind;
+    record.last_direction = direction;
+    record.last_end = segment_end(info);
+    record.last_window_is_zero = info.tcp_window == 0;
+    record.last_ack_hash = acknowledgement_hash(info.tcp_sequence, 0, info.tcp_window);
+    warm.last_window = info.tcp_window;
+    if matches!((kind, direction), (SegmentKind::Syn, Direction::Original)) {
+        let options = syn_options(packet, host, info);
+        warm.last_scale = options.scale.unwrap_or(0);
+        warm.last_flags = 0;
+        if options.scale.is_some() {
+            warm.last_flags |= LAST_SCALED;
+        }
+        if options.sack_permitted {
+            warm.last_flags |= LAST_SACK_PERMITTED;
+        }
+        // RFC 5961 section 4: the answer may be a challenge ACK, which in LAST_ACK would pass
+        // for the acknowledgement of the FIN.
+        if matches!(record.tcp_state, TcpState::LastAck) {
+            warm.last_flags |= LAST_CHALLENGE_EXPECTED;
+        }
+    }
+    let is_challenge = matches!(
+        (record.tcp_state, kind, direction),
+        (TcpState::SynSent, SegmentKind::Ack, Direction::Reply)
+    );
+    if is_challenge {
+        warm.last_ack = info.tcp_ack;
+    }
+}
+
+/// What the table of transitions cannot say.
+enum Exception {
+    None,
+    /// Another state than the table's.
+    State(TcpState),
+    /// This state, and the numbers need not fit.
+    SkipWindow(TcpState),
+    /// Let through, nothing changes but `warm`.
+    PassUnchanged,
+    Refuse(Reason),
+}
+
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one decision over everything known of the segment"
+)]
+fn exception(
+    settings: &Settings,
+    info: &PacketInfo,
+    kind: SegmentKind,
+    direction: Direction,
+    record: &Record,
+    warm: &mut Warm,
+    from: TcpState,
+    to: TcpState,
+) -> Exception {
+    match (to, kind) {
+        (TcpState::TimeWait, SegmentKind::Ack)
+            if matches!(from, TcpState::LastAck)
+                && record.last_direction != direction
+                && matches!(record.last_kind, SegmentKind::Syn)
+                && warm.last_flags & LAST_CHALLENGE_EXPECTED != 0 =>
+        {
+            warm.last_flags &= !LAST_CHALLENGE_EXPECTED;
+            Exception::PassUnchanged
+        }
+        (TcpState::SynSent2, _) => {
+            warm.last_flags |= LAST_SIMULTANEOUS_OPEN;
+            Exception::None
+        }
+        (TcpState::SynRecv, SegmentKind::Ack)
+            if matches!(direction, Direction::Reply)
+                && warm.last_flags & LAST_SIMULTANEOUS_OPEN != 0 =>
+        {
+            Exception::State(TcpState::Established)
+        }
+        (TcpState::Close, SegmentKind::Rst) => reset(settings, info, direction, record, warm, from),
+        _ => Exception::None,
+    }
+}
+
+/// A RST is believed only when it is at the number its receiver expects (RFC 5961 section 3); one
+/// inside the window passes, and the connection stays until the receiver has agreed.
+fn reset(
+    settings: &Settings,
+    info: &PacketInfo,
+    direction: Direction,
+    record: &Record,
+    warm: &Warm,
+    from: TcpState,
+) -> Exception {
+    if record.tcp_state.is_closing() {
+        // The tuple may be in use again already; the numbers are those of the old connection.
+        return Exception::SkipWindow(TcpState::Close);
+    }
+    let receiver = record.window(direction.other());
+    let after_syn = matches!(record.last_kind, SegmentKind::Syn);
+    let after_ack = matches!(record.last_kind, SegmentKind::Ack);
+    let mut state = TcpState::Close;
+    if receiver.flags & WINDOW_MAX_ACK_KNOWN != 0 && !after_syn {
+        let sequence = info.tcp_sequence;
+        let established = matches!(record.tcp_state, TcpState::Established) && record.has(ASSURED);
+        if sequence == 0 && !established {
+            return Exception::None;
+        }
+        if before(sequence, receiver.max_ack) && !settings.has(SETTING_TCP_IGNORE_INVALID_RST) {
+            return Exception::Refuse(Reason::TcpBadReset);
+        }
+        if !established || sequence == receiver.max_ack {
+            return Exception::None;
+        }
+        let follows_data =
+            after_ack && record.last_direction == direction && sequence == record.last_end;
+        if follows_data {
+            return Exception::None;
+        }
+        state = from;
+    }
+    let answers_let_through =
+        (record.has(SEEN_REPLY) && after_syn) || (!record.has(ASSURED) && after_ack);
+    if answers_let_through && info.tcp_ack == record.last_end {
+        return Exception::SkipWindow(state);
+    }
+    let answers_challenge = matches!(from, TcpState::SynSent)
+        && after_ack
+        && matches!(record.last_direction, Direction::Reply)
+        && info.tcp_sequence == warm.last_ack;
+    if answers_challenge {
+        return Exception::SkipWindow(state);
+    }
+    Exception::State(state)
+}
+
+/// The end of a segment's way: it is inside the window, or its numbers do not matter.
+fn settle(
+    settings: &Settings,
+    kind: SegmentKind,
+    direction: Direction,
+    record: &mut Record,
+    from: TcpState,
+    to: TcpState,
+    now: Tick,
+) -> Advance {
+    record.last_kind = kind;
+    record.last_direction = direction;
+    record.tcp_state = to;
+    if from != to && matches!(to, TcpState::FinWait) {
+        record.window_mut(direction).flags |= WINDOW_CLOSE_INITIATED;
+    }
+    let mut seconds = timeout_seconds(record, kind, settings);
+    if !record.has(SEEN_REPLY) {
+        if matches!(kind, SegmentKind::Rst) {
+            return Advance::PassAndForget;
+        }
+        // A SYN sent again must not keep the record alive for ever.
+        if matches!((kind, from), (SegmentKind::Syn, TcpState::SynSent)) {
+            return Advance::Pass;
+        }
+        if matches!(to, TcpState::Established) {
+            seconds = at_most_unacknowledged(seconds, settings);
+        }
+    } else if matches!(from, TcpState::SynRecv | TcpState::Established)
+        && matches!(to, TcpState::Established)
+    {
+        record.status |= ASSURED;
+    }
+    if !record.has(FIXED_TIMEOUT) {
+        record.deadline = now.after_seconds(seconds);
+    }
+    Advance::Pass
+}
+
+fn timeout_seconds(record: &Record, kind: SegmentKind, settings: &Settings) -> u32 {
+    let of_state = settings.seconds(record.tcp_state.timeout());
+    let retransmission = settings.seconds(Timeout::TcpMaxRetrans);
+    let unacknowledged = settings.seconds(Timeout::TcpUnacknowledged);
+    let [original, reply] = &record.windows;
+    let awaits_ack = (original.flags | reply.flags) & WINDOW_UNACKNOWLEDGED != 0;
+    if u32::from(record.retransmissions) >= settings.tcp_max_retrans && of_state > retransmission {
+        retransmission
+    } else if matches!(kind, SegmentKind::Rst) {
+        settings.seconds(Timeout::TcpClose)
+    } else if awaits_ack && of_state > unacknowledged {
+        unacknowledged
+    } else if record.last_window_is_zero && of_state > retransmission {
+        retransmission
+    } else {
+        of_state
+    }
+}
+
+/// A connection that was picked up and has not been answered is not worth five days.
+fn at_most_unacknowledged(seconds: u32, settings: &Settings) -> u32 {
+    seconds.min(settings.seconds(Timeout::TcpUnacknowledged))
+}
+
+/// Seconds that a record must have left before [`shorten_after_invalid_close`] shortens them.
+const SHORTEN_FROM_SECONDS: u32 = 120;
+
+/// FINs or RSTs out of window from both sides: the ends have closed what the tracker lost sight
+/// of, and the record need not wait for days.
+fn shorten_after_invalid_close(
+    settings: &Settings,
+    kind: SegmentKind,
+    direction: Direction,
+    record: &mut Record,
+    now: Tick,
+) {
+    let closes = matches!(kind, SegmentKind::Rst | SegmentKind::Fin);
+    if !closes || !record.has(ASSURED) || record.has(FIXED_TIMEOUT) {
+        return;
+    }
+    let answered = record.last_direction != direction
+        && matches!(record.last_kind, SegmentKind::Rst | SegmentKind::Fin);
+    if !answered {
+        record.last_kind = kind;
+        record.last_direction = direction;
+        return;
+    }
+    let left = record.deadline.seconds_left(now);
+    let shortened = settings.seconds(Timeout::TcpUnacknowledged);
+    if left >= SHORTEN_FROM_SECONDS && left > shortened {
+        record.deadline = now.after_seconds(shortened);
     }
 }

@@ -1,0 +1,153 @@
+//! From a packet's state to its verdict: the remembered outcome, or a walk through the rules.
+
+use crate::host::{Host, Route};
+use crate::policy::{
+    Answer, DecidedBy, DependsOn, NO_RULE, POLICY_NONE, PolicyHeader, Question, target, walk,
+};
+use crate::process::Path;
+use crate::record::CachedOutcomes;
+use crate::trace::Step;
+use crate::track::{Flow, Known, Tracked};
+use crate::tuple::Family;
+use crate::verdict::{Hook, Reason, State, Verdict};
+use crate::wire::PacketInfo;
+
+/// What the rules say.
+pub(crate) struct Judgement {
+    pub(crate) verdict: Verdict,
+    /// Set for every drop.
+    pub(crate) reason: Option<Reason>,
+    pub(crate) hook: Hook,
+    /// Rule that gave the verdict, [`NO_RULE`] where there are no rules.
+    pub(crate) rule: u32,
+    /// Number of the outcome, if the record may remember it.
+    pub(crate) cacheable: Option<u8>,
+}
+
+/// Judges a tracked packet.
+pub(crate) fn judge<H: Host, W>(
+    host: &H,
+    path: Path,
+    info: &PacketInfo,
+    tracked: &Tracked<W>,
+) -> Judgement {
+    let known = match (&tracked.flow, tracked.state) {
+        (Flow::Known(known), State::Established) => Some(known),
+        _ => None,
+    };
+    if let Some(judgement) = known.and_then(|known| remembered(host, path, info, known)) {
+        return judgement;
+    }
+    let route = route(host, path, info);
+    if host.policy().flags & POLICY_NONE != 0 {
+        return Judgement {
+            verdict: Verdict::Accept,
+            reason: None,
+            hook: route.hook,
+            rule: NO_RULE,
+            cacheable: None,
+        };
+    }
+    host.trace(Step::Chain(route.hook));
+    let question = Question {
+        info,
+        state: tracked.state,
+        out_interfaces: route.out_interfaces,
+    };
+    let answer = walk(
+        host,
+        entry(host.policy(), info.family, route.hook),
+        &question,
+    );
+    let mut judgement = judgement_of(&answer, route.hook);
+    if known.is_some() && matches!(answer.depends_on, DependsOn::Flow) {
+        judgement.cacheable = number_of(host.policy(), answer.rule);
+    }
+    judgement
+}
+
+/// The outcome that an earlier packet of this direction met under the policy in force.
+fn remembered<H: Host, W>(
+    host: &H,
+    path: Path,
+    info: &PacketInfo,
+    known: &Known<W>,
+) -> Option<Judgement> {
+    let policy = host.policy();
+    let number = CachedOutcomes(known.cached).outcome(policy.epoch, known.direction);
+    if number == 0 {
+        return None;
+    }
+    let index = *policy.cached.get(usize::from(number) - 1)?;
+    let rule = host.rule(index)?;
+    let hook = Hook::from_number(rule.hook.wrapping_sub(1))?;
+    // A loopback packet passes OUTPUT and then INPUT in one direction of one flow.
+    if matches!(path, Path::Local) != matches!(hook, Hook::Output) {
+        return None;
+    }
+    host.count_rule(index, info.ip_length);
+    host.trace(Step::Cached(index));
+    let answer = Answer {
+        target: rule.target,
+        decided_by: DecidedBy::Rule,
+        rule: index,
+        depends_on: DependsOn::Flow,
+    };
+    Some(judgement_of(&answer, hook))
+}
+
+fn route<H: Host>(host: &H, path: Path, info: &PacketInfo) -> Route {
+    match path {
+        Path::Local => Route {
+            hook: Hook::Output,
+            out_interfaces: info.in_interfaces,
+        },
+        Path::Ingress => host.route(info),
+    }
+}
+
+fn entry(policy: &PolicyHeader, family: Family, hook: Hook) -> u32 {
+    let [v4, v6] = &policy.entry;
+    let entries = match family {
+        Family::V4 => v4,
+        Family::V6 => v6,
+    };
+    let [input, forward, output] = *entries;
+    match hook {
+        Hook::Input => input,
+        Hook::Forward => forward,
+        Hook::Output => output,
+    }
+}
+
+/// Number of a rule among those whose outcome a record can hold.
+fn number_of(policy: &PolicyHeader, rule: u32) -> Option<u8> {
+    let mut number = 0;
+    for cached in policy
+        .cached
+        .iter()
+        .take(crate::limits::CACHED_OUTCOMES_MAX as usize)
+    {
+        number += 1;
+        if *cached == rule {
+            return Some(number);
+        }
+    }
+    None
+}
+
+const fn judgement_of(answer: &Answer, hook: Hook) -> Judgement {
+    let (verdict, reason) = match (answer.target, answer.decided_by) {
+        (target::ACCEPT, _) => (Verdict::Accept, None),
+        (target::DROP, DecidedBy::Rule) => (Verdict::Drop, Some(Reason::RuleDrop)),
+        (target::DROP, DecidedBy::ChainPolicy) => (Verdict::Drop, Some(Reason::PolicyDrop)),
+        _ => (Verdict::Drop, Some(Reason::RuleStepsExceeded)),
+    };
+    Judgement {
+        verdict,
+        reason,
+        hook,
+        rule: answer.rule,
+        cacheable: None,
+    }
+}
