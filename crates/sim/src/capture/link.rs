@@ -78,14 +78,14 @@ pub fn network_packet<'a>(frame: &Frame<'a>) -> NetworkPacket<'a> {
             network: ETHERNET_HEADER_BYTES,
         },
         Some(_) => NetworkPacket::NotJudged,
-        None if !matches!(network.first().map(|byte| byte >> 4), Some(4 | 6)) => {
-            NetworkPacket::NotJudged
+        None => {
+            let link = match network.first().map(|byte| byte >> 4) {
+                Some(4) => Link::Ipv4,
+                Some(6) => Link::Ipv6,
+                _ => return NetworkPacket::NotJudged,
+            };
+            NetworkPacket::Packet { link, bytes: Cow::Owned(network.to_vec()), network: 0 }
         }
-        None => NetworkPacket::Packet {
-            link: Link::None,
-            bytes: Cow::Owned(network.to_vec()),
-            network: 0,
-        },
     }
 }
 
