@@ -219,13 +219,14 @@ fn write_back<H: Host>(
 ) -> Option<Known<<H::Flows as FlowMemory>::Words>> {
     let flows = host.flows();
     let warm = warm_words.map(|words| (words, &scratch.warm));
-    let control = table::update(flows, found, &scratch.record, warm, found.cached)?;
     let protocol = scratch.info.protocol;
     let was = conntrack::half_open(&found.record, protocol);
     let is = conntrack::half_open(&scratch.record, protocol);
     if matches!((was, is), (HalfOpen::Yes, HalfOpen::No)) {
+        // Before the update: a record whose update succeeded is then never evicted.
         table::confirm(flows, found.place);
     }
+    let control = table::update(flows, found, &scratch.record, warm, found.cached)?;
     if found.record.status != scratch.record.status
         || found.record.tcp_state != scratch.record.tcp_state
     {

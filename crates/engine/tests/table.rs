@@ -64,16 +64,16 @@ fn an_update_is_refused_after_another() {
     let mut changed = found.record;
     changed.last_end = 77;
     changed.status = ASSURED;
-    assert!(table::update(&table, &found, &changed, 0x49));
-    assert!(!table::update(&table, &found, &found.record, 1));
+    assert!(table::update(&table, &found, &changed, None, 0x49).is_some());
+    assert!(table::update(&table, &found, &found.record, None, 1).is_none());
     assert!(!table::remove(&table, found.place, found.control));
 
     let found = lookup(&table, &key, &settings, NOW).expect("the record");
     assert_eq!((found.record, found.cached), (changed, 0x49));
     let mut renewed = changed;
     renewed.deadline = Tick(LATER + 1);
-    assert!(table::update(&table, &found, &renewed, 0x49));
-    assert!(!table::update(&table, &found, &changed, 0x48));
+    assert!(table::update(&table, &found, &renewed, None, 0x49).is_some());
+    assert!(table::update(&table, &found, &changed, None, 0x48).is_none());
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn outcomes_of_an_old_policy_are_forgotten() {
         let key = key_v4(number, 1);
         insert(&table, &key, &record(LATER), HalfOpen::No, &settings, NOW);
         let found = lookup(&table, &key, &settings, NOW).expect("the record");
-        assert!(table::update(&table, &found, &found.record, cached));
+        assert!(table::update(&table, &found, &found.record, None, cached).is_some());
     }
     table::forget_outcomes(&table, Family::V4, 0..settings.buckets[0], 1);
     let cached = [1, 2].map(|number| {

@@ -4,7 +4,7 @@ use super::tags::Tags;
 use super::{Found, Hash, Lookup, Place, key_matches, load_control};
 use crate::host::{FlowMemory, Words};
 use crate::limits::{RECORD_RETRIES_MAX, SLOTS_PER_BUCKET};
-use crate::record::{Record, SlotState};
+use crate::record::{Control, Record, SlotState, Warm};
 use crate::time::Tick;
 use crate::tuple::{FlowKey, KEY_WORD0_FOREIGN_BITS};
 
@@ -25,40 +25,48 @@ pub fn lookup<M: FlowMemory>(
     }
 }
 
-/// Writes a changed record back, unless it changed since it was found: then `false`, and the
-/// caller looks it up again.
+/// Writes a changed record back and gives its new control word; `None` when it changed since it
+/// was found, and the caller looks it up again. `warm` are its warm words and what shall stand
+/// there, for a caller that has read them.
 ///
 /// A record that differs only in its control word is written by one compare-and-swap; one that
-/// does not differ at all is not written, and `true` then says nothing about what others did.
+/// does not differ at all is not written, and success then says nothing about what others did.
 /// Otherwise the record is locked for the few stores in between, so a process that may be killed
 /// at any instruction must not call this with a record that differs in more.
 pub fn update<M: FlowMemory>(
     _memory: &M,
     found: &Found<M::Words>,
     record: &Record,
+    warm: Option<(M::Words, &Warm)>,
     cached: u8,
-) -> bool {
+) -> Option<Control> {
     let at = found.place.family.key_words();
     let words = found.words;
     let (old, new) = (found.control, record.control(found.control));
     let (old_words, new_words) = (found.record.words(), record.words());
-    if old_words == new_words && cached == found.cached {
-        return new.differs_only_in_version(old)
-            || words.compare_exchange(at, old.0, new.0) == old.0;
+    let changed_warm = warm.filter(|(words, warm)| Warm::read(*words) != **warm);
+    if old_words == new_words && cached == found.cached && changed_warm.is_none() {
+        if new.differs_only_in_version(old) {
+            return Some(old);
+        }
+        return (words.compare_exchange(at, old.0, new.0) == old.0).then_some(new);
     }
     if words.compare_exchange(at, old.0, old.locked().0) != old.0 {
-        return false;
+        return None;
     }
     for (word, (old_word, new_word)) in (at + 1..).zip(old_words.iter().zip(new_words)) {
         if *old_word != new_word {
             words.store(word, new_word);
         }
     }
+    if let Some((words, warm)) = changed_warm {
+        warm.write(words);
+    }
     if cached != found.cached {
         words.store(0, (words.load(0) & !KEY_WORD0_FOREIGN_BITS) | cached as u64);
     }
     words.store(at, new.0);
-    true
+    Some(new)
 }
 
 /// The slot of a bucket that holds a live record of the key, by a first look.
