@@ -84,7 +84,11 @@ pub fn network_packet<'a>(frame: &Frame<'a>) -> NetworkPacket<'a> {
                 Some(6) => Link::Ipv6,
                 _ => return NetworkPacket::NotJudged,
             };
-            NetworkPacket::Packet { link, bytes: Cow::Owned(network.to_vec()), network: 0 }
+            NetworkPacket::Packet {
+                link,
+                bytes: Cow::Owned(network.to_vec()),
+                network: 0,
+            }
         }
     }
 }
