@@ -6,7 +6,7 @@ use keepstate_engine::event::Event;
 use keepstate_engine::host::Route;
 use keepstate_engine::host::{FlowMemory, Host};
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
-use keepstate_engine::process::{Arrival, Outcome, process};
+use keepstate_engine::process::{Arrival, Outcome, Scratch, process};
 use keepstate_engine::settings::Settings;
 use keepstate_engine::time::Tick;
 use keepstate_engine::trace::Step;
@@ -111,7 +111,7 @@ impl<M: FlowMemory, O: Observer> Plane<M, O> {
 
     /// Judges one packet.
     pub fn judge(&self, packet: &[u8], arrival: &Arrival, now: Tick) -> Outcome {
-        process(&Bytes(packet), arrival, self, now)
+        process(&Bytes(packet), arrival, self, &mut Scratch::default(), now)
     }
 }
 
