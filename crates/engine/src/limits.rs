@@ -17,7 +17,8 @@ pub const WARM_WORDS: u32 = 2;
 pub const ACCOUNTING_WORDS: u32 = 5;
 
 /// Share of the slots, in percent, that may be in use before inserts are refused. Two choices of
-/// eight-slot buckets hold this without a full pair of buckets; a test measures it.
+/// pairs of eight-slot buckets hold this and some more before a record finds no place; a test
+/// measures it.
 pub const RATED_LOAD_PERCENT: u32 = 80;
 
 /// How often a lookup or an update is begun again because another CPU was writing the record.

@@ -22,11 +22,12 @@ pub use self::slices::{FamilySlices, SliceTable, WordsAt};
 
 use keepstate_engine::limits::{RATED_LOAD_PERCENT, SLOTS_PER_BUCKET};
 
-/// Buckets that hold this many flows of one family at the rated load, at least two.
+/// Buckets that hold this many flows of one family at the rated load: a multiple of four, since the
+/// engine uses pairs of buckets in two halves.
 pub fn buckets_for(flows: u32) -> u32 {
     let slots = (u64::from(flows) * 100).div_ceil(u64::from(RATED_LOAD_PERCENT));
     let buckets = slots.div_ceil(u64::from(SLOTS_PER_BUCKET));
-    u32::try_from(buckets).unwrap_or(u32::MAX).max(2)
+    u32::try_from(buckets.max(1).next_multiple_of(4)).unwrap_or(u32::MAX - 3)
 }
 
 /// Random keys for the table's hash.

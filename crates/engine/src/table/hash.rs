@@ -9,11 +9,11 @@
 //! bound is proven, and needs nothing but that the sender does not know the keys. So equal xors,
 //! equal sums or other structure of the names gain nothing. To find out more about the keys he
 //! would have to see hashes, or measure them: but neither buckets nor tags show in any packet, and
-//! the time of a lookup is bounded at 16 tags, so it tells nothing about how many others share a
+//! the time of a lookup is bounded at 32 tags, so it tells nothing about how many others share a
 //! bucket; what little a cache line more or less shows drowns in the network. The finaliser is
-//! keyed as well and spreads sums over buckets and tags. Should he still fill a pair of buckets,
-//! then lookups are as fast as ever, and new flows in that pair take the place of the oldest
-//! half-open one or are refused: one pair of some ten thousand is lost, not the table.
+//! keyed as well and spreads sums over buckets and tags. Should he still fill the buckets of some key,
+//! then lookups are as fast as ever, and new flows with those buckets take the place of the oldest
+//! half-open one or are refused: four buckets of some ten thousand are lost, not the table.
 
 use super::Hash;
 use crate::settings::Settings;
@@ -28,22 +28,25 @@ impl Hash {
             Family::V4 => buckets_v4,
             Family::V6 => buckets_v6,
         };
-        let first = scale((hash >> 32) as u32, buckets);
-        let second = scale(hash as u32, buckets);
+        // Halves of pairs of buckets: see `candidates`.
+        let half = buckets / 4 * 2;
         // The low bits of the lower half hardly matter to `scale`.
         let low = hash as u8 & 0x7f;
         Self {
             buckets: [
-                first,
-                if first == second {
-                    after(first, buckets)
-                } else {
-                    second
-                },
+                scale((hash >> 32) as u32, half),
+                half + scale(hash as u32, half),
             ],
             tag: if low == 0 { 1 } else { low },
             id: (hash.wrapping_mul(MULTIPLIER_ID) >> 32) as u32,
         }
+    }
+
+    /// The four buckets where the key may lie, in the order of search. The second and the fourth
+    /// are the neighbours of the other two, and may not exist in a table of less than four.
+    pub const fn candidates(&self) -> [u32; 4] {
+        let [first, second] = self.buckets;
+        [first, first ^ 1, second, second ^ 1]
     }
 }
 
@@ -84,9 +87,4 @@ fn finish(sum: u64, keys: &[u32; 12]) -> u64 {
 /// Maps 32 bits to `0..count` without a division.
 const fn scale(bits: u32, count: u32) -> u32 {
     ((bits as u64 * count as u64) >> 32) as u32
-}
-
-const fn after(bucket: u32, count: u32) -> u32 {
-    let next = bucket.wrapping_add(1);
-    if next < count { next } else { 0 }
 }

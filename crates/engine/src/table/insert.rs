@@ -6,7 +6,7 @@
 //!
 //! 1. *Claim*: put the tag into an empty slot by compare-and-swap of the tags word, and see to it
 //!    that the slot's control word is `Free`, by compare-and-swap if it was not.
-//! 2. *Scan* both buckets of the key, except the own slot, for its tag.
+//! 2. *Scan* the four buckets of the key, except the own slot, for its tag.
 //! 3. *Publish*: write the record, then make the control word `Live`.
 //!
 //! Take two inserts of one key. One of them finished its claim later; its scan therefore sees the
@@ -32,17 +32,17 @@
 //!
 //! # Room
 //!
-//! When the table or its half-open share is at its limit, or both buckets are full, an expired
-//! record of the two buckets goes, or else the half-open one that would expire first. Deadlines
+//! When the table or its half-open share is at its limit, or the key's buckets are full, an expired
+//! record of these buckets goes, or else the half-open one that would expire first. Deadlines
 //! stand in for age: half-open records of one protocol have one timeout, so the order is that of
 //! their last packet, and across protocols it is the order in which they would have gone anyway.
-//! Only the first bucket is looked at if it has such a record: this bounds the cost of each packet
-//! of a flood. Confirmed records that have not expired never go.
+//! The buckets are looked at one after the other, and no further than the first that has such a
+//! record: this bounds the cost of each packet of a flood. Confirmed records that have not expired never go.
 //!
 //! At the limit of the table this is an approximation, as is the kernel's (`early_drop` looks at
-//! eight buckets): with `h` half-open records in `s` slots, the two buckets have none with a
-//! probability of about `exp(-16 h / s)`, and the new flow is refused. That is 2 % for `h = s / 4`
-//! and 0.03 % for `h = s / 2`; a limit for half-open records much below a quarter of the slots
+//! eight buckets): with `h` half-open records in `s` slots, the four buckets have none with a
+//! probability of about `exp(-32 h / s)`, and the new flow is refused. That is 2 % for `h = s / 8`
+//! and 0.03 % for `h = s / 4`; a limit for half-open records much below an eighth of the slots
 //! would refuse new flows before it is of use.
 
 use super::remove::{release, remove};
@@ -113,7 +113,7 @@ enum Claim {
     Full,
 }
 
-/// Claims a slot in the emptier bucket, or makes room.
+/// Claims a slot, or makes room.
 fn claim_slot<M: FlowMemory>(
     memory: &M,
     flow: &NewFlow<'_>,
@@ -121,25 +121,16 @@ fn claim_slot<M: FlowMemory>(
     now: Tick,
 ) -> Claim {
     let family = flow.key.family;
-    let [first, second] = flow.hash.buckets;
-    let (Some(first_words), Some(second_words)) =
-        (memory.tags(family, first), memory.tags(family, second))
-    else {
-        return Claim::Full;
-    };
-    let (first_tags, second_tags) = (Tags(first_words.load(0)), Tags(second_words.load(0)));
-    let (first_room, second_room) = (first_tags.empty().count(), second_tags.empty().count());
-    let (bucket, words, tags) = if second_room > first_room {
-        (second, second_words, second_tags)
-    } else {
-        (first, first_words, first_tags)
-    };
+    let (bucket, tags) = choose_bucket(memory, family, flow.hash);
     if tags.empty().is_none() || is_at_limit(memory, flow.half_open, settings) {
         return match make_room(memory, family, flow.hash, now) {
             Room::Made | Room::Moved => Claim::TryAgain,
             Room::None => Claim::Full,
         };
     }
+    let Some(words) = memory.tags(family, bucket) else {
+        return Claim::Full;
+    };
     let place = Place {
         family,
         bucket,
@@ -158,6 +149,30 @@ fn claim_slot<M: FlowMemory>(
     }
     free_control(memory, place);
     Claim::Done(place)
+}
+
+/// The bucket for a new record, and its tags: of the pair with more room, the key's own bucket
+/// if it has any.
+fn choose_bucket<M: FlowMemory>(memory: &M, family: Family, hash: &Hash) -> (u32, Tags) {
+    let [first, second] = hash.buckets;
+    let tags = |bucket| match memory.tags(family, bucket) {
+        Some(words) => Tags(words.load(0)),
+        None => Tags::FULL,
+    };
+    let (first_tags, first_neighbour) = (tags(first), tags(first ^ 1));
+    let (second_tags, second_neighbour) = (tags(second), tags(second ^ 1));
+    let first_room = first_tags.empty().count() + first_neighbour.empty().count();
+    let second_room = second_tags.empty().count() + second_neighbour.empty().count();
+    let (own, own_tags, neighbour_tags) = if second_room > first_room {
+        (second, second_tags, second_neighbour)
+    } else {
+        (first, first_tags, first_neighbour)
+    };
+    if own_tags.empty().is_none() {
+        (own ^ 1, neighbour_tags)
+    } else {
+        (own, own_tags)
+    }
 }
 
 const fn tag_byte(flow: &NewFlow<'_>) -> u8 {
@@ -198,11 +213,11 @@ enum Scan {
     Claimed(Place),
 }
 
-/// Looks for others with the key's tag in its two buckets.
+/// Looks for others with the key's tag in its buckets.
 fn scan<M: FlowMemory>(memory: &M, key: &FlowKey, hash: &Hash, own: Place, now: Tick) -> Scan {
-    for bucket in hash.buckets {
+    for bucket in hash.candidates() {
         let Some(words) = memory.tags(key.family, bucket) else {
-            return Scan::Clear;
+            continue;
         };
         let mut matching = Tags(words.load(0)).matching(hash.tag);
         for _ in 0..SLOTS_PER_BUCKET {
@@ -283,9 +298,9 @@ enum Room {
     None,
 }
 
-/// Gives up one record of the two buckets, if there is one that may go.
+/// Gives up one record of the key's buckets, if there is one that may go.
 fn make_room<M: FlowMemory>(memory: &M, family: Family, hash: &Hash, now: Tick) -> Room {
-    for bucket in hash.buckets {
+    for bucket in hash.candidates() {
         match make_room_in(memory, family, bucket, now) {
             Room::None => {}
             result => return result,

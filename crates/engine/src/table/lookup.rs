@@ -15,14 +15,12 @@ pub fn lookup<M: FlowMemory>(
     hash: &Hash,
     now: Tick,
 ) -> Lookup<M::Words> {
-    let [first, second] = hash.buckets;
-    if let Some(found) = find(memory, key, hash.tag, first) {
-        return read(memory, key, found, now);
+    for bucket in hash.candidates() {
+        if let Some(found) = find(memory, key, hash.tag, bucket) {
+            return read(memory, key, found, now);
+        }
     }
-    match find(memory, key, hash.tag, second) {
-        Some(found) => read(memory, key, found, now),
-        None => Lookup::Missing,
-    }
+    Lookup::Missing
 }
 
 /// Writes a changed record back and gives its new control word; `None` when it changed since it

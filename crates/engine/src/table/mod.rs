@@ -1,9 +1,15 @@
 //! The flow table.
 //!
-//! Buckets of eight slots; a key may lie in either of two buckets. Beside the slots, a word for
-//! each bucket holds eight one-byte tags: seven bits of the hash (never zero) and one bit that
-//! says "half-open". An empty slot has tag zero. So a lookup reads one or two tag words, which are
-//! small enough to stay in cache, and then the one slot whose tag fits.
+//! Buckets of eight slots; beside the slots, a word for each bucket holds eight one-byte tags:
+//! seven bits of the hash (never zero) and one bit that says "half-open". An empty slot has tag
+//! zero. A key may lie in either of two buckets, one in the lower and one in the upper half of
+//! the table, or in the neighbour of one of them. Neighbours' tags share a cache line. So a lookup reads
+//! one or two lines of tags, which are small enough to stay in cache, and then the one slot whose
+//! tag fits; a wrong slot is touched once in twenty words of tags.
+//!
+//! A new record goes to the emptier pair of buckets, the lower one when both are equal. That holds
+//! more than 85 % load at eight million slots before the first record finds no place (two choices of
+//! single buckets: 67 %; measured by `tests/table_load.rs`).
 //!
 //! # Who may write what
 //!
@@ -83,7 +89,7 @@ pub mod gauges {
 /// Where a key may lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hash {
-    /// The two buckets; different ones where the table has more than one.
+    /// The two buckets; see [`Hash::candidates`] for their neighbours.
     pub buckets: [u32; 2],
     /// Seven bits, never zero.
     pub tag: u8,

@@ -21,6 +21,9 @@ pub(super) struct Tags(pub(super) u64);
 pub(super) struct Slots(u64);
 
 impl Tags {
+    /// No slot is empty. Not for matching.
+    pub(super) const FULL: Self = Self(u64::MAX);
+
     /// Slots whose seven hash bits are those of `tag`.
     pub(super) const fn matching(self, tag: u8) -> Slots {
         Slots(zero_bytes((self.0 & HASH_BITS) ^ (tag as u64 * ONES)))
