@@ -197,7 +197,7 @@ fn outcome_of<W>(scratch: &Scratch, tracked: &Tracked<W>, judgement: &Judgement)
     let has_record = match tracked.flow {
         Flow::None => false,
         Flow::Begins => matches!(judgement.verdict, Verdict::Accept),
-        Flow::Known(_) | Flow::Passing(_) => true,
+        Flow::Known(_) | Flow::Ended(_) | Flow::Passing(_) => true,
     };
     let shows_state = has_record
         && !matches!(tracked.flow, Flow::Passing(_))

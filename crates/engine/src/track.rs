@@ -31,7 +31,9 @@ pub(crate) enum Flow<W> {
     Begins,
     /// It belongs to one.
     Known(Known<W>),
-    /// It belonged to one that is gone now, or is an error about one, or the record was busy.
+    /// It ended one: the record is gone.
+    Ended(Direction),
+    /// It is an error about one, or the record was busy.
     Passing(Direction),
 }
 
@@ -63,7 +65,7 @@ impl<W> Tracked<W> {
             Flow::None => None,
             Flow::Begins => Some(Direction::Original),
             Flow::Known(known) => Some(known.direction),
-            Flow::Passing(direction) => Some(*direction),
+            Flow::Ended(direction) | Flow::Passing(direction) => Some(*direction),
         }
     }
 }

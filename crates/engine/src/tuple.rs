@@ -135,6 +135,13 @@ impl FlowKey {
         Self { family, words }
     }
 
+    /// Whether both directions look the same: two equal endpoints, as in a LAND attack.
+    pub fn is_reflexive(&self) -> bool {
+        !is_icmp(self.protocol())
+            && self.first_port() == self.second_port()
+            && self.first_address() == self.second_address()
+    }
+
     /// IP protocol number.
     pub const fn protocol(&self) -> u8 {
         (self.words[0] >> 8) as u8
@@ -197,8 +204,7 @@ impl FlowKey {
 impl Tuple {
     /// Key and side for a packet whose sender is ordered by address and port.
     ///
-    /// A packet whose two endpoints are equal counts as sent by the first: Linux finds such a
-    /// flow in its original direction too.
+    /// A packet whose two endpoints are equal counts as sent by the first.
     pub fn orient(&self) -> Oriented {
         let source = (&self.source, self.source_port);
         let destination = (&self.destination, self.destination_port);

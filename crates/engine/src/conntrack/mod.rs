@@ -74,7 +74,8 @@ pub fn begin<P: Packet, H: Host>(
         Tracker::Icmp => (icmp::begin(settings, info, oriented, now)?, Warm::default()),
         Tracker::Generic => (unanswered(settings, Timeout::Generic, now), Warm::default()),
     };
-    if matches!(oriented.side, Side::Second) {
+    // Linux finds a flow from an address to itself in its reply direction first.
+    if matches!(oriented.side, Side::Second) || oriented.key.is_reflexive() {
         record.status |= crate::record::ORIGINATOR_IS_SECOND;
     }
     Ok((record, warm))
