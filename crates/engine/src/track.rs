@@ -176,7 +176,7 @@ fn continue_flow<P: Packet, H: Host>(
             Some(Tracked {
                 state,
                 reason: None,
-                flow: Flow::Passing(direction),
+                flow: Flow::Ended(direction),
             })
         }
         Advance::Pass => {
