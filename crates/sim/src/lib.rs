@@ -4,6 +4,7 @@
 //! What the kernel programs do with XDP and maps, [`plane`] does with slices and plain memory; the
 //! packets meet the same [`keepstate_engine::process::process`].
 
+pub mod build;
 pub mod capture;
 pub mod clock;
 pub mod locals;
@@ -11,5 +12,6 @@ pub mod naming;
 pub mod packet;
 pub mod plane;
 pub mod replay;
+pub mod story;
 mod sweeper;
 pub mod sysctl;

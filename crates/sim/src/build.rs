@@ -1,0 +1,220 @@
+//! Makes packets, with right lengths and checksums unless told otherwise.
+
+use std::net::IpAddr;
+
+use crate::packet::ones_complement_sum;
+
+const ETHERNET_HEADER_BYTES: usize = 14;
+const TTL: u8 = 64;
+
+pub const FIN: u8 = 0x01;
+pub const SYN: u8 = 0x02;
+pub const RST: u8 = 0x04;
+pub const PSH: u8 = 0x08;
+pub const ACK: u8 = 0x10;
+pub const URG: u8 = 0x20;
+pub const ECE: u8 = 0x40;
+pub const CWR: u8 = 0x80;
+
+/// A packet to be made. Both addresses are of one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub body: Body,
+    pub checksum: Checksum,
+}
+
+/// The transport checksum of a packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Checksum {
+    #[default]
+    Right,
+    Wrong,
+}
+
+/// What a packet carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    Tcp(Tcp),
+    Udp(Udp),
+    Icmp(Icmp),
+    Icmpv6(Icmp),
+    Other { protocol: u8, payload: Vec<u8> },
+}
+
+/// A TCP segment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tcp {
+    pub source_port: u16,
+    pub destination_port: u16,
+    pub sequence: u32,
+    pub acknowledgement: u32,
+    pub flags: u8,
+    pub window: u16,
+    /// A multiple of four bytes, at most 40.
+    pub options: Vec<u8>,
+    pub payload: Vec<u8>,
+}
+
+/// A UDP datagram.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Udp {
+    pub source_port: u16,
+    pub destination_port: u16,
+    pub payload: Vec<u8>,
+}
+
+/// An ICMP or ICMPv6 message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Icmp {
+    pub kind: u8,
+    pub code: u8,
+    /// Identifier and sequence number of queries.
+    pub rest: [u8; 4],
+    pub payload: Vec<u8>,
+}
+
+impl Packet {
+    pub const fn new(source: IpAddr, destination: IpAddr, body: Body) -> Self {
+        Self {
+            source,
+            destination,
+            body,
+            checksum: Checksum::Right,
+        }
+    }
+
+    /// The IP packet.
+    pub fn ip(&self) -> Vec<u8> {
+        let transport = self.transport();
+        let mut bytes = match (self.source, self.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                let mut header = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, TTL, self.protocol(), 0, 0];
+                header.extend(source.octets());
+                header.extend(destination.octets());
+                let length = header.len() + transport.len();
+                put_u16(&mut header, 2, length as u16);
+                let sum = !ones_complement_sum(&header);
+                put_u16(&mut header, 10, sum);
+                header
+            }
+            (source, destination) => {
+                let mut header = vec![0x60, 0, 0, 0, 0, 0, self.protocol(), TTL];
+                header.extend(octets(source));
+                header.extend(octets(destination));
+                put_u16(&mut header, 4, transport.len() as u16);
+                header
+            }
+        };
+        bytes.extend(transport);
+        bytes
+    }
+
+    /// The IP packet in an Ethernet frame.
+    pub fn ethernet(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(ETHERNET_HEADER_BYTES + 60);
+        bytes.extend([0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2]);
+        let ethertype: u16 = if self.source.is_ipv4() {
+            0x0800
+        } else {
+            0x86dd
+        };
+        bytes.extend(ethertype.to_be_bytes());
+        bytes.extend(self.ip());
+        bytes
+    }
+
+    pub const fn protocol(&self) -> u8 {
+        match &self.body {
+            Body::Tcp(_) => 6,
+            Body::Udp(_) => 17,
+            Body::Icmp(_) => 1,
+            Body::Icmpv6(_) => 58,
+            Body::Other { protocol, .. } => *protocol,
+        }
+    }
+
+    fn transport(&self) -> Vec<u8> {
+        let (mut bytes, checksum_at) = match &self.body {
+            Body::Tcp(tcp) => (tcp.bytes(), 16),
+            Body::Udp(udp) => (udp.bytes(), 6),
+            Body::Icmp(icmp) | Body::Icmpv6(icmp) => (icmp.bytes(), 2),
+            Body::Other { payload, .. } => return payload.clone(),
+        };
+        let mut sum = match &self.body {
+            Body::Icmp(_) => !ones_complement_sum(&bytes),
+            _ => !ones_complement_sum(&[self.pseudo_header(bytes.len()), bytes.clone()].concat()),
+        };
+        if matches!(self.body, Body::Udp(_)) && sum == 0 {
+            sum = 0xffff;
+        }
+        if self.checksum == Checksum::Wrong {
+            // Not the complement either: that would be zero's other form.
+            sum = sum.wrapping_add(0x1234);
+        }
+        put_u16(&mut bytes, checksum_at, sum);
+        bytes
+    }
+
+    fn pseudo_header(&self, length: usize) -> Vec<u8> {
+        let mut bytes = octets(self.source);
+        bytes.extend(octets(self.destination));
+        bytes.extend((length as u32).to_be_bytes());
+        bytes.extend(u32::from(self.protocol()).to_be_bytes());
+        bytes
+    }
+}
+
+impl Tcp {
+    fn bytes(&self) -> Vec<u8> {
+        let header_words = 5 + self.options.len().div_ceil(4);
+        let mut bytes = Vec::with_capacity(header_words * 4 + self.payload.len());
+        bytes.extend(self.source_port.to_be_bytes());
+        bytes.extend(self.destination_port.to_be_bytes());
+        bytes.extend(self.sequence.to_be_bytes());
+        bytes.extend(self.acknowledgement.to_be_bytes());
+        bytes.extend([(header_words as u8) << 4, self.flags]);
+        bytes.extend(self.window.to_be_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(&self.options);
+        bytes.resize(header_words * 4, 0);
+        bytes.extend(&self.payload);
+        bytes
+    }
+}
+
+impl Udp {
+    fn bytes(&self) -> Vec<u8> {
+        let length = 8 + self.payload.len();
+        let mut bytes = Vec::with_capacity(length);
+        bytes.extend(self.source_port.to_be_bytes());
+        bytes.extend(self.destination_port.to_be_bytes());
+        bytes.extend((length as u16).to_be_bytes());
+        bytes.extend([0; 2]);
+        bytes.extend(&self.payload);
+        bytes
+    }
+}
+
+impl Icmp {
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![self.kind, self.code, 0, 0];
+        bytes.extend(self.rest);
+        bytes.extend(&self.payload);
+        bytes
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+fn put_u16(bytes: &mut [u8], at: usize, value: u16) {
+    for (to, from) in bytes.iter_mut().skip(at).zip(value.to_be_bytes()) {
+        *to = from;
+    }
+}

@@ -1,0 +1,80 @@
+//! The written cases: what must come out of them, whatever Linux does.
+
+#[path = "support/oracle.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod oracle;
+
+use keepstate_engine::verdict::{State, Verdict};
+use keepstate_sim::replay::Judged;
+use keepstate_testkit::{shared_dir_or_skip, skip};
+
+/// Kinds of cases that need what the engine does not have yet.
+const WAITING: &[(&str, &str)] = &[
+    ("fragment", "needs reassembly"),
+    ("helper", "needs helpers"),
+    ("sctp", "needs the SCTP machine"),
+];
+
+/// Frames where what is wanted is not what Linux does, and we do as Linux does.
+const AS_LINUX: &[(&str, u64)] = &[
+    // The acknowledgement of a segment that overtook us.
+    ("npf-ooo-ack", 8),
+    // Data one segment beyond what the receiver's last window allows: Linux checks the start.
+    ("npf-out-of-window", 18),
+];
+
+#[test]
+fn written_cases_come_out_as_wanted() {
+    const TEST: &str = "attacks::written_cases_come_out_as_wanted";
+    let Some(shared) = shared_dir_or_skip(TEST) else {
+        return;
+    };
+    let mut complaints = Vec::new();
+    for row in oracle::table(&shared.join("attacks/cases.tsv")) {
+        let (name, kind) = (row.column("case"), row.column("kind"));
+        if let Some((_, reason)) = WAITING.iter().find(|(waiting, _)| *waiting == kind) {
+            skip(&format!("{TEST}: {name}"), reason);
+            continue;
+        }
+        let mut cases = oracle::cases(&shared).into_iter();
+        let case = cases.find(|case| case.name == name).expect("the case");
+        let judged = oracle::replay(&case);
+        for want in oracle::table(&shared.join(format!("attacks/{name}.want.tsv"))) {
+            let must = want.column("must");
+            let frame = want.column("frame").parse().expect("a frame number");
+            if AS_LINUX.contains(&(name, frame)) {
+                continue;
+            }
+            let Some(judged) = judged.get(&frame) else {
+                complaints.push(format!("{name} frame {frame}: not read"));
+                continue;
+            };
+            if !must.is_empty() && !must.split('|').any(|must| fits(must, judged)) {
+                complaints.push(format!(
+                    "{name} frame {frame} ({}): must be {must}, is {} {:?} {:?}",
+                    want.column("note"),
+                    judged.outcome.state.name(),
+                    judged.tcp_state,
+                    judged.outcome.reason,
+                ));
+            }
+        }
+    }
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+/// `label` or `label@state`.
+fn fits(must: &str, judged: &Judged) -> bool {
+    let (label, tcp_state) = match must.split_once('@') {
+        Some((label, state)) => (label, Some(state)),
+        None => (must, None),
+    };
+    let outcome = &judged.outcome;
+    let label_fits = match label {
+        "DROP_CT" => outcome.verdict == Verdict::Drop && outcome.reason.is_some(),
+        "DROP_IP" => outcome.state == State::Invalid && outcome.reason.is_some(),
+        _ => outcome.state.name() == label,
+    };
+    let ours = judged.tcp_state.map(|state| state.name());
+    label_fits && tcp_state.is_none_or(|wanted| ours == Some(wanted))
+}
