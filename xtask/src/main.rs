@@ -3,6 +3,7 @@
 mod bench;
 mod bpf;
 mod docs;
+mod fuzz;
 mod shell;
 mod test;
 
@@ -52,6 +53,12 @@ const TASKS: &[Task] = &[
         arguments: "[PART]...",
         help: "what a packet costs, in both planes and in the kernel's own tracker",
         run: bench::run,
+    },
+    Task {
+        name: "fuzz",
+        arguments: "[--seconds N] [TARGET]...",
+        help: "fuzz parsers and engine, guided by coverage, N seconds each (60)",
+        run: fuzz::run,
     },
     Task {
         name: "docs",

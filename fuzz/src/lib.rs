@@ -1,0 +1,43 @@
+//! Harnesses that feed untrusted bytes to the parsers and the engine, and check what must hold
+//! whatever the bytes are.
+//!
+//! A harness is a function of bytes that panics when something is wrong. `cargo test` runs each on
+//! its seeds and on mutations of them; `cargo xtask fuzz` runs it under libFuzzer, guided by
+//! coverage.
+
+#![forbid(unsafe_code)]
+
+mod capture;
+mod packets;
+mod random;
+mod table;
+
+pub use crate::random::Random;
+
+/// A harness.
+#[derive(Debug)]
+pub struct Target {
+    pub name: &'static str,
+    /// Panics when something is wrong.
+    pub run: fn(&[u8]),
+    /// Inputs to begin with, made by our own code.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+}
+
+pub const TARGETS: &[Target] = &[
+    Target {
+        name: "capture",
+        run: capture::run,
+        seeds: capture::seeds,
+    },
+    Target {
+        name: "table",
+        run: table::run,
+        seeds: table::seeds,
+    },
+];
+
+/// The harness of this name.
+pub fn target(name: &str) -> Option<&'static Target> {
+    TARGETS.iter().find(|target| target.name == name)
+}
