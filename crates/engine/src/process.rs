@@ -10,8 +10,9 @@ use crate::settings::SETTING_DROP_EVENTS;
 use crate::table::{Hash, gauges};
 use crate::time::Tick;
 use crate::trace::Step;
+pub use crate::track::Trackable;
 use crate::track::{self, Flow, Tracked};
-use crate::tuple::{Direction, Oriented};
+use crate::tuple::{Direction, Family, Oriented};
 use crate::verdict::{Hook, Reason, State, Verdict};
 use crate::wire::{self, Link, PacketInfo, Unparsed};
 
@@ -104,6 +105,18 @@ pub struct Scratch {
     pub(crate) info: PacketInfo,
 }
 
+impl Scratch {
+    /// Where the record of the packet's flow may lie.
+    pub const fn hash(&self) -> &Hash {
+        &self.hash
+    }
+
+    /// Address family of the packet.
+    pub const fn family(&self) -> Family {
+        self.info.family
+    }
+}
+
 impl Default for Scratch {
     fn default() -> Self {
         Self {
@@ -124,6 +137,15 @@ impl Default for Scratch {
 /// between. Each round means that another packet of the same flow got through.
 const ROUNDS_MAX: u32 = 4;
 
+/// What [`prepare`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prepared {
+    /// Nothing is left to do.
+    Judged(Outcome),
+    /// The packet is to be tracked, as the scratch memory says.
+    Ready(Trackable),
+}
+
 /// Judges one packet.
 pub fn process<P: Packet, H: Host>(
     packet: &P,
@@ -132,21 +154,48 @@ pub fn process<P: Packet, H: Host>(
     scratch: &mut Scratch,
     now: Tick,
 ) -> Outcome {
+    match prepare(packet, arrival, host, scratch) {
+        Prepared::Judged(outcome) => outcome,
+        Prepared::Ready(trackable) => finish(packet, arrival, host, scratch, trackable, now),
+    }
+}
+
+/// The first half of [`process`]: reads the headers and names the flow. Between the halves, a
+/// plane that has many packets at hand can have their records brought near, see
+/// [`crate::table::touch_tags`].
+pub fn prepare<P: Packet, H: Host>(
+    packet: &P,
+    arrival: &Arrival,
+    host: &H,
+    scratch: &mut Scratch,
+) -> Prepared {
     match wire::parse(packet, arrival, host.settings()) {
         Ok(info) => scratch.info = info,
         Err(Unparsed::NotIp) => {
             host.trace(Step::NotParsed(None));
-            return Outcome::NOT_JUDGED;
+            return Prepared::Judged(Outcome::NOT_JUDGED);
         }
         Err(Unparsed::Damaged(reason)) => {
             host.trace(Step::NotParsed(Some(reason)));
-            return Outcome::refused(reason);
+            return Prepared::Judged(Outcome::refused(reason));
         }
     }
     host.trace(Step::Parsed(scratch.info));
+    Prepared::Ready(track::name(host, scratch, arrival.zone))
+}
+
+/// The second half of [`process`].
+pub fn finish<P: Packet, H: Host>(
+    packet: &P,
+    arrival: &Arrival,
+    host: &H,
+    scratch: &mut Scratch,
+    trackable: Trackable,
+    now: Tick,
+) -> Outcome {
     let mut outcome = None;
     for _ in 0..ROUNDS_MAX {
-        outcome = one_round(packet, arrival, host, scratch, now);
+        outcome = one_round(packet, arrival, host, scratch, trackable, now);
         if outcome.is_some() {
             break;
         }
@@ -167,9 +216,10 @@ fn one_round<P: Packet, H: Host>(
     arrival: &Arrival,
     host: &H,
     scratch: &mut Scratch,
+    trackable: Trackable,
     now: Tick,
 ) -> Option<Outcome> {
-    let tracked = track::track(packet, host, scratch, arrival.zone, now)?;
+    let tracked = track::track(packet, host, scratch, trackable, arrival.zone, now)?;
     host.trace(Step::State(tracked.state, tracked.reason));
     let judgement = judge::judge(host, arrival.path, &scratch.info, &tracked);
     let accepted = matches!(judgement.verdict, Verdict::Accept);

@@ -70,35 +70,60 @@ impl<W> Tracked<W> {
     }
 }
 
-/// Finds the packet's flow and advances it; `None` when another CPU came in between.
-pub(crate) fn track<P: Packet, H: Host>(
-    packet: &P,
-    host: &H,
-    scratch: &mut Scratch,
-    zone: u16,
-    now: Tick,
-) -> Option<Tracked<<H::Flows as FlowMemory>::Words>> {
+/// How a packet is to be tracked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trackable {
+    /// By the flow whose name is in the scratch memory.
+    Flow,
+    /// By the flow that it quotes.
+    Error,
+    /// Not at all.
+    Untracked,
+    /// Not at all, since it is INVALID.
+    Invalid(Reason),
+}
+
+/// Names the packet's flow.
+pub(crate) fn name<H: Host>(host: &H, scratch: &mut Scratch, zone: u16) -> Trackable {
     if let Some(reason) = scratch.info.damage {
-        return Some(Tracked::invalid(reason));
+        return Trackable::Invalid(reason);
     }
     if matches!(
         Tracker::of(scratch.info.protocol, scratch.info.family),
         Tracker::Icmp
     ) {
         match Message::of(scratch.info.family, icmp::kind(&scratch.info)) {
-            Message::Untracked => return Some(Tracked::without_flow(State::Untracked, None)),
-            Message::Error => return Some(track_error(packet, host, scratch, zone, now)),
-            Message::Other => return Some(Tracked::invalid(Reason::IcmpBadType)),
+            Message::Untracked => return Trackable::Untracked,
+            Message::Error => return Trackable::Error,
+            Message::Other => return Trackable::Invalid(Reason::IcmpBadType),
             Message::Request | Message::ReplyTo(_) => {}
         }
     }
     let tuple = conntrack::tuple_of(&scratch.info, zone);
     let Some(oriented) = conntrack::orient(tuple) else {
-        return Some(Tracked::invalid(Reason::IcmpBadType));
+        return Trackable::Invalid(Reason::IcmpBadType);
     };
     host.trace(Step::Named(tuple, oriented));
     scratch.oriented = oriented;
     scratch.hash = Hash::of(&scratch.oriented.key, host.settings());
+    Trackable::Flow
+}
+
+/// Finds the packet's flow and advances it; `None` when another CPU came in between.
+pub(crate) fn track<P: Packet, H: Host>(
+    packet: &P,
+    host: &H,
+    scratch: &mut Scratch,
+    trackable: Trackable,
+    zone: u16,
+    now: Tick,
+) -> Option<Tracked<<H::Flows as FlowMemory>::Words>> {
+    match trackable {
+        Trackable::Flow => {}
+        Trackable::Error => return Some(track_error(packet, host, scratch, zone, now)),
+        Trackable::Untracked => return Some(Tracked::without_flow(State::Untracked, None)),
+        Trackable::Invalid(reason) => return Some(Tracked::invalid(reason)),
+    }
     match table::lookup(host.flows(), &scratch.oriented.key, &scratch.hash, now) {
         Lookup::Found(found) => continue_flow(packet, host, scratch, &found, now),
         Lookup::Missing => {

@@ -6,8 +6,9 @@ use keepstate_engine::event::Event;
 use keepstate_engine::host::Route;
 use keepstate_engine::host::{FlowMemory, Host};
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
-use keepstate_engine::process::{Arrival, Outcome, Scratch, process};
+use keepstate_engine::process::{Arrival, Outcome, Prepared, Scratch, finish, prepare, process};
 use keepstate_engine::settings::Settings;
+use keepstate_engine::table::{touch_slot, touch_tags};
 use keepstate_engine::time::Tick;
 use keepstate_engine::trace::Step;
 use keepstate_engine::wire::PacketInfo;
@@ -112,6 +113,52 @@ impl<M: FlowMemory, O: Observer> Plane<M, O> {
     /// Judges one packet.
     pub fn judge(&self, packet: &[u8], arrival: &Arrival, now: Tick) -> Outcome {
         process(&Bytes(packet), arrival, self, &mut Scratch::default(), now)
+    }
+}
+
+/// Packets that are judged together at most: so many reads of memory a core can have under way
+/// twice over, and their scratch memory still fits into its first cache.
+pub const BATCH_PACKETS_MAX: usize = 32;
+
+/// Scratch memory for a batch.
+#[derive(Debug, Default)]
+pub struct Batch {
+    scratch: [Scratch; BATCH_PACKETS_MAX],
+}
+
+impl<M: FlowMemory, O: Observer> Plane<M, O> {
+    /// Judges up to [`BATCH_PACKETS_MAX`] packets, in order, and hands each outcome to `each`. Same
+    /// outcomes as one at a time, but the records are fetched together.
+    pub fn judge_batch<'p>(
+        &self,
+        batch: &mut Batch,
+        packets: impl Iterator<Item = &'p [u8]> + Clone,
+        arrival: &Arrival,
+        now: Tick,
+        mut each: impl FnMut(Outcome),
+    ) {
+        let mut prepared = [const { None }; BATCH_PACKETS_MAX];
+        let slots = batch.scratch.iter_mut().zip(&mut prepared);
+        for ((scratch, prepared), packet) in slots.zip(packets.clone()) {
+            *prepared = Some(prepare(&Bytes(packet), arrival, self, scratch));
+        }
+        let mut touched = 0;
+        for (scratch, _) in batch.scratch.iter().zip(prepared.iter().flatten()) {
+            touched ^= touch_tags(&self.flows, scratch.family(), scratch.hash());
+        }
+        for (scratch, _) in batch.scratch.iter().zip(prepared.iter().flatten()) {
+            touched ^= touch_slot(&self.flows, scratch.family(), scratch.hash());
+        }
+        std::hint::black_box(touched);
+        let slots = batch.scratch.iter_mut().zip(prepared.iter().flatten());
+        for ((scratch, prepared), packet) in slots.zip(packets) {
+            each(match *prepared {
+                Prepared::Judged(outcome) => outcome,
+                Prepared::Ready(trackable) => {
+                    finish(&Bytes(packet), arrival, self, scratch, trackable, now)
+                }
+            });
+        }
     }
 }
 

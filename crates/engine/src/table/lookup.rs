@@ -6,7 +6,7 @@ use crate::host::{FlowMemory, Words};
 use crate::limits::{RECORD_RETRIES_MAX, SLOTS_PER_BUCKET};
 use crate::record::{Control, Record, SlotState, Warm};
 use crate::time::Tick;
-use crate::tuple::{FlowKey, KEY_WORD0_FOREIGN_BITS};
+use crate::tuple::{Family, FlowKey, KEY_WORD0_FOREIGN_BITS};
 
 /// Finds the live record of a key. One that has expired is not found.
 pub fn lookup<M: FlowMemory>(
@@ -21,6 +21,32 @@ pub fn lookup<M: FlowMemory>(
         }
     }
     Lookup::Missing
+}
+
+/// Reads the tags of a key's buckets, so that they are near when [`lookup`] needs them: a plane
+/// with many packets at hand does this for all of them before the first lookup, and the reads
+/// overlap. The number means nothing; it only keeps the reads from being optimised away.
+pub fn touch_tags<M: FlowMemory>(memory: &M, family: Family, hash: &Hash) -> u64 {
+    let mut touched = 0;
+    for bucket in hash.buckets {
+        touched ^= memory.tags(family, bucket).map_or(0, |words| words.load(0));
+    }
+    touched
+}
+
+/// Reads the slot that a key's record most likely lies in, as [`touch_tags`] does its tags.
+pub fn touch_slot<M: FlowMemory>(memory: &M, family: Family, hash: &Hash) -> u64 {
+    for bucket in hash.buckets {
+        let Some(tags) = memory.tags(family, bucket) else {
+            continue;
+        };
+        let matching = Tags(tags.load(0)).matching(hash.tag);
+        if !matching.is_none() {
+            let words = memory.slot(family, bucket, matching.lowest());
+            return words.map_or(0, |words| words.load(0));
+        }
+    }
+    0
 }
 
 /// Writes a changed record back and gives its new control word; `None` when it changed since it

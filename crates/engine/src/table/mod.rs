@@ -54,7 +54,7 @@ mod sweep;
 mod tags;
 
 pub use self::insert::insert;
-pub use self::lookup::{lookup, update};
+pub use self::lookup::{lookup, touch_slot, touch_tags, update};
 pub use self::remove::{confirm, remove};
 pub use self::sweep::{Entry, forget_outcomes, leftovers, recover, sweep, visit};
 
