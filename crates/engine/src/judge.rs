@@ -4,11 +4,11 @@ use crate::host::{Host, Route};
 use crate::policy::{
     Answer, DecidedBy, DependsOn, NO_RULE, POLICY_NONE, PolicyHeader, Question, target, walk,
 };
-use crate::process::Path;
+use crate::process::{Path, Scratch};
 use crate::record::CachedOutcomes;
 use crate::trace::Step;
-use crate::track::{Flow, Known, Tracked};
-use crate::tuple::Family;
+use crate::track::{Flow, Tracked};
+use crate::tuple::{Direction, Family};
 use crate::verdict::{Hook, Reason, State, Verdict};
 use crate::wire::PacketInfo;
 
@@ -25,17 +25,21 @@ pub(crate) struct Judgement {
 }
 
 /// Judges a tracked packet.
-pub(crate) fn judge<H: Host, W>(
+#[inline(never)]
+pub(crate) fn judge<H: Host>(
     host: &H,
     path: Path,
-    info: &PacketInfo,
-    tracked: &Tracked<W>,
+    scratch: &Scratch,
+    tracked: &Tracked,
 ) -> Judgement {
-    let known = match (&tracked.flow, tracked.state) {
-        (Flow::Known(known), State::Established) => Some(known),
+    let info = &scratch.info;
+    let known = match (tracked.flow, tracked.state) {
+        (Flow::Known(direction), State::Established) => Some(direction),
         _ => None,
     };
-    if let Some(judgement) = known.and_then(|known| remembered(host, path, info, known)) {
+    if let Some(direction) = known
+        && let Some(judgement) = remembered(host, path, scratch, direction)
+    {
         return judgement;
     }
     let route = route(host, path, info);
@@ -67,14 +71,14 @@ pub(crate) fn judge<H: Host, W>(
 }
 
 /// The outcome that an earlier packet of this direction met under the policy in force.
-fn remembered<H: Host, W>(
+fn remembered<H: Host>(
     host: &H,
     path: Path,
-    info: &PacketInfo,
-    known: &Known<W>,
+    scratch: &Scratch,
+    direction: Direction,
 ) -> Option<Judgement> {
     let policy = host.policy();
-    let number = CachedOutcomes(known.cached).outcome(policy.epoch, known.direction);
+    let number = CachedOutcomes(scratch.seen.cached).outcome(policy.epoch, direction);
     if number == 0 {
         return None;
     }
@@ -85,7 +89,7 @@ fn remembered<H: Host, W>(
     if matches!(path, Path::Local) != matches!(hook, Hook::Output) {
         return None;
     }
-    host.count_rule(index, info.ip_length);
+    host.count_rule(index, scratch.info.ip_length);
     host.trace(Step::Cached(index));
     let answer = Answer {
         target: rule.target,

@@ -11,7 +11,7 @@ use crate::table::{Hash, gauges};
 use crate::time::Tick;
 use crate::trace::Step;
 pub use crate::track::Trackable;
-use crate::track::{self, Flow, Tracked};
+use crate::track::{self, Flow, Seen, Tracked};
 use crate::tuple::{Direction, Family, Oriented};
 use crate::verdict::{Hook, Reason, State, Verdict};
 use crate::wire::{self, Link, PacketInfo, Unparsed};
@@ -94,12 +94,25 @@ impl Outcome {
     }
 }
 
+/// What stays the same while one packet is judged. In one piece, since a function of the kernel's
+/// programs takes no more than five arguments.
+pub(crate) struct Run<'a, P, H> {
+    pub(crate) packet: &'a P,
+    pub(crate) arrival: &'a Arrival,
+    pub(crate) host: &'a H,
+    pub(crate) now: Tick,
+}
+
 /// What the engine works with while it judges one packet. The plane provides the memory: in the
-/// kernel the stack is too small for it.
+/// kernel the stack is too small for it, and the verifier forgets what it knows of a value that went
+/// through this memory, so that it need not follow each way through one step into the next.
 #[derive(Clone, Copy, Debug)]
 pub struct Scratch {
     pub(crate) oriented: Oriented,
     pub(crate) hash: Hash,
+    /// The record that was found.
+    pub(crate) seen: Seen,
+    /// The record as the packet leaves it.
     pub(crate) record: Record,
     pub(crate) warm: Warm,
     pub(crate) info: PacketInfo,
@@ -126,6 +139,7 @@ impl Default for Scratch {
                 tag: 0,
                 id: 0,
             },
+            seen: Seen::NOTHING,
             record: Record::EMPTY,
             warm: Warm::default(),
             info: PacketInfo::EMPTY,
@@ -147,6 +161,7 @@ pub enum Prepared {
 }
 
 /// Judges one packet.
+#[inline(always)]
 pub fn process<P: Packet, H: Host>(
     packet: &P,
     arrival: &Arrival,
@@ -163,14 +178,15 @@ pub fn process<P: Packet, H: Host>(
 /// The first half of [`process`]: reads the headers and names the flow. Between the halves, a
 /// plane that has many packets at hand can have their records brought near, see
 /// [`crate::table::touch_tags`].
+#[inline(always)]
 pub fn prepare<P: Packet, H: Host>(
     packet: &P,
     arrival: &Arrival,
     host: &H,
     scratch: &mut Scratch,
 ) -> Prepared {
-    match wire::parse(packet, arrival, host.settings()) {
-        Ok(info) => scratch.info = info,
+    match wire::parse_into(packet, arrival, host.settings(), &mut scratch.info) {
+        Ok(()) => {}
         Err(Unparsed::NotIp) => {
             host.trace(Step::NotParsed(None));
             return Prepared::Judged(Outcome::NOT_JUDGED);
@@ -185,6 +201,7 @@ pub fn prepare<P: Packet, H: Host>(
 }
 
 /// The second half of [`process`].
+#[inline(always)]
 pub fn finish<P: Packet, H: Host>(
     packet: &P,
     arrival: &Arrival,
@@ -193,9 +210,15 @@ pub fn finish<P: Packet, H: Host>(
     trackable: Trackable,
     now: Tick,
 ) -> Outcome {
+    let run = Run {
+        packet,
+        arrival,
+        host,
+        now,
+    };
     let mut outcome = None;
     for _ in 0..ROUNDS_MAX {
-        outcome = one_round(packet, arrival, host, scratch, trackable, now);
+        outcome = one_round(&run, scratch, trackable);
         if outcome.is_some() {
             break;
         }
@@ -211,24 +234,23 @@ pub fn finish<P: Packet, H: Host>(
 
 /// Tracks and judges; `None` when another CPU came in between and it must be done again. Rules
 /// that matched before that are then counted twice.
+#[inline(always)]
 fn one_round<P: Packet, H: Host>(
-    packet: &P,
-    arrival: &Arrival,
-    host: &H,
+    run: &Run<'_, P, H>,
     scratch: &mut Scratch,
     trackable: Trackable,
-    now: Tick,
 ) -> Option<Outcome> {
-    let tracked = track::track(packet, host, scratch, trackable, arrival.zone, now)?;
+    let host = run.host;
+    let tracked = track::track(run, scratch, trackable)?;
     host.trace(Step::State(tracked.state, tracked.reason));
-    let judgement = judge::judge(host, arrival.path, &scratch.info, &tracked);
+    let judgement = judge::judge(host, run.arrival.path, scratch, &tracked);
     let accepted = matches!(judgement.verdict, Verdict::Accept);
     let mut refusal = None;
     if accepted && matches!(tracked.flow, Flow::Begins) {
-        refusal = track::insert(host, scratch, now)?.err();
+        refusal = track::insert(host, scratch, run.now)?.err();
     }
-    if let (Some(outcome), Flow::Known(known)) = (judgement.cacheable, &tracked.flow) {
-        track::remember(host, scratch, known, outcome);
+    if let (Some(outcome), Flow::Known(direction)) = (judgement.cacheable, tracked.flow) {
+        track::remember(host, scratch, direction, outcome);
     }
     let mut outcome = outcome_of(scratch, &tracked, &judgement);
     if refusal.is_some() {
@@ -243,7 +265,7 @@ fn one_round<P: Packet, H: Host>(
     Some(outcome)
 }
 
-fn outcome_of<W>(scratch: &Scratch, tracked: &Tracked<W>, judgement: &Judgement) -> Outcome {
+fn outcome_of(scratch: &Scratch, tracked: &Tracked, judgement: &Judgement) -> Outcome {
     let has_record = match tracked.flow {
         Flow::None => false,
         Flow::Begins => matches!(judgement.verdict, Verdict::Accept),
@@ -269,6 +291,7 @@ fn outcome_of<W>(scratch: &Scratch, tracked: &Tracked<W>, judgement: &Judgement)
 }
 
 /// Tells of a packet that was dropped or is INVALID.
+#[inline(never)]
 fn emit_refusal<H: Host>(host: &H, scratch: &Scratch, outcome: &Outcome) {
     let Some(reason) = outcome.reason else {
         return;

@@ -5,49 +5,64 @@ use crate::conntrack::tcp::{self, Advance};
 use crate::conntrack::{self, Tracker};
 use crate::event::{Event, EventKind};
 use crate::host::{FlowMemory, Host, Packet, Words};
-use crate::process::Scratch;
+use crate::process::{Run, Scratch};
 use crate::record::{CachedOutcomes, Control, EXPECTED, Record, SEEN_REPLY, Warm};
 use crate::settings::{SETTING_ACCOUNTING, SETTING_FLOW_EVENTS, SETTING_TIMESTAMP};
 use crate::table::{self, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Place, gauges};
 use crate::time::Tick;
 use crate::trace::Step;
-use crate::tuple::{Direction, Tuple};
+use crate::tuple::{Direction, Family, Tuple};
 use crate::verdict::{Reason, State};
 use crate::wire;
 
 /// What tracking made of a packet. The record is in the scratch memory.
-pub(crate) struct Tracked<W> {
+pub(crate) struct Tracked {
     pub(crate) state: State,
     /// Set when the state is INVALID.
     pub(crate) reason: Option<Reason>,
-    pub(crate) flow: Flow<W>,
+    pub(crate) flow: Flow,
 }
 
 /// What a packet has to do with a record.
-pub(crate) enum Flow<W> {
+#[derive(Clone, Copy)]
+pub(crate) enum Flow {
     /// Nothing.
     None,
     /// It would make one.
     Begins,
     /// It belongs to one.
-    Known(Known<W>),
+    Known(Direction),
     /// It ended one: the record is gone.
     Ended(Direction),
     /// It is an error about one, or the record was busy.
     Passing(Direction),
 }
 
-/// A record as the packet left it.
-#[derive(Clone, Copy)]
-pub(crate) struct Known<W> {
+/// The record that a packet found, as it lies in the table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
     pub(crate) place: Place,
-    pub(crate) words: W,
+    /// The control word under which the record has the fields of `record`.
     pub(crate) control: Control,
+    pub(crate) record: Record,
+    /// What it remembers of the rules.
     pub(crate) cached: u8,
-    pub(crate) direction: Direction,
 }
 
-impl<W> Tracked<W> {
+impl Seen {
+    pub(crate) const NOTHING: Self = Self {
+        place: Place {
+            family: Family::V4,
+            bucket: 0,
+            slot: 0,
+        },
+        control: Control(0),
+        record: Record::EMPTY,
+        cached: 0,
+    };
+}
+
+impl Tracked {
     const fn without_flow(state: State, reason: Option<Reason>) -> Self {
         Self {
             state,
@@ -64,8 +79,9 @@ impl<W> Tracked<W> {
         match &self.flow {
             Flow::None => None,
             Flow::Begins => Some(Direction::Original),
-            Flow::Known(known) => Some(known.direction),
-            Flow::Ended(direction) | Flow::Passing(direction) => Some(*direction),
+            Flow::Known(direction) | Flow::Ended(direction) | Flow::Passing(direction) => {
+                Some(*direction)
+            }
         }
     }
 }
@@ -84,6 +100,7 @@ pub enum Trackable {
 }
 
 /// Names the packet's flow.
+#[inline(never)]
 pub(crate) fn name<H: Host>(host: &H, scratch: &mut Scratch, zone: u16) -> Trackable {
     if let Some(reason) = scratch.info.damage {
         return Trackable::Invalid(reason);
@@ -110,28 +127,26 @@ pub(crate) fn name<H: Host>(host: &H, scratch: &mut Scratch, zone: u16) -> Track
 }
 
 /// Finds the packet's flow and advances it; `None` when another CPU came in between.
+#[inline(always)]
 pub(crate) fn track<P: Packet, H: Host>(
-    packet: &P,
-    host: &H,
+    run: &Run<'_, P, H>,
     scratch: &mut Scratch,
     trackable: Trackable,
-    zone: u16,
-    now: Tick,
-) -> Option<Tracked<<H::Flows as FlowMemory>::Words>> {
+) -> Option<Tracked> {
     match trackable {
         Trackable::Flow => {}
-        Trackable::Error => return Some(track_error(packet, host, scratch, zone, now)),
+        Trackable::Error => return Some(track_error(run, scratch)),
         Trackable::Untracked => return Some(Tracked::without_flow(State::Untracked, None)),
         Trackable::Invalid(reason) => return Some(Tracked::invalid(reason)),
     }
-    match table::lookup(host.flows(), &scratch.oriented.key, &scratch.hash, now) {
-        Lookup::Found(found) => continue_flow(packet, host, scratch, &found, now),
-        Lookup::Missing => {
-            host.trace(Step::NotFound);
-            Some(begin_flow(packet, host, scratch, now))
+    match look(run.host, scratch, run.now) {
+        Sight::Found => continue_flow(run, scratch),
+        Sight::Missing => {
+            run.host.trace(Step::NotFound);
+            Some(begin_flow(run, scratch))
         }
-        Lookup::Busy(_) => {
-            count(host.flows(), gauges::BUSY);
+        Sight::Busy => {
+            count(run.host.flows(), gauges::BUSY);
             Some(Tracked {
                 state: State::Established,
                 reason: None,
@@ -141,63 +156,78 @@ pub(crate) fn track<P: Packet, H: Host>(
     }
 }
 
-fn begin_flow<P: Packet, H: Host>(
-    packet: &P,
-    host: &H,
-    scratch: &mut Scratch,
-    now: Tick,
-) -> Tracked<<H::Flows as FlowMemory>::Words> {
-    match conntrack::begin(packet, host, &scratch.info, &scratch.oriented, now) {
-        Ok((record, warm)) => {
-            scratch.record = record;
-            scratch.warm = warm;
-            Tracked {
-                state: State::New,
-                reason: None,
-                flow: Flow::Begins,
-            }
+/// What [`look`] found.
+enum Sight {
+    Found,
+    Missing,
+    Busy,
+}
+
+/// Looks the flow up, and puts what it finds into the scratch memory.
+#[inline(never)]
+fn look<H: Host>(host: &H, scratch: &mut Scratch, now: Tick) -> Sight {
+    match table::lookup(host.flows(), &scratch.oriented.key, &scratch.hash, now) {
+        Lookup::Found(found) => {
+            scratch.seen = Seen {
+                place: found.place,
+                control: found.control,
+                record: found.record,
+                cached: found.cached,
+            };
+            scratch.record = found.record;
+            Sight::Found
         }
+        Lookup::Missing => Sight::Missing,
+        Lookup::Busy(_) => Sight::Busy,
+    }
+}
+
+#[inline(always)]
+fn begin_flow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Tracked {
+    let Scratch {
+        oriented,
+        info,
+        record,
+        warm,
+        ..
+    } = scratch;
+    match conntrack::begin(run, info, oriented, record, warm) {
+        Ok(()) => Tracked {
+            state: State::New,
+            reason: None,
+            flow: Flow::Begins,
+        },
         Err(reason) => Tracked::invalid(reason),
     }
 }
 
+#[inline(always)]
 fn continue_flow<P: Packet, H: Host>(
-    packet: &P,
-    host: &H,
+    run: &Run<'_, P, H>,
     scratch: &mut Scratch,
-    found: &Found<<H::Flows as FlowMemory>::Words>,
-    now: Tick,
-) -> Option<Tracked<<H::Flows as FlowMemory>::Words>> {
+) -> Option<Tracked> {
+    let host = run.host;
     let flows = host.flows();
-    scratch.record = found.record;
-    let direction = Direction::of(scratch.oriented.side, found.record.originator());
-    host.trace(Step::Found(found.record, direction));
-    let is_tcp = scratch.info.protocol == wire::transport::TCP;
-    let warm_words = if is_tcp && tcp::needs_warm(&found.record, &scratch.info) {
-        let place = found.place;
-        flows.warm(place.family, place.bucket, place.slot)
-    } else {
-        None
-    };
-    scratch.warm = warm_words.map(Warm::read).unwrap_or_default();
-    let state = state_of(&found.record, direction);
+    let direction = Direction::of(scratch.oriented.side, scratch.record.originator());
+    host.trace(Step::Found(scratch.record, direction));
+    let uses_warm = read_warm(host, scratch);
+    let state = state_of(&scratch.record, direction);
     let Scratch {
         info, record, warm, ..
     } = scratch;
-    let advance = conntrack::advance(packet, host, info, direction, record, warm, now);
-    match advance {
+    match conntrack::advance(run, info, direction, record, warm) {
         Advance::Reopen => {
-            if !table::remove(flows, found.place, found.control) {
+            if !table::remove(flows, scratch.seen.place, scratch.seen.control) {
                 return None;
             }
-            emit(host, EventKind::Destroy, scratch, found.control);
-            Some(begin_flow(packet, host, scratch, now))
+            emit(host, EventKind::Destroy, scratch, scratch.seen.control);
+            Some(begin_flow(run, scratch))
         }
         Advance::PassAndForget => {
-            if !table::remove(flows, found.place, found.control) {
+            if !table::remove(flows, scratch.seen.place, scratch.seen.control) {
                 return None;
             }
-            emit(host, EventKind::Destroy, scratch, found.control);
+            emit(host, EventKind::Destroy, scratch, scratch.seen.control);
             Some(Tracked {
                 state,
                 reason: None,
@@ -208,23 +238,50 @@ fn continue_flow<P: Packet, H: Host>(
             if matches!(direction, Direction::Reply) {
                 scratch.record.status |= SEEN_REPLY;
             }
-            let known = write_back(host, scratch, found, direction, warm_words)?;
-            account(host, found.place, direction, scratch.info.ip_length);
+            write_back(host, scratch, uses_warm)?;
+            account(host, scratch.seen.place, direction, scratch.info.ip_length);
             Some(Tracked {
                 state,
                 reason: None,
-                flow: Flow::Known(known),
+                flow: Flow::Known(direction),
             })
         }
         Advance::Refuse(reason) => {
-            let known = write_back(host, scratch, found, direction, warm_words)?;
+            write_back(host, scratch, uses_warm)?;
             Some(Tracked {
                 state: State::Invalid,
                 reason: Some(reason),
-                flow: Flow::Known(known),
+                flow: Flow::Known(direction),
             })
         }
     }
+}
+
+/// Whether a packet reads and writes the warm words of its record.
+#[derive(Clone, Copy)]
+enum WarmUse {
+    No,
+    Yes,
+}
+
+#[inline(always)]
+fn read_warm<H: Host>(host: &H, scratch: &mut Scratch) -> WarmUse {
+    scratch.warm = Warm::default();
+    let is_tcp = scratch.info.protocol == wire::transport::TCP;
+    if !is_tcp || !tcp::needs_warm(&scratch.record, &scratch.info) {
+        return WarmUse::No;
+    }
+    match warm_words(host, scratch.seen.place) {
+        Some(words) => {
+            scratch.warm = Warm::read(words);
+            WarmUse::Yes
+        }
+        None => WarmUse::No,
+    }
+}
+
+fn warm_words<H: Host>(host: &H, place: Place) -> Option<<H::Flows as FlowMemory>::Words> {
+    host.flows().warm(place.family, place.bucket, place.slot)
 }
 
 /// State of a packet in a flow whose record it has found.
@@ -237,50 +294,77 @@ const fn state_of(record: &Record, direction: Direction) -> State {
     }
 }
 
-fn write_back<H: Host>(
-    host: &H,
-    scratch: &Scratch,
-    found: &Found<<H::Flows as FlowMemory>::Words>,
-    direction: Direction,
-    warm_words: Option<<H::Flows as FlowMemory>::Words>,
-) -> Option<Known<<H::Flows as FlowMemory>::Words>> {
+/// Writes the record as the packet leaves it; `None` when another CPU was first.
+#[inline(never)]
+fn write_back<H: Host>(host: &H, scratch: &mut Scratch, uses_warm: WarmUse) -> Option<()> {
     let flows = host.flows();
-    let warm = warm_words.map(|words| (words, &scratch.warm));
+    let seen = &scratch.seen;
     let protocol = scratch.info.protocol;
-    let was = conntrack::half_open(&found.record, protocol);
+    let was = conntrack::half_open(&seen.record, protocol);
     let is = conntrack::half_open(&scratch.record, protocol);
     if matches!((was, is), (HalfOpen::Yes, HalfOpen::No)) {
         // Before the update: a record whose update succeeded is then never evicted.
-        table::confirm(flows, found.place);
+        table::confirm(flows, seen.place);
     }
-    let control = table::update(flows, found, &scratch.record, warm, found.cached)?;
-    if found.record.status != scratch.record.status
-        || found.record.tcp_state != scratch.record.tcp_state
+    let warm = match uses_warm {
+        WarmUse::Yes => warm_words(host, seen.place).map(|words| (words, &scratch.warm)),
+        WarmUse::No => None,
+    };
+    let found = found(host, seen)?;
+    let control = table::update(flows, &found, &scratch.record, warm, seen.cached)?;
+    scratch.seen.control = control;
+    if scratch.seen.record.status != scratch.record.status
+        || scratch.seen.record.tcp_state != scratch.record.tcp_state
     {
         emit(host, EventKind::Update, scratch, control);
     }
-    Some(Known {
-        place: found.place,
-        words: found.words,
-        control,
-        cached: found.cached,
-        direction,
+    Some(())
+}
+
+/// What was found, for the table.
+fn found<H: Host>(host: &H, seen: &Seen) -> Option<Found<<H::Flows as FlowMemory>::Words>> {
+    let place = seen.place;
+    Some(Found {
+        place,
+        words: host.flows().slot(place.family, place.bucket, place.slot)?,
+        control: seen.control,
+        record: seen.record,
+        cached: seen.cached,
     })
 }
 
 /// An ICMP error is RELATED to the flow that it quotes, if that is known and the error goes to
 /// the sender of the packet it quotes.
-fn track_error<P: Packet, H: Host>(
-    packet: &P,
-    host: &H,
+#[inline(always)]
+fn track_error<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Tracked {
+    if let Err(reason) = name_quoted(run, scratch) {
+        return Tracked::invalid(reason);
+    }
+    if !matches!(look(run.host, scratch, run.now), Sight::Found) {
+        return Tracked::invalid(Reason::IcmpErrorNoFlow);
+    }
+    if scratch.info.destination != scratch.oriented.sender() {
+        return Tracked::invalid(Reason::IcmpErrorWrongAddress);
+    }
+    let quoted = Direction::of(scratch.oriented.side, scratch.record.originator());
+    run.host.trace(Step::Found(scratch.record, quoted.other()));
+    Tracked {
+        state: State::Related,
+        reason: None,
+        flow: Flow::Passing(quoted.other()),
+    }
+}
+
+/// Names the flow that an ICMP error quotes.
+#[inline(never)]
+fn name_quoted<P: Packet, H: Host>(
+    run: &Run<'_, P, H>,
     scratch: &mut Scratch,
-    zone: u16,
-    now: Tick,
-) -> Tracked<<H::Flows as FlowMemory>::Words> {
+) -> Result<(), Reason> {
     const ICMP_HEADER_BYTES: u32 = 8;
     let at = scratch.info.transport_offset + ICMP_HEADER_BYTES;
-    let Some(quoted) = wire::quoted(packet, scratch.info.family, at) else {
-        return Tracked::invalid(Reason::IcmpErrorTruncated);
+    let Some(quoted) = wire::quoted(run.packet, scratch.info.family, at) else {
+        return Err(Reason::IcmpErrorTruncated);
     };
     let tuple = Tuple {
         family: scratch.info.family,
@@ -289,32 +373,19 @@ fn track_error<P: Packet, H: Host>(
         source_port: quoted.source_port,
         destination_port: quoted.destination_port,
         protocol: quoted.protocol,
-        zone,
+        zone: run.arrival.zone,
     };
-    host.trace(Step::Quoted(tuple));
+    run.host.trace(Step::Quoted(tuple));
     let Some(oriented) = conntrack::orient(tuple) else {
-        return Tracked::invalid(Reason::IcmpErrorNoFlow);
+        return Err(Reason::IcmpErrorNoFlow);
     };
     scratch.oriented = oriented;
-    scratch.hash = Hash::of(&scratch.oriented.key, host.settings());
-    let record = match table::lookup(host.flows(), &scratch.oriented.key, &scratch.hash, now) {
-        Lookup::Found(found) => found.record,
-        Lookup::Missing | Lookup::Busy(_) => return Tracked::invalid(Reason::IcmpErrorNoFlow),
-    };
-    if scratch.info.destination != quoted.source {
-        return Tracked::invalid(Reason::IcmpErrorWrongAddress);
-    }
-    let quoted_direction = Direction::of(scratch.oriented.side, record.originator());
-    scratch.record = record;
-    host.trace(Step::Found(record, quoted_direction.other()));
-    Tracked {
-        state: State::Related,
-        reason: None,
-        flow: Flow::Passing(quoted_direction.other()),
-    }
+    scratch.hash = Hash::of(&scratch.oriented.key, run.host.settings());
+    Ok(())
 }
 
 /// Puts the record of a new flow into the table. `None` when another CPU was first.
+#[inline(never)]
 pub(crate) fn insert<H: Host>(
     host: &H,
     scratch: &Scratch,
@@ -344,20 +415,14 @@ pub(crate) fn insert<H: Host>(
 
 /// Remembers the rules' outcome for the established packets of this direction. Losing a race here
 /// costs the next packet a walk.
-pub(crate) fn remember<H: Host>(
-    host: &H,
-    scratch: &Scratch,
-    known: &Known<<H::Flows as FlowMemory>::Words>,
-    outcome: u8,
-) {
-    let cached = CachedOutcomes(known.cached).with(host.policy().epoch, known.direction, outcome);
-    let found = Found {
-        place: known.place,
-        words: known.words,
-        control: known.control,
-        record: scratch.record,
-        cached: known.cached,
+#[inline(never)]
+pub(crate) fn remember<H: Host>(host: &H, scratch: &Scratch, direction: Direction, outcome: u8) {
+    let seen = &scratch.seen;
+    let cached = CachedOutcomes(seen.cached).with(host.policy().epoch, direction, outcome);
+    let Some(mut found) = found(host, seen) else {
+        return;
     };
+    found.record = scratch.record;
     let _ = table::update(host.flows(), &found, &scratch.record, None, cached.0);
 }
 
@@ -398,6 +463,7 @@ pub(crate) fn count<M: FlowMemory>(flows: &M, gauge: u32) {
     }
 }
 
+#[inline(never)]
 fn emit<H: Host>(host: &H, kind: EventKind, scratch: &Scratch, control: Control) {
     if !host.settings().has(SETTING_FLOW_EVENTS) {
         return;

@@ -113,6 +113,14 @@ impl Oriented {
         },
         side: Side::First,
     };
+
+    /// Address of the endpoint that sent the packet.
+    pub const fn sender(&self) -> Address {
+        match self.side {
+            Side::First => self.key.first_address(),
+            Side::Second => self.key.second_address(),
+        }
+    }
 }
 
 /// Bits of word 0 that are not part of the name.

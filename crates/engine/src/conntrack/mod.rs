@@ -5,6 +5,7 @@ pub mod tcp;
 pub mod udp;
 
 use crate::host::{Host, Packet};
+use crate::process::Run;
 use crate::record::{FIXED_TIMEOUT, Record, Warm};
 use crate::settings::{Settings, Timeout};
 use crate::table::HalfOpen;
@@ -59,41 +60,42 @@ pub fn orient(tuple: Tuple) -> Option<Oriented> {
     }
 }
 
-/// The record that the first packet of a flow makes, or why it makes none.
-pub fn begin<P: Packet, H: Host>(
-    packet: &P,
-    host: &H,
+/// Writes the record that the first packet of a flow makes; the error says why it makes none.
+#[inline(never)]
+pub(crate) fn begin<P: Packet, H: Host>(
+    run: &Run<'_, P, H>,
     info: &PacketInfo,
     oriented: &Oriented,
-    now: Tick,
-) -> Result<(Record, Warm), Reason> {
-    let settings = host.settings();
-    let (mut record, warm) = match Tracker::of(info.protocol, info.family) {
-        Tracker::Tcp => tcp::begin(packet, host, info, now)?,
-        Tracker::Udp => (udp::begin(settings, now), Warm::default()),
-        Tracker::Icmp => (icmp::begin(settings, info, oriented, now)?, Warm::default()),
-        Tracker::Generic => (unanswered(settings, Timeout::Generic, now), Warm::default()),
-    };
+    record: &mut Record,
+    warm: &mut Warm,
+) -> Result<(), Reason> {
+    let (settings, now) = (run.host.settings(), run.now);
+    *warm = Warm::default();
+    match Tracker::of(info.protocol, info.family) {
+        Tracker::Tcp => tcp::begin(run, info, record, warm)?,
+        Tracker::Udp => *record = udp::begin(settings, now),
+        Tracker::Icmp => *record = icmp::begin(settings, info, oriented, now)?,
+        Tracker::Generic => *record = unanswered(settings, Timeout::Generic, now),
+    }
     // Linux finds a flow from an address to itself in its reply direction first.
     if matches!(oriented.side, Side::Second) || oriented.key.is_reflexive() {
         record.status |= crate::record::ORIGINATOR_IS_SECOND;
     }
-    Ok((record, warm))
+    Ok(())
 }
 
 /// Advances a flow by one packet.
-pub fn advance<P: Packet, H: Host>(
-    packet: &P,
-    host: &H,
+#[inline(never)]
+pub(crate) fn advance<P: Packet, H: Host>(
+    run: &Run<'_, P, H>,
     info: &PacketInfo,
     direction: Direction,
     record: &mut Record,
     warm: &mut Warm,
-    now: Tick,
 ) -> Advance {
-    let settings = host.settings();
+    let (settings, now) = (run.host.settings(), run.now);
     let timeout = match Tracker::of(info.protocol, info.family) {
-        Tracker::Tcp => return tcp::advance(packet, host, info, direction, record, warm, now),
+        Tracker::Tcp => return tcp::advance(run, info, direction, record, warm),
         Tracker::Udp => {
             udp::advance(settings, record, now);
             return Advance::Pass;

@@ -9,6 +9,7 @@ use crate::time::Tick;
 use crate::tuple::{Family, FlowKey, KEY_WORD0_FOREIGN_BITS};
 
 /// Finds the live record of a key. One that has expired is not found.
+#[inline(never)]
 pub fn lookup<M: FlowMemory>(
     memory: &M,
     key: &FlowKey,
@@ -57,6 +58,7 @@ pub fn touch_slot<M: FlowMemory>(memory: &M, family: Family, hash: &Hash) -> u64
 /// does not differ at all is not written, and success then says nothing about what others did.
 /// Otherwise the record is locked for the few stores in between, so a process that may be killed
 /// at any instruction must not call this with a record that differs in more.
+#[inline(always)]
 pub fn update<M: FlowMemory>(
     _memory: &M,
     found: &Found<M::Words>,

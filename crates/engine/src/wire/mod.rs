@@ -142,6 +142,36 @@ pub fn parse<P: Packet>(
     arrival: &Arrival,
     settings: &Settings,
 ) -> Result<PacketInfo, Unparsed> {
+    let mut info = PacketInfo::EMPTY;
+    parse_into(packet, arrival, settings, &mut info)?;
+    Ok(info)
+}
+
+/// As [`parse`], into memory that the caller provides.
+#[inline(always)]
+pub(crate) fn parse_into<P: Packet>(
+    packet: &P,
+    arrival: &Arrival,
+    settings: &Settings,
+    info: &mut PacketInfo,
+) -> Result<(), Unparsed> {
+    read_network(packet, arrival, info)?;
+    if info.damage.is_none() {
+        info.damage = match info.fragment {
+            Fragment::Later => Some(Reason::FragmentWithoutPorts),
+            _ => transport::read(packet, info, effective_checksums(arrival, settings)).err(),
+        };
+    }
+    Ok(())
+}
+
+/// Reads all but the transport header.
+#[inline(never)]
+fn read_network<P: Packet>(
+    packet: &P,
+    arrival: &Arrival,
+    info: &mut PacketInfo,
+) -> Result<(), Unparsed> {
     let (family, ip_offset, vlan) = locate_ip(packet, arrival.link)?;
     let lenient = matches!(arrival.path, Path::Local);
     let network = match family {
@@ -150,7 +180,7 @@ pub fn parse<P: Packet>(
     };
     let network = network.map_err(Unparsed::Damaged)?;
     let end = ip_offset + network.length;
-    let mut info = PacketInfo {
+    *info = PacketInfo {
         family,
         protocol: network.protocol,
         fragment: network.fragment,
@@ -165,13 +195,7 @@ pub fn parse<P: Packet>(
         in_interfaces: arrival.interfaces,
         ..PacketInfo::EMPTY
     };
-    if info.damage.is_none() {
-        info.damage = match info.fragment {
-            Fragment::Later => Some(Reason::FragmentWithoutPorts),
-            _ => transport::read(packet, &mut info, effective_checksums(arrival, settings)).err(),
-        };
-    }
-    Ok(info)
+    Ok(())
 }
 
 fn locate_ip<P: Packet>(packet: &P, link: Link) -> Result<(Family, u32, u16), Unparsed> {

@@ -4,6 +4,7 @@
 use super::PacketInfo;
 use crate::host::{Header, Host, Packet, Repeat};
 use crate::limits::{TCP_OPTION_BYTES_MAX, TCP_WINDOW_SCALE_MAX};
+use crate::process::Run;
 
 const END: u8 = 0;
 const NOP: u8 = 1;
@@ -31,19 +32,27 @@ pub const fn has_options(info: &PacketInfo) -> bool {
 }
 
 /// Reads the options of a SYN.
-pub fn syn_options<P: Packet, H: Host>(packet: &P, host: &H, info: &PacketInfo) -> SynOptions {
-    let mut scan = Scan::new(packet, info, 0);
-    host.repeat(TCP_OPTION_BYTES_MAX, &mut scan);
+#[inline(never)]
+pub(crate) fn syn_options<P: Packet, H: Host>(
+    run: &Run<'_, P, H>,
+    info: &PacketInfo,
+) -> SynOptions {
+    let mut scan = Scan::new(run.packet, info, 0);
+    run.host.repeat(TCP_OPTION_BYTES_MAX, &mut scan);
     scan.syn
 }
 
 /// The highest right edge of a segment's SACK blocks, or its acknowledgement where that is higher.
-pub fn highest_acknowledged<P: Packet, H: Host>(packet: &P, host: &H, info: &PacketInfo) -> u32 {
-    let mut scan = Scan::new(packet, info, info.tcp_ack);
+#[inline(never)]
+pub(crate) fn highest_acknowledged<P: Packet, H: Host>(
+    run: &Run<'_, P, H>,
+    info: &PacketInfo,
+) -> u32 {
+    let mut scan = Scan::new(run.packet, info, info.tcp_ack);
     if scan.is_timestamp_alone() {
         return info.tcp_ack;
     }
-    host.repeat(TCP_OPTION_BYTES_MAX, &mut scan);
+    run.host.repeat(TCP_OPTION_BYTES_MAX, &mut scan);
     scan.highest
 }
 

@@ -29,6 +29,7 @@ pub mod tcp_flag {
 
 /// Fills in what the transport header says. The error is what is wrong with it; fields read
 /// before that are set.
+#[inline(never)]
 pub(super) fn read<P: Packet>(
     packet: &P,
     info: &mut PacketInfo,

@@ -9,6 +9,7 @@ mod window;
 use self::transitions::{Transition, transition};
 use self::window::{Judgement, acknowledgement_hash, before, check, first_window, segment_end};
 use crate::host::{Host, Packet};
+use crate::process::Run;
 use crate::record::{
     ASSURED, FIXED_TIMEOUT, LAST_CHALLENGE_EXPECTED, LAST_SACK_PERMITTED, LAST_SCALED,
     LAST_SIMULTANEOUS_OPEN, Record, SEEN_REPLY, WINDOW_CLOSE_INITIATED, WINDOW_LIBERAL,
@@ -179,14 +180,23 @@ pub enum Advance {
     Reopen,
 }
 
-/// The record that the first segment of a connection makes, or why it makes none.
-pub fn begin<P: Packet, H: Host>(
-    packet: &P,
-    host: &H,
+/// A segment, and what it is to its connection.
+pub(super) struct Segment<'a> {
+    pub(super) info: &'a PacketInfo,
+    pub(super) kind: SegmentKind,
+    pub(super) direction: Direction,
+}
+
+/// Writes the record that the first segment of a connection makes; the error says why it makes
+/// none.
+#[inline(always)]
+pub(crate) fn begin<P: Packet, H: Host>(
+    run: &Run<'_, P, H>,
     info: &PacketInfo,
-    now: Tick,
-) -> Result<(Record, Warm), Reason> {
-    let settings = host.settings();
+    record: &mut Record,
+    warm: &mut Warm,
+) -> Result<(), Reason> {
+    let settings = run.host.settings();
     let kind = SegmentKind::of(info.tcp_flags);
     let state = match transition(Direction::Original, kind, TcpState::None) {
         Transition::To(state) => state,
@@ -204,26 +214,27 @@ pub fn begin<P: Packet, H: Host>(
             ..Window::EMPTY
         }
     };
-    let mut record = Record {
+    *record = Record {
         last_window_is_zero: true,
-        windows: [first_window(packet, host, info), reply],
+        windows: [first_window(run, info), reply],
         ..Record::EMPTY
     };
-    let mut warm = Warm::default();
-    let direction = Direction::Original;
-    if let Judgement::Outside(reason) =
-        check(packet, host, info, kind, direction, &mut record, &mut warm)
-    {
+    let segment = Segment {
+        info,
+        kind,
+        direction: Direction::Original,
+    };
+    if let Judgement::Outside(reason) = check(run, &segment, record, warm) {
         return Err(reason);
     }
     record.last_kind = kind;
     record.tcp_state = state;
-    let mut seconds = timeout_seconds(&record, kind, settings);
+    let mut seconds = timeout_seconds(record, kind, settings);
     if !is_syn {
         seconds = at_most_unacknowledged(seconds, settings);
     }
-    record.deadline = now.after_seconds(seconds);
-    Ok((record, warm))
+    record.deadline = run.now.after_seconds(seconds);
+    Ok(())
 }
 
 /// Whether a segment needs the record's [`Warm`] words: all but those of an established
@@ -235,16 +246,20 @@ pub const fn needs_warm(record: &Record, info: &PacketInfo) -> bool {
 }
 
 /// Advances a connection by one segment.
-pub fn advance<P: Packet, H: Host>(
-    packet: &P,
-    host: &H,
+#[inline(always)]
+pub(crate) fn advance<P: Packet, H: Host>(
+    run: &Run<'_, P, H>,
     info: &PacketInfo,
     direction: Direction,
     record: &mut Record,
     warm: &mut Warm,
-    now: Tick,
 ) -> Advance {
     let kind = SegmentKind::of(info.tcp_flags);
+    let segment = Segment {
+        info,
+        kind,
+        direction,
+    };
     let old = record.tcp_state;
     let (from, to) = match transition(direction, kind, old) {
         Transition::Invalid => return Advance::Refuse(Reason::TcpBadTransition),
@@ -252,15 +267,15 @@ pub fn advance<P: Packet, H: Host>(
         Transition::To(_) if may_reopen(record, direction) => return Advance::Reopen,
         Transition::To(_) | Transition::Ignore => {
             if !answers_ignored_syn(info, kind, direction, record) {
-                note_ignored(packet, host, info, kind, direction, record, warm);
+                note_ignored(run, &segment, record, warm);
                 return Advance::Pass;
             }
             get_in_sync(direction, record, warm);
             (TcpState::SynSent, TcpState::SynRecv)
         }
     };
-    let settings = host.settings();
-    let exception = exception(settings, info, kind, direction, record, warm, from, to);
+    let settings = run.host.settings();
+    let exception = exception(settings, &segment, record, warm, (from, to));
     let (to, needs_window) = match exception {
         Exception::None => (to, true),
         Exception::State(state) => (state, true),
@@ -269,17 +284,17 @@ pub fn advance<P: Packet, H: Host>(
         Exception::Refuse(reason) => return Advance::Refuse(reason),
     };
     if needs_window {
-        match check(packet, host, info, kind, direction, record, warm) {
+        match check(run, &segment, record, warm) {
             Judgement::Inside | Judgement::Tolerated => {}
             Judgement::Ignored => return Advance::Pass,
             Judgement::Outside(reason) => {
-                shorten_after_invalid_close(settings, kind, direction, record, now);
+                shorten_after_invalid_close(settings, &segment, record, run.now);
                 return Advance::Refuse(reason);
             }
         }
     }
-    host.trace(Step::TcpState(old, to));
-    settle(settings, kind, direction, record, from, to, now)
+    run.host.trace(Step::TcpState(old, to));
+    settle(settings, &segment, record, (from, to), run.now)
 }
 
 /// A SYN to a connection that has ended.
@@ -340,14 +355,16 @@ fn get_in_sync(direction: Direction, record: &mut Record, warm: &mut Warm) {
 
 /// Remembers a segment that was let through unjudged, so that the answer to it is understood.
 fn note_ignored<P: Packet, H: Host>(
-    packet: &P,
-    host: &H,
-    info: &PacketInfo,
-    kind: SegmentKind,
-    direction: Direction,
+    run: &Run<'_, P, H>,
+    segment: &Segment<'_>,
     record: &mut Record,
     warm: &mut Warm,
 ) {
+    let Segment {
+        info,
+        kind,
+        direction,
+    } = *segment;
     record.last_kind = kind;
     record.last_direction = direction;
     record.last_end = segment_end(info);
@@ -355,7 +372,7 @@ fn note_ignored<P: Packet, H: Host>(
     record.last_ack_hash = acknowledgement_hash(info.tcp_sequence, 0, info.tcp_window);
     warm.last_window = info.tcp_window;
     if matches!((kind, direction), (SegmentKind::Syn, Direction::Original)) {
-        let options = syn_options(packet, host, info);
+        let options = syn_options(run, info);
         warm.last_scale = options.scale.unwrap_or(0);
         warm.last_flags = 0;
         if options.scale.is_some() {
@@ -391,20 +408,19 @@ enum Exception {
     Refuse(Reason),
 }
 
-#[allow(
-    clippy::too_many_arguments,
-    reason = "one decision over everything known of the segment"
-)]
+#[inline(always)]
 fn exception(
     settings: &Settings,
-    info: &PacketInfo,
-    kind: SegmentKind,
-    direction: Direction,
+    segment: &Segment<'_>,
     record: &Record,
     warm: &mut Warm,
-    from: TcpState,
-    to: TcpState,
+    (from, to): (TcpState, TcpState),
 ) -> Exception {
+    let Segment {
+        info,
+        kind,
+        direction,
+    } = *segment;
     match (to, kind) {
         (TcpState::TimeWait, SegmentKind::Ack)
             if matches!(from, TcpState::LastAck)
@@ -432,6 +448,7 @@ fn exception(
 
 /// A RST is believed only when it is at the number its receiver expects (RFC 5961 section 3); one
 /// inside the window passes, and the connection stays until the receiver has agreed.
+#[inline(always)]
 fn reset(
     settings: &Settings,
     info: &PacketInfo,
@@ -483,15 +500,17 @@ fn reset(
 }
 
 /// The end of a segment's way: it is inside the window, or its numbers do not matter.
+#[inline(always)]
 fn settle(
     settings: &Settings,
-    kind: SegmentKind,
-    direction: Direction,
+    segment: &Segment<'_>,
     record: &mut Record,
-    from: TcpState,
-    to: TcpState,
+    (from, to): (TcpState, TcpState),
     now: Tick,
 ) -> Advance {
+    let Segment {
+        kind, direction, ..
+    } = *segment;
     record.last_kind = kind;
     record.last_direction = direction;
     record.tcp_state = to;
@@ -552,11 +571,13 @@ const SHORTEN_FROM_SECONDS: u32 = 120;
 /// of, and the record need not wait for days.
 fn shorten_after_invalid_close(
     settings: &Settings,
-    kind: SegmentKind,
-    direction: Direction,
+    segment: &Segment<'_>,
     record: &mut Record,
     now: Tick,
 ) {
+    let Segment {
+        kind, direction, ..
+    } = *segment;
     let closes = matches!(kind, SegmentKind::Rst | SegmentKind::Fin);
     if !closes || !record.has(ASSURED) || record.has(FIXED_TIMEOUT) {
         return;

@@ -9,8 +9,9 @@
 //! 3. it acknowledges nothing that was not seen,
 //! 4. it acknowledges nothing too old.
 
-use super::SegmentKind;
+use super::{Segment, SegmentKind};
 use crate::host::{Host, Packet};
+use crate::process::Run;
 use crate::record::{
     Record, WINDOW_LIBERAL, WINDOW_MAX_ACK_KNOWN, WINDOW_SACK_PERMITTED, WINDOW_SCALED,
     WINDOW_UNACKNOWLEDGED, Warm, Window,
@@ -74,7 +75,7 @@ pub(super) fn segment_end(info: &PacketInfo) -> u32 {
 }
 
 /// The window of the first segment of a connection.
-pub(super) fn first_window<P: Packet, H: Host>(packet: &P, host: &H, info: &PacketInfo) -> Window {
+pub(super) fn first_window<P: Packet, H: Host>(run: &Run<'_, P, H>, info: &PacketInfo) -> Window {
     let end = segment_end(info);
     let max_window = at_least_one(u32::from(info.tcp_window));
     if info.tcp_flags & tcp_flag::SYN == 0 {
@@ -96,7 +97,7 @@ pub(super) fn first_window<P: Packet, H: Host>(packet: &P, host: &H, info: &Pack
         max_window,
         ..Window::default()
     };
-    learn_options(packet, host, info, &mut window);
+    learn_options(run, info, &mut window);
     window
 }
 
@@ -105,14 +106,14 @@ const fn at_least_one(window: u32) -> u32 {
 }
 
 /// What a SYN's options say of its sender. A segment without options changes nothing.
-fn learn_options<P: Packet, H: Host>(packet: &P, host: &H, info: &PacketInfo, window: &mut Window) {
+fn learn_options<P: Packet, H: Host>(run: &Run<'_, P, H>, info: &PacketInfo, window: &mut Window) {
     if !has_options(info) {
         return;
     }
     let SynOptions {
         scale,
         sack_permitted,
-    } = syn_options(packet, host, info);
+    } = syn_options(run, info);
     window.scale = 0;
     window.flags &= WINDOW_LIBERAL;
     if let Some(scale) = scale {
@@ -126,8 +127,7 @@ fn learn_options<P: Packet, H: Host>(packet: &P, host: &H, info: &PacketInfo, wi
 
 /// The sender's first SYN, or one that replaces an earlier one.
 fn begin_sender<P: Packet, H: Host>(
-    packet: &P,
-    host: &H,
+    run: &Run<'_, P, H>,
     info: &PacketInfo,
     end: u32,
     record: &mut Record,
@@ -137,7 +137,7 @@ fn begin_sender<P: Packet, H: Host>(
     sender.end = end;
     sender.max_end = end;
     sender.max_window = at_least_one(u32::from(info.tcp_window));
-    learn_options(packet, host, info, sender);
+    learn_options(run, info, sender);
     // RFC 7323 section 2.2: both sides must offer scaling, or neither scales.
     let both = record.windows[0].flags & record.windows[1].flags;
     if matches!(direction, Direction::Reply) && both & WINDOW_SCALED == 0 {
@@ -147,17 +147,18 @@ fn begin_sender<P: Packet, H: Host>(
 }
 
 /// Holds a segment against the windows and moves them on.
+#[inline(never)]
 pub(super) fn check<P: Packet, H: Host>(
-    packet: &P,
-    host: &H,
-    info: &PacketInfo,
-    kind: SegmentKind,
-    direction: Direction,
+    run: &Run<'_, P, H>,
+    segment: &Segment<'_>,
     record: &mut Record,
     warm: &mut Warm,
 ) -> Judgement {
-    let mut numbers = read_numbers(packet, host, info, record.window(direction.other()));
-    if meets_unknown_sender(packet, host, info, direction, record, &numbers) {
+    let Segment {
+        info, direction, ..
+    } = *segment;
+    let mut numbers = read_numbers(run, info, record.window(direction.other()));
+    if meets_unknown_sender(run, segment, record, &numbers) {
         return Judgement::Inside;
     }
     if info.tcp_flags & tcp_flag::ACK == 0 || is_reset_without_ack(info) {
@@ -173,16 +174,15 @@ pub(super) fn check<P: Packet, H: Host>(
         numbers.sequence = sent;
         numbers.end = sent;
     }
-    let judgement = compare(host, direction, record, &numbers);
+    let judgement = compare(run.host, direction, record, &numbers);
     if matches!(judgement, Judgement::Inside) {
-        advance(info, kind, direction, record, warm, &numbers);
+        advance(segment, record, warm, &numbers);
     }
     judgement
 }
 
 fn read_numbers<P: Packet, H: Host>(
-    packet: &P,
-    host: &H,
+    run: &Run<'_, P, H>,
     info: &PacketInfo,
     receiver: &Window,
 ) -> Numbers {
@@ -192,7 +192,7 @@ fn read_numbers<P: Packet, H: Host>(
         end: segment_end(info),
         ack: info.tcp_ack,
         sack: if selective {
-            highest_acknowledged(packet, host, info)
+            highest_acknowledged(run, info)
         } else {
             info.tcp_ack
         },
@@ -209,19 +209,20 @@ const fn is_reset_without_ack(info: &PacketInfo) -> bool {
 /// Takes over the numbers of a sender whose window is not known yet, or that starts anew.
 /// `true` when nothing is left to check: the SYN of a simultaneous open.
 fn meets_unknown_sender<P: Packet, H: Host>(
-    packet: &P,
-    host: &H,
-    info: &PacketInfo,
-    direction: Direction,
+    run: &Run<'_, P, H>,
+    segment: &Segment<'_>,
     record: &mut Record,
     numbers: &Numbers,
 ) -> bool {
+    let Segment {
+        info, direction, ..
+    } = *segment;
     let is_syn = info.tcp_flags & tcp_flag::SYN != 0;
     let has_ack = info.tcp_flags & tcp_flag::ACK != 0;
     let sender = *record.window(direction);
     if sender.max_window == 0 {
         if is_syn {
-            begin_sender(packet, host, info, numbers.end, record, direction);
+            begin_sender(run, info, numbers.end, record, direction);
             return !has_ack;
         }
         pick_up_sender(record, direction, numbers);
@@ -230,7 +231,7 @@ fn meets_unknown_sender<P: Packet, H: Host>(
     // RFC 9293 section 3.4.3: a TCP that starts again need only choose higher numbers.
     let opening = matches!(record.tcp_state, TcpState::SynSent | TcpState::SynRecv);
     if is_syn && opening && after(numbers.end, sender.end) {
-        begin_sender(packet, host, info, numbers.end, record, direction);
+        begin_sender(run, info, numbers.end, record, direction);
         return matches!(direction, Direction::Reply) && !has_ack;
     }
     false
@@ -314,14 +315,12 @@ const fn unless(liberal: bool, judgement: Judgement) -> Judgement {
 }
 
 /// Moves the windows on by a segment inside them.
-fn advance(
-    info: &PacketInfo,
-    kind: SegmentKind,
-    direction: Direction,
-    record: &mut Record,
-    warm: &mut Warm,
-    numbers: &Numbers,
-) {
+fn advance(segment: &Segment<'_>, record: &mut Record, warm: &mut Warm, numbers: &Numbers) {
+    let Segment {
+        info,
+        kind,
+        direction,
+    } = *segment;
     let is_syn = info.tcp_flags & tcp_flag::SYN != 0;
     let scale = if is_syn {
         0
