@@ -8,10 +8,9 @@
 #![forbid(unsafe_code)]
 
 mod capture;
-mod engine;
+mod packets;
 mod random;
 mod table;
-mod wire;
 
 pub use crate::random::Random;
 
@@ -27,24 +26,14 @@ pub struct Target {
 
 pub const TARGETS: &[Target] = &[
     Target {
-        name: "wire",
-        run: wire::run,
-        seeds: wire::seeds,
-    },
-    Target {
-        name: "engine",
-        run: engine::run,
-        seeds: engine::seeds,
+        name: "capture",
+        run: capture::run,
+        seeds: capture::seeds,
     },
     Target {
         name: "table",
         run: table::run,
         seeds: table::seeds,
-    },
-    Target {
-        name: "capture",
-        run: capture::run,
-        seeds: capture::seeds,
     },
 ];
 

@@ -1,0 +1,129 @@
+//! Packets made on this host, and what TC programs share.
+
+use core::ffi::c_void;
+
+use aya_ebpf::bindings::{BPF_CSUM_LEVEL_QUERY, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::helpers::generated::{bpf_csum_level, bpf_skb_pull_data};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use keepstate_engine::process::{Checksums, Path};
+use keepstate_engine::wire::Link;
+
+use crate::host::Context;
+use crate::judge::{Fate, Way, judge};
+use crate::packet::PacketView;
+
+/// On to the next program, or to the device.
+pub const TC_NEXT: i32 = TC_ACT_UNSPEC;
+pub const TC_SHOT: i32 = TC_ACT_SHOT;
+
+/// Bytes that headers take at most: Ethernet, IPv6 with extensions, and the quoted packet of an
+/// ICMP error.
+const HEADER_BYTES: u32 = 256;
+
+/// Bytes of headers that this host's own TCP and UDP put in one piece at least.
+const OWN_HEADER_BYTES: u32 = 42;
+
+const TYPE_IPV4: u16 = 0x0800;
+const TYPE_IPV6: u16 = 0x86dd;
+
+#[classifier]
+pub fn egress_ethernet(context: TcContext) -> i32 {
+    egress(&context, Link::Ethernet)
+}
+
+#[classifier]
+pub fn egress_bare(context: TcContext) -> i32 {
+    match bare_link(&context) {
+        Some(link) => egress(&context, link),
+        None => TC_NEXT,
+    }
+}
+
+#[inline(always)]
+fn egress(context: &TcContext, link: Link) -> i32 {
+    // SAFETY: a field of the program's own context.
+    let came_by = unsafe { (*context.skb.skb).ingress_ifindex };
+    if came_by != 0 {
+        // Forwarded: judged when it came in.
+        return TC_NEXT;
+    }
+    let way = Way {
+        link,
+        path: Path::Local,
+    };
+    let packet = reach(context, OWN_HEADER_BYTES);
+    match judge(&SkbContext(context), &packet, way, Checksums::Trusted) {
+        Fate::Pass => TC_NEXT,
+        Fate::Drop => TC_SHOT,
+    }
+}
+
+/// What a packet without link-layer header starts with; `None` for what is not IP.
+#[inline(always)]
+pub fn bare_link(context: &TcContext) -> Option<Link> {
+    // SAFETY: a field of the program's own context.
+    let protocol = unsafe { (*context.skb.skb).protocol };
+    match u16::from_be(protocol as u16) {
+        TYPE_IPV4 => Some(Link::Ipv4),
+        TYPE_IPV6 => Some(Link::Ipv6),
+        _ => None,
+    }
+}
+
+/// The packet, with its headers in one piece. Nothing is pulled in where the first `least` bytes
+/// lie in one piece already: that would copy payload for each segment that this host sends.
+#[inline(always)]
+fn reach(context: &TcContext, least: u32) -> PacketView {
+    let length = context.len();
+    let linear = (context.data_end() as u32).wrapping_sub(context.data() as u32);
+    if linear < length.min(least) {
+        // SAFETY: the context is the program's own; all packet pointers are read again below.
+        let _ = unsafe { bpf_skb_pull_data(context.skb.skb, length.min(HEADER_BYTES)) };
+    }
+    PacketView::new(context.data(), context.data_end(), length)
+}
+
+/// A packet that arrived.
+#[inline(always)]
+pub fn reach_received(context: &TcContext) -> PacketView {
+    reach(context, HEADER_BYTES)
+}
+
+/// What the kernel knows of the transport checksum of a packet that arrived.
+#[inline(always)]
+pub fn checksums(context: &TcContext) -> Checksums {
+    // SAFETY: the context is the program's own.
+    let level = unsafe { bpf_csum_level(context.skb.skb, BPF_CSUM_LEVEL_QUERY as u64) };
+    if level >= 0 {
+        Checksums::Trusted
+    } else {
+        Checksums::UnverifiedOrPartial
+    }
+}
+
+/// A packet as TC sees it: the VLAN tag lies beside the bytes.
+pub struct SkbContext<'a>(pub &'a TcContext);
+
+impl Context for SkbContext<'_> {
+    #[inline(always)]
+    fn raw(&self) -> *mut c_void {
+        self.0.skb.skb.cast()
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        // SAFETY: a field of the program's own context.
+        unsafe { (*self.0.skb.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn vlan(&self) -> u32 {
+        // SAFETY: as above.
+        let (present, tag) = unsafe {
+            let skb = self.0.skb.skb;
+            ((*skb).vlan_present, (*skb).vlan_tci)
+        };
+        if present == 0 { 0 } else { tag & 0xfff }
+    }
+}

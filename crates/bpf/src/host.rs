@@ -1,0 +1,194 @@
+//! What the engine asks of the kernel plane.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns, bpf_loop};
+use keepstate_engine::event::Event;
+use keepstate_engine::host::{Host, Repeat, Route};
+use keepstate_engine::limits::{CONDITIONS_MAX, RULES_MAX};
+use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
+use keepstate_engine::settings::Settings;
+use keepstate_engine::time::Tick;
+use keepstate_engine::wire::PacketInfo;
+use keepstate_plane::{InterfaceKey, PLANE_TEST_CLOCK, Plane, TICK_SHIFT};
+
+use crate::maps;
+use crate::memory::MapMemory;
+use crate::route;
+
+/// What differs between XDP and TC.
+pub trait Context {
+    /// The context pointer, for helpers.
+    fn raw(&self) -> *mut c_void;
+
+    /// Index of the interface the packet is seen on.
+    fn interface(&self) -> u32;
+
+    /// VLAN identifier of the packet, zero without a tag.
+    fn vlan(&self) -> u32;
+}
+
+/// The kernel plane, for one packet.
+pub struct KernelHost<'a, C> {
+    pub context: &'a C,
+    pub plane: &'static Plane,
+    pub policy: &'static PolicyHeader,
+    /// The slot of `policy`.
+    pub slot: u32,
+}
+
+impl<'a, C: Context> KernelHost<'a, C> {
+    /// The plane and the policy in force; `None` cannot happen, but the verifier wants it said.
+    #[inline(always)]
+    pub fn new(context: &'a C) -> Option<Self> {
+        let plane = plane()?;
+        // SAFETY: the word is in the map's value; the daemon may change it at any time, and a
+        // packet keeps the slot it has read.
+        let slot = unsafe { (&raw const plane.active).read_volatile() } & 1;
+        let policy = maps::POLICIES.get(slot)?;
+        Some(Self {
+            context,
+            plane,
+            policy,
+            slot,
+        })
+    }
+
+    /// Time by the clock of the plane.
+    #[inline(always)]
+    pub fn now(&self) -> Tick {
+        now(self.plane)
+    }
+
+    #[inline(always)]
+    pub fn interface_key(&self) -> InterfaceKey {
+        InterfaceKey {
+            index: self.context.interface(),
+            vlan: self.context.vlan(),
+        }
+    }
+
+    /// Interface patterns of the policy that an interface matches.
+    #[inline(always)]
+    pub fn patterns(&self, key: &InterfaceKey) -> u64 {
+        // SAFETY: an element may be replaced while it is read; the two words of it that are read
+        // are each read whole.
+        match unsafe { maps::INTERFACES.get(key) } {
+            Some(interface) if self.slot == 0 => interface.patterns[0],
+            Some(interface) => interface.patterns[1],
+            None => 0,
+        }
+    }
+}
+
+#[inline(always)]
+pub fn plane() -> Option<&'static Plane> {
+    maps::PLANE.get(0)
+}
+
+#[inline(always)]
+pub fn now(plane: &Plane) -> Tick {
+    if plane.flags & PLANE_TEST_CLOCK != 0 {
+        return Tick(plane.test_tick);
+    }
+    // SAFETY: the helper has no preconditions.
+    let jiffies = unsafe { bpf_jiffies64() };
+    Tick((jiffies.wrapping_mul(plane.tick_multiplier) >> TICK_SHIFT) as u32)
+}
+
+impl<C: Context> Host for KernelHost<'_, C> {
+    type Flows = MapMemory;
+
+    #[inline(always)]
+    fn flows(&self) -> &MapMemory {
+        &MapMemory
+    }
+
+    #[inline(always)]
+    fn settings(&self) -> &Settings {
+        &self.plane.settings
+    }
+
+    #[inline(always)]
+    fn policy(&self) -> &PolicyHeader {
+        self.policy
+    }
+
+    #[inline(always)]
+    fn rule(&self, index: u32) -> Option<&Rule> {
+        if index >= RULES_MAX {
+            return None;
+        }
+        maps::RULES.get(self.slot * RULES_MAX + index)
+    }
+
+    #[inline(always)]
+    fn condition(&self, index: u32) -> Option<&Condition> {
+        if index >= CONDITIONS_MAX {
+            return None;
+        }
+        maps::CONDITIONS.get(self.slot * CONDITIONS_MAX + index)
+    }
+
+    #[inline(always)]
+    fn count_rule(&self, index: u32, bytes: u32) {
+        if index >= RULES_MAX {
+            return;
+        }
+        let Some(counter) = maps::RULE_COUNTERS.get_ptr_mut(self.slot * RULES_MAX + index) else {
+            return;
+        };
+        // SAFETY: this CPU's element; an interrupting program may count in between, and then one
+        // packet is not counted.
+        unsafe {
+            (*counter).packets += 1;
+            (*counter).bytes += bytes as u64;
+        }
+    }
+
+    #[inline(always)]
+    fn route(&self, packet: &PacketInfo) -> Route {
+        route::route(self, packet)
+    }
+
+    #[inline(always)]
+    fn repeat<R: Repeat>(&self, limit: u32, body: &mut R) {
+        // SAFETY: the callback has the signature that the helper calls it by, and `body` outlives
+        // the call.
+        unsafe {
+            bpf_loop(
+                limit,
+                step::<R> as *mut c_void,
+                (&raw mut *body).cast(),
+                0,
+            );
+        }
+    }
+
+    #[inline(always)]
+    fn emit(&self, event: &Event) {
+        if maps::EVENTS.output::<Event>(event, 0).is_err() {
+            count_lost_event();
+        }
+    }
+
+    #[inline(always)]
+    fn wall_clock(&self) -> u64 {
+        // SAFETY: the helper has no preconditions.
+        unsafe { bpf_ktime_get_ns() }.wrapping_add(self.plane.wall_offset)
+    }
+}
+
+unsafe extern "C" fn step<R: Repeat>(_round: u64, body: *mut R) -> u64 {
+    // SAFETY: `repeat` passes its own argument.
+    let body = unsafe { &mut *body };
+    !body.step() as u64
+}
+
+#[inline(never)]
+fn count_lost_event() {
+    if let Some(counters) = maps::COUNTERS.get_ptr_mut(0) {
+        // SAFETY: this CPU's element, see `count_rule`.
+        unsafe { (*counters).events_lost += 1 };
+    }
+}

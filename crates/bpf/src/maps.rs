@@ -1,0 +1,71 @@
+//! The maps. Sizes given as 1 are set by the loader.
+
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
+use keepstate_engine::process::Scratch;
+use keepstate_engine::table::gauges;
+use keepstate_plane::{
+    BUCKET_ACCOUNTING_WORDS, BUCKET_SLOT_WORDS_V4, BUCKET_SLOT_WORDS_V6, BUCKET_WARM_WORDS,
+    CONDITION_ENTRIES, Counters, EVENT_RING_BYTES, INTERFACES_MAX, Interface, InterfaceKey,
+    POLICY_SLOTS, Plane, RULE_ENTRIES, Report, RuleCounter,
+};
+
+#[map]
+pub static PLANE: Array<Plane> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+#[map]
+pub static TAGS4: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+pub static TAGS6: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+#[map]
+pub static SLOTS4: Array<[u64; BUCKET_SLOT_WORDS_V4]> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+pub static SLOTS6: Array<[u64; BUCKET_SLOT_WORDS_V6]> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+#[map]
+pub static WARM4: Array<[u64; BUCKET_WARM_WORDS]> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+pub static WARM6: Array<[u64; BUCKET_WARM_WORDS]> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+#[map]
+pub static ACCOUNTING4: Array<[u64; BUCKET_ACCOUNTING_WORDS]> =
+    Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+pub static ACCOUNTING6: Array<[u64; BUCKET_ACCOUNTING_WORDS]> =
+    Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+#[map]
+pub static GAUGES: Array<[u64; gauges::WORDS as usize]> =
+    Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+#[map]
+pub static POLICIES: Array<PolicyHeader> = Array::with_max_entries(POLICY_SLOTS, 0);
+#[map]
+pub static RULES: Array<Rule> = Array::with_max_entries(RULE_ENTRIES, BPF_F_MMAPABLE);
+#[map]
+pub static CONDITIONS: Array<Condition> =
+    Array::with_max_entries(CONDITION_ENTRIES, BPF_F_MMAPABLE);
+#[map]
+pub static RULE_COUNTERS: PerCpuArray<RuleCounter> =
+    PerCpuArray::with_max_entries(RULE_ENTRIES, 0);
+
+#[map]
+pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+
+/// What the engine works with while it judges a packet. No program is interrupted by another on
+/// the same CPU: all of them run with bottom halves disabled.
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+pub static INTERFACES: HashMap<InterfaceKey, Interface> =
+    HashMap::with_max_entries(INTERFACES_MAX, 0);
+
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_RING_BYTES, 0);
+
+#[map]
+pub static REPORT: Array<Report> = Array::with_max_entries(1, BPF_F_MMAPABLE);

@@ -1,0 +1,368 @@
+//! The kernel's side: programs and maps, loaded anew or found pinned.
+
+use std::collections::HashMap as Named;
+use std::path::Path;
+
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::programs::{ProgramError, SchedClassifier, Xdp, XdpMode};
+use aya_obj::programs::XdpAttachType;
+
+use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
+use keepstate_engine::policy::PolicyHeader;
+use keepstate_engine::settings::{SETTING_ACCOUNTING, SETTING_TIMESTAMP, Settings};
+use keepstate_plane::{
+    Counters, Interface, InterfaceKey, LAYOUT, Plane, RuleCounter, names,
+};
+use thiserror::Error;
+
+use crate::mapped::{Mapping, Raw, bytes_of, from_bytes};
+
+/// The object, built by `cargo xtask bpf`.
+static OBJECT: &[u8] = &Aligned(*include_bytes!("../../bpf/keepstate.bpf.o")).0;
+
+/// The loader reads headers of the object in place.
+#[repr(C, align(8))]
+struct Aligned<T: ?Sized>(T);
+
+/// What went wrong between daemon and kernel.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum KernelError {
+    #[error("the kernel programs could not be loaded")]
+    Load(#[from] EbpfError),
+    #[error("the kernel refused a program")]
+    Program(#[from] ProgramError),
+    #[error("a map could not be reached")]
+    Map(#[from] MapError),
+    #[error("the memory of the map {0} could not be mapped")]
+    Mapping(String, #[source] rustix::io::Errno),
+    #[error("the object has no map or program {0}")]
+    Missing(String),
+    #[error("pinned maps have layout {found}, this program has {}; take them down first", LAYOUT)]
+    Layout { found: u32 },
+    #[error("{0}")]
+    Pin(String, #[source] aya::pin::PinError),
+}
+
+/// A number for the object, to tell one build from another.
+pub fn object_number() -> u64 {
+    // FNV-1a: it need not withstand anybody.
+    OBJECT.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// Maps and programs, open.
+pub struct Kernel {
+    pub maps: Maps,
+    pub programs: Programs,
+}
+
+impl Kernel {
+    /// Loads programs and maps that nobody else sees and that go away with this value.
+    pub fn private(settings: &Settings) -> Result<Self, KernelError> {
+        let mut object = loader(settings).load(OBJECT)?;
+        load_programs(&mut object)?;
+        let mut data = Named::new();
+        for name in names::MAPS.into_iter().chain([names::REPORT]) {
+            let map = object.take_map(name).ok_or_else(|| missing(name))?;
+            data.insert(name, map);
+        }
+        let maps = Maps::open(data)?;
+        maps.begin(settings);
+        Ok(Self {
+            maps,
+            programs: Programs::Object(Box::new(object)),
+        })
+    }
+
+    /// Loads programs and maps and pins them in a directory. Maps that are pinned there already
+    /// are taken over with what is in them.
+    pub fn pinned(directory: &Path, settings: &Settings) -> Result<Self, KernelError> {
+        let fresh = !directory.join(names::PLANE).exists();
+        let mut loader = loader(settings);
+        for name in names::MAPS.into_iter().chain([names::REPORT]) {
+            loader.map_pin_path(name, directory.join(name));
+        }
+        let mut object = loader.load(OBJECT)?;
+        load_programs(&mut object)?;
+        for name in names::PROGRAMS {
+            let path = directory.join(name);
+            let _ = std::fs::remove_file(&path);
+            let program = object.program_mut(name).ok_or_else(|| missing(name))?;
+            program
+                .pin(&path)
+                .map_err(|error| KernelError::Pin(path.display().to_string(), error))?;
+        }
+        let kernel = Self::adopt(directory)?;
+        if fresh {
+            kernel.maps.begin(settings);
+        } else {
+            kernel.maps.change_plane(|plane| plane.object = object_number());
+        }
+        Ok(kernel)
+    }
+
+    /// Opens what is pinned in a directory.
+    pub fn adopt(directory: &Path) -> Result<Self, KernelError> {
+        let mut data = Named::new();
+        for name in names::MAPS.into_iter().chain([names::REPORT]) {
+            let map = Map::from_map_data(MapData::from_pin(directory.join(name))?)?;
+            data.insert(name, map);
+        }
+        let maps = Maps::open(data)?;
+        let mut classifiers = Named::new();
+        for name in names::PROGRAMS {
+            if name != names::INGRESS_XDP {
+                let program = SchedClassifier::from_pin(directory.join(name))?;
+                classifiers.insert(name, program);
+            }
+        }
+        let path = directory.join(names::INGRESS_XDP);
+        let xdp = Xdp::from_pin(path, XdpAttachType::Interface)?;
+        Ok(Self {
+            maps,
+            programs: Programs::Pinned { xdp, classifiers },
+        })
+    }
+}
+
+/// Layout and build of what is pinned in a directory, `None` when nothing is.
+pub fn pinned_build(directory: &Path) -> Result<Option<(u32, u64)>, KernelError> {
+    let path = directory.join(names::PLANE);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let data = MapData::from_pin(path)?;
+    let mapping = map_memory(names::PLANE, &data)?;
+    // Layout and build stand where they do in every layout, first and second word.
+    let words = mapping.words();
+    let word = |index: usize| words.get(index).map_or(0, |word| word.load(SeqCst));
+    Ok(Some((word(0) as u32, word(1))))
+}
+
+fn missing(name: &str) -> KernelError {
+    KernelError::Missing(name.to_owned())
+}
+
+fn loader(settings: &Settings) -> EbpfLoader<'static> {
+    let mut loader = EbpfLoader::new();
+    loader.verifier_log_level(VerifierLogLevel::STATS);
+    let counted = settings.flags & (SETTING_ACCOUNTING | SETTING_TIMESTAMP) != 0;
+    for (family, buckets) in settings.buckets.into_iter().enumerate() {
+        loader.map_max_entries(names::TAGS[family], buckets);
+        loader.map_max_entries(names::SLOTS[family], buckets);
+        loader.map_max_entries(names::WARM[family], buckets);
+        let accounting = if counted { buckets } else { 1 };
+        loader.map_max_entries(names::ACCOUNTING[family], accounting);
+    }
+    loader
+}
+
+fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
+    for name in names::PROGRAMS {
+        let program = object.program_mut(name).ok_or_else(|| missing(name))?;
+        match program {
+            aya::programs::Program::Xdp(program) => program.load()?,
+            aya::programs::Program::SchedClassifier(program) => program.load()?,
+            _ => return Err(missing(name)),
+        }
+    }
+    Ok(())
+}
+
+/// The programs, either with the object that they were loaded from or from their pins.
+pub enum Programs {
+    Object(Box<Ebpf>),
+    Pinned {
+        xdp: Xdp,
+        classifiers: Named<&'static str, SchedClassifier>,
+    },
+}
+
+/// How much of the verifier's patience a program took.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    pub program: &'static str,
+    /// Instructions the verifier went through; it gives up at a million.
+    pub instructions: Option<u32>,
+    /// Bytes of the program after translation.
+    pub bytes: Option<u32>,
+}
+
+impl Programs {
+    pub fn xdp(&mut self) -> Result<&mut Xdp, KernelError> {
+        match self {
+            Self::Pinned { xdp, .. } => Ok(xdp),
+            Self::Object(object) => {
+                let program = object.program_mut(names::INGRESS_XDP);
+                Ok(program.ok_or_else(|| missing(names::INGRESS_XDP))?.try_into()?)
+            }
+        }
+    }
+
+    pub fn classifier(&mut self, name: &str) -> Result<&mut SchedClassifier, KernelError> {
+        match self {
+            Self::Pinned { classifiers, .. } => {
+                classifiers.get_mut(name).ok_or_else(|| missing(name))
+            }
+            Self::Object(object) => {
+                let program = object.program_mut(name);
+                Ok(program.ok_or_else(|| missing(name))?.try_into()?)
+            }
+        }
+    }
+
+    pub fn verified(&mut self) -> Result<Vec<Verified>, KernelError> {
+        let mut list = Vec::new();
+        for program in names::PROGRAMS {
+            let info = if program == names::INGRESS_XDP {
+                self.xdp()?.info()?
+            } else {
+                self.classifier(program)?.info()?
+            };
+            list.push(Verified {
+                program,
+                instructions: info.verified_instruction_count(),
+                bytes: info.size_translated(),
+            });
+        }
+        Ok(list)
+    }
+}
+
+use std::sync::atomic::Ordering::SeqCst;
+
+/// The maps, those with memory mapped.
+pub struct Maps {
+    pub plane: Mapping,
+    /// By family, as the next three.
+    pub tags: [Mapping; 2],
+    pub slots: [Mapping; 2],
+    pub warm: [Mapping; 2],
+    pub accounting: [Mapping; 2],
+    pub gauges: Mapping,
+    pub rules: Mapping,
+    pub conditions: Mapping,
+    pub report: Mapping,
+    pub policies: Array<MapData, Raw<PolicyHeader>>,
+    pub rule_counters: PerCpuArray<MapData, Raw<RuleCounter>>,
+    pub counters: PerCpuArray<MapData, Raw<Counters>>,
+    pub interfaces: HashMap<MapData, Raw<InterfaceKey>, Raw<Interface>>,
+    /// Taken by whoever reads events.
+    pub events: Option<Map>,
+}
+
+impl Maps {
+    fn open(mut data: Named<&'static str, Map>) -> Result<Self, KernelError> {
+        let mut take = |name: &str| data.remove(name).ok_or_else(|| missing(name));
+        let mut pair = |names: [&'static str; 2]| -> Result<[Mapping; 2], KernelError> {
+            Ok([
+                map_array(names[0], take(names[0])?)?,
+                map_array(names[1], take(names[1])?)?,
+            ])
+        };
+        let tags = pair(names::TAGS)?;
+        let slots = pair(names::SLOTS)?;
+        let warm = pair(names::WARM)?;
+        let accounting = pair(names::ACCOUNTING)?;
+        let mut one = |name: &'static str| map_array(name, take(name)?);
+        Ok(Self {
+            plane: one(names::PLANE)?,
+            tags,
+            slots,
+            warm,
+            accounting,
+            gauges: one(names::GAUGES)?,
+            rules: one(names::RULES)?,
+            conditions: one(names::CONDITIONS)?,
+            report: one(names::REPORT)?,
+            policies: take(names::POLICIES)?.try_into()?,
+            rule_counters: take(names::RULE_COUNTERS)?.try_into()?,
+            counters: take(names::COUNTERS)?.try_into()?,
+            interfaces: take(names::INTERFACES)?.try_into()?,
+            events: Some(take(names::EVENTS)?),
+        })
+    }
+
+    /// Writes the first contents of maps that were just made.
+    fn begin(&self, settings: &Settings) {
+        self.store_plane(&Plane {
+            layout: LAYOUT,
+            active: 0,
+            object: object_number(),
+            tick_multiplier: 0,
+            wall_offset: 0,
+            flags: 0,
+            test_tick: 0,
+            test_hook: 0,
+            reserved: 0,
+            settings: *settings,
+        });
+    }
+
+    pub fn plane(&self) -> Plane {
+        let mut bytes = Vec::with_capacity(size_of::<Plane>());
+        for word in self.plane.words() {
+            bytes.extend(word.load(SeqCst).to_ne_bytes());
+        }
+        from_bytes(&bytes).expect("the map holds a whole plane: its value is that type")
+    }
+
+    /// Changes the plane. The daemon is its only writer, and each word changes at once.
+    pub fn change_plane(&self, change: impl FnOnce(&mut Plane)) {
+        let mut plane = self.plane();
+        change(&mut plane);
+        self.store_plane(&plane);
+    }
+
+    fn store_plane(&self, plane: &Plane) {
+        write(self.plane.words(), bytes_of(plane));
+    }
+}
+
+/// Writes bytes into words, those that differ alone.
+pub fn write(words: &[std::sync::atomic::AtomicU64], bytes: &[u8]) {
+    for (word, chunk) in words.iter().zip(bytes.chunks(8)) {
+        let mut value = [0; 8];
+        value[..chunk.len()].copy_from_slice(chunk);
+        let value = u64::from_ne_bytes(value);
+        if word.load(SeqCst) != value {
+            word.store(value, SeqCst);
+        }
+    }
+}
+
+fn map_array(name: &str, map: Map) -> Result<Mapping, KernelError> {
+    match map {
+        Map::Array(data) => map_memory(name, &data),
+        _ => Err(missing(name)),
+    }
+}
+
+fn map_memory(name: &str, data: &MapData) -> Result<Mapping, KernelError> {
+    let info = data.info()?;
+    let bytes = info.value_size().next_multiple_of(8) as usize * info.max_entries() as usize;
+    Mapping::new(data.fd(), bytes).map_err(|error| KernelError::Mapping(name.to_owned(), error))
+}
+
+/// How XDP programs are attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AttachMode {
+    /// In the driver where it can, else generic.
+    #[default]
+    Best,
+    Native,
+    Generic,
+}
+
+impl AttachMode {
+    /// Modes to try, in order.
+    pub const fn attempts(self) -> &'static [XdpMode] {
+        match self {
+            Self::Best => &[XdpMode::Driver, XdpMode::Skb],
+            Self::Native => &[XdpMode::Driver],
+            Self::Generic => &[XdpMode::Skb],
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What the kernel programs and the daemon agree on: names of the maps, and what lies in them.
+//!
+//! The daemon may be newer than the programs that it finds pinned. It adopts them only when
+//! [`LAYOUT`] is the same in both, so any change of a type below, or of the engine types that
+//! they hold, raises that number.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+use keepstate_engine::limits::{ACCOUNTING_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET};
+use keepstate_engine::limits::{CONDITIONS_MAX, RULES_MAX, WARM_WORDS};
+use keepstate_engine::settings::Settings;
+use keepstate_engine::verdict::REASON_COUNTERS;
+
+/// Version of everything in this file.
+pub const LAYOUT: u32 = 1;
+
+/// Two policies: the one in force, and the one being written.
+pub const POLICY_SLOTS: u32 = 2;
+
+/// Rules, conditions and rule counters of both policies.
+pub const RULE_ENTRIES: u32 = POLICY_SLOTS * RULES_MAX;
+pub const CONDITION_ENTRIES: u32 = POLICY_SLOTS * CONDITIONS_MAX;
+
+/// Interfaces (VLANs on top of an attached one included) that can be told apart.
+pub const INTERFACES_MAX: u32 = 4096;
+
+/// Bytes of the ring that carries events; a power of two and a multiple of the page size.
+pub const EVENT_RING_BYTES: u32 = 1 << 20;
+
+/// Words of a bucket in each of the maps that make up a flow table.
+pub const BUCKET_SLOT_WORDS_V4: usize = (SLOTS_PER_BUCKET * SLOT_WORDS_V4) as usize;
+pub const BUCKET_SLOT_WORDS_V6: usize = (SLOTS_PER_BUCKET * SLOT_WORDS_V6) as usize;
+pub const BUCKET_WARM_WORDS: usize = (SLOTS_PER_BUCKET * WARM_WORDS) as usize;
+pub const BUCKET_ACCOUNTING_WORDS: usize = (SLOTS_PER_BUCKET * ACCOUNTING_WORDS) as usize;
+
+/// Names of maps and programs in the object, and of their pins.
+pub mod names {
+    pub const PLANE: &str = "PLANE";
+    pub const TAGS: [&str; 2] = ["TAGS4", "TAGS6"];
+    pub const SLOTS: [&str; 2] = ["SLOTS4", "SLOTS6"];
+    pub const WARM: [&str; 2] = ["WARM4", "WARM6"];
+    pub const ACCOUNTING: [&str; 2] = ["ACCOUNTING4", "ACCOUNTING6"];
+    pub const GAUGES: &str = "GAUGES";
+    pub const POLICIES: &str = "POLICIES";
+    pub const RULES: &str = "RULES";
+    pub const CONDITIONS: &str = "CONDITIONS";
+    pub const RULE_COUNTERS: &str = "RULE_COUNTERS";
+    pub const COUNTERS: &str = "COUNTERS";
+    pub const INTERFACES: &str = "INTERFACES";
+    pub const EVENTS: &str = "EVENTS";
+    pub const REPORT: &str = "REPORT";
+
+    /// All maps, in the order in which they are pinned.
+    pub const MAPS: [&str; 17] = [
+        PLANE,
+        TAGS[0],
+        TAGS[1],
+        SLOTS[0],
+        SLOTS[1],
+        WARM[0],
+        WARM[1],
+        ACCOUNTING[0],
+        ACCOUNTING[1],
+        GAUGES,
+        POLICIES,
+        RULES,
+        CONDITIONS,
+        RULE_COUNTERS,
+        COUNTERS,
+        INTERFACES,
+        EVENTS,
+    ];
+
+    /// XDP: packets that arrive on an Ethernet device.
+    pub const INGRESS_XDP: &str = "ingress_xdp";
+    /// TC: packets that arrive on a device without link-layer header.
+    pub const INGRESS_TC: &str = "ingress_tc";
+    /// TC: packets made on this host, leaving through an Ethernet device.
+    pub const EGRESS_ETHERNET: &str = "egress_ethernet";
+    /// TC: packets made on this host, leaving through a device without link-layer header.
+    pub const EGRESS_BARE: &str = "egress_bare";
+    /// Run by the daemon to read the clock that the programs read.
+    pub const CLOCK: &str = "clock";
+
+    pub const PROGRAMS: [&str; 5] = [
+        INGRESS_XDP,
+        INGRESS_TC,
+        EGRESS_ETHERNET,
+        EGRESS_BARE,
+        CLOCK,
+    ];
+}
+
+/// What every packet reads first. One element, mapped by the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Plane {
+    /// [`LAYOUT`] of whoever made the maps.
+    pub layout: u32,
+    /// Which of the two policies is in force.
+    pub active: u32,
+    /// Which build of the programs was loaded last.
+    pub object: u64,
+    /// Ticks are `jiffies * multiplier >> TICK_SHIFT`.
+    pub tick_multiplier: u64,
+    /// Wall clock minus the kernel's monotonic clock, in nanoseconds.
+    pub wall_offset: u64,
+    /// Bits `PLANE_*`.
+    pub flags: u32,
+    /// The time, with [`PLANE_TEST_CLOCK`].
+    pub test_tick: u32,
+    /// Number of a [`keepstate_engine::verdict::Hook`], with [`PLANE_TEST_HOOK`].
+    pub test_hook: u32,
+    pub reserved: u32,
+    pub settings: Settings,
+}
+
+/// At 1,000 jiffies a second the product overflows after 550 years.
+pub const TICK_SHIFT: u32 = 24;
+
+/// The clock stands at [`Plane::test_tick`].
+pub const PLANE_TEST_CLOCK: u32 = 1 << 0;
+/// The routing table is not asked: packets from outside meet [`Plane::test_hook`].
+pub const PLANE_TEST_HOOK: u32 = 1 << 1;
+/// Each outcome is written to the map [`names::REPORT`].
+pub const PLANE_TEST_REPORT: u32 = 1 << 2;
+
+/// Key of the map of interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct InterfaceKey {
+    /// Index of the interface a packet was seen on.
+    pub index: u32,
+    /// VLAN identifier of the packet, zero without one.
+    pub vlan: u32,
+}
+
+/// What the programs know of an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Interface {
+    /// Which interface patterns it matches, a bit each, by policy slot.
+    pub patterns: [u64; POLICY_SLOTS as usize],
+    /// Index of the interface that the kernel takes the packet for: the VLAN's own.
+    pub index: u32,
+    pub reserved: u32,
+}
+
+/// Counters of a rule, on each CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct RuleCounter {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// Counters of the whole, one element on each CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counters {
+    /// INVALID packets and drops by [`keepstate_engine::verdict::Reason`].
+    pub reasons: [u64; REASON_COUNTERS as usize],
+    /// Packets by [`keepstate_engine::verdict::State`].
+    pub states: [u64; 8],
+    /// Packets by [`keepstate_engine::verdict::Verdict`].
+    pub verdicts: [u64; 4],
+    /// Events that found the ring full.
+    pub events_lost: u64,
+    pub reserved: [u64; 3],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            reasons: [0; REASON_COUNTERS as usize],
+            states: [0; 8],
+            verdicts: [0; 4],
+            events_lost: 0,
+            reserved: [0; 3],
+        }
+    }
+}
+
+/// "None" in a [`Report`].
+pub const REPORT_NONE: u32 = u32::MAX;
+
+/// An outcome of the engine, for tests: enumerations by their numbers, [`REPORT_NONE`] for none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Report {
+    /// Grows by one with each packet that was judged.
+    pub count: u32,
+    pub state: u32,
+    pub verdict: u32,
+    pub reason: u32,
+    pub hook: u32,
+    pub rule: u32,
+    /// One when there is a flow.
+    pub has_flow: u32,
+    pub flow: u32,
+    pub direction: u32,
+    pub tcp_state: u32,
+}

@@ -1,4 +1,0 @@
-//! Rules back into text.
-
-pub(crate) mod list;
-pub(crate) mod save;
