@@ -1,6 +1,6 @@
 //! The reader of captures: never panics, never hangs, and gives frames that are what it says.
 
-use crate::packets;
+use crate::wire::packets;
 use keepstate_sim::capture::{FRAME_BYTES_MAX, NetworkPacket, Reader, network_packet};
 
 pub(crate) fn run(data: &[u8]) {
@@ -21,15 +21,17 @@ pub(crate) fn run(data: &[u8]) {
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
-    let frame = packets::tcp_syn();
+    let packets = packets();
+    let frame = packets[2].ethernet();
     let mut seeds = Vec::new();
     for link in [1_u32, 0, 9, 101, 113, 228, 229, 276] {
         seeds.push(pcap(link, &frame, u32::to_le_bytes));
         seeds.push(pcap(link, &frame, u32::to_be_bytes));
     }
     seeds.push(pcapng(&frame));
-    let ping = packets::ipv6(58, 5, 1, &[128, 0, 0, 0, 0, 7, 0, 1]);
-    seeds.push(pcap(101, &ping, u32::to_le_bytes));
+    for packet in &packets {
+        seeds.push(pcap(101, &packet.ip(), u32::to_le_bytes));
+    }
     seeds
 }
 

@@ -8,9 +8,10 @@
 #![forbid(unsafe_code)]
 
 mod capture;
-mod packets;
+mod engine;
 mod random;
 mod table;
+mod wire;
 
 pub use crate::random::Random;
 
@@ -26,14 +27,24 @@ pub struct Target {
 
 pub const TARGETS: &[Target] = &[
     Target {
-        name: "capture",
-        run: capture::run,
-        seeds: capture::seeds,
+        name: "wire",
+        run: wire::run,
+        seeds: wire::seeds,
+    },
+    Target {
+        name: "engine",
+        run: engine::run,
+        seeds: engine::seeds,
     },
     Target {
         name: "table",
         run: table::run,
         seeds: table::seeds,
+    },
+    Target {
+        name: "capture",
+        run: capture::run,
+        seeds: capture::seeds,
     },
 ];
 

@@ -14,9 +14,12 @@ use crate::shell;
 /// Each target gets so long unless told otherwise.
 const SECONDS: u64 = 60;
 /// Longest input that libFuzzer makes, in bytes.
-const INPUT_BYTES_MAX: u32 = 8_192;
+const INPUT_BYTES_MAX: u32 = 4_096;
 /// An input that takes longer than this is reported as a hang.
 const SECONDS_PER_INPUT_MAX: u32 = 5;
+
+/// How much of libFuzzer's output is shown with a finding.
+const LINES_OF_FINDING: usize = 25;
 
 /// What `cargo-fuzz` passes, without the sanitizer.
 const COVERAGE_FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module \
@@ -128,7 +131,11 @@ fn fuzz(target: &Target, program: &Path, directory: &Path, seconds: u64) -> anyh
         .with_context(|| format!("cannot start {}", program.display()))?;
     let log = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
-        println!("{log}");
+        let lines: Vec<_> = log.lines().collect();
+        println!(
+            "{}",
+            lines[lines.len().saturating_sub(LINES_OF_FINDING)..].join("\n")
+        );
         println!(
             "{}: FOUND something; the input lies in {}",
             target.name,

@@ -7,6 +7,7 @@ use keepstate_engine::tuple::{Address, Family, Tuple};
 
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
+const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 
 const IPV4_HEADER_BYTES: usize = 20;
@@ -38,16 +39,18 @@ pub fn tcp_tuple(bytes: &[u8]) -> Option<Tuple> {
     })
 }
 
-struct Packet<'a> {
-    endpoints: Endpoints,
-    protocol: u8,
+/// The headers of a packet, so far as they can be told.
+pub(crate) struct Packet<'a> {
+    pub(crate) endpoints: Endpoints,
+    pub(crate) protocol: u8,
     /// Not the first fragment: what follows the IP header is no transport header.
-    is_later_fragment: bool,
+    pub(crate) is_later_fragment: bool,
+    /// From the transport header to the end that the IP header states.
     transport: &'a [u8],
 }
 
 impl<'a> Packet<'a> {
-    fn read(bytes: &'a [u8]) -> Option<Self> {
+    pub(crate) fn read(bytes: &'a [u8]) -> Option<Self> {
         match bytes.first()? >> 4 {
             4 => Self::read_v4(bytes),
             6 => Self::read_v6(bytes),
@@ -60,6 +63,12 @@ impl<'a> Packet<'a> {
         if header_bytes < IPV4_HEADER_BYTES {
             return None;
         }
+        let stated = usize::from(u16_at(bytes, 2)?).min(bytes.len());
+        let end = if stated < header_bytes {
+            bytes.len()
+        } else {
+            stated
+        };
         let endpoints = Endpoints {
             family: Family::V4,
             source: [u32_at(bytes, 12)?, 0, 0, 0],
@@ -69,7 +78,7 @@ impl<'a> Packet<'a> {
             endpoints,
             protocol: *bytes.get(9)?,
             is_later_fragment: u16_at(bytes, 6)? & 0x1fff != 0,
-            transport: bytes.get(header_bytes..).unwrap_or_default(),
+            transport: bytes.get(header_bytes..end).unwrap_or_default(),
         })
     }
 
@@ -79,6 +88,7 @@ impl<'a> Packet<'a> {
             source: address_v6(bytes, 8)?,
             destination: address_v6(bytes, 24)?,
         };
+        let end = (IPV6_HEADER_BYTES + usize::from(u16_at(bytes, 4)?)).min(bytes.len());
         let mut protocol = *bytes.get(6)?;
         let mut at = IPV6_HEADER_BYTES;
         let mut is_later_fragment = false;
@@ -99,7 +109,7 @@ impl<'a> Packet<'a> {
             endpoints,
             protocol,
             is_later_fragment,
-            transport: bytes.get(at..).unwrap_or_default(),
+            transport: bytes.get(at..end).unwrap_or_default(),
         })
     }
 
@@ -116,6 +126,39 @@ impl<'a> Packet<'a> {
             protocol: TCP,
             zone: 0,
         })
+    }
+
+    /// Source and destination port, of protocols that have them.
+    pub(crate) fn ports(&self) -> Option<(u16, u16)> {
+        if !matches!(self.protocol, TCP | UDP) || self.is_later_fragment {
+            return None;
+        }
+        Some((u16_at(self.transport, 0)?, u16_at(self.transport, 2)?))
+    }
+
+    pub(crate) fn tcp_flags(&self) -> Option<u8> {
+        let has_flags = self.protocol == TCP && !self.is_later_fragment;
+        self.transport.get(13).copied().filter(|_| has_flags)
+    }
+
+    /// Type and code.
+    pub(crate) fn icmp_type(&self) -> Option<(u8, u8)> {
+        let has_type = matches!(self.protocol, ICMP | ICMPV6) && !self.is_later_fragment;
+        let pair = self.transport.first_chunk::<2>().filter(|_| has_type)?;
+        Some((pair[0], pair[1]))
+    }
+
+    /// Bytes behind the transport header.
+    pub(crate) fn payload_length(&self) -> usize {
+        let header = match self.protocol {
+            TCP => self
+                .transport
+                .get(12)
+                .map_or(20, |byte| usize::from(byte >> 4) * 4),
+            UDP | ICMP | ICMPV6 => 8,
+            _ => 0,
+        };
+        self.transport.len().saturating_sub(header)
     }
 
     /// The packet that an ICMP error quotes.

@@ -4,6 +4,7 @@
 //! fails when a count grows, and when one shrinks: then the list is to be lowered.
 
 #[path = "support/oracle.rs"]
+#[allow(dead_code, reason = "the example uses the rest")]
 mod oracle;
 
 use std::collections::BTreeMap;

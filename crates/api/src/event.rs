@@ -1,0 +1,85 @@
+//! Things that happen to packets and flows.
+
+use serde::{Deserialize, Serialize};
+
+use crate::flow::Flow;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    New,
+    Update,
+    Destroy,
+    /// A packet was dropped.
+    Drop,
+    /// A packet was INVALID, and passed all the same.
+    Invalid,
+}
+
+impl EventKind {
+    /// As `conntrack -E` marks a line.
+    pub const fn mark(self) -> &'static str {
+        match self {
+            Self::New => "[NEW]",
+            Self::Update => "[UPDATE]",
+            Self::Destroy => "[DESTROY]",
+            Self::Drop => "[DROP]",
+            Self::Invalid => "[INVALID]",
+        }
+    }
+
+    /// Whether a packet is told of, and not a flow.
+    pub const fn is_of_packet(self) -> bool {
+        matches!(self, Self::Drop | Self::Invalid)
+    }
+}
+
+/// Which events a client wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKinds {
+    All,
+    /// New, changed and ended flows.
+    Flows,
+    /// Dropped and INVALID packets.
+    Drops,
+}
+
+impl EventKinds {
+    pub const fn includes(self, kind: EventKind) -> bool {
+        match self {
+            Self::All => true,
+            Self::Flows => !kind.is_of_packet(),
+            Self::Drops => kind.is_of_packet(),
+        }
+    }
+}
+
+/// One event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Nanoseconds since 1970, when the daemon read it.
+    pub time_ns: u64,
+    pub kind: EventKind,
+    /// The flow; for a packet, the flow it belongs to or would begin, seen from its sender.
+    pub flow: Flow,
+    /// What the packet that caused this was.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub packet: Option<PacketEvent>,
+}
+
+/// The packet of an event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PacketEvent {
+    pub state: String,
+    pub verdict: String,
+    pub reason: Option<String>,
+    pub chain: Option<String>,
+    /// Number of the rule in its chain; `None` for the chain's policy, or no rule at all.
+    pub rule: Option<u32>,
+    pub length: u32,
+    /// For a segment out of window: its sequence number, the end of it, and the bounds.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub window: Option<[u32; 4]>,
+}

@@ -1,0 +1,351 @@
+//! Flows, as JSON and as the engine has them.
+
+use std::net::IpAddr;
+
+use keepstate_engine::conntrack::tcp::TcpState;
+use keepstate_engine::host::Words;
+use keepstate_engine::limits::ACCOUNTING_WORDS;
+use keepstate_engine::record::{ASSURED, Control, Record, SEEN_REPLY, STATE_WORDS, Warm};
+use keepstate_engine::table::Entry;
+use keepstate_engine::time::Tick;
+use keepstate_engine::tuple::{Address, Family, FlowKey, Tuple, is_icmp};
+use keepstate_listing as listing;
+use keepstate_listing::{Counters, protocol_name};
+use serde::{Deserialize, Serialize};
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const DCCP: u8 = 33;
+const SCTP: u8 = 132;
+const UDPLITE: u8 = 136;
+
+/// A flow: what `keepstate flows --json` prints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flow {
+    /// `ipv4` or `ipv6`.
+    pub family: String,
+    pub protocol: u8,
+    pub protocol_name: String,
+    pub zone: u16,
+    /// Of packets in the direction of the first.
+    pub original: Endpoints,
+    pub reply: Endpoints,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tcp_state: Option<String>,
+    /// Packets in both directions were seen.
+    pub replied: bool,
+    pub assured: bool,
+    pub mark: u32,
+    pub seconds_left: u32,
+    /// Nanoseconds since 1970, where start times are kept.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub started_ns: Option<u64>,
+}
+
+/// One direction of a flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoints {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub source_port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub destination_port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub icmp: Option<Icmp>,
+    /// Where flows are counted.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub packets: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub window: Option<Window>,
+}
+
+/// The query of an ICMP or ICMPv6 flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Icmp {
+    /// Of the request, in both directions.
+    #[serde(rename = "type")]
+    pub kind: u8,
+    pub code: u8,
+    pub id: u16,
+}
+
+/// What is known of the segments of one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    pub end: u32,
+    pub max_end: u32,
+    pub max_window: u32,
+    pub max_ack: u32,
+    pub scale: u8,
+    pub flags: u8,
+}
+
+impl Flow {
+    /// A record of the flow table.
+    pub fn from_table(entry: &Entry, now: Tick) -> Self {
+        let mut flow = Self::from_listing(&listing::Entry::from_table(entry, now));
+        if flow.protocol == TCP {
+            flow.original.window = Some(Window::new(&entry.record.windows[0]));
+            flow.reply.window = Some(Window::new(&entry.record.windows[1]));
+        }
+        let started = entry
+            .accounting
+            .map(|words| words[ACCOUNTING_WORDS as usize - 1]);
+        flow.started_ns = started.filter(|started| *started != 0);
+        flow
+    }
+
+    pub fn from_listing(entry: &listing::Entry) -> Self {
+        let [original, reply] = &entry.tuples;
+        let counters = |index: usize| entry.counters.map(|counters| counters[index]);
+        let protocol = original.protocol;
+        let state = (protocol == TCP).then(|| entry.record.tcp_state.name().to_owned());
+        Self {
+            family: family_name(original.family).to_owned(),
+            protocol,
+            protocol_name: protocol_name(protocol).to_owned(),
+            zone: original.zone,
+            original: Endpoints::new(original, counters(0)),
+            reply: Endpoints::new(reply, counters(1)),
+            tcp_state: state,
+            replied: entry.record.has(SEEN_REPLY),
+            assured: entry.record.has(ASSURED),
+            mark: entry.mark,
+            seconds_left: entry.seconds_left,
+            started_ns: None,
+        }
+    }
+
+    /// What is needed to print the flow as conntrack and `/proc` do.
+    pub fn to_listing(&self) -> listing::Entry {
+        let state = self.tcp_state.as_deref().and_then(tcp_state_named);
+        let status = [(self.replied, SEEN_REPLY), (self.assured, ASSURED)];
+        let set = status.into_iter().filter(|(is_set, _)| *is_set);
+        listing::Entry {
+            tuples: [self.tuple(&self.original), self.tuple(&self.reply)],
+            record: Record {
+                status: set.fold(0, |bits, (_, bit)| bits | bit),
+                tcp_state: state.unwrap_or(TcpState::None),
+                ..Record::EMPTY
+            },
+            mark: self.mark,
+            seconds_left: self.seconds_left,
+            counters: self
+                .original
+                .counters()
+                .zip(self.reply.counters())
+                .map(|(original, reply)| [original, reply]),
+        }
+    }
+
+    fn tuple(&self, endpoints: &Endpoints) -> Tuple {
+        let (family, source) = engine_address(endpoints.source);
+        let (_, destination) = engine_address(endpoints.destination);
+        let ports = match endpoints.icmp {
+            Some(icmp) => (icmp.id, (u16::from(icmp.kind) << 8) | u16::from(icmp.code)),
+            None => (
+                endpoints.source_port.unwrap_or(0),
+                endpoints.destination_port.unwrap_or(0),
+            ),
+        };
+        Tuple {
+            family,
+            source,
+            destination,
+            source_port: ports.0,
+            destination_port: ports.1,
+            protocol: self.protocol,
+            zone: self.zone,
+        }
+    }
+}
+
+impl Endpoints {
+    fn new(tuple: &Tuple, counters: Option<Counters>) -> Self {
+        let has_ports = matches!(tuple.protocol, TCP | UDP | DCCP | SCTP | UDPLITE);
+        let [kind, code] = tuple.destination_port.to_be_bytes();
+        let icmp = Icmp {
+            kind,
+            code,
+            id: tuple.source_port,
+        };
+        Self {
+            source: listing::address(tuple.family, &tuple.source),
+            destination: listing::address(tuple.family, &tuple.destination),
+            source_port: has_ports.then_some(tuple.source_port),
+            destination_port: has_ports.then_some(tuple.destination_port),
+            icmp: is_icmp(tuple.protocol).then_some(icmp),
+            packets: counters.map(|counters| counters.packets),
+            bytes: counters.map(|counters| counters.bytes),
+            window: None,
+        }
+    }
+
+    fn counters(&self) -> Option<Counters> {
+        Some(Counters {
+            packets: self.packets?,
+            bytes: self.bytes?,
+        })
+    }
+}
+
+impl Window {
+    fn new(window: &keepstate_engine::record::Window) -> Self {
+        Self {
+            end: window.end,
+            max_end: window.max_end,
+            max_window: window.max_window,
+            max_ack: window.max_ack,
+            scale: window.scale,
+            flags: window.flags,
+        }
+    }
+}
+
+fn tcp_state_named(name: &str) -> Option<TcpState> {
+    let mut states = (0..=TcpState::SynSent2 as u8).map(TcpState::from_number);
+    states.find(|state| state.name() == name)
+}
+
+const fn family_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ipv4",
+        Family::V6 => "ipv6",
+    }
+}
+
+/// An address as the engine has it.
+pub fn engine_address(address: IpAddr) -> (Family, Address) {
+    match address {
+        IpAddr::V4(address) => (Family::V4, [address.to_bits(), 0, 0, 0]),
+        IpAddr::V6(address) => {
+            let bits = address.to_bits();
+            let word = |shift: u32| (bits >> shift) as u32;
+            (Family::V6, [word(96), word(64), word(32), word(0)])
+        }
+    }
+}
+
+/// A record with nothing left out, for judging packets elsewhere as the kernel would.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RawRecord {
+    pub key: [u64; 5],
+    pub is_v6: bool,
+    pub control: u64,
+    pub state: [u64; STATE_WORDS as usize - 1],
+    pub mark: u32,
+    pub last_window: u16,
+    pub last_scale: u8,
+    pub last_flags: u8,
+    pub last_ack: u32,
+}
+
+impl RawRecord {
+    pub fn new(entry: &Entry) -> Self {
+        let warm = &entry.warm;
+        Self {
+            key: entry.key.words,
+            is_v6: entry.key.family == Family::V6,
+            control: entry.control.0,
+            state: entry.record.words(),
+            mark: warm.mark,
+            last_window: warm.last_window,
+            last_scale: warm.last_scale,
+            last_flags: warm.last_flags,
+            last_ack: warm.last_ack,
+        }
+    }
+
+    /// Key, record and the fields apart from it.
+    pub fn parts(&self) -> (FlowKey, Record, Warm) {
+        let family = if self.is_v6 { Family::V6 } else { Family::V4 };
+        let key = FlowKey {
+            family,
+            words: self.key,
+        };
+        let record = Record::read(Control(self.control), StateWords(&self.state), 0);
+        let warm = Warm {
+            mark: self.mark,
+            last_window: self.last_window,
+            last_scale: self.last_scale,
+            last_flags: self.last_flags,
+            last_ack: self.last_ack,
+            reserved: 0,
+        };
+        (key, record, warm)
+    }
+}
+
+/// The words after the control word, to be read only.
+#[derive(Clone, Copy)]
+struct StateWords<'a>(&'a [u64; STATE_WORDS as usize - 1]);
+
+impl Words for StateWords<'_> {
+    fn load(self, word: u32) -> u64 {
+        let index = (word as usize).checked_sub(1);
+        let found = index.and_then(|index| self.0.get(index));
+        found.copied().unwrap_or(0)
+    }
+
+    fn store(self, _word: u32, _value: u64) {}
+
+    fn compare_exchange(self, _word: u32, old: u64, _new: u64) -> u64 {
+        !old
+    }
+
+    fn add(self, _word: u32, _amount: u64) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use keepstate_engine::tuple::Side;
+
+    use super::*;
+
+    fn entry(protocol: u8, destination_port: u16) -> listing::Entry {
+        let tuple = Tuple {
+            family: Family::V4,
+            source: [0x0a00_0001, 0, 0, 0],
+            destination: [0x0a00_0005, 0, 0, 0],
+            source_port: 4000,
+            destination_port,
+            protocol,
+            zone: 7,
+        };
+        let oriented = if is_icmp(protocol) {
+            tuple.orient_query(Side::First)
+        } else {
+            tuple.orient()
+        };
+        let record = Record {
+            status: ASSURED | SEEN_REPLY,
+            tcp_state: TcpState::CloseWait,
+            ..Record::EMPTY
+        };
+        let warm = Warm {
+            mark: 9,
+            ..Warm::default()
+        };
+        listing::Entry::new(&oriented.key, &record, &warm, Tick(0))
+    }
+
+    #[test]
+    fn the_lines_are_the_same_before_and_after_the_socket() {
+        for (protocol, port) in [(TCP, 22), (UDP, 53), (1, 0x0800), (47, 0)] {
+            let before = entry(protocol, port);
+            let flow = Flow::from_listing(&before);
+            let text = serde_json::to_string(&flow).unwrap();
+            let after: Flow = serde_json::from_str(&text).unwrap();
+            let after = after.to_listing();
+            // GRE and the like have no state, whatever a record says.
+            assert_eq!(
+                before.conntrack().to_string(),
+                after.conntrack().to_string()
+            );
+            assert_eq!(before.proc().to_string(), after.proc().to_string());
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! What the daemon and its clients say to each other.
+//!
+//! The control socket carries lines of JSON. The daemon speaks first, a [`Hello`] that says which
+//! version of this protocol it speaks; then each line from the client is a [`Request`], answered
+//! by one [`Reply`] or, for lists and events, by several. [`Client`] is the other end.
+//!
+//! Everything is bounded: a line by [`frame::REQUEST_BYTES_MAX`], the connections by the daemon.
+
+#![forbid(unsafe_code)]
+
+mod client;
+mod event;
+mod filter;
+mod flow;
+pub mod frame;
+mod instance;
+mod message;
+mod status;
+
+pub use self::client::{Client, ClientError};
+pub use self::event::{Event, EventKind, EventKinds, PacketEvent};
+pub use self::filter::{AddressFilter, Filter, FilterError, Replied};
+pub use self::flow::{Endpoints, Flow, Icmp, RawRecord, Window, engine_address};
+pub use self::instance::{Instance, InstanceError};
+pub use self::message::{
+    Applied, ApplyMode, Failure, FailureKind, Hello, PROTOCOL, PolicyText, Query, Reply, Request,
+    RuleFamily, RuleFile, RuleProblem, Running, Shutdown,
+};
+pub use self::status::{
+    Attachment, ControlStatus, EventStatus, ExpiryStatus, PolicyStatus, RulesText, Status,
+    TableStatus, Traffic,
+};

@@ -1,0 +1,199 @@
+//! Requests and replies.
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::{Event, EventKinds};
+use crate::filter::Filter;
+use crate::flow::{Flow, RawRecord};
+use crate::status::{RulesText, Status};
+
+/// Version of everything in this crate that crosses the socket. A client refuses another.
+pub const PROTOCOL: u32 = 1;
+
+/// The first line, from the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    pub protocol: u32,
+    /// Version of the daemon.
+    pub version: String,
+    pub instance: String,
+    pub pid: u32,
+}
+
+/// What a client may ask.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Answered by [`Reply::Status`].
+    Status,
+    /// Answered by [`Reply::Applied`] or [`Reply::Refused`].
+    Apply {
+        files: Vec<RuleFile>,
+        mode: ApplyMode,
+    },
+    /// Answered by [`Reply::Policy`].
+    Policy,
+    /// Answered by any number of [`Reply::Flow`], then [`Reply::FlowsEnd`].
+    Flows { filter: Filter },
+    /// Answered by [`Reply::Listening`], then any number of [`Reply::Event`] and
+    /// [`Reply::EventsLost`] until the client hangs up.
+    Events { kinds: EventKinds },
+    /// What `keepstate explain` needs to judge a packet as the kernel would. Answered by
+    /// [`Reply::Running`].
+    Running { query: Option<Query> },
+    /// A knob by its name below `net.netfilter`, or all. Answered by [`Reply::Sysctl`] for each,
+    /// then [`Reply::Done`].
+    Sysctl { name: Option<String> },
+    /// `NAME=VALUE`. Answered by [`Reply::Done`].
+    SetSysctl { assignment: String },
+    /// Answered by [`Reply::Done`]; then the daemon ends.
+    Shutdown { leave: Shutdown },
+}
+
+/// A file of rules, its text and not its path: the daemon opens no files of its clients.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuleFile {
+    /// How to call it in messages and in `status`.
+    pub origin: String,
+    pub family: RuleFamily,
+    pub text: String,
+}
+
+/// Whose rules a file of iptables-save holds. Scripts say it themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuleFamily {
+    /// By what the file says.
+    Detect,
+    V4,
+    V6,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ApplyMode {
+    /// Say what is wrong, and change nothing.
+    Check,
+    /// Put the rules in force at once, all or none.
+    Swap,
+}
+
+/// What becomes of the programs when the daemon ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Shutdown {
+    /// They filter on; the next daemon adopts them.
+    Filtering,
+    /// They are detached and removed, and all flows with them.
+    Nothing,
+}
+
+/// A flow by the addresses of one of its packets, as the engine's tuple has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Query {
+    pub source: std::net::IpAddr,
+    pub destination: std::net::IpAddr,
+    pub protocol: u8,
+    pub source_port: u16,
+    pub destination_port: u16,
+    pub zone: u16,
+}
+
+/// What the daemon answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    Status(Box<Status>),
+    Applied(Applied),
+    /// The rules have errors; nothing was changed.
+    Refused {
+        problems: Vec<RuleProblem>,
+    },
+    Policy(PolicyText),
+    Flow(Box<Flow>),
+    FlowsEnd {
+        shown: u64,
+    },
+    Listening,
+    Event(Box<Event>),
+    /// So many events were not told, since the client or the daemon was too slow.
+    EventsLost {
+        count: u64,
+    },
+    Running(Box<Running>),
+    Sysctl {
+        name: String,
+        value: u64,
+    },
+    Done,
+    Failed(Failure),
+}
+
+/// Rules are in force, or would be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    pub mode: ApplyMode,
+    /// Rules of each family, IPv4 first; `None` where the files say nothing of a family, whose
+    /// rules then stay as they are.
+    pub rules: [Option<u32>; 2],
+    /// What is worth knowing although nothing is wrong.
+    pub notes: Vec<RuleProblem>,
+}
+
+/// Something about a file of rules.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleProblem {
+    pub origin: String,
+    pub line: u32,
+    pub column: u32,
+    pub message: String,
+    /// Several lines that show the place.
+    pub rendered: String,
+}
+
+/// The rules in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyText {
+    /// Text of iptables-save with counters, IPv4 first; `None` when the text of the rules in force
+    /// is not known.
+    pub rules: Option<RulesText>,
+}
+
+/// How things stand for one packet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    pub policy: PolicyText,
+    /// The engine's settings: flags, `tcp_max_retrans`, timeouts.
+    pub flags: u32,
+    pub tcp_max_retrans: u32,
+    pub timeouts: Vec<u32>,
+    /// The engine's time.
+    pub now: u32,
+    /// The record of the flow that was asked for, if there is one.
+    pub record: Option<RawRecord>,
+}
+
+/// Why a request was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    pub kind: FailureKind,
+    pub message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The line is not a request.
+    Malformed,
+    /// The line is too long; the connection ends.
+    TooLong,
+    /// Too many clients; the connection ends.
+    Busy,
+    /// The request names what does not exist or cannot be.
+    Invalid,
+    /// The kernel or the file system refused.
+    Failed,
+}

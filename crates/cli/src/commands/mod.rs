@@ -1,0 +1,27 @@
+//! The subcommands, one file each.
+
+mod replay;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A firewall with memory.
+#[derive(Debug, Parser)]
+#[command(name = "keepstate", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Replay(replay::Arguments),
+}
+
+/// Runs the subcommand that the command line names.
+pub(crate) fn run() -> anyhow::Result<ExitCode> {
+    match Arguments::parse().command {
+        Command::Replay(arguments) => replay::run(arguments),
+    }
+}

@@ -1,0 +1,11 @@
+//! `keepstate`: see [`commands`] for what it can do.
+
+mod commands;
+mod failure;
+mod output;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    failure::report(commands::run())
+}

@@ -1,0 +1,295 @@
+//! One family's rules into compiled rules.
+
+use keepstate_engine::limits::INTERFACE_PATTERNS_MAX;
+use keepstate_engine::policy::{
+    NO_RULE, POLICY_USES_INTERFACES, RULE_DESTINATION_PORT, RULE_FLOW_ONLY, RULE_IN_INTERFACE,
+    RULE_NOT_DESTINATION, RULE_NOT_DESTINATION_PORT, RULE_NOT_IN_INTERFACE, RULE_NOT_OUT_INTERFACE,
+    RULE_NOT_PROTOCOL, RULE_NOT_SOURCE, RULE_NOT_SOURCE_PORT, RULE_OUT_INTERFACE, RULE_PROTOCOL,
+    RULE_SOURCE_PORT, RULE_STATES, Rule as CompiledRule, target,
+};
+use keepstate_engine::verdict::Hook;
+
+use super::layout::{Chain, Layout};
+use super::{ChainInfo, ChainKind, CompileError, Compiled, RuleSource};
+use crate::model::{
+    ChainPolicy, HOOKS, Interface, Match, PortRange, Ports, Rule, StateSet, States, Target, Test,
+};
+use crate::print::save::Specification;
+use crate::problem::family_name;
+
+/// Adds a family's chains.
+pub(super) fn family(compiled: &mut Compiled, layout: &Layout<'_>) -> Result<(), CompileError> {
+    let base = compiled.chains.len();
+    place_chains(compiled, layout);
+    for (number, chain) in layout.chains.iter().enumerate() {
+        let mut gotos = Vec::new();
+        for (index, rule) in chain.rules.iter().enumerate() {
+            let mut lowered = Lowering {
+                compiled,
+                layout,
+                chain,
+                number: index as u32 + 1,
+            }
+            .rule(rule)?;
+            lowered.chain = (base + number) as u32;
+            let text = format!("-A {}{}", chain.name, Specification(rule));
+            if let Some(to) = layout.target(rule) {
+                lowered.jump = compiled.chains[base + to].first;
+                if lowered.target == target::GOTO && chain.builtin.is_some() {
+                    gotos.push((compiled.rules.len(), lowered.jump, text.clone()));
+                }
+            } else if rule.target == Target::Return && chain.builtin.is_some() {
+                lowered.target = target::GOTO;
+                lowered.jump = compiled.chains[base + number].end;
+            }
+            push(compiled, layout, lowered, text);
+        }
+        end(compiled, layout, chain, (base + number) as u32);
+        for (index, jump, text) in gotos {
+            continuation(compiled, layout, (base + number) as u32, index, jump, text);
+        }
+    }
+    for (number, hook) in HOOKS.into_iter().enumerate() {
+        let first = compiled.chains[base + number].first;
+        compiled.header.entry[layout.family as usize][hook as usize] = first;
+    }
+    Ok(())
+}
+
+/// Decides where each chain will lie. A built-in chain's continuations follow it.
+fn place_chains(compiled: &mut Compiled, layout: &Layout<'_>) {
+    let mut first = compiled.rules.len() as u32;
+    for chain in &layout.chains {
+        let end = first + chain.rules.len() as u32;
+        compiled.chains.push(ChainInfo {
+            family: layout.family,
+            name: chain.name.into(),
+            kind: match chain.builtin {
+                Some((hook, _)) => ChainKind::Builtin(hook),
+                None => ChainKind::User,
+            },
+            first,
+            end,
+        });
+        let is_goto = |rule: &&Rule| matches!(rule.target, Target::Goto(_));
+        let gotos = chain.rules.iter().filter(is_goto).count() as u32;
+        let continuations = chain.builtin.map_or(0, |_| 2 * gotos);
+        first = end + 1 + continuations;
+    }
+}
+
+fn push(compiled: &mut Compiled, layout: &Layout<'_>, rule: CompiledRule, text: String) {
+    compiled.sources.push(RuleSource {
+        family: layout.family,
+        chain: rule.chain,
+        number: rule.number,
+        text,
+    });
+    compiled.rules.push(rule);
+}
+
+/// Adds the rule that a chain ends with.
+fn end(compiled: &mut Compiled, layout: &Layout<'_>, chain: &Chain<'_>, number: u32) {
+    let (target, hook, text) = match chain.builtin {
+        Some((hook, policy)) => (
+            match policy {
+                ChainPolicy::Accept => target::ACCEPT,
+                ChainPolicy::Drop => target::DROP,
+            },
+            hook_number(hook),
+            format!("-P {} {}", chain.name, policy.name()),
+        ),
+        None => (target::RETURN, 0, format!("the end of {}", chain.name)),
+    };
+    let rule = CompiledRule {
+        target,
+        hook,
+        chain: number,
+        ..ALWAYS
+    };
+    push(compiled, layout, rule, text);
+}
+
+/// Adds the chain that carries out a `-g` of a built-in chain, and sends the rule there.
+fn continuation(
+    compiled: &mut Compiled,
+    layout: &Layout<'_>,
+    builtin: u32,
+    index: usize,
+    jump: u32,
+    text: String,
+) {
+    let first = compiled.rules.len() as u32;
+    let number = compiled.chains.len() as u32;
+    let ChainInfo { name, end, .. } = compiled.chains[builtin as usize].clone();
+    compiled.chains.push(ChainInfo {
+        family: layout.family,
+        name,
+        kind: ChainKind::Continuation,
+        first,
+        end: first + 1,
+    });
+    for (target, jump) in [(target::JUMP, jump), (target::GOTO, end)] {
+        let rule = CompiledRule {
+            target,
+            jump,
+            chain: number,
+            ..ALWAYS
+        };
+        push(compiled, layout, rule, format!("part of {text}"));
+    }
+    compiled.rules[index].jump = first;
+}
+
+const fn hook_number(hook: Hook) -> u32 {
+    hook as u32 + 1
+}
+
+/// Matches everything.
+const ALWAYS: CompiledRule = CompiledRule {
+    source: [0; 4],
+    source_mask: [0; 4],
+    destination: [0; 4],
+    destination_mask: [0; 4],
+    flags: RULE_FLOW_ONLY,
+    states: 0,
+    source_port: [0; 2],
+    destination_port: [0; 2],
+    protocol: 0,
+    in_interface: 0,
+    out_interface: 0,
+    target: target::CONTINUE,
+    jump: NO_RULE,
+    conditions: 0,
+    condition_count: 0,
+    number: 0,
+    chain: 0,
+    hook: 0,
+    reserved: [0; 5],
+};
+
+struct Lowering<'a, 'b> {
+    compiled: &'a mut Compiled,
+    layout: &'a Layout<'b>,
+    chain: &'a Chain<'b>,
+    number: u32,
+}
+
+impl Lowering<'_, '_> {
+    fn rule(&mut self, rule: &Rule) -> Result<CompiledRule, CompileError> {
+        let mut lowered = CompiledRule {
+            number: self.number,
+            hook: self.chain.builtin.map_or(0, |(hook, _)| hook_number(hook)),
+            target: match rule.target {
+                Target::None => target::CONTINUE,
+                Target::Accept => target::ACCEPT,
+                Target::Drop => target::DROP,
+                Target::Return => target::RETURN,
+                Target::Jump(_) => target::JUMP,
+                Target::Goto(_) => target::GOTO,
+            },
+            ..ALWAYS
+        };
+        addresses(&mut lowered, rule);
+        if let Some(test) = &rule.protocol {
+            lowered.protocol = test.value.0;
+            lowered.flags |= RULE_PROTOCOL | not(test.negated, RULE_NOT_PROTOCOL);
+        }
+        self.interfaces(&mut lowered, rule)?;
+        for one in &rule.matches {
+            match one {
+                Match::Ports(ports) => self.ports(&mut lowered, ports)?,
+                Match::States(states) => intersect(&mut lowered, states),
+                Match::Comment(_) => {}
+            }
+        }
+        Ok(lowered)
+    }
+
+    fn interfaces(&mut self, lowered: &mut CompiledRule, rule: &Rule) -> Result<(), CompileError> {
+        if let Some(Test { value, negated }) = &rule.in_interface {
+            lowered.in_interface = self.interface(value)?;
+            lowered.flags |= RULE_IN_INTERFACE | not(*negated, RULE_NOT_IN_INTERFACE);
+        }
+        if let Some(Test { value, negated }) = &rule.out_interface {
+            lowered.out_interface = self.interface(value)?;
+            lowered.flags |= RULE_OUT_INTERFACE | not(*negated, RULE_NOT_OUT_INTERFACE);
+        }
+        if rule.in_interface.is_some() || rule.out_interface.is_some() {
+            lowered.flags &= !RULE_FLOW_ONLY;
+            self.compiled.header.flags |= POLICY_USES_INTERFACES;
+        }
+        Ok(())
+    }
+
+    /// The bit of an interface's pattern, which both families share.
+    fn interface(&mut self, interface: &Interface) -> Result<u8, CompileError> {
+        let patterns = &mut self.compiled.interface_patterns;
+        let name = interface.as_str();
+        if let Some(bit) = patterns.iter().position(|pattern| pattern == name) {
+            return Ok(bit as u8);
+        }
+        if patterns.len() >= INTERFACE_PATTERNS_MAX as usize {
+            return Err(CompileError::TooManyInterfaces);
+        }
+        patterns.push(name.into());
+        Ok((patterns.len() - 1) as u8)
+    }
+
+    fn ports(&self, lowered: &mut CompiledRule, ports: &Ports) -> Result<(), CompileError> {
+        let bounds = |range: &PortRange| [range.first, range.last];
+        let twice = || CompileError::PortsTwice {
+            family: family_name(self.layout.family),
+            chain: self.chain.name.into(),
+            number: self.number,
+        };
+        if let Some(Test { value, negated }) = &ports.source {
+            if lowered.flags & RULE_SOURCE_PORT != 0 {
+                return Err(twice());
+            }
+            lowered.source_port = bounds(value);
+            lowered.flags |= RULE_SOURCE_PORT | not(*negated, RULE_NOT_SOURCE_PORT);
+        }
+        if let Some(Test { value, negated }) = &ports.destination {
+            if lowered.flags & RULE_DESTINATION_PORT != 0 {
+                return Err(twice());
+            }
+            lowered.destination_port = bounds(value);
+            lowered.flags |= RULE_DESTINATION_PORT | not(*negated, RULE_NOT_DESTINATION_PORT);
+        }
+        Ok(())
+    }
+}
+
+fn addresses(lowered: &mut CompiledRule, rule: &Rule) {
+    if let Some(Test { value, negated }) = &rule.source {
+        lowered.source = value.address;
+        lowered.source_mask = value.mask;
+        lowered.flags |= not(*negated, RULE_NOT_SOURCE);
+    }
+    if let Some(Test { value, negated }) = &rule.destination {
+        lowered.destination = value.address;
+        lowered.destination_mask = value.mask;
+        lowered.flags |= not(*negated, RULE_NOT_DESTINATION);
+    }
+}
+
+/// Adds a match of states. Several must all agree, so that only what they share is left.
+fn intersect(lowered: &mut CompiledRule, states: &States) {
+    let all = StateSet::PRINTED
+        .iter()
+        .fold(0, |mask, state| mask | state.bit());
+    let allowed = match states.negated {
+        true => all & !states.set.mask(),
+        false => states.set.mask(),
+    };
+    lowered.states = match lowered.flags & RULE_STATES {
+        0 => allowed.into(),
+        _ => lowered.states & u32::from(allowed),
+    };
+    lowered.flags |= RULE_STATES;
+}
+
+const fn not(negated: bool, flag: u32) -> u32 {
+    if negated { flag } else { 0 }
+}

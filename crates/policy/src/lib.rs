@@ -1,0 +1,41 @@
+//! iptables rules: text, model, and the engine's compiled form.
+//!
+//! - [`parse_rules`] reads a file of iptables-save or a script of iptables commands into a
+//!   [`Policy`] and a list of [`Diagnostic`]s.
+//! - [`Policy::apply_command`] carries out one `iptables` command; [`Policy::restore`] does what
+//!   iptables-restore does.
+//! - [`save`] and [`save_table`] print rules as iptables-save does.
+//! - [`compile`] turns a policy into what [`keepstate_engine::policy`] walks.
+//!
+//! Nothing that is written is ever skipped: what is not known is an error at its place.
+
+#![forbid(unsafe_code)]
+
+mod apply;
+mod command;
+mod compile;
+mod diagnostic;
+mod fault;
+mod file;
+mod lexer;
+pub mod model;
+mod network;
+mod options;
+mod print;
+mod problem;
+mod protocol;
+mod restore;
+mod rule;
+mod services;
+
+pub use apply::{CommandError, CommandOutput, IPTABLES_VERSION};
+pub use compile::{ChainInfo, ChainKind, CompileError, Compiled, RuleSource, compile};
+pub use diagnostic::{Diagnostic, Severity, Span, Style};
+pub use file::{FileKind, Parsed, parse_rules};
+pub use model::{Policy, Ruleset};
+pub use network::Network;
+pub use print::save::{ShowCounters, Specification, save, save_table};
+pub use problem::Problem;
+pub use protocol::Protocol;
+pub use restore::{Flush, RestoreOptions, UseCounters};
+pub use rule::{COMMENT_BYTES_MAX, RULES_PER_COMMAND_MAX};

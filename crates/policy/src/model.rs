@@ -1,0 +1,494 @@
+//! Rules as an operator thinks of them: families, chains, rules, matches, targets.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use keepstate_engine::tuple::Family;
+use keepstate_engine::verdict::{Hook, State};
+
+use crate::network::Network;
+use crate::problem::Problem;
+use crate::protocol::Protocol;
+
+/// The rules of both families, which know nothing of each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    pub v4: Ruleset,
+    pub v6: Ruleset,
+}
+
+impl Default for Policy {
+    /// Accepts everything.
+    fn default() -> Self {
+        Self {
+            v4: Ruleset::new(Family::V4),
+            v6: Ruleset::new(Family::V6),
+        }
+    }
+}
+
+impl Policy {
+    pub fn ruleset(&self, family: Family) -> &Ruleset {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+
+    pub fn ruleset_mut(&mut self, family: Family) -> &mut Ruleset {
+        match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        }
+    }
+
+    /// Sets all counters to zero.
+    pub fn zero_counters(&mut self) {
+        self.v4.filter.zero_counters();
+        self.v6.filter.zero_counters();
+    }
+}
+
+/// The tables of one family. Only `filter` is known so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ruleset {
+    pub family: Family,
+    pub filter: Table,
+}
+
+impl Ruleset {
+    pub fn new(family: Family) -> Self {
+        Self {
+            family,
+            filter: Table::default(),
+        }
+    }
+}
+
+/// The built-in chains in the order in which iptables prints them.
+pub const HOOKS: [Hook; 3] = [Hook::Input, Hook::Forward, Hook::Output];
+
+/// One table: three built-in chains and the user's own, which iptables sorts by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    builtin: [BuiltinChain; 3],
+    pub user: BTreeMap<ChainName, Vec<Rule>>,
+}
+
+impl Table {
+    pub fn builtin(&self, hook: Hook) -> &BuiltinChain {
+        &self.builtin[hook as usize]
+    }
+
+    pub fn builtin_mut(&mut self, hook: Hook) -> &mut BuiltinChain {
+        &mut self.builtin[hook as usize]
+    }
+
+    /// The rules of a chain of either kind.
+    pub fn rules(&self, chain: &str) -> Option<&Vec<Rule>> {
+        match hook_named(chain) {
+            Some(hook) => Some(&self.builtin(hook).rules),
+            None => self.user.get(chain),
+        }
+    }
+
+    pub fn rules_mut(&mut self, chain: &str) -> Option<&mut Vec<Rule>> {
+        match hook_named(chain) {
+            Some(hook) => Some(&mut self.builtin_mut(hook).rules),
+            None => self.user.get_mut(chain),
+        }
+    }
+
+    /// The names of all chains, in the order in which iptables prints them.
+    pub fn chain_names(&self) -> impl Iterator<Item = &str> {
+        let own = self.user.keys().map(ChainName::as_str);
+        HOOKS.iter().map(|hook| hook.chain()).chain(own)
+    }
+
+    /// All rules of all chains.
+    pub fn all_rules(&self) -> impl Iterator<Item = &Rule> {
+        let builtin = self.builtin.iter().flat_map(|chain| &chain.rules);
+        builtin.chain(self.user.values().flatten())
+    }
+
+    pub fn all_rules_mut(&mut self) -> impl Iterator<Item = &mut Rule> {
+        let builtin = self.builtin.iter_mut().flat_map(|chain| &mut chain.rules);
+        builtin.chain(self.user.values_mut().flatten())
+    }
+
+    pub fn rule_count(&self) -> usize {
+        let builtin = self.builtin.iter().map(|chain| chain.rules.len());
+        builtin.chain(self.user.values().map(Vec::len)).sum()
+    }
+
+    /// How many rules jump or go to a chain of the user.
+    pub fn references(&self, chain: &str) -> usize {
+        let refers = |rule: &&Rule| rule.target.chain().is_some_and(|to| to.as_str() == chain);
+        self.all_rules().filter(refers).count()
+    }
+
+    pub fn zero_counters(&mut self) {
+        for chain in &mut self.builtin {
+            chain.counters = Counters::default();
+        }
+        for rule in self.all_rules_mut() {
+            rule.counters = Counters::default();
+        }
+    }
+}
+
+/// The built-in chain of this name.
+pub fn hook_named(name: &str) -> Option<Hook> {
+    HOOKS.into_iter().find(|hook| hook.chain() == name)
+}
+
+/// INPUT, FORWARD or OUTPUT.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BuiltinChain {
+    pub policy: ChainPolicy,
+    /// What reached the policy.
+    pub counters: Counters,
+    pub rules: Vec<Rule>,
+}
+
+/// What becomes of a packet that no rule of a built-in chain decided.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ChainPolicy {
+    #[default]
+    Accept,
+    Drop,
+}
+
+impl ChainPolicy {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Accept => "ACCEPT",
+            Self::Drop => "DROP",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Accept, Self::Drop]
+            .into_iter()
+            .find(|policy| policy.name() == name)
+    }
+}
+
+/// Packets and bytes that a rule matched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// Longest name of a chain of the user, in bytes.
+pub const CHAIN_NAME_BYTES_MAX: usize = 28;
+
+/// Words that iptables knows as targets, so that no chain may have their name.
+const TARGET_NAMES: [&str; 12] = [
+    "ACCEPT", "DROP", "RETURN", "QUEUE", "REJECT", "LOG", "CT", "NOTRACK", "MARK", "CONNMARK",
+    "SYNPROXY", "NFLOG",
+];
+
+/// The name of a chain of the user: at most [`CHAIN_NAME_BYTES_MAX`] bytes, no spaces, not the
+/// name of a built-in chain or a target.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChainName(String);
+
+impl ChainName {
+    pub fn new(name: &str) -> Result<Self, Problem> {
+        if name.is_empty() || name.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err(Problem::ChainNameInvalid(name.into()));
+        }
+        if let Some(first @ ('-' | '!')) = name.chars().next() {
+            return Err(Problem::ChainNameStart(first));
+        }
+        if name.len() > CHAIN_NAME_BYTES_MAX {
+            return Err(Problem::ChainNameTooLong(name.into()));
+        }
+        if TARGET_NAMES.contains(&name) {
+            return Err(Problem::ChainNameIsTarget);
+        }
+        if hook_named(name).is_some() {
+            return Err(Problem::ChainExists);
+        }
+        Ok(Self(name.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<str> for ChainName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ChainName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One rule. It matches when everything that it names matches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rule {
+    pub source: Option<Test<Network>>,
+    pub destination: Option<Test<Network>>,
+    pub in_interface: Option<Test<Interface>>,
+    pub out_interface: Option<Test<Interface>>,
+    pub protocol: Option<Test<Protocol>>,
+    /// In the order in which they were written.
+    pub matches: Vec<Match>,
+    pub target: Target,
+    pub counters: Counters,
+}
+
+impl Rule {
+    /// Whether the two are the same rule, whatever they have counted.
+    pub fn same_as(&self, other: &Self) -> bool {
+        self.source == other.source
+            && self.destination == other.destination
+            && self.in_interface == other.in_interface
+            && self.out_interface == other.out_interface
+            && self.protocol == other.protocol
+            && self.matches == other.matches
+            && self.target == other.target
+    }
+}
+
+/// Something to compare with, and whether the comparison is turned round by `!`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Test<T> {
+    pub value: T,
+    pub negated: bool,
+}
+
+/// An interface's name, or the beginning of one (`eth+`).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Interface(String);
+
+/// Longest name of an interface, in bytes.
+pub const INTERFACE_NAME_BYTES_MAX: usize = 15;
+
+impl Interface {
+    pub fn new(name: &str) -> Result<Self, Problem> {
+        if name.is_empty() {
+            return Err(Problem::InterfaceEmpty);
+        }
+        if name.len() > INTERFACE_NAME_BYTES_MAX {
+            return Err(Problem::InterfaceTooLong(name.into()));
+        }
+        if name
+            .chars()
+            .any(|c| c == '/' || c.is_whitespace() || c.is_control())
+        {
+            return Err(Problem::InterfaceCharacter(name.into()));
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// As written, `+` included.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether an interface of this name is meant.
+    pub fn matches(&self, name: &str) -> bool {
+        match self.0.strip_suffix('+') {
+            Some(beginning) => name.starts_with(beginning),
+            None => name == self.0,
+        }
+    }
+}
+
+/// What `-m` brings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Match {
+    Ports(Ports),
+    States(States),
+    Comment(String),
+}
+
+/// `-m tcp` and `-m udp`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ports {
+    pub protocol: PortProtocol,
+    pub source: Option<Test<PortRange>>,
+    pub destination: Option<Test<PortRange>>,
+}
+
+/// A protocol whose ports can be matched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortProtocol {
+    Tcp,
+    Udp,
+}
+
+impl PortProtocol {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+
+    pub const fn protocol(self) -> Protocol {
+        match self {
+            Self::Tcp => Protocol(6),
+            Self::Udp => Protocol(17),
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Tcp, Self::Udp]
+            .into_iter()
+            .find(|protocol| protocol.name() == name)
+    }
+}
+
+/// Ports from `first` to `last`, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    pub first: u16,
+    pub last: u16,
+}
+
+impl PortRange {
+    pub const ALL: Self = Self {
+        first: 0,
+        last: u16::MAX,
+    };
+}
+
+/// `-m conntrack --ctstate` or `-m state --state`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct States {
+    pub spelling: StateSpelling,
+    pub set: StateSet,
+    pub negated: bool,
+}
+
+/// Which of the two matches was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateSpelling {
+    Conntrack,
+    State,
+}
+
+impl StateSpelling {
+    /// Name of the match.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Conntrack => "conntrack",
+            Self::State => "state",
+        }
+    }
+
+    /// Name of its option, without the dashes; also how `-L` names it.
+    pub const fn option(self) -> &'static str {
+        match self {
+            Self::Conntrack => "ctstate",
+            Self::State => "state",
+        }
+    }
+}
+
+/// A set of states.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StateSet(u16);
+
+impl StateSet {
+    /// The states in the order in which iptables prints them.
+    pub const PRINTED: [State; 5] = [
+        State::Invalid,
+        State::New,
+        State::Related,
+        State::Established,
+        State::Untracked,
+    ];
+
+    pub fn insert(&mut self, state: State) {
+        self.0 |= state.bit();
+    }
+
+    pub const fn contains(self, state: State) -> bool {
+        self.0 & state.bit() != 0
+    }
+
+    /// A mask of [`State::bit`].
+    pub const fn mask(self) -> u16 {
+        self.0
+    }
+
+    /// The state of this name, in any case, as iptables takes it.
+    pub fn state_named(name: &str) -> Option<State> {
+        Self::PRINTED
+            .into_iter()
+            .find(|state| state.name().eq_ignore_ascii_case(name))
+    }
+}
+
+impl fmt::Display for StateSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for state in Self::PRINTED {
+            if self.contains(state) {
+                write!(f, "{separator}{}", state.name())?;
+                separator = ",";
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a rule does with a packet that it matches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// Count it and go on.
+    #[default]
+    None,
+    Accept,
+    Drop,
+    Return,
+    Jump(ChainName),
+    Goto(ChainName),
+}
+
+impl Target {
+    /// As `-j`, `-g` and `-L` name it; empty for [`Target::None`].
+    pub fn name(&self) -> &str {
+        match self {
+            Self::None => "",
+            Self::Accept => "ACCEPT",
+            Self::Drop => "DROP",
+            Self::Return => "RETURN",
+            Self::Jump(chain) | Self::Goto(chain) => chain.as_str(),
+        }
+    }
+
+    /// The chain it leads to.
+    pub fn chain(&self) -> Option<&ChainName> {
+        match self {
+            Self::Jump(chain) | Self::Goto(chain) => Some(chain),
+            _ => None,
+        }
+    }
+
+    /// Follows a chain that is called otherwise now.
+    pub(crate) fn rename(&mut self, from: &str, to: &ChainName) {
+        match self {
+            Self::Jump(chain) | Self::Goto(chain) if chain.as_str() == from => *chain = to.clone(),
+            _ => {}
+        }
+    }
+
+    /// The target of this name that is no chain.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Accept, Self::Drop, Self::Return]
+            .into_iter()
+            .find(|target| target.name() == name)
+    }
+}

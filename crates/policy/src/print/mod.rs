@@ -1,0 +1,4 @@
+//! Rules back into text.
+
+pub(crate) mod list;
+pub(crate) mod save;

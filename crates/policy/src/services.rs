@@ -1,0 +1,116 @@
+//! Ports by name, from `/etc/services` where there is one.
+
+use std::sync::OnceLock;
+
+use crate::model::PortProtocol;
+
+struct Service {
+    name: String,
+    /// Whether this is the name to print for the port.
+    primary: bool,
+    port: u16,
+    protocol: PortProtocol,
+}
+
+/// The port of this service.
+pub(crate) fn port_named(name: &str, protocol: PortProtocol) -> Option<u16> {
+    let found = services()
+        .iter()
+        .find(|service| service.protocol == protocol && service.name == name);
+    found.map(|service| service.port)
+}
+
+/// The service on this port.
+pub(crate) fn name_of_port(port: u16, protocol: PortProtocol) -> Option<&'static str> {
+    let found = services()
+        .iter()
+        .find(|service| service.primary && service.protocol == protocol && service.port == port);
+    found.map(|service| service.name.as_str())
+}
+
+/// All names, for hints.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    services().iter().map(|service| service.name.as_str())
+}
+
+fn services() -> &'static [Service] {
+    static SERVICES: OnceLock<Vec<Service>> = OnceLock::new();
+    SERVICES.get_or_init(|| {
+        let system = std::fs::read("/etc/services").unwrap_or_default();
+        let services = parse(&String::from_utf8_lossy(&system));
+        if services.is_empty() {
+            return parse(WELL_KNOWN);
+        }
+        services
+    })
+}
+
+fn parse(text: &str) -> Vec<Service> {
+    text.lines().filter_map(parse_line).flatten().collect()
+}
+
+/// `name port/protocol alias...`, and everything after `#` is a comment.
+fn parse_line(line: &str) -> Option<Vec<Service>> {
+    let line = line.split('#').next()?;
+    let mut words = line.split_whitespace();
+    let name = words.next()?;
+    let (port, protocol) = words.next()?.split_once('/')?;
+    let (port, protocol) = (port.parse().ok()?, PortProtocol::named(protocol)?);
+    let service = |name: &str, primary| Service {
+        name: name.into(),
+        primary,
+        port,
+        protocol,
+    };
+    let aliases = words.map(|alias| service(alias, false));
+    Some([service(name, true)].into_iter().chain(aliases).collect())
+}
+
+/// For systems without `/etc/services`.
+const WELL_KNOWN: &str = "
+ftp-data 20/tcp
+ftp 21/tcp
+ssh 22/tcp
+telnet 23/tcp
+smtp 25/tcp mail
+domain 53/tcp
+domain 53/udp
+bootps 67/udp
+bootpc 68/udp
+tftp 69/udp
+http 80/tcp www
+pop3 110/tcp pop-3
+ntp 123/udp
+imap2 143/tcp imap
+snmp 161/udp
+snmp-trap 162/udp snmptrap
+ldap 389/tcp
+https 443/tcp
+https 443/udp
+submission 587/tcp
+ldaps 636/tcp
+imaps 993/tcp
+pop3s 995/tcp
+mysql 3306/tcp
+postgresql 5432/tcp postgres
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_well_known_ports_are_known() {
+        for services in [services(), &parse(WELL_KNOWN)] {
+            let port = |name: &str| {
+                let found = services.iter().find(|service| service.name == name);
+                found.map(|service| service.port)
+            };
+            assert_eq!(port("ssh"), Some(22));
+            assert_eq!(port("http"), Some(80));
+            assert_eq!(port("domain"), Some(53));
+        }
+        assert_eq!(name_of_port(443, PortProtocol::Tcp), Some("https"));
+        assert_eq!(port_named("nothing", PortProtocol::Udp), None);
+    }
+}

@@ -1,0 +1,150 @@
+//! What must have come before a packet for it to be in the state that its expression pretends.
+
+use super::{Expression, Presence, Pretended, PretendedDirection};
+use crate::build::{ACK, Body, Checksum, Icmp, Packet, SYN, Tcp, Udp};
+
+const CLIENT_SEQUENCE: u32 = 1000;
+const SERVER_SEQUENCE: u32 = 5000;
+
+impl Expression {
+    /// The packets to play first. Numbers of the packet itself that were not written down are
+    /// made to fit.
+    pub fn prelude(&mut self) -> Vec<Packet> {
+        match self.pretended {
+            Pretended::New => Vec::new(),
+            Pretended::Related => self
+                .quoted
+                .iter()
+                .map(|packet| (**packet).clone())
+                .collect(),
+            Pretended::Established => self.exchange(),
+        }
+    }
+
+    /// One packet each way, or a handshake.
+    fn exchange(&mut self) -> Vec<Packet> {
+        let packet = Packet {
+            checksum: Checksum::Right,
+            ..self.packet.clone()
+        };
+        let (there, back) = match self.direction {
+            PretendedDirection::Original => (packet.clone(), turned(&packet)),
+            PretendedDirection::Reply => (turned(&packet), packet),
+        };
+        match (&there.body, &back.body) {
+            (Body::Tcp(to), Body::Tcp(from)) => {
+                let handshake = handshake(to, from);
+                self.fit();
+                let [syn, syn_ack, ack] = handshake.map(Body::Tcp);
+                vec![
+                    Packet {
+                        body: syn,
+                        ..there.clone()
+                    },
+                    Packet {
+                        body: syn_ack,
+                        ..back
+                    },
+                    Packet { body: ack, ..there },
+                ]
+            }
+            _ => vec![there, back],
+        }
+    }
+
+    /// Gives the segment the numbers that come next after the handshake.
+    fn fit(&mut self) {
+        let (sequence, acknowledgement) = match self.direction {
+            PretendedDirection::Original => (CLIENT_SEQUENCE + 1, SERVER_SEQUENCE + 1),
+            PretendedDirection::Reply => (SERVER_SEQUENCE + 1, CLIENT_SEQUENCE + 1),
+        };
+        if let Body::Tcp(tcp) = &mut self.packet.body {
+            if self.given.sequence == Presence::Left {
+                tcp.sequence = sequence;
+            }
+            if self.given.acknowledgement == Presence::Left && tcp.flags & ACK != 0 {
+                tcp.acknowledgement = acknowledgement;
+            }
+        }
+    }
+}
+
+fn handshake(to: &Tcp, from: &Tcp) -> [Tcp; 3] {
+    let client = Tcp {
+        source_port: to.source_port,
+        destination_port: to.destination_port,
+        window: 64_240,
+        ..Tcp::default()
+    };
+    let server = Tcp {
+        source_port: from.source_port,
+        destination_port: from.destination_port,
+        window: 65_160,
+        ..Tcp::default()
+    };
+    [
+        Tcp {
+            sequence: CLIENT_SEQUENCE,
+            flags: SYN,
+            ..client.clone()
+        },
+        Tcp {
+            sequence: SERVER_SEQUENCE,
+            acknowledgement: CLIENT_SEQUENCE + 1,
+            flags: SYN | ACK,
+            ..server
+        },
+        Tcp {
+            sequence: CLIENT_SEQUENCE + 1,
+            acknowledgement: SERVER_SEQUENCE + 1,
+            flags: ACK,
+            ..client
+        },
+    ]
+}
+
+/// The packet that the receiver would send back.
+fn turned(packet: &Packet) -> Packet {
+    let body = match &packet.body {
+        Body::Tcp(tcp) => Body::Tcp(Tcp {
+            source_port: tcp.destination_port,
+            destination_port: tcp.source_port,
+            ..Tcp::default()
+        }),
+        Body::Udp(udp) => Body::Udp(Udp {
+            source_port: udp.destination_port,
+            destination_port: udp.source_port,
+            payload: Vec::new(),
+        }),
+        Body::Icmp(icmp) => Body::Icmp(answered(icmp)),
+        Body::Icmpv6(icmp) => Body::Icmpv6(answered(icmp)),
+        other => other.clone(),
+    };
+    Packet {
+        source: packet.destination,
+        destination: packet.source,
+        body,
+        checksum: Checksum::Right,
+    }
+}
+
+/// The other half of an ICMP query.
+fn answered(icmp: &Icmp) -> Icmp {
+    let kind = match icmp.kind {
+        8 => 0,
+        0 => 8,
+        13 => 14,
+        14 => 13,
+        15 => 16,
+        16 => 15,
+        17 => 18,
+        18 => 17,
+        128 => 129,
+        129 => 128,
+        other => other,
+    };
+    Icmp {
+        kind,
+        ..icmp.clone()
+    }
+}

@@ -1,0 +1,338 @@
+//! The engine on a sequence of packets, each made from a template and then damaged: what must hold
+//! after every packet, whatever was sent before.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use keepstate_engine::host::{FlowMemory, Words};
+use keepstate_engine::process::{Arrival, Checksums, Outcome, Path, Scratch, process};
+use keepstate_engine::settings::{
+    SETTING_ACCOUNTING, SETTING_CHECKSUM, SETTING_TCP_BE_LIBERAL, SETTING_TCP_LOOSE, Settings,
+    Timeout,
+};
+use keepstate_engine::table::{gauges, sweep, visit};
+use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
+use keepstate_engine::tuple::Family;
+use keepstate_engine::verdict::{State, Verdict};
+use keepstate_engine::wire::Link;
+use keepstate_flowmemory::{Accounting, OwnedTable, SliceTable};
+use keepstate_sim::build::{self, Body, Icmp, Packet, Tcp, Udp};
+use keepstate_sim::plane::{LoadedPolicy, Plane};
+
+use crate::wire::{Strict, error_about};
+
+/// Bytes that make one packet.
+const STEP_BYTES: usize = 12;
+/// Longer inputs only repeat themselves.
+const STEPS_MAX: usize = 256;
+/// Few, so that the table fills up and gives up half-open records.
+const BUCKETS: [u32; 2] = [4, 3];
+const FLOWS_MAX: u32 = 40;
+
+pub(crate) fn run(data: &[u8]) {
+    let Some((flags, steps)) = data.split_first() else {
+        return;
+    };
+    let memory = OwnedTable::new(BUCKETS, Accounting::Yes);
+    let settings = settings(*flags);
+    let plane = Plane::new(memory.as_slices(), settings, LoadedPolicy::NONE, ());
+    // Close to where ticks wrap, so that deadlines lie beyond.
+    let mut now = Tick(u32::MAX - 400);
+    let mut last = None;
+    for step in steps.chunks_exact(STEP_BYTES).take(STEPS_MAX) {
+        let Ok(step) = <[u8; STEP_BYTES]>::try_from(step) else {
+            return;
+        };
+        now = Tick(now.0.wrapping_add(u32::from(step[8]) * TICKS_PER_SECOND));
+        let packet = template(&step, last.as_ref());
+        let outcome = judge(
+            &plane,
+            &damaged(&packet, &step),
+            &arrival(&packet, &step),
+            now,
+        );
+        check_outcome(&outcome);
+        check_table(&plane, now);
+        last = Some(packet);
+    }
+    sweep_all(&plane, now);
+}
+
+pub(crate) fn seeds() -> Vec<Vec<u8>> {
+    // Flags of segments that make a connection, move data and end it, from alternating sides.
+    let (syn, ack, fin, rst) = (build::SYN, build::ACK, build::FIN, build::RST);
+    let close = [
+        syn,
+        syn | ack,
+        ack,
+        ack,
+        fin | ack,
+        ack,
+        fin | ack,
+        ack,
+        syn,
+    ];
+    let reset = [syn, syn | ack, ack, rst | ack, syn, rst | ack];
+    let mut seeds = Vec::new();
+    for kind in 0..6 {
+        for flags in [&close[..], &reset[..]] {
+            let mut seed = vec![0];
+            for (index, segment) in (0_u8..).zip(flags) {
+                let side = index & 1;
+                seed.extend([kind, side, *segment, index, index, 0xff, 0, 0, 1, 0, 0, 0]);
+            }
+            seeds.push(seed);
+        }
+    }
+    // Many flows, so that there is no room.
+    let flood = (0..80_u8).flat_map(|port| [0, port << 1, syn, 0, 0, 9, 0, 0, 0, 0, 0, 0]);
+    seeds.push([0].into_iter().chain(flood).collect());
+    seeds
+}
+
+fn settings(flags: u8) -> Settings {
+    let mut settings = Settings::defaults(FLOWS_MAX, BUCKETS);
+    settings.half_open_max = FLOWS_MAX / 2;
+    settings.flags = SETTING_ACCOUNTING;
+    for (bit, setting) in [SETTING_CHECKSUM, SETTING_TCP_LOOSE, SETTING_TCP_BE_LIBERAL]
+        .into_iter()
+        .enumerate()
+    {
+        // The first two are on by default.
+        if (flags >> bit) & 1 == u8::from(bit == 2) {
+            settings.flags |= setting;
+        }
+    }
+    settings
+}
+
+/// The packet that a step describes: its kind, the endpoints and sender, and TCP's numbers.
+fn template(step: &[u8; STEP_BYTES], last: Option<&Packet>) -> Packet {
+    let [
+        kind,
+        endpoints,
+        flags,
+        sequence,
+        ack,
+        window,
+        options,
+        payload,
+        ..,
+    ] = *step;
+    let is_v6 = kind & 0x80 != 0;
+    let (source, destination) = addresses(is_v6, endpoints & 1 != 0);
+    let ports = [5_000 + u16::from(endpoints >> 1), 80];
+    let [source_port, destination_port] = if endpoints & 1 == 0 {
+        ports
+    } else {
+        [ports[1], ports[0]]
+    };
+    let payload = vec![0; usize::from(payload)];
+    let body = match kind & 0x7 {
+        0..=2 => Body::Tcp(Tcp {
+            source_port,
+            destination_port,
+            // Around zero, where sequence numbers wrap.
+            sequence: i32::from(sequence as i8).wrapping_mul(37) as u32,
+            acknowledgement: i32::from(ack as i8).wrapping_mul(37) as u32,
+            flags,
+            window: u16::from(window) << 8,
+            options: tcp_options(options),
+            payload,
+        }),
+        3 => Body::Udp(Udp {
+            source_port,
+            destination_port,
+            payload,
+        }),
+        4 => {
+            let (request, reply) = if is_v6 { (128, 129) } else { (8, 0) };
+            let kind = if endpoints & 1 == 0 { request } else { reply };
+            let icmp = Icmp {
+                kind,
+                rest: [0, endpoints >> 1, 0, 1],
+                payload,
+                code: flags & 1,
+            };
+            if is_v6 {
+                Body::Icmpv6(icmp)
+            } else {
+                Body::Icmp(icmp)
+            }
+        }
+        5 => match last {
+            Some(quoted) => return error_about(quoted),
+            None => Body::Other {
+                protocol: 50,
+                payload,
+            },
+        },
+        _ => Body::Other {
+            protocol: flags,
+            payload,
+        },
+    };
+    Packet::new(source, destination, body)
+}
+
+fn addresses(is_v6: bool, is_reversed: bool) -> (IpAddr, IpAddr) {
+    let pair = [5, 1].map(|last| {
+        if is_v6 {
+            IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last))
+        } else {
+            IpAddr::V4(Ipv4Addr::new(10, 0, 0, last as u8))
+        }
+    });
+    if is_reversed {
+        (pair[1], pair[0])
+    } else {
+        (pair[0], pair[1])
+    }
+}
+
+fn tcp_options(choice: u8) -> Vec<u8> {
+    const WINDOW_SCALE: [u8; 4] = [1, 3, 3, 7];
+    const SACK_PERMITTED: [u8; 4] = [1, 1, 4, 2];
+    const TIMESTAMP: [u8; 12] = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0];
+    let sack = [1, 1, 5, 10, 0, 0, 0, choice, 0, 0, 1, choice];
+    let mut options = Vec::new();
+    let offered: [&[u8]; 4] = [&WINDOW_SCALE, &SACK_PERMITTED, &TIMESTAMP, &sack];
+    for (bit, option) in offered.into_iter().enumerate() {
+        if choice >> bit & 1 != 0 {
+            options.extend(option);
+        }
+    }
+    options
+}
+
+/// The bytes of the packet, of which the last three bytes of the step may change some.
+fn damaged(packet: &Packet, step: &[u8; STEP_BYTES]) -> Vec<u8> {
+    let [.., how, at, value] = *step;
+    let mut bytes = packet.ip();
+    let at = usize::from(at);
+    match how & 3 {
+        1 => {
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = value;
+            }
+        }
+        2 => bytes.truncate(at),
+        3 => bytes.extend(std::iter::repeat_n(value, at)),
+        _ => {}
+    }
+    bytes
+}
+
+fn arrival(packet: &Packet, step: &[u8; STEP_BYTES]) -> Arrival {
+    let how = step[9];
+    Arrival {
+        link: if packet.source.is_ipv4() {
+            Link::Ipv4
+        } else {
+            Link::Ipv6
+        },
+        path: if how & 4 == 0 {
+            Path::Ingress
+        } else {
+            Path::Local
+        },
+        checksums: match (how >> 3) & 3 {
+            0 => Checksums::Unverified,
+            1 => Checksums::UnverifiedOrPartial,
+            _ => Checksums::Trusted,
+        },
+        zone: u16::from(how >> 7),
+        interfaces: 1,
+    }
+}
+
+fn judge(plane: &Plane<SliceTable<'_>>, bytes: &[u8], arrival: &Arrival, now: Tick) -> Outcome {
+    process(&Strict(bytes), arrival, plane, &mut Scratch::default(), now)
+}
+
+fn check_outcome(outcome: &Outcome) {
+    let explained = outcome.reason.is_some();
+    assert!(
+        outcome.state != State::Invalid || explained,
+        "INVALID without a reason: {outcome:?}"
+    );
+    assert!(
+        outcome.verdict == Verdict::Accept || explained,
+        "dropped without a reason: {outcome:?}"
+    );
+    if outcome.verdict == Verdict::Accept && outcome.state != State::Invalid {
+        assert!(!explained, "a reason for nothing: {outcome:?}");
+    }
+    if matches!(outcome.state, State::None | State::Untracked) {
+        assert_eq!(
+            (outcome.flow, outcome.tcp_state),
+            (None, None),
+            "{outcome:?}"
+        );
+    }
+    if matches!(outcome.state, State::Established | State::Related) {
+        assert!(outcome.flow.is_some(), "{outcome:?}");
+    }
+    if outcome.tcp_state.is_some() {
+        assert!(outcome.flow.is_some(), "{outcome:?}");
+    }
+}
+
+fn check_table(plane: &Plane<SliceTable<'_>>, now: Tick) {
+    let words = plane.flows.gauges().expect("this table has gauges");
+    let count = words.load(gauges::COUNT);
+    assert!(
+        count <= u64::from(FLOWS_MAX),
+        "more records than allowed: {count}"
+    );
+    assert!(
+        words.load(gauges::HALF_OPEN) <= count,
+        "more half-open records than records"
+    );
+    assert_eq!(
+        count,
+        words.load(gauges::INSERTED) - words.load(gauges::REMOVED)
+    );
+    let longest = Timeout::ALL
+        .iter()
+        .map(|timeout| plane.settings.seconds(*timeout))
+        .max();
+    let ticks_max = longest.unwrap_or(0) * TICKS_PER_SECOND;
+    let mut keys = HashSet::new();
+    for (family, buckets) in [(Family::V4, BUCKETS[0]), (Family::V6, BUCKETS[1])] {
+        visit(&plane.flows, family, 0..buckets, now, |entry| {
+            assert!(
+                keys.insert((family as u8, entry.key.words)),
+                "two records: {entry:?}"
+            );
+            assert!(!entry.control.is_locked(), "left locked: {entry:?}");
+            assert!(
+                entry.record.deadline.ticks_left(now) <= ticks_max,
+                "{entry:?}"
+            );
+            let packets = entry
+                .accounting
+                .map_or(0, |counters| counters[0] + counters[2]);
+            assert!(packets > 0, "a record that no packet made: {entry:?}");
+        });
+    }
+    assert!(keys.len() as u64 <= count);
+}
+
+/// When all have expired the sweep leaves nothing, and the gauges agree.
+fn sweep_all(plane: &Plane<SliceTable<'_>>, now: Tick) {
+    let longest = Timeout::ALL
+        .iter()
+        .map(|timeout| plane.settings.seconds(*timeout))
+        .max();
+    let later = now.after_seconds(longest.unwrap_or(0) + 1);
+    for (family, buckets) in [(Family::V4, BUCKETS[0]), (Family::V6, BUCKETS[1])] {
+        sweep(&plane.flows, family, 0..buckets, later, |_| {});
+    }
+    let words = plane.flows.gauges().expect("this table has gauges");
+    assert_eq!(
+        words.load(gauges::COUNT),
+        0,
+        "records that no sweep removes"
+    );
+}
