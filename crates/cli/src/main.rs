@@ -3,6 +3,8 @@
 mod commands;
 mod failure;
 mod output;
+mod rules;
+mod simulation;
 
 use std::process::ExitCode;
 

@@ -37,6 +37,7 @@ impl Colour {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Paint {
+    Plain,
     Good,
     Bad,
     Doubtful,
@@ -56,6 +57,7 @@ impl<T: Display> Display for Painted<T> {
             return self.content.fmt(f);
         }
         let code = match self.paint {
+            Paint::Plain => return self.content.fmt(f),
             Paint::Good => 32,
             Paint::Bad => 31,
             Paint::Doubtful => 33,

@@ -7,6 +7,7 @@
 pub mod build;
 pub mod capture;
 pub mod clock;
+pub mod explain;
 pub mod expression;
 pub mod locals;
 pub mod naming;

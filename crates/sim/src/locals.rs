@@ -8,6 +8,8 @@ use keepstate_engine::process::Path;
 use keepstate_engine::tuple::{Address, Family};
 use keepstate_engine::verdict::Hook;
 
+use crate::naming::Endpoints;
+
 /// An address of the host, with the length of its network where it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocalAddress {
@@ -59,6 +61,11 @@ impl Locals {
     /// Without addresses, every packet is forwarded.
     pub const fn new(addresses: Vec<LocalAddress>) -> Self {
         Self(addresses)
+    }
+
+    /// Whether a packet between these addresses was made on this host.
+    pub fn path_of(&self, endpoints: Option<Endpoints>) -> Path {
+        endpoints.map_or(Path::Ingress, |ends| self.path(ends.family, &ends.source))
     }
 
     /// Whether a packet from `source` was made on this host.

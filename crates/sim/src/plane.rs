@@ -22,6 +22,24 @@ pub struct LoadedPolicy {
     pub header: PolicyHeader,
     pub rules: Vec<Rule>,
     pub conditions: Vec<Condition>,
+    /// What the rules are called, by the same index.
+    pub names: Vec<RuleName>,
+}
+
+/// How to speak of a compiled rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleName {
+    pub chain: String,
+    /// As iptables-save prints it.
+    pub text: String,
+}
+
+/// The rule that gave a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deciding<'a> {
+    pub chain: &'a str,
+    /// Number in its chain; `None` for the chain's policy.
+    pub number: Option<u32>,
 }
 
 impl LoadedPolicy {
@@ -30,7 +48,18 @@ impl LoadedPolicy {
         header: PolicyHeader::NONE,
         rules: Vec::new(),
         conditions: Vec::new(),
+        names: Vec::new(),
     };
+
+    /// The chain and number of a rule.
+    pub fn deciding(&self, index: u32) -> Option<Deciding<'_>> {
+        let rule = self.rules.get(index as usize)?;
+        let name = self.names.get(index as usize)?;
+        Some(Deciding {
+            chain: &name.chain,
+            number: (rule.number != 0).then_some(rule.number),
+        })
+    }
 }
 
 /// Packets and bytes that a rule matched.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use keepstate_engine::conntrack::tcp::TcpState;
 use keepstate_engine::host::FlowMemory;
-use keepstate_engine::process::{Arrival, Checksums, Outcome, Path};
+use keepstate_engine::process::{Arrival, Checksums, Outcome};
 use keepstate_engine::settings::{SETTING_ACCOUNTING, SETTING_TIMESTAMP, Settings};
 use keepstate_engine::table::{self, Hash, Lookup};
 use keepstate_engine::time::Tick;
@@ -156,7 +156,7 @@ impl<'t, O: Observer> Replay<'t, O> {
                 let ip = bytes.get(network..).unwrap_or_default();
                 let arrival = Arrival {
                     link,
-                    path: self.path(ip),
+                    path: self.plane.locals.path_of(naming::endpoints(ip)),
                     checksums: Checksums::Unverified,
                     zone: 0,
                     interfaces: self.in_interfaces,
@@ -200,13 +200,6 @@ impl<'t, O: Observer> Replay<'t, O> {
             });
         }
         entries
-    }
-
-    fn path(&self, ip: &[u8]) -> Path {
-        match naming::endpoints(ip) {
-            Some(endpoints) => self.plane.locals.path(endpoints.family, &endpoints.source),
-            None => Path::Ingress,
-        }
     }
 
     fn named_tcp_state(&self, ip: &[u8]) -> Option<TcpState> {

@@ -1,5 +1,6 @@
 //! The subcommands, one file each.
 
+mod explain;
 mod replay;
 
 use std::process::ExitCode;
@@ -16,12 +17,14 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Explain(explain::Arguments),
     Replay(replay::Arguments),
 }
 
 /// Runs the subcommand that the command line names.
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
+        Command::Explain(arguments) => explain::run(arguments),
         Command::Replay(arguments) => replay::run(arguments),
     }
 }

@@ -1,7 +1,6 @@
 //! `keepstate replay`: a capture through the engine, packet by packet.
 
-use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,22 +10,17 @@ use keepstate_engine::verdict::{Hook, State, Verdict};
 use keepstate_sim::capture::Reader;
 use keepstate_sim::clock::Timing;
 use keepstate_sim::expression;
-use keepstate_sim::locals::{LocalAddress, Locals};
+use keepstate_sim::plane::LoadedPolicy;
 use keepstate_sim::replay::{Judged, Options, Replay, Totals};
-use keepstate_sim::sysctl::Sysctl;
 
 use crate::output::{Colour, Paint, stdout};
+use crate::simulation::{SimulationArguments, open};
 
 /// Replay a capture through the engine, without rights and without traffic.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// A pcap or pcapng file; `-` for standard input.
     capture: PathBuf,
-
-    /// An address of the host that the capture is judged for, with /LENGTH for its network.
-    /// Without one, every packet is FORWARDed.
-    #[arg(long = "local", value_name = "ADDR")]
-    locals: Vec<LocalAddress>,
 
     /// How packets are printed.
     #[arg(long, value_enum, default_value_t = Output::Text)]
@@ -36,17 +30,17 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum, default_value_t = TimingArgument::Capture)]
     timing: TimingArgument,
 
-    /// A setting of the tracker by its sysctl name, such as nf_conntrack_tcp_loose=0.
-    #[arg(long = "sysctl", value_name = "NAME=VALUE", value_parser = Sysctl::parse)]
-    sysctls: Vec<Sysctl>,
+    /// Name of the interface that all packets come in by, for rules with `-i`.
+    #[arg(long, value_name = "NAME")]
+    in_interface: Option<String>,
 
-    /// Flows that the table holds (nf_conntrack_max).
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=FLOWS_MAX))]
-    flows_max: Option<u32>,
+    /// Name of the interface that forwarded packets go out by, for rules with `-o`.
+    #[arg(long, value_name = "NAME")]
+    out_interface: Option<String>,
+
+    #[command(flatten)]
+    simulation: SimulationArguments,
 }
-
-/// Beyond this many flows a table takes more memory than a machine that replays will have.
-const FLOWS_MAX: i64 = 1 << 26;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
@@ -63,10 +57,18 @@ enum TimingArgument {
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let input = open(&arguments.capture)?;
+    let in_interface = arguments.in_interface.as_deref();
+    let out_interface = arguments.out_interface.as_deref();
+    let options = Options {
+        timing: match arguments.timing {
+            TimingArgument::Capture => Timing::Capture,
+            TimingArgument::Flat => Timing::Flat,
+        },
+        ..arguments.simulation.options(in_interface, out_interface)?
+    };
     let name = arguments.capture.display();
+    let input = open(&arguments.capture)?;
     let mut reader = Reader::new(input).with_context(|| name.to_string())?;
-    let options = options(&arguments);
     let settings = options.settings();
     let table = Options::table(&settings);
     let mut replay = Replay::new(&table, settings, options, ());
@@ -83,7 +85,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             Err(error) => break Some(error),
         };
         let judged = replay.judge(&frame);
-        let deciding = Deciding::of(&judged, &replay);
+        let deciding = deciding(&judged, replay.plane().policy());
         match arguments.output {
             Output::Text => {
                 let packet = expression::describe(&frame);
@@ -110,42 +112,25 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn open(capture: &PathBuf) -> anyhow::Result<Box<dyn Read>> {
-    if capture.as_os_str() == "-" {
-        return Ok(Box::new(std::io::stdin().lock()));
-    }
-    let file = File::open(capture).with_context(|| capture.display().to_string())?;
-    Ok(Box::new(file))
-}
-
-fn options(arguments: &Arguments) -> Options {
-    let mut sysctls = arguments.sysctls.clone();
-    sysctls.extend(arguments.flows_max.map(Sysctl::FlowsMax));
-    Options {
-        timing: match arguments.timing {
-            TimingArgument::Capture => Timing::Capture,
-            TimingArgument::Flat => Timing::Flat,
+/// The chain that gave a packet its verdict and the rule's number in it; no number for the policy.
+fn deciding<'a>(judged: &Judged, policy: &'a LoadedPolicy) -> Deciding<'a> {
+    let outcome = &judged.outcome;
+    let decided = policy.deciding(outcome.rule);
+    decided.map_or(
+        Deciding {
+            chain: outcome.hook.map(Hook::chain),
+            number: None,
         },
-        locals: Locals::new(arguments.locals.clone()),
-        sysctls,
-        ..Options::default()
-    }
+        |decided| Deciding {
+            chain: Some(decided.chain),
+            number: decided.number,
+        },
+    )
 }
 
-/// The chain and rule that gave a packet its verdict.
 struct Deciding<'a> {
     chain: Option<&'a str>,
-    /// Number in the chain; `None` for the chain's policy.
-    rule: Option<u32>,
-}
-
-impl<'a> Deciding<'a> {
-    fn of(judged: &Judged, _replay: &'a Replay<'_>) -> Self {
-        Self {
-            chain: judged.outcome.hook.map(Hook::chain),
-            rule: None,
-        }
-    }
+    number: Option<u32>,
 }
 
 const TEXT_HEADER: &str =
@@ -178,7 +163,7 @@ fn write_text(
         colour.paint(verdict_paint, outcome.verdict.name()),
         deciding.chain.unwrap_or("-"),
         deciding
-            .rule
+            .number
             .map_or("-".to_owned(), |number| number.to_string()),
         outcome
             .flow
@@ -210,7 +195,7 @@ fn write_jsonl(
         quoted(Some(outcome.state.name()))?,
         quoted(Some(outcome.verdict.name()))?,
         quoted(deciding.chain)?,
-        number(deciding.rule)?,
+        number(deciding.number)?,
         quoted(outcome.reason.map(|reason| reason.name()))?,
         number(outcome.flow)?,
         quoted(judged.tcp_state.map(|state| state.name()))?,

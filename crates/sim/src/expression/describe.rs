@@ -16,12 +16,26 @@ pub fn describe(frame: &Frame<'_>) -> String {
         NetworkPacket::NotJudged => format!("- {length} bytes"),
         NetworkPacket::Packet { bytes, network, .. } => {
             let ip = bytes.get(network..).unwrap_or_default();
-            match Packet::read(ip) {
-                Some(packet) => of_packet(&packet),
-                None => format!("- {length} bytes"),
-            }
+            describe_ip(ip).unwrap_or_else(|| format!("- {length} bytes"))
         }
     }
+}
+
+/// An IP packet as an expression.
+pub fn describe_ip(ip: &[u8]) -> Option<String> {
+    Packet::read(ip).map(|packet| of_packet(&packet))
+}
+
+/// Names of TCP flags, a space before each.
+pub fn flag_names(flags: u8) -> String {
+    let mut text = String::new();
+    for (bit, name) in FLAGS.iter().enumerate() {
+        if flags & (1 << bit) != 0 {
+            text.push(' ');
+            text.push_str(name);
+        }
+    }
+    text
 }
 
 fn of_packet(packet: &Packet<'_>) -> String {
@@ -49,12 +63,7 @@ fn of_packet(packet: &Packet<'_>) -> String {
         return text;
     }
     if let Some(flags) = packet.tcp_flags() {
-        for (bit, name) in FLAGS.iter().enumerate() {
-            if flags & (1 << bit) != 0 {
-                text.push(' ');
-                text.push_str(name);
-            }
-        }
+        text.push_str(&flag_names(flags));
     }
     if let Some((kind, code)) = packet.icmp_type() {
         // Writing to a string cannot fail.

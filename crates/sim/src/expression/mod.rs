@@ -22,9 +22,9 @@ mod describe;
 mod parse;
 mod prelude;
 
-pub use self::describe::describe;
+pub use self::describe::{describe, describe_ip, flag_names};
 
-use crate::build::Packet;
+use crate::build::{ACK, Body, Packet, SYN};
 
 /// An expression that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +109,31 @@ pub enum Problem {
     NothingQuoted,
     #[error("`{0}` stands here twice")]
     Repeated(String),
+}
+
+impl Expression {
+    /// Pretends another state than the words said.
+    pub fn pretend(&mut self, state: Pretended) -> Result<(), Problem> {
+        if state == Pretended::Related && self.quoted.is_none() {
+            return Err(Problem::NothingQuoted);
+        }
+        self.pretended = state;
+        self.settle();
+        Ok(())
+    }
+
+    /// What follows from the words together: a segment without flags is the first one of a
+    /// connection, or one in its middle.
+    fn settle(&mut self) {
+        if let Body::Tcp(tcp) = &mut self.packet.body
+            && self.given.flags == Presence::Left
+        {
+            tcp.flags = match self.pretended {
+                Pretended::Established => ACK,
+                Pretended::New | Pretended::Related => SYN,
+            };
+        }
+    }
 }
 
 impl std::str::FromStr for Expression {

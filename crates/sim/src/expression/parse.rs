@@ -139,7 +139,7 @@ fn expression(words: &mut Words<'_>, depth: Depth) -> Result<Expression, Express
     while let Some(word) = words.next() {
         modifier(&mut expression, word, words, depth)?;
     }
-    settle(&mut expression);
+    expression.settle();
     Ok(expression)
 }
 
@@ -403,19 +403,5 @@ fn payload(body: &mut Body) -> &mut Vec<u8> {
         Body::Udp(udp) => &mut udp.payload,
         Body::Icmp(icmp) | Body::Icmpv6(icmp) => &mut icmp.payload,
         Body::Other { payload, .. } => payload,
-    }
-}
-
-/// What follows from the words together: a segment without flags is the first one, or one of
-/// those between.
-fn settle(expression: &mut Expression) {
-    let pretended = expression.pretended;
-    if let Body::Tcp(tcp) = &mut expression.packet.body
-        && expression.given.flags == Presence::Left
-    {
-        tcp.flags = match pretended {
-            Pretended::Established => ACK,
-            Pretended::New | Pretended::Related => SYN,
-        };
     }
 }

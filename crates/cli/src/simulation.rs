@@ -1,0 +1,65 @@
+//! Options that `replay` and `explain` share.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::Context;
+use clap::Args;
+use keepstate_sim::locals::{LocalAddress, Locals};
+use keepstate_sim::replay::Options;
+use keepstate_sim::sysctl::Sysctl;
+
+use crate::rules::{RuleArguments, interface_bits, loaded};
+
+#[derive(Debug, Args)]
+pub(crate) struct SimulationArguments {
+    #[command(flatten)]
+    rules: RuleArguments,
+
+    /// An address of the host that packets are judged for, with /LENGTH for its network.
+    /// Without one, every packet is FORWARDed.
+    #[arg(long = "local", value_name = "ADDR")]
+    locals: Vec<LocalAddress>,
+
+    /// A setting of the tracker by its sysctl name, such as nf_conntrack_tcp_loose=0.
+    #[arg(long = "sysctl", value_name = "NAME=VALUE", value_parser = Sysctl::parse)]
+    sysctls: Vec<Sysctl>,
+
+    /// Flows that the table holds (nf_conntrack_max).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=FLOWS_MAX))]
+    flows_max: Option<u32>,
+}
+
+/// Beyond this many flows a table takes more memory than a machine that replays will have.
+const FLOWS_MAX: i64 = 1 << 26;
+
+impl SimulationArguments {
+    /// Options for packets that come in and go out by these interfaces.
+    pub(crate) fn options(
+        &self,
+        in_interface: Option<&str>,
+        out_interface: Option<&str>,
+    ) -> anyhow::Result<Options> {
+        let compiled = self.rules.load()?;
+        let mut sysctls = self.sysctls.clone();
+        sysctls.extend(self.flows_max.map(Sysctl::FlowsMax));
+        Ok(Options {
+            policy: loaded(compiled.as_ref()),
+            locals: Locals::new(self.locals.clone()),
+            sysctls,
+            in_interfaces: interface_bits(compiled.as_ref(), in_interface),
+            out_interfaces: interface_bits(compiled.as_ref(), out_interface),
+            ..Options::default()
+        })
+    }
+}
+
+/// Opens a capture; `-` is standard input.
+pub(crate) fn open(capture: &Path) -> anyhow::Result<Box<dyn Read>> {
+    if capture.as_os_str() == "-" {
+        return Ok(Box::new(std::io::stdin().lock()));
+    }
+    let file = File::open(capture).with_context(|| capture.display().to_string())?;
+    Ok(Box::new(file))
+}

@@ -1,0 +1,79 @@
+use super::*;
+use crate::locals::{LocalAddress, Locals};
+
+#[track_caller]
+fn check(expression: &str, expected: &str) {
+    let local: LocalAddress = "10.0.0.1".parse().expect("an address");
+    let options = Options {
+        locals: Locals::new(vec![local]),
+        ..Options::default()
+    };
+    let expression = expression.parse().expect("an expression");
+    let explanation = explain_expression(expression, options);
+    let lines = explanation.lines.iter();
+    let text: Vec<String> = lines
+        .map(|line| format!("{}: {}", line.topic, line.text))
+        .collect();
+    assert_eq!(text.join("\n"), expected);
+}
+
+#[test]
+fn a_first_segment() {
+    check(
+        "tcp 10.0.0.5:5000 > 10.0.0.1:22 syn",
+        "packet: tcp 10.0.0.5:5000 > 10.0.0.1:22 syn\n\
+         parse: IPv4, tcp, 40 bytes, flags syn, seq 1000, ack 0, window 64240\n\
+         tuple: tcp src=10.0.0.5 dst=10.0.0.1 sport=5000 dport=22\n\
+         lookup: no flow has this tuple\n\
+         window: seq 1000 <= 1001, end 1001 >= 1001, ack 0 <= 0 and >= 4294901296\n\
+         state: NEW\n\
+         flow: recorded\n\
+         verdict: ACCEPT",
+    );
+}
+
+#[test]
+fn an_answer() {
+    check(
+        "udp 10.0.0.53:53 > 10.0.0.1:4000 state established reply",
+        "before: udp 10.0.0.1:4000 > 10.0.0.53:53\n\
+         before: udp 10.0.0.53:53 > 10.0.0.1:4000\n\
+         packet: udp 10.0.0.53:53 > 10.0.0.1:4000\n\
+         parse: IPv4, udp, 28 bytes\n\
+         tuple: udp src=10.0.0.53 dst=10.0.0.1 sport=53 dport=4000\n\
+         lookup: found, reply direction, 30 s left\n\
+         state: ESTABLISHED\n\
+         verdict: ACCEPT",
+    );
+}
+
+#[test]
+fn an_error_about_a_flow() {
+    check(
+        "icmp 10.0.0.53 > 10.0.0.1 port-unreachable state related \
+         quoting udp 10.0.0.1:4000 > 10.0.0.53:53",
+        "before: udp 10.0.0.1:4000 > 10.0.0.53:53\n\
+         packet: icmp 10.0.0.53 > 10.0.0.1 type 3 code 3 len 28\n\
+         parse: IPv4, icmp, 56 bytes\n\
+         quotes: udp src=10.0.0.1 dst=10.0.0.53 sport=4000 dport=53\n\
+         lookup: found, reply direction, 30 s left\n\
+         state: RELATED\n\
+         verdict: ACCEPT",
+    );
+}
+
+#[test]
+fn a_forged_reset() {
+    let expression = "tcp 10.0.0.5:5000 > 10.0.0.1:22 rst seq 99999999 state established";
+    let expression = expression.parse().expect("an expression");
+    let explanation = explain_expression(expression, Options::default());
+    assert_eq!(explanation.outcome.state, State::Invalid);
+    let window = explanation.lines.iter().find(|line| line.topic == "window");
+    let window = window.expect("a window check");
+    assert!(
+        window.text.starts_with("seq 99999999 NOT <= 66161"),
+        "{}",
+        window.text
+    );
+    assert_eq!(window.tone, Tone::Bad);
+}
