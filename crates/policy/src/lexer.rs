@@ -44,7 +44,13 @@ fn restore_word(cursor: &mut Cursor<'_>) -> Result<Word, LexError> {
         loop {
             match cursor.bump() {
                 None => return Err((Problem::QuoteOpen, at.span_of(1))),
-                Some('"') => break,
+                // Unlike in a shell, the word ends here even without a blank.
+                Some('"') => {
+                    return Ok(Word {
+                        text,
+                        span: start.span_to(cursor.place),
+                    });
+                }
                 Some('\\') => text.extend(cursor.bump()),
                 Some(other) => text.push(other),
             }
@@ -266,8 +272,8 @@ mod tests {
 
     #[test]
     fn restore_words_know_double_quotes_only() {
-        let words = restore_words("-A x --comment \"a \\\"b\\\\c\" it's d\"e f\"g", 3, 1).unwrap();
-        let expected = ["-A", "x", "--comment", "a \"b\\c", "it's", "de fg"];
+        let words = restore_words("-A x --comment \"a \\\"b\\\\c\" it's d\"e f\"", 3, 1).unwrap();
+        let expected = ["-A", "x", "--comment", "a \"b\\c", "it's", "de f"];
         assert_eq!(texts(&words), expected);
         assert_eq!(words[3].span.column, 16);
         assert_eq!(words[3].span.length, 10);

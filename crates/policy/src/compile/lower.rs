@@ -207,15 +207,15 @@ impl Lowering<'_, '_> {
     }
 
     fn interfaces(&mut self, lowered: &mut CompiledRule, rule: &Rule) -> Result<(), CompileError> {
-        if let Some(Test { value, negated }) = &rule.in_interface {
-            lowered.in_interface = self.interface(value)?;
-            lowered.flags |= RULE_IN_INTERFACE | not(*negated, RULE_NOT_IN_INTERFACE);
+        if let Some(test) = interface_test(lowered, rule.in_interface.as_ref()) {
+            lowered.in_interface = self.interface(&test.value)?;
+            lowered.flags |= RULE_IN_INTERFACE | not(test.negated, RULE_NOT_IN_INTERFACE);
         }
-        if let Some(Test { value, negated }) = &rule.out_interface {
-            lowered.out_interface = self.interface(value)?;
-            lowered.flags |= RULE_OUT_INTERFACE | not(*negated, RULE_NOT_OUT_INTERFACE);
+        if let Some(test) = interface_test(lowered, rule.out_interface.as_ref()) {
+            lowered.out_interface = self.interface(&test.value)?;
+            lowered.flags |= RULE_OUT_INTERFACE | not(test.negated, RULE_NOT_OUT_INTERFACE);
         }
-        if rule.in_interface.is_some() || rule.out_interface.is_some() {
+        if lowered.flags & (RULE_IN_INTERFACE | RULE_OUT_INTERFACE) != 0 {
             lowered.flags &= !RULE_FLOW_ONLY;
             self.compiled.header.flags |= POLICY_USES_INTERFACES;
         }
@@ -259,6 +259,23 @@ impl Lowering<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// The test that is left to do. `+` is every interface, and also none (a packet that comes in has
+/// no outgoing one yet): `! -i +` never matches, which no state at all says without interfaces.
+fn interface_test<'a>(
+    lowered: &mut CompiledRule,
+    test: Option<&'a Test<Interface>>,
+) -> Option<&'a Test<Interface>> {
+    let test = test?;
+    if test.value.as_str() != "+" {
+        return Some(test);
+    }
+    if test.negated {
+        lowered.flags |= RULE_STATES;
+        lowered.states = 0;
+    }
+    None
 }
 
 fn addresses(lowered: &mut CompiledRule, rule: &Rule) {

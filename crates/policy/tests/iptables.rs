@@ -1,0 +1,539 @@
+//! The same commands to iptables 1.8.9 in a namespace and to us: same output, same messages, same
+//! exit codes, same rules afterwards.
+
+use keepstate_engine::tuple::Family;
+use keepstate_policy::{
+    FileKind, Flush, Policy, RestoreOptions, ShowCounters, UseCounters, parse_rules, save_table,
+};
+use keepstate_testkit::{Namespace, programs_or_skip, root_or_skip};
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+/// What a program did.
+#[derive(Debug, PartialEq, Eq)]
+struct Outcome {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+/// Both worlds.
+struct Twin {
+    namespace: Namespace,
+    policy: Policy,
+}
+
+impl Twin {
+    fn new(test: &str) -> Option<Self> {
+        if !root_or_skip(test) || !programs_or_skip(test, &["iptables", "ip6tables", "nsenter"]) {
+            return None;
+        }
+        let version = Command::new("iptables").arg("-V").output().unwrap();
+        if version.stdout != b"iptables v1.8.9 (nf_tables)\n" {
+            keepstate_testkit::skip(test, "iptables is not 1.8.9 (nf_tables)");
+            return None;
+        }
+        let namespace = Namespace::new("policy");
+        // Makes the table, which we always have.
+        namespace.run("iptables", &["-L"]);
+        namespace.run("ip6tables", &["-L"]);
+        Some(Self {
+            namespace,
+            policy: Policy::default(),
+        })
+    }
+
+    fn theirs(&self, program: &str, arguments: &[String], input: &str) -> Outcome {
+        let mut command = self.namespace.command(program);
+        command.args(arguments).stdin(Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        let output = child.wait_with_output().unwrap();
+        let text =
+            |bytes: &[u8]| String::from_utf8_lossy(bytes).replace("(nf_tables)", "(keepstate)");
+        Outcome {
+            code: output.status.code().unwrap(),
+            stdout: text(&output.stdout),
+            // Some of its messages end in an empty line, others do not.
+            stderr: text(&output.stderr).replace("\n\n", "\n"),
+        }
+    }
+
+    fn ours(&mut self, program: &str, arguments: &[String]) -> Outcome {
+        let family = family_of(program);
+        match self.policy.apply_command(family, arguments) {
+            Ok(output) => Outcome {
+                code: 0,
+                stdout: output.stdout,
+                stderr: String::new(),
+            },
+            Err(error) => Outcome {
+                code: error.exit_code().into(),
+                stdout: String::new(),
+                stderr: error.iptables_text(program),
+            },
+        }
+    }
+
+    #[track_caller]
+    fn check(&mut self, line: &str) {
+        self.check_all(line);
+    }
+
+    /// Runs commands, one a line, and shows all that differ.
+    #[track_caller]
+    fn check_all(&mut self, lines: &str) {
+        let mut differences = String::new();
+        let lines = lines.lines().map(str::trim);
+        for line in lines.filter(|line| !line.is_empty()) {
+            let words = shell_words(line);
+            let (program, arguments) = words.split_first().unwrap();
+            let theirs = self.theirs(program, arguments, "");
+            let ours = self.ours(program, arguments);
+            if ours != theirs {
+                differences += &format!("{line}\n   ours {ours:?}\n theirs {theirs:?}\n");
+            }
+        }
+        assert!(differences.is_empty(), "{differences}");
+    }
+
+    /// Compares the whole ruleset, in every form in which it can be printed.
+    #[track_caller]
+    fn check_listings(&mut self) {
+        for program in ["iptables", "ip6tables"] {
+            for options in [
+                "-S",
+                "-S -v",
+                "-L",
+                "-L -n",
+                "-L -v",
+                "-L -v -n",
+                "-nvxL",
+                "-vL --line-numbers",
+                "-nL -x --line",
+            ] {
+                self.check(&format!("{program} {options}"));
+            }
+            for (counters, options) in [
+                (ShowCounters::No, vec![]),
+                (ShowCounters::Yes, vec!["-c".to_string()]),
+            ] {
+                let theirs = self.theirs(&format!("{program}-save"), &options, "").stdout;
+                let theirs: String = theirs
+                    .split_inclusive('\n')
+                    .filter(|line| !line.starts_with('#'))
+                    .collect();
+                let ruleset = self.policy.ruleset(family_of(program));
+                assert_eq!(save_table(&ruleset.filter, counters), theirs);
+            }
+        }
+    }
+
+    /// Restores a file in both worlds.
+    #[track_caller]
+    fn check_restore(&mut self, text: &str, flags: &str) {
+        let words = shell_words(flags);
+        let theirs = self.theirs("iptables-restore", &words, text);
+        let has = |flag: &str| words.iter().any(|word| word == flag);
+        let options = RestoreOptions {
+            counters: if has("-c") {
+                UseCounters::Yes
+            } else {
+                UseCounters::No
+            },
+            flush: if has("-n") { Flush::No } else { Flush::Yes },
+        };
+        let ours = self.policy.restore(Family::V4, text, options);
+        assert_eq!(
+            ours.is_ok(),
+            theirs.code == 0,
+            "{text}\n{ours:?}\n{theirs:?}"
+        );
+        self.check("iptables -S -v");
+    }
+}
+
+fn family_of(program: &str) -> Family {
+    match program {
+        "iptables" => Family::V4,
+        _ => Family::V6,
+    }
+}
+
+/// Words between blanks; single quotes join.
+fn shell_words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut quoted = false;
+    let mut word: Option<String> = None;
+    for character in line.chars() {
+        match character {
+            '\'' => {
+                quoted = !quoted;
+                word.get_or_insert_default();
+            }
+            ' ' if !quoted => words.extend(word.take()),
+            other => word.get_or_insert_default().push(other),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+#[test]
+fn rules_are_read_and_printed_as_iptables_does() {
+    let Some(mut twin) = Twin::new("rules_are_read_and_printed_as_iptables_does") else {
+        return;
+    };
+    twin.check_all(
+        "
+        iptables -N foo
+        iptables -A INPUT -p tcp --dport 22 -m state --state NEW,ESTABLISHED -j ACCEPT
+        iptables -A INPUT -p tcp --dport ssh:http --sport 1024: -m conntrack --ctstate UNTRACKED,ESTABLISHED,RELATED,NEW,INVALID -j DROP
+        iptables -A INPUT ! -s 10.0.0.0/8 ! -d 1.2.3.4 ! -i eth+ -p udp ! --dport 53 -m conntrack ! --ctstate NEW -j ACCEPT
+        iptables -A INPUT -s 10.0.0.1,10.0.0.2 -d 1.1.1.1,2.2.2.2 -j ACCEPT
+        iptables -A INPUT -s 10.0.0.1/255.255.0.0 -d 1.1.1.1/255.0.255.0 -j ACCEPT
+        iptables -A INPUT -p icmp -j ACCEPT
+        iptables -A INPUT -p 47 -j ACCEPT
+        iptables -A INPUT -p 200 -j ACCEPT
+        iptables -A INPUT -p all -j ACCEPT
+        iptables -A INPUT -p 0 -j ACCEPT
+        iptables -A INPUT -p 0x6 -j ACCEPT
+        iptables -A INPUT -p ipv6-icmp -j ACCEPT
+        iptables -A INPUT -p esp
+        iptables -A INPUT ! -p tcp
+        iptables -A INPUT -p TCP -j DROP
+        iptables -A INPUT -p sctp -j DROP
+        iptables -A INPUT -p ah -j DROP
+        iptables -A INPUT -p ipencap -j DROP
+        iptables -A INPUT -p udplite -j DROP
+        iptables -A INPUT -j foo
+        iptables -A INPUT -p tcp --dport 5 -g foo
+        iptables -A foo -j RETURN
+        iptables -A foo
+        iptables -A INPUT -m comment --comment 'hello world' -j ACCEPT
+        iptables -A INPUT -m comment --comment 'a\"b\\c $x' -j ACCEPT
+        iptables -A INPUT -m comment --comment -dash -j ACCEPT
+        iptables -A INPUT -m comment --comment '' -j ACCEPT
+        iptables -A INPUT -m comment --comment 'äö' -j ACCEPT
+        iptables -A INPUT -m comment --comment a_b -m comment --comment 'c d'
+        iptables -A INPUT -m comment --comment hello -p tcp --dport 80 -i lo -j ACCEPT
+        iptables -A INPUT -p tcp -m comment --comment hello -m tcp --dport 80 -m conntrack --ctstate NEW -m state --state NEW -j ACCEPT
+        iptables -A INPUT -p tcp -m conntrack --ctstate NEW --dport 22 -j ACCEPT
+        iptables -A INPUT -m tcp -p tcp --dport 1 -m tcp --sport 2 -j ACCEPT
+        iptables -A INPUT -p tcp -m tcp -j ACCEPT
+        iptables -A INPUT -p udp --sport 0:65535 --dport : -j ACCEPT
+        iptables -A INPUT -p udp --dport 5:5 -j ACCEPT
+        iptables -A INPUT -p udp --dport domain -j ACCEPT
+        iptables -A INPUT -p tcp --dport :80
+        iptables -A INPUT -m conntrack --ctstate new,Established -j ACCEPT
+        iptables -A INPUT -m conntrack --ctstate NEW,NEW -j ACCEPT
+        iptables -A INPUT -m state ! --state NEW -j ACCEPT
+        iptables -A INPUT -m state --state NEW -m state --state INVALID -j ACCEPT
+        iptables -A INPUT -s 1.2.3 -j ACCEPT
+        iptables -A INPUT -s 0/0 -j ACCEPT
+        iptables -A INPUT -s 10/8 -j ACCEPT
+        iptables -A INPUT -i + -j ACCEPT
+        iptables -A INPUT -i e+h -j ACCEPT
+        iptables -A INPUT -c 10 20 -j ACCEPT
+        iptables -A INPUT -c 99999 99999 -j ACCEPT
+        iptables -A INPUT -c 100000 123456789 -j ACCEPT
+        iptables -A INPUT -c 9999999 9999999999 -j ACCEPT
+        iptables -A INPUT -c 99999999999,99999999999999 -j ACCEPT
+        iptables -A INPUT -c 99999999999999 99999999999999999 -j ACCEPT
+        iptables -A FORWARD ! -i + -o eth0+ -j ACCEPT
+        iptables -A FORWARD -i eth0 -o eth0 -j RETURN
+        iptables --append FORWARD --protocol tcp --src 1.2.3.4 --destination-p 22 --sport :80 --jump DROP
+        iptables -A FORWARD --proto tcp --dst 1.2.3.4/255.255.255.255 --dport=22 -j DROP
+        iptables -I INPUT -s 1.0.0.1,1.0.0.2 -j ACCEPT
+        iptables -I INPUT 2 -s 3.0.0.1,3.0.0.2 -j ACCEPT
+        iptables -P FORWARD DROP
+        ip6tables -A INPUT -p icmpv6 -j ACCEPT
+        ip6tables -A INPUT -p icmp -j ACCEPT
+        ip6tables -A INPUT -s fe80::/10 -d ::1 -p tcp --dport 22 -j ACCEPT
+        ip6tables -A INPUT -s 2001:db8::1/ffff:ffff:: ! -d 2001:db8::/ffff:0:ffff:: -j DROP
+        ip6tables -A INPUT -s ::ffff:1.2.3.4 -j DROP
+        ip6tables -A INPUT -s ::1.2.3.4 -j DROP
+        ip6tables -A INPUT -s ::0.1.0.0 -j DROP
+        ip6tables -A INPUT -s ::ffff:0:0/96 -j DROP
+        ip6tables -A INPUT -s ::/0 -j DROP
+        ip6tables -A INPUT -s 1:2:0:3:0:4:5:6 -j DROP
+        ip6tables -A INPUT -s 1:0:0:3:4:0:0:6 -d 64:ff9b::1.2.3.4 -j DROP
+        ip6tables -A FORWARD ! -i lo ! -o eth0 -p 200 -j DROP
+        ip6tables -A INPUT -p hopopt -j DROP
+        ip6tables -A INPUT -p mh -j DROP
+        ",
+    );
+    twin.check_listings();
+}
+
+#[test]
+fn commands_change_rules_as_iptables_does() {
+    let Some(mut twin) = Twin::new("commands_change_rules_as_iptables_does") else {
+        return;
+    };
+    twin.check_all(
+        "
+        iptables -N foo
+        iptables -N bar
+        iptables -A foo -j bar
+        iptables -A INPUT -c 1 2 -j foo
+        iptables -A INPUT -c 3 4 -s 1.1.1.1 -j ACCEPT
+        iptables -A INPUT -c 5 6 -s 2.2.2.2 -j ACCEPT
+        iptables -A INPUT -c 5 6 -s 2.2.2.2 -j ACCEPT
+        iptables -Z INPUT 1
+        iptables -L INPUT 2 -n -v
+        iptables -nL INPUT 99
+        iptables -S INPUT 2
+        iptables -S INPUT 99
+        iptables -S foo
+        iptables -C INPUT -s 2.2.2.2 -j ACCEPT
+        iptables -v -C INPUT -s 2.2.2.2 -j ACCEPT
+        iptables -D INPUT -s 2.2.2.2 -j ACCEPT
+        iptables -D INPUT -s 1.1.1.1,9.9.9.9 -j ACCEPT
+        iptables -D INPUT -s 1.1.1.1,2.2.2.2 -j ACCEPT
+        iptables -v -R INPUT 1 -s 1.2.3.4 -j DROP
+        iptables -v -I INPUT -i lo ! -s 1.2.3.4 -p tcp --sport 4 -g foo
+        iptables -v -A FORWARD ! -i lo ! -o eth0 -s 1.2.3.4/24 ! -p 200
+        iptables -v -A FORWARD -p tcp --dport 22 -m comment --comment hi -j DROP
+        iptables -v -D INPUT -s 1.2.3.4 -j DROP
+        iptables -v -D INPUT 1
+        ip6tables -v -A FORWARD ! -i lo ! -o eth0 -s fe80::1 ! -p 200
+        iptables -A FORWARD -c 3 4
+        iptables -L FORWARD -Z -v
+        iptables -Z -L FORWARD
+        iptables -E foo foo2
+        iptables -v -N vv
+        iptables -v -X vv
+        iptables -X foo2
+        iptables -F foo2
+        iptables -X
+        iptables -v -F
+        iptables -v -X bar
+        iptables -X
+        iptables -P INPUT DROP
+        iptables -w -L INPUT
+        iptables -w 5 -L INPUT
+        iptables -w5 -L INPUT
+        iptables --wait 5 -nvL INPUT
+        iptables -t filter -4 -LINPUT -n
+        iptables -V
+        iptables -t raw -F
+        ",
+    );
+    twin.check_listings();
+}
+
+#[test]
+fn refusals_are_worded_as_iptables_words_them() {
+    let Some(mut twin) = Twin::new("refusals_are_worded_as_iptables_words_them") else {
+        return;
+    };
+    twin.check_all(
+        "
+        iptables -A INPUT -s 5.5.5.5 -j ACCEPT
+        iptables -N foo
+        iptables -A foo -j ACCEPT
+        iptables -N foo
+        iptables -X INPUT
+        iptables -N INPUT
+        iptables -X foo
+        iptables -X bar
+        iptables -D INPUT -s 9.9.9.9 -j ACCEPT
+        iptables -D INPUT
+        iptables -D INPUT 99
+        iptables -D INPUT 0
+        iptables -I INPUT 99 -j ACCEPT
+        iptables -I INPUT 0 -j DROP
+        iptables -I INPUT x -j DROP
+        iptables -R INPUT 99 -j ACCEPT
+        iptables -R INPUT -s 8.8.8.8 -j ACCEPT
+        iptables -R INPUT 1 -s 8.8.8.8,9.9.9.9 -j ACCEPT
+        iptables -A nochain -j ACCEPT
+        iptables -C nochain -j ACCEPT
+        iptables -A INPUT -j nochain
+        iptables -A INPUT -j NOSUCH
+        iptables -A INPUT -g ACCEPT
+        iptables -F nochain
+        iptables -Z nochain
+        iptables -P foo DROP
+        iptables -P nochain DROP
+        iptables -P INPUT
+        iptables -P INPUT DROP -p tcp
+        iptables -P INPUT DROP extra
+        iptables -E nosuch bar2
+        iptables -E foo
+        iptables -E foo foo
+        iptables -E foo INPUT
+        iptables -E foo x y
+        iptables -N verylongchainname_verylongchainname
+        iptables -N -foo
+        iptables -N !foo
+        iptables -N ACCEPT
+        iptables -N REJECT
+        iptables -N 'a b'
+        iptables -N
+        iptables -N a b
+        iptables -F a b
+        iptables -F INPUT -p tcp
+        iptables -X a -j DROP
+        iptables -D INPUT 1 -j DROP
+        iptables -D INPUT 1 2
+        iptables -A INPUT -o eth0 -j ACCEPT
+        iptables -A OUTPUT -i eth0 -j ACCEPT
+        iptables -A INPUT -p tcp --dport 99999 -j ACCEPT
+        iptables -A INPUT -p tcp --dport 30:20 -j ACCEPT
+        iptables -A INPUT -p tcp --dport blah -j ACCEPT
+        iptables -A INPUT -p tcp --dport 22,23 -j ACCEPT
+        iptables -A INPUT -p tcp --dport 1:2:3 -j ACCEPT
+        iptables -A INPUT -p tcp --dport ''
+        iptables -A INPUT -p tcp --dport -1
+        iptables -A INPUT --dport 22 -j ACCEPT
+        iptables -A INPUT --dport 22 -p tcp -j ACCEPT
+        iptables -A INPUT -m tcp --dport 22 -j ACCEPT
+        iptables -A INPUT -p tcp -m udp --dport 53 -j ACCEPT
+        iptables -A INPUT -p foo -j ACCEPT
+        iptables -A INPUT -p 256 -j DROP
+        iptables -A INPUT ! -p all -j DROP
+        iptables -A INPUT -p tcp -p udp -j ACCEPT
+        iptables -A INPUT -s foo.bar.invalid -j ACCEPT
+        iptables -A INPUT -s 1.2.3.4/33 -j ACCEPT
+        iptables -A INPUT -s 1.2.3.4/ -j ACCEPT
+        iptables -A INPUT -s 1.2.3.4/-1 -j ACCEPT
+        iptables -A INPUT -s 256.1.1.1 -j ACCEPT
+        iptables -A INPUT -s 1.2.3.4.5 -j ACCEPT
+        iptables -A INPUT -s '' -j ACCEPT
+        iptables -A INPUT -s 1.2.3.4,1.2.3.5, -j ACCEPT
+        iptables -A INPUT ! -s 1.2.3.4,1.2.3.5 -j ACCEPT
+        iptables -A INPUT -s 1.1.1.1 -s 2.2.2.2 -j ACCEPT
+        iptables -A INPUT -m conntrack --ctstate FOO -j ACCEPT
+        iptables -A INPUT -m conntrack --ctstate NEW, -j ACCEPT
+        iptables -A INPUT -m conntrack --ctstate '' -j ACCEPT
+        iptables -A INPUT -m conntrack --ctstate NEW --ctstate INVALID -j ACCEPT
+        iptables -A INPUT -m conntrack -j ACCEPT
+        iptables -A INPUT -m state -j ACCEPT
+        iptables -A INPUT -m state --state FOO -j ACCEPT
+        iptables -A INPUT -m comment -j ACCEPT
+        iptables -A INPUT -m comment --comment a --comment b
+        iptables -A INPUT --nosuch -j ACCEPT
+        iptables -A INPUT --comment a
+        iptables -A INPUT -q
+        iptables -A INPUT -j
+        iptables -A INPUT -p
+        iptables -A INPUT -m
+        iptables -A INPUT -m conntrack --ctstate
+        iptables -A INPUT -p tcp --sport
+        iptables -A INPUT extra -j ACCEPT
+        iptables -A INPUT -j ACCEPT -j DROP
+        iptables -A INPUT -j ACCEPT --foo
+        iptables -A INPUT -i verylonginterfacename0 -j ACCEPT
+        iptables -A INPUT -i '' -j ACCEPT
+        iptables -A INPUT ! -j DROP
+        iptables -A INPUT ! ! -s 1.2.3.4 -j DROP
+        iptables -A INPUT -j DROP !
+        iptables -A INPUT ! -c 1 2
+        iptables -A INPUT -n -j DROP
+        iptables -A INPUT -x -j DROP
+        iptables -C INPUT -c 9 9 -j ACCEPT
+        iptables -A INPUT -c 1
+        iptables -L -F
+        iptables -A INPUT -L
+        iptables -F -Z
+        iptables -L -p tcp
+        iptables -S -n
+        iptables -L INPUT x
+        iptables -L INPUT 0
+        iptables -L INPUT FORWARD
+        iptables -w x -L INPUT
+        iptables -t nosuch -L
+        iptables
+        iptables -A
+        iptables --foo
+        ip6tables -A INPUT -s 1.2.3.4 -j DROP
+        ip6tables -A INPUT -s 1::/129
+        ip6tables -A INPUT -s ::1/ffff:ffff
+        ip6tables -A INPUT -s fe80::1%eth0
+        ip6tables -N foo
+        ip6tables -X foo
+        ip6tables -X foo
+        ",
+    );
+    twin.check_listings();
+}
+
+#[test]
+fn files_are_restored_as_iptables_restore_does() {
+    let Some(mut twin) = Twin::new("files_are_restored_as_iptables_restore_does") else {
+        return;
+    };
+    let files = [
+        (
+            ":INPUT DROP [5:6]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:foo - [0:0]\n[1:2] -A INPUT -j foo\n",
+            "",
+        ),
+        (
+            ":INPUT DROP [5:6]\n:foo - [0:0]\n[1:2] -A INPUT -j foo\n",
+            "-c",
+        ),
+        ("-A INPUT -j DROP\n", "-n"),
+        (":foo - [0:0]\n", "-n"),
+        ("-A INPUT --bad\n", ""),
+        ("-A INPUT -j bar\n:bar - [0:0]\n", ""),
+        (":INPUT FOO [0:0]\n", ""),
+        ("foo\n", ""),
+        ("  -A INPUT -j DROP\n", ""),
+        ("-A INPUT -t filter -j DROP\n", ""),
+        (
+            "-N foo\n-A foo -j DROP\n-I INPUT -j foo\n-P INPUT DROP\n",
+            "",
+        ),
+        ("-A INPUT -j DROP # comment\n", ""),
+        ("[5:6]-A INPUT -j DROP\n", "-c"),
+        ("-A INPUT -m comment --comment 'a \"b' -j DROP\n", ""),
+        (
+            "-A INPUT -m comment --comment \"a\\\"b\\\\c\" -j DROP\n",
+            "",
+        ),
+        ("-A INPUT -m comment --comment a\"b c\"d -j DROP\n", ""),
+        ("*filter\n", ""),
+        ("COMMIT x\n", ""),
+        ("-F INPUT\n-Z\n-X\n", "-n"),
+        (":INPUT - [1:2]\n", ""),
+        (":foo - [3:4]\n:foo - [3:4]\n", "-c"),
+        ("[5:6] -A INPUT -c 7 8 -j DROP\n", "-c"),
+        ("# a comment\n\n-A INPUT -s 10.0.0.0/8 -j ACCEPT\n", ""),
+    ];
+    for (body, flags) in files {
+        twin.check_restore(&format!("*filter\n{body}COMMIT\n"), flags);
+    }
+    twin.check_restore("*filter\n-A INPUT -j DROP\n", "");
+    twin.check_restore("-A INPUT -j DROP\n", "");
+    twin.check_restore("*nosuch\nCOMMIT\n", "");
+    twin.check_restore("*filter\nCOMMIT\n*filter\n-A INPUT -j ACCEPT\nCOMMIT\n", "");
+}
+
+#[test]
+fn what_iptables_saves_is_read_and_printed_byte_by_byte() {
+    let Some(mut twin) = Twin::new("what_iptables_saves_is_read_and_printed_byte_by_byte") else {
+        return;
+    };
+    twin.check_all(
+        "
+        iptables -N web
+        iptables -P INPUT DROP
+        iptables -A INPUT -i lo -c 7 700 -j ACCEPT
+        iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -c 12345678901 98765432109876 -j ACCEPT
+        iptables -A INPUT -p tcp -m tcp --dport 80:443 -m comment --comment 'the web' -g web
+        iptables -A web ! -s 10.0.0.0/8 -m state ! --state INVALID -j RETURN
+        ip6tables -A INPUT -s fe80::/10 -p udp --sport 546:547 -j ACCEPT
+        ",
+    );
+    let both: String = ["iptables-save", "ip6tables-save"]
+        .map(|program| twin.theirs(program, &["-c".into()], "").stdout)
+        .concat();
+    let parsed = parse_rules(&both, FileKind::Detect);
+    assert_eq!(parsed.families, [Family::V4, Family::V6]);
+    assert_eq!(parsed.into_policy().unwrap(), twin.policy);
+    twin.check_listings();
+}
