@@ -10,9 +10,7 @@ use aya_obj::programs::XdpAttachType;
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use keepstate_engine::policy::PolicyHeader;
 use keepstate_engine::settings::{SETTING_ACCOUNTING, SETTING_TIMESTAMP, Settings};
-use keepstate_plane::{
-    Counters, Interface, InterfaceKey, LAYOUT, Plane, RuleCounter, names,
-};
+use keepstate_plane::{Counters, Interface, InterfaceKey, LAYOUT, Plane, RuleCounter, names};
 use thiserror::Error;
 
 use crate::mapped::{Mapping, Raw, bytes_of, from_bytes};
@@ -38,7 +36,10 @@ pub enum KernelError {
     Mapping(String, #[source] rustix::io::Errno),
     #[error("the object has no map or program {0}")]
     Missing(String),
-    #[error("pinned maps have layout {found}, this program has {}; take them down first", LAYOUT)]
+    #[error(
+        "pinned maps have layout {found}, this program has {}; take them down first",
+        LAYOUT
+    )]
     Layout { found: u32 },
     #[error("{0}")]
     Pin(String, #[source] aya::pin::PinError),
@@ -98,7 +99,9 @@ impl Kernel {
         if fresh {
             kernel.maps.begin(settings);
         } else {
-            kernel.maps.change_plane(|plane| plane.object = object_number());
+            kernel
+                .maps
+                .change_plane(|plane| plane.object = object_number());
         }
         Ok(kernel)
     }
@@ -196,7 +199,9 @@ impl Programs {
             Self::Pinned { xdp, .. } => Ok(xdp),
             Self::Object(object) => {
                 let program = object.program_mut(names::INGRESS_XDP);
-                Ok(program.ok_or_else(|| missing(names::INGRESS_XDP))?.try_into()?)
+                Ok(program
+                    .ok_or_else(|| missing(names::INGRESS_XDP))?
+                    .try_into()?)
             }
         }
     }

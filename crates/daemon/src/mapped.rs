@@ -81,7 +81,8 @@ impl Mapping {
     pub fn new(map: impl AsFd, bytes: usize) -> rustix::io::Result<Self> {
         let words = bytes / 8;
         let page = rustix::param::page_size();
-        let length = NonZeroUsize::new(bytes.next_multiple_of(page)).ok_or(rustix::io::Errno::INVAL)?;
+        let length =
+            NonZeroUsize::new(bytes.next_multiple_of(page)).ok_or(rustix::io::Errno::INVAL)?;
         // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
         let start = unsafe {
             mmap(

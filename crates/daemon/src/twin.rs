@@ -41,12 +41,16 @@ impl Twin {
     }
 
     pub fn set_clock(&self, now: Tick) {
-        self.kernel.maps.change_plane(|plane| plane.test_tick = now.0);
+        self.kernel
+            .maps
+            .change_plane(|plane| plane.test_tick = now.0);
     }
 
     /// The chain that packets from outside meet.
     pub fn set_hook(&self, hook: Hook) {
-        self.kernel.maps.change_plane(|plane| plane.test_hook = hook as u32);
+        self.kernel
+            .maps
+            .change_plane(|plane| plane.test_hook = hook as u32);
     }
 
     /// An Ethernet frame that arrives.
@@ -86,7 +90,9 @@ impl Twin {
 
     fn report(&self) -> Report {
         let words = self.kernel.maps.report.words().iter();
-        let bytes: Vec<u8> = words.flat_map(|word| word.load(SeqCst).to_ne_bytes()).collect();
+        let bytes: Vec<u8> = words
+            .flat_map(|word| word.load(SeqCst).to_ne_bytes())
+            .collect();
         from_bytes(&bytes).expect("the map holds a whole report: its value is that type")
     }
 }

@@ -72,9 +72,19 @@ pub trait FlowMemory {
 
     /// Called while waiting for another CPU.
     fn relax(&self) {}
+
+    /// As [`Host::repeat`], for loops of the table that are seldom entered or long: the kernel's
+    /// verifier walks through such a body once, and through a plain loop round by round.
+    fn repeat<R: Repeat>(&self, limit: u32, body: &mut R) {
+        for _ in 0..limit {
+            if !body.step() {
+                return;
+            }
+        }
+    }
 }
 
-/// A loop body with a state, for [`Host::repeat`].
+/// A loop body with a state, for [`Host::repeat`] and [`FlowMemory::repeat`].
 pub trait Repeat {
     /// One round; `false` ends the loop.
     fn step(&mut self) -> bool;

@@ -21,14 +21,18 @@ pub const ACCOUNTING_WORDS: u32 = 5;
 /// measures it.
 pub const RATED_LOAD_PERCENT: u32 = 80;
 
-/// How often a lookup or an update is begun again because another CPU was writing the record.
-/// The writer holds it for a few nanoseconds; after this many tries it has been descheduled.
-pub const RECORD_RETRIES_MAX: u32 = 16;
+/// How often a record is read because another CPU changed it meanwhile. That CPU had to fetch the
+/// cache line for it, so it does not do so again and again within a few nanoseconds.
+pub const RECORD_READS_MAX: u32 = 4;
 
-/// Rounds of an insert: one is enough, unless room must be made or another CPU inserts into the
-/// same buckets. Each is a look at two tag words, so together they last longer than another CPU
-/// needs from claiming a slot to publishing it.
-pub const INSERT_RETRIES_MAX: u32 = 16;
+/// How often a packet looks at a record that another CPU is writing. The writer holds it for a
+/// few nanoseconds; after this many looks it has been descheduled.
+pub const WRITER_WAITS_MAX: u32 = 64;
+
+/// Rounds of an insert that did not get through at once, since room must be made or another CPU
+/// inserts into the same buckets. Each is a look at four tag words, so together they last longer
+/// than another CPU needs from claiming a slot to publishing it.
+pub const INSERT_ROUNDS_MAX: u32 = 32;
 
 /// How often a compare-and-swap of a tags word is tried again. Each failure means that another
 /// CPU changed that bucket within the last few nanoseconds.

@@ -83,13 +83,7 @@ pub mod names {
     /// Run by the daemon to read the clock that the programs read.
     pub const CLOCK: &str = "clock";
 
-    pub const PROGRAMS: [&str; 5] = [
-        INGRESS_XDP,
-        INGRESS_TC,
-        EGRESS_ETHERNET,
-        EGRESS_BARE,
-        CLOCK,
-    ];
+    pub const PROGRAMS: [&str; 5] = [INGRESS_XDP, INGRESS_TC, EGRESS_ETHERNET, EGRESS_BARE, CLOCK];
 }
 
 /// What every packet reads first. One element, mapped by the daemon.

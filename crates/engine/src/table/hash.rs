@@ -37,7 +37,11 @@ impl Hash {
                 scale((hash >> 32) as u32, half),
                 half + scale(hash as u32, half),
             ],
-            tag: if low == 0 { 1 } else { low },
+            tag: match low {
+                0 => 1,
+                0x7f => 0x7e,
+                _ => low,
+            },
             id: (hash.wrapping_mul(MULTIPLIER_ID) >> 32) as u32,
         }
     }

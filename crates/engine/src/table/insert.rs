@@ -50,8 +50,8 @@ use super::tags::Tags;
 use super::{
     HalfOpen, Hash, Insert, NewFlow, Place, count_down, count_up, gauges, key_matches, load_control,
 };
-use crate::host::{FlowMemory, Words};
-use crate::limits::{ACCOUNTING_WORDS, INSERT_RETRIES_MAX, SLOTS_PER_BUCKET};
+use crate::host::{FlowMemory, Repeat, Words};
+use crate::limits::{ACCOUNTING_WORDS, INSERT_ROUNDS_MAX, SLOTS_PER_BUCKET};
 use crate::record::{Control, SlotState};
 use crate::settings::Settings;
 use crate::time::Tick;
@@ -64,72 +64,135 @@ pub fn insert<M: FlowMemory>(
     settings: &Settings,
     now: Tick,
 ) -> Insert {
-    let mut claim = None;
-    // One loop with a state, not nested ones: the verifier walks through all rounds.
-    for _ in 0..INSERT_RETRIES_MAX {
-        let place = match claim {
-            Some(place) => place,
-            None => match claim_slot(memory, flow, settings, now) {
-                Claim::Done(place) => place,
-                Claim::TryAgain => continue,
-                Claim::Full => {
-                    count_up(memory, gauges::REFUSED);
-                    return Insert::Full;
-                }
-            },
+    let mut rounds = Rounds {
+        memory,
+        flow,
+        settings,
+        now,
+        claim: None,
+        end: End::Contended,
+    };
+    if !rounds.is_done_at_once() {
+        memory.repeat(INSERT_ROUNDS_MAX, &mut rounds);
+    }
+    match (rounds.end, rounds.claim) {
+        (End::Publish, Some(place)) => {
+            publish(memory, flow, place);
+            return Insert::Done(place);
+        }
+        (_, Some(place)) => release(memory, place),
+        (_, None) => {}
+    }
+    match rounds.end {
+        End::Exists => Insert::Exists,
+        End::Full => {
+            count_up(memory, gauges::REFUSED);
+            Insert::Full
+        }
+        End::Publish | End::Contended => {
+            count_up(memory, gauges::CONTENDED);
+            Insert::Contended
+        }
+    }
+}
+
+/// An insert under way.
+struct Rounds<'a, M> {
+    memory: &'a M,
+    flow: &'a NewFlow<'a>,
+    settings: &'a Settings,
+    now: Tick,
+    claim: Option<Place>,
+    end: End,
+}
+
+/// How the rounds ended.
+#[derive(Clone, Copy)]
+enum End {
+    /// Not by themselves.
+    Contended,
+    Publish,
+    Exists,
+    Full,
+}
+
+impl<M: FlowMemory> Rounds<'_, M> {
+    /// What most inserts need: a claim, and a scan that finds no equal tag.
+    fn is_done_at_once(&mut self) -> bool {
+        let Claim::Done(place) = claim_slot(self.memory, self.flow, self.settings) else {
+            return false;
         };
-        claim = Some(place);
-        match scan(memory, flow.key, flow.hash, place, now) {
-            Scan::Clear => {
-                publish(memory, flow, place);
-                return Insert::Done(place);
-            }
-            Scan::Exists => {
-                release(memory, place);
-                return Insert::Exists;
-            }
+        self.claim = Some(place);
+        if meets_equal_tag(self.memory, self.flow.hash, place) {
+            return false;
+        }
+        self.end = End::Publish;
+        true
+    }
+
+    fn make_room(&mut self) -> bool {
+        let mut room = MakeRoom {
+            memory: self.memory,
+            family: self.flow.key.family,
+            buckets: self.flow.hash.candidates(),
+            now: self.now,
+            room: Room::None,
+        };
+        self.memory.repeat(room.buckets.len() as u32, &mut room);
+        if room.room == Room::None {
+            self.end = End::Full;
+        }
+        room.room != Room::None
+    }
+}
+
+impl<M: FlowMemory> Repeat for Rounds<'_, M> {
+    fn step(&mut self) -> bool {
+        let Some(place) = self.claim else {
+            return match claim_slot(self.memory, self.flow, self.settings) {
+                Claim::Done(place) => {
+                    self.claim = Some(place);
+                    true
+                }
+                Claim::Lost => true,
+                Claim::NoRoom => self.make_room(),
+            };
+        };
+        match scan(self.memory, self.flow, place, self.now) {
+            Scan::Clear => self.end = End::Publish,
+            Scan::Exists => self.end = End::Exists,
             Scan::Expired(other, control) => {
-                remove(memory, other, control);
+                remove(self.memory, other, control);
+                return true;
             }
             Scan::Claimed(other) => {
                 if other.rank() < place.rank() {
-                    release(memory, place);
-                    claim = None;
+                    release(self.memory, place);
+                    self.claim = None;
                 }
-                memory.relax();
+                self.memory.relax();
+                return true;
             }
         }
+        false
     }
-    if let Some(place) = claim {
-        release(memory, place);
-    }
-    count_up(memory, gauges::CONTENDED);
-    Insert::Contended
 }
 
 enum Claim {
     Done(Place),
-    TryAgain,
-    Full,
+    /// Another CPU changed the bucket.
+    Lost,
+    NoRoom,
 }
 
-/// Claims a slot, or makes room.
-fn claim_slot<M: FlowMemory>(
-    memory: &M,
-    flow: &NewFlow<'_>,
-    settings: &Settings,
-    now: Tick,
-) -> Claim {
+fn claim_slot<M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, settings: &Settings) -> Claim {
     let family = flow.key.family;
     let (bucket, tags) = choose_bucket(memory, family, flow.hash);
     if tags.empty().is_none() || is_at_limit(memory, flow.half_open, settings) {
-        return match make_room(memory, family, flow.hash, now) {
-            Room::Made | Room::Moved => Claim::TryAgain,
-            Room::None => Claim::Full,
-        };
+        return Claim::NoRoom;
     }
     let Some(words) = memory.tags(family, bucket) else {
-        return Claim::Full;
+        return Claim::NoRoom;
     };
     let place = Place {
         family,
@@ -138,7 +201,7 @@ fn claim_slot<M: FlowMemory>(
     };
     let claimed = tags.with(place.slot, tag_byte(flow));
     if words.compare_exchange(0, tags.0, claimed.0) != tags.0 {
-        return Claim::TryAgain;
+        return Claim::Lost;
     }
     if tags.is_half_open(place.slot) {
         // Left behind by `release`.
@@ -155,10 +218,7 @@ fn claim_slot<M: FlowMemory>(
 /// if it has any.
 fn choose_bucket<M: FlowMemory>(memory: &M, family: Family, hash: &Hash) -> (u32, Tags) {
     let [first, second] = hash.buckets;
-    let tags = |bucket| match memory.tags(family, bucket) {
-        Some(words) => Tags(words.load(0)),
-        None => Tags::FULL,
-    };
+    let tags = |bucket| load_tags(memory, family, bucket);
     let (first_tags, first_neighbour) = (tags(first), tags(first ^ 1));
     let (second_tags, second_neighbour) = (tags(second), tags(second ^ 1));
     let first_room = first_tags.empty().count() + first_neighbour.empty().count();
@@ -172,6 +232,13 @@ fn choose_bucket<M: FlowMemory>(memory: &M, family: Family, hash: &Hash) -> (u32
         (own ^ 1, neighbour_tags)
     } else {
         (own, own_tags)
+    }
+}
+
+fn load_tags<M: FlowMemory>(memory: &M, family: Family, bucket: u32) -> Tags {
+    match memory.tags(family, bucket) {
+        Some(words) => Tags(words.load(0)),
+        None => Tags::NOWHERE,
     }
 }
 
@@ -203,6 +270,24 @@ fn is_at_limit<M: FlowMemory>(memory: &M, half_open: HalfOpen, settings: &Settin
             && words.load(gauges::HALF_OPEN) >= settings.half_open_max as u64)
 }
 
+/// Whether the key's tag stands in one of its buckets, except in the own slot. Without a loop,
+/// and without a look at any slot.
+fn meets_equal_tag<M: FlowMemory>(memory: &M, hash: &Hash, own: Place) -> bool {
+    let others = |bucket| {
+        let matching = load_tags(memory, own.family, bucket).matching(hash.tag);
+        if bucket == own.bucket {
+            matching.except(own.slot)
+        } else {
+            matching
+        }
+    };
+    let [first, first_neighbour, second, second_neighbour] = hash.candidates();
+    !(others(first).is_none()
+        && others(first_neighbour).is_none()
+        && others(second).is_none()
+        && others(second_neighbour).is_none())
+}
+
 enum Scan {
     Clear,
     /// Live, with the same key.
@@ -214,26 +299,25 @@ enum Scan {
 }
 
 /// Looks for others with the key's tag in its buckets.
-fn scan<M: FlowMemory>(memory: &M, key: &FlowKey, hash: &Hash, own: Place, now: Tick) -> Scan {
-    for bucket in hash.candidates() {
-        let Some(words) = memory.tags(key.family, bucket) else {
-            continue;
-        };
-        let mut matching = Tags(words.load(0)).matching(hash.tag);
+fn scan<M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, own: Place, now: Tick) -> Scan {
+    let family = own.family;
+    for bucket in flow.hash.candidates() {
+        let mut matching = load_tags(memory, family, bucket).matching(flow.hash.tag);
         for _ in 0..SLOTS_PER_BUCKET {
             if matching.is_none() {
                 break;
             }
-            let place = Place {
-                family: key.family,
-                bucket,
-                slot: matching.lowest(),
-            };
+            let slot = matching.lowest();
             matching = matching.rest();
+            let place = Place {
+                family,
+                bucket,
+                slot,
+            };
             if place == own {
                 continue;
             }
-            match judge(memory, key, place, now) {
+            match judge(memory, flow.key, place, now) {
                 Scan::Clear => {}
                 conflict => return conflict,
             }
@@ -291,6 +375,17 @@ fn publish<M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: Place) {
     words.store(place.family.key_words(), control.0);
 }
 
+/// A search through the key's buckets for a record that may go.
+struct MakeRoom<'a, M> {
+    memory: &'a M,
+    family: Family,
+    /// Those still to be searched, the next one first.
+    buckets: [u32; 4],
+    now: Tick,
+    room: Room,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Room {
     Made,
     /// What should have gone changed meanwhile.
@@ -298,17 +393,16 @@ enum Room {
     None,
 }
 
-/// Gives up one record of the key's buckets, if there is one that may go.
-fn make_room<M: FlowMemory>(memory: &M, family: Family, hash: &Hash, now: Tick) -> Room {
-    for bucket in hash.candidates() {
-        match make_room_in(memory, family, bucket, now) {
-            Room::None => {}
-            result => return result,
-        }
+impl<M: FlowMemory> Repeat for MakeRoom<'_, M> {
+    fn step(&mut self) -> bool {
+        let [bucket, second, third, fourth] = self.buckets;
+        self.buckets = [second, third, fourth, bucket];
+        self.room = make_room_in(self.memory, self.family, bucket, self.now);
+        self.room == Room::None
     }
-    Room::None
 }
 
+/// Gives up one record of a bucket, if there is one that may go.
 fn make_room_in<M: FlowMemory>(memory: &M, family: Family, bucket: u32, now: Tick) -> Room {
     let Some(tag_words) = memory.tags(family, bucket) else {
         return Room::None;

@@ -2,8 +2,8 @@
 
 use super::tags::Tags;
 use super::{Found, Hash, Lookup, Place, key_matches, load_control};
-use crate::host::{FlowMemory, Words};
-use crate::limits::{RECORD_RETRIES_MAX, SLOTS_PER_BUCKET};
+use crate::host::{FlowMemory, Repeat, Words};
+use crate::limits::{RECORD_READS_MAX, SLOTS_PER_BUCKET, WRITER_WAITS_MAX};
 use crate::record::{Control, Record, SlotState, Warm};
 use crate::time::Tick;
 use crate::tuple::{Family, FlowKey, KEY_WORD0_FOREIGN_BITS};
@@ -80,11 +80,7 @@ pub fn update<M: FlowMemory>(
     if words.compare_exchange(at, old.0, old.locked().0) != old.0 {
         return None;
     }
-    for (word, (old_word, new_word)) in (at + 1..).zip(old_words.iter().zip(new_words)) {
-        if *old_word != new_word {
-            words.store(word, new_word);
-        }
-    }
+    store_changed(words, at + 1, old_words, new_words);
     if let Some((words, warm)) = changed_warm {
         warm.write(words);
     }
@@ -93,6 +89,22 @@ pub fn update<M: FlowMemory>(
     }
     words.store(at, new.0);
     Some(new)
+}
+
+/// Word by word, since a loop over arrays would index the kernel's stack by a variable.
+fn store_changed<W: Words>(words: W, at: u32, old: [u64; 5], new: [u64; 5]) {
+    let store = |word, old, new| {
+        if old != new {
+            words.store(at + word, new);
+        }
+    };
+    let [old0, old1, old2, old3, old4] = old;
+    let [new0, new1, new2, new3, new4] = new;
+    store(0, old0, new0);
+    store(1, old1, new1);
+    store(2, old2, new2);
+    store(3, old3, new3);
+    store(4, old4, new4);
 }
 
 /// The slot of a bucket that holds a live record of the key, by a first look.
@@ -130,19 +142,28 @@ fn read<M: FlowMemory>(
     (place, words): (Place, M::Words),
     now: Tick,
 ) -> Lookup<M::Words> {
-    for _ in 0..RECORD_RETRIES_MAX {
-        let control = load_control(words, key.family);
+    let family = key.family;
+    for _ in 0..RECORD_READS_MAX {
+        let mut control = load_control(words, family);
+        if control.is_locked() {
+            let mut wait = WaitForWriter {
+                memory,
+                words,
+                family,
+            };
+            memory.repeat(WRITER_WAITS_MAX, &mut wait);
+            control = load_control(words, family);
+        }
+        if control.is_locked() {
+            return Lookup::Busy(place);
+        }
         if control.slot_state() != SlotState::Live {
             return Lookup::Missing;
         }
-        if control.is_locked() {
-            memory.relax();
-            continue;
-        }
         let is_same_key = key_matches(words, key);
         let cached = words.load(0) as u8;
-        let record = Record::read(control, words, key.family.key_words());
-        if load_control(words, key.family) != control {
+        let record = Record::read(control, words, family.key_words());
+        if load_control(words, family) != control {
             continue;
         }
         if !is_same_key || control.deadline().has_passed(now) {
@@ -157,4 +178,18 @@ fn read<M: FlowMemory>(
         });
     }
     Lookup::Busy(place)
+}
+
+/// Looks at a locked record until it is no longer locked.
+struct WaitForWriter<'a, M: FlowMemory> {
+    memory: &'a M,
+    words: M::Words,
+    family: Family,
+}
+
+impl<M: FlowMemory> Repeat for WaitForWriter<'_, M> {
+    fn step(&mut self) -> bool {
+        self.memory.relax();
+        load_control(self.words, self.family).is_locked()
+    }
 }

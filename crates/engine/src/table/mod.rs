@@ -91,7 +91,7 @@ pub mod gauges {
 pub struct Hash {
     /// The two buckets; see [`Hash::candidates`] for their neighbours.
     pub buckets: [u32; 2],
-    /// Seven bits, never zero.
+    /// Seven bits, never all zeros, which is an empty slot, nor all ones.
     pub tag: u8,
     /// A number for the flow, the same in both directions.
     pub id: u32,

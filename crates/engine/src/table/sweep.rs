@@ -7,7 +7,7 @@ use super::remove::{release, remove};
 use super::tags::Tags;
 use super::{Place, count_down, count_up, gauges, load_control};
 use crate::host::{FlowMemory, Words};
-use crate::limits::{ACCOUNTING_WORDS, RECORD_RETRIES_MAX, SLOTS_PER_BUCKET};
+use crate::limits::{ACCOUNTING_WORDS, SLOTS_PER_BUCKET, WRITER_WAITS_MAX};
 use crate::record::{Control, Record, SlotState, Warm};
 use crate::time::Tick;
 use crate::tuple::{Family, FlowKey, KEY_WORD0_FOREIGN_BITS};
@@ -162,7 +162,7 @@ fn for_each_slot<M: FlowMemory>(
 /// Reads a live record in one piece; `None` if it is gone, or busy for too long.
 fn entry<M: FlowMemory>(memory: &M, place: Place) -> Option<Entry> {
     let words = place.words(memory)?;
-    for _ in 0..RECORD_RETRIES_MAX {
+    for _ in 0..WRITER_WAITS_MAX {
         let control = load_control(words, place.family);
         if control.slot_state() != SlotState::Live {
             return None;
