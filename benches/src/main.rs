@@ -2,12 +2,16 @@
 //!
 //! Run by `cargo xtask bench`.
 
+mod engine;
+mod frames;
 mod nf_conntrack;
 mod sample;
 mod scratch;
 
 use anyhow::bail;
 
+use crate::engine::{Engine, Handover};
+use crate::frames::Kind;
 use crate::nf_conntrack::NfConntrack;
 use crate::sample::sample;
 
@@ -20,6 +24,7 @@ fn main() -> anyhow::Result<()> {
     for part in &parts {
         match part.as_str() {
             "peer" => peer()?,
+            "engine" => engine()?,
             other => bail!("there is no part `{other}` of the benchmark"),
         }
     }
@@ -40,6 +45,44 @@ fn peer() -> anyhow::Result<()> {
         let inserts = tracker.fill(flows)?;
         let lookups = sample(ROUNDS, || tracker.lookup())?;
         println!("{flows:>10} {lookups:>18} {inserts:>18}");
+    }
+    Ok(())
+}
+
+/// The engine in user space, on one thread.
+fn engine() -> anyhow::Result<()> {
+    println!("engine in user space, one thread, random flows; ns a packet, median (least)");
+    println!("the generator is included: see its own line");
+    for kind in [Kind::Tcp, Kind::Udp] {
+        println!(
+            "{:>4} {:>9} {:>6} {:>14} {:>14} {:>14} {:>14} {:>10}",
+            format!("{kind:?}"),
+            "flows",
+            "rules",
+            "established",
+            "batch of 32",
+            "new",
+            "refused",
+            "bytes/flow"
+        );
+        for &flows in SIZES {
+            let mut engine = Engine::new(flows)?;
+            let new = engine.fill(kind, flows)?;
+            for rules in [1, 100, 1_000] {
+                if rules > 1 && flows != 1_000_000 {
+                    continue;
+                }
+                println!(
+                    "{:>4} {flows:>9} {rules:>6} {:>14} {:>14} {:>14} {:>14} {:>10.1}",
+                    "",
+                    engine.established(kind, rules, Handover::Single)?,
+                    engine.established(kind, rules, Handover::Batch)?,
+                    new,
+                    engine.refused(kind, rules)?,
+                    Engine::bytes_per_flow(flows),
+                );
+            }
+        }
     }
     Ok(())
 }
