@@ -98,13 +98,25 @@ impl Engine {
         rules: u32,
         handover: Handover,
     ) -> anyhow::Result<Sample> {
+        sample(ROUNDS, || {
+            self.established_once(kind, rules, handover, PACKETS)
+        })
+    }
+
+    /// The same, measured once over so many packets.
+    pub(crate) fn established_once(
+        &self,
+        kind: Kind,
+        rules: u32,
+        handover: Handover,
+        packets: u32,
+    ) -> anyhow::Result<f64> {
         let plane = self.plane(rules);
         let mut random = Random(0x2545_f491_4f6c_dd1d);
-        let flows = self.flows;
-        let mut next = || Frame::established(kind, random.below(flows));
+        let mut next = || Frame::established(kind, random.below(self.flows));
         match handover {
-            Handover::Single => sample(ROUNDS, || single(&plane, &mut next, State::Established)),
-            Handover::Batch => sample(ROUNDS, || batched(&plane, &mut next, State::Established)),
+            Handover::Single => single(&plane, &mut next, State::Established, packets),
+            Handover::Batch => batched(&plane, &mut next, State::Established, packets),
         }
     }
 
@@ -116,7 +128,7 @@ impl Engine {
             index += 1;
             Frame::refused(kind, index)
         };
-        sample(ROUNDS, || single(&plane, &mut next, State::New))
+        sample(ROUNDS, || single(&plane, &mut next, State::New, PACKETS))
     }
 
     fn plane(&self, rules: u32) -> Plane<SliceTable<'_>> {
@@ -245,44 +257,56 @@ fn single(
     plane: &BenchPlane<'_>,
     next: &mut impl FnMut() -> Frame,
     state: State,
+    packets: u32,
 ) -> anyhow::Result<f64> {
     let mut wrong = 0;
     let started = Instant::now();
-    for _ in 0..PACKETS {
+    for _ in 0..packets {
         let outcome = judge(plane, black_box(&next()));
         wrong += u32::from(outcome.state != state);
     }
-    finish(started, wrong)
+    finish(started, wrong, packets)
 }
 
 fn batched(
     plane: &BenchPlane<'_>,
     next: &mut impl FnMut() -> Frame,
     state: State,
+    packets: u32,
 ) -> anyhow::Result<f64> {
     let mut batch = Box::<Batch>::default();
     let mut frames = [Frame::EMPTY; BATCH_PACKETS_MAX];
     let mut wrong = 0;
     let started = Instant::now();
-    for _ in 0..PACKETS as usize / BATCH_PACKETS_MAX {
+    for _ in 0..packets as usize / BATCH_PACKETS_MAX {
         for frame in &mut frames {
             *frame = next();
         }
-        let packets = black_box(&frames).iter().map(Frame::bytes);
-        plane.judge_batch(&mut batch, packets, &ARRIVAL, NOW, |outcome| {
+        let handed = black_box(&frames).iter().map(Frame::bytes);
+        plane.judge_batch(&mut batch, handed, &ARRIVAL, NOW, |outcome| {
             wrong += u32::from(outcome.state != state);
         });
     }
-    finish(started, wrong)
+    finish(started, wrong, packets)
 }
 
-fn finish(started: Instant, wrong: u32) -> anyhow::Result<f64> {
-    let elapsed = started.elapsed().as_nanos() as f64 / f64::from(PACKETS);
+fn finish(started: Instant, wrong: u32, packets: u32) -> anyhow::Result<f64> {
+    let elapsed = started.elapsed().as_nanos() as f64 / f64::from(packets);
     anyhow::ensure!(
         wrong == 0,
         "{wrong} packets were not what they were meant to be"
     );
     Ok(elapsed)
+}
+
+/// Cost of making a packet.
+pub(crate) fn generator_ns() -> f64 {
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let started = Instant::now();
+    for _ in 0..PACKETS {
+        black_box(Frame::established(Kind::Tcp, random.below(1_000_000)));
+    }
+    started.elapsed().as_nanos() as f64 / f64::from(PACKETS)
 }
 
 /// xorshift64.

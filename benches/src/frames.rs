@@ -55,55 +55,66 @@ impl Frame {
 
     fn build(kind: Kind, flow: u32, port: u16, way: Way, flags: u8, offset: u32) -> Self {
         let mixed = flow.wrapping_mul(0x9e37_79b1);
+        let high = (mixed >> 24) as u16;
         let client = (
-            u32::from_be_bytes([10, 0, 0, 0]) | (mixed & 0x00ff_ffff),
-            ((mixed >> 24) as u16) << 8 | 1024 | (flow & 0xff) as u16,
+            0x0a00_0000 | (mixed & 0x00ff_ffff),
+            (high << 8) | 1024 | (flow & 0xff) as u16,
         );
-        let server = (u32::from_be_bytes([192, 0, 2, 1]), port);
+        let server = (0xc000_0201, port);
         let (source, destination) = match way {
             Way::There => (client, server),
             Way::Back => (server, client),
         };
-        let mut frame = Self::EMPTY;
-        frame.length = match kind {
-            Kind::Tcp => BYTES,
-            Kind::Udp => TRANSPORT + 8,
+        let (mut frame, protocol) = match kind {
+            Kind::Tcp => (
+                Self {
+                    bytes: TEMPLATE,
+                    length: BYTES,
+                },
+                6,
+            ),
+            Kind::Udp => (
+                Self {
+                    bytes: TEMPLATE,
+                    length: TRANSPORT + 8,
+                },
+                17,
+            ),
         };
-        frame.put(12, &[0x08, 0x00]);
-        frame.put(IP, &[0x45, 0, 0, (frame.length - IP) as u8, 0, 0, 0, 0, 64]);
-        frame.put(IP + 9, &[if kind == Kind::Tcp { 6 } else { 17 }]);
+        let length = (frame.length - IP) as u8;
+        let addresses = halves(source.0) + halves(destination.0);
+        frame.bytes[IP + 3] = length;
+        frame.bytes[IP + 9] = protocol;
+        let header = 0x4500 + u32::from(length) + 0x4000 + u32::from(protocol) + addresses;
+        frame.put(IP + 10, &complement(header).to_be_bytes());
         frame.put(IP + 12, &source.0.to_be_bytes());
         frame.put(IP + 16, &destination.0.to_be_bytes());
-        let header = checksum(&frame.bytes[IP..TRANSPORT], 0);
-        frame.put(IP + 10, &header.to_be_bytes());
         frame.put(TRANSPORT, &source.1.to_be_bytes());
         frame.put(TRANSPORT + 2, &destination.1.to_be_bytes());
         match kind {
             // Without checksum.
             Kind::Udp => frame.put(TRANSPORT + 4, &8_u16.to_be_bytes()),
-            Kind::Tcp => frame.put_tcp(flags, flow.wrapping_add(offset)),
+            Kind::Tcp => {
+                let ports = u32::from(source.1) + u32::from(destination.1);
+                frame.put_tcp(flags, flow.wrapping_add(offset), addresses + ports);
+            }
         }
         frame
     }
 
-    fn put_tcp(&mut self, flags: u8, sequence: u32) {
+    fn put_tcp(&mut self, flags: u8, sequence: u32, sum: u32) {
+        // Both ends start at the same number, so the acknowledgement is that plus one.
+        let ack = match (flags & ACK != 0, flags & SYN != 0) {
+            (false, _) => 0,
+            (true, true) => sequence.wrapping_add(1),
+            (true, false) => sequence,
+        };
         self.put(TRANSPORT + 4, &sequence.to_be_bytes());
-        if flags & ACK != 0 {
-            // Both ends start at the same number, so the acknowledgement is that plus one.
-            let first = if flags & SYN != 0 {
-                sequence
-            } else {
-                sequence.wrapping_sub(1)
-            };
-            self.put(TRANSPORT + 8, &first.wrapping_add(1).to_be_bytes());
-        }
+        self.put(TRANSPORT + 8, &ack.to_be_bytes());
         self.put(TRANSPORT + 12, &[0x50, flags, 0xff, 0xff]);
-        let pseudo = 6 + 20;
-        let mut covered = [0; 8 + 20];
-        covered[..8].copy_from_slice(&self.bytes[IP + 12..TRANSPORT]);
-        covered[8..].copy_from_slice(&self.bytes[TRANSPORT..]);
-        let sum = checksum(&covered, pseudo);
-        self.put(TRANSPORT + 16, &sum.to_be_bytes());
+        let fixed = 6 + 20 + 0x5000 + u32::from(flags) + 0xffff;
+        let sum = sum + halves(sequence) + halves(ack) + fixed;
+        self.put(TRANSPORT + 16, &complement(sum).to_be_bytes());
     }
 
     fn put(&mut self, at: usize, bytes: &[u8]) {
@@ -117,12 +128,21 @@ enum Way {
     Back,
 }
 
-/// RFC 1071, of an even number of bytes.
-fn checksum(bytes: &[u8], start: u32) -> u16 {
-    let words = bytes
-        .chunks_exact(2)
-        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
-    let sum = start + words.sum::<u32>();
+const fn halves(word: u32) -> u32 {
+    (word >> 16) + (word & 0xffff)
+}
+
+/// RFC 1071.
+const fn complement(sum: u32) -> u16 {
     let folded = (sum & 0xffff) + (sum >> 16);
     !((folded & 0xffff) + (folded >> 16)) as u16
 }
+
+/// What all packets have in common.
+const TEMPLATE: [u8; BYTES] = {
+    let mut bytes = [0; BYTES];
+    bytes[12] = 0x08;
+    bytes[IP] = 0x45;
+    bytes[IP + 8] = 64;
+    bytes
+};

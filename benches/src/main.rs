@@ -2,13 +2,14 @@
 //!
 //! Run by `cargo xtask bench`.
 
+mod count;
 mod engine;
 mod frames;
 mod nf_conntrack;
 mod sample;
 mod scratch;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 
 use crate::engine::{Engine, Handover};
 use crate::frames::Kind;
@@ -18,6 +19,8 @@ use crate::sample::sample;
 /// Table sizes, in flows.
 const SIZES: &[u32] = &[1_000, 64_000, 1_000_000, 4_000_000];
 const ROUNDS: usize = 7;
+/// Restricts the sizes, for profiling.
+const SIZES_VARIABLE: &str = "KEEPSTATE_BENCH_FLOWS";
 
 fn main() -> anyhow::Result<()> {
     let parts: Vec<String> = std::env::args().skip(1).collect();
@@ -25,6 +28,9 @@ fn main() -> anyhow::Result<()> {
         match part.as_str() {
             "peer" => peer()?,
             "engine" => engine()?,
+            "count-tcp-single" => count::established(Kind::Tcp, Handover::Single, packets()?)?,
+            "count-tcp-batch" => count::established(Kind::Tcp, Handover::Batch, packets()?)?,
+            "count-udp-batch" => count::established(Kind::Udp, Handover::Batch, packets()?)?,
             other => bail!("there is no part `{other}` of the benchmark"),
         }
     }
@@ -52,7 +58,10 @@ fn peer() -> anyhow::Result<()> {
 /// The engine in user space, on one thread.
 fn engine() -> anyhow::Result<()> {
     println!("engine in user space, one thread, random flows; ns a packet, median (least)");
-    println!("the generator is included: see its own line");
+    println!(
+        "the generator is included, {:.1} ns of it",
+        engine::generator_ns()
+    );
     for kind in [Kind::Tcp, Kind::Udp] {
         println!(
             "{:>4} {:>9} {:>6} {:>14} {:>14} {:>14} {:>14} {:>10}",
@@ -65,7 +74,7 @@ fn engine() -> anyhow::Result<()> {
             "refused",
             "bytes/flow"
         );
-        for &flows in SIZES {
+        for flows in sizes() {
             let mut engine = Engine::new(flows)?;
             let new = engine.fill(kind, flows)?;
             for rules in [1, 100, 1_000] {
@@ -85,4 +94,19 @@ fn engine() -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The sizes to measure: all, or the one that [`SIZES_VARIABLE`] names.
+fn sizes() -> Vec<u32> {
+    let only = std::env::var(SIZES_VARIABLE)
+        .ok()
+        .and_then(|text| text.parse().ok());
+    only.map_or_else(|| SIZES.to_vec(), |flows| vec![flows])
+}
+
+/// Packets of a `count-` part.
+fn packets() -> anyhow::Result<u32> {
+    Ok(std::env::var("KEEPSTATE_BENCH_PACKETS")
+        .context("KEEPSTATE_BENCH_PACKETS is not set")?
+        .parse()?)
 }
