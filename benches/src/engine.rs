@@ -194,7 +194,7 @@ fn policy(rules: u32) -> LoadedPolicy {
     LoadedPolicy {
         header,
         rules: list,
-        conditions: Vec::new(),
+        ..LoadedPolicy::NONE
     }
 }
 
