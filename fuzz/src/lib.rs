@@ -10,6 +10,7 @@
 mod capture;
 mod engine;
 mod random;
+mod rules;
 mod table;
 mod wire;
 
@@ -35,6 +36,11 @@ pub const TARGETS: &[Target] = &[
         name: "engine",
         run: engine::run,
         seeds: engine::seeds,
+    },
+    Target {
+        name: "rules",
+        run: rules::run,
+        seeds: rules::seeds,
     },
     Target {
         name: "table",

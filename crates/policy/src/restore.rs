@@ -256,6 +256,15 @@ impl Reader<'_> {
         };
         let skipped = text[..text.len() - rest.len()].chars().count() as u32;
         let words = restore_words(rest, number, indent + skipped + 1).map_err(from_lexer)?;
+        if words.is_empty() {
+            // Counters alone: no word is there to point at.
+            let span = Span {
+                line: number,
+                column: indent + 1,
+                length: text.chars().count() as u32,
+            };
+            return Err(Fault::at_span(span, Problem::CommandMissing));
+        }
         let mut command = command::parse(family, Place::Restore, &words)?;
         if lists(&command) {
             let problem = Problem::ListingInRestore(command.named_by.text.clone());
