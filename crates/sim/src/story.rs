@@ -6,7 +6,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::build::{ACK, Body, Checksum, FIN, Icmp, PSH, Packet, RST, SYN, Tcp, Udp};
+use crate::build::{ACK, Body, Checksum, FIN, Icmp, PSH, Packet, RST, SYN, Tcp, URG, Udp};
+use crate::capture::Writer;
 
 /// The machine that the firewall protects.
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -67,6 +68,19 @@ pub struct StoryFrame {
     pub scene: Scene,
     pub time_ns: u64,
     pub packet: Packet,
+}
+
+/// The story as a capture file.
+pub fn capture() -> Vec<u8> {
+    let write = || {
+        let mut writer = Writer::new(Vec::new())?;
+        for frame in frames() {
+            writer.write(frame.time_ns, &frame.packet.ethernet())?;
+        }
+        writer.finish()
+    };
+    // Writing to memory cannot fail.
+    write().unwrap_or_else(|_: std::io::Error| Vec::new())
 }
 
 /// All frames, in the order of their times.
@@ -221,7 +235,7 @@ impl Story {
             self.add(Scene::PortScan, 3, packet);
         }
         // Probes that no connection begins with: nothing, FIN, and FIN with PSH and URG.
-        for flags in [0, FIN, FIN | PSH | 0x20] {
+        for flags in [0, FIN, FIN | PSH | URG] {
             let probe = Tcp {
                 source_port: 61_001,
                 destination_port: SSH,
@@ -303,3 +317,6 @@ fn sequence_length(flags: u8, payload: &[u8]) -> u32 {
     let marks = (flags & SYN != 0) as u32 + (flags & FIN != 0) as u32;
     payload.len() as u32 + marks
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ mod link;
 mod pcap;
 mod pcapng;
 mod source;
+mod write;
 
 use std::io::Read;
 
@@ -16,6 +17,7 @@ use self::pcapng::Pcapng;
 use self::source::Source;
 
 pub use self::link::{IP_BYTES_MAX, LinkType, NetworkPacket, network_packet};
+pub use self::write::Writer;
 
 /// Largest frame that is read, in bytes. A GSO packet has at most 64 KiB; USB and other captures
 /// with longer records do not hold IP packets.

@@ -10,6 +10,15 @@ use pcap_parser::pcap::{
 use super::source::Source;
 use super::{CaptureError, FRAME_BYTES_MAX, Frame, LinkType};
 
+/// First bytes of a file: two resolutions in two byte orders, and the modified format.
+const MAGICS: [[u8; 4]; 5] = [
+    0xa1b2_c3d4_u32.to_be_bytes(),
+    0xa1b2_c3d4_u32.to_le_bytes(),
+    0xa1b2_3c4d_u32.to_be_bytes(),
+    0xa1b2_3c4d_u32.to_le_bytes(),
+    0xa1b2_cd34_u32.to_le_bytes(),
+];
+
 const FILE_HEADER_BYTES: usize = 24;
 const RECORD_HEADER_BYTES: usize = 16;
 /// Kuznetzov's variant adds interface, protocol and packet type.
@@ -34,6 +43,12 @@ pub(super) struct Pcap {
 
 impl Pcap {
     pub(super) fn new<R: Read>(source: &mut Source<R>) -> Result<Self, CaptureError> {
+        if !MAGICS
+            .iter()
+            .any(|magic| source.peek(4).is_ok_and(|bytes| bytes == magic))
+        {
+            return Err(CaptureError::NotACapture);
+        }
         let bytes = source.take(FILE_HEADER_BYTES)?;
         let (_, header) = parse_pcap_header(bytes).map_err(|_| CaptureError::NotACapture)?;
         let variant = if header.is_modified_format() {

@@ -2,7 +2,9 @@
 
 use std::io::Read;
 
-use pcap_parser::pcapng::{Block, parse_block_be, parse_block_le};
+use pcap_parser::pcapng::{
+    Block, InterfaceDescriptionBlock, OptionCode, parse_block_be, parse_block_le,
+};
 use pcap_parser::traits::PcapNGPacketBlock;
 
 use super::source::Source;
@@ -148,10 +150,11 @@ impl Pcapng {
                 if self.interfaces.len() >= INTERFACES_MAX {
                     return Err(bad());
                 }
+                let resolution = units_per_second(description.if_tsresol);
                 self.interfaces.push(Interface {
                     link: LinkType(description.linktype.0 as u32 & 0xffff),
-                    units_per_second: description.ts_resolution().ok_or_else(bad)?.max(1),
-                    offset_seconds: description.ts_offset(),
+                    units_per_second: resolution.ok_or_else(bad)?,
+                    offset_seconds: self.offset_seconds(&description),
                 });
             }
             Block::EnhancedPacket(packet) => {
@@ -198,6 +201,19 @@ impl Pcapng {
         })
     }
 
+    /// The parser reads this option as little-endian in all files, so it is read here.
+    fn offset_seconds(&self, description: &InterfaceDescriptionBlock<'_>) -> i64 {
+        let mut options = description.options.iter();
+        let option = options.find(|option| option.code == OptionCode::IfTsoffset);
+        let Some(bytes) = option.and_then(|option| option.value.first_chunk::<8>()) else {
+            return 0;
+        };
+        match self.endian {
+            Endian::Little => i64::from_le_bytes(*bytes),
+            Endian::Big => i64::from_be_bytes(*bytes),
+        }
+    }
+
     fn u32_at(&self, bytes: &[u8], at: usize) -> Option<u32> {
         let bytes = bytes.get(at..)?.first_chunk::<4>()?;
         Some(match self.endian {
@@ -233,6 +249,17 @@ fn found(
         length,
         original_length,
     })
+}
+
+/// Meaning of `if_tsresol`: a power of ten, or of two with the highest bit set. `None` for more
+/// units than 64 bits count.
+fn units_per_second(resolution: u8) -> Option<u64> {
+    let exponent = u32::from(resolution & 0x7f);
+    if resolution & 0x80 == 0 {
+        10_u64.checked_pow(exponent)
+    } else {
+        1_u64.checked_shl(exponent)
+    }
 }
 
 /// A timestamp in nanoseconds since 1970, held at the ends of what fits.
