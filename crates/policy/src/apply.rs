@@ -6,7 +6,7 @@ use keepstate_engine::limits::RULES_MAX;
 use keepstate_engine::tuple::Family;
 
 use crate::command::{self, Command, Listing, Place, TableName, ThenZero, Verb};
-use crate::diagnostic::{Diagnostic, Severity, nearest};
+use crate::diagnostic::{Diagnostic, Severity, Span, nearest};
 use crate::fault::Fault;
 use crate::lexer::{Word, argument_words};
 use crate::model::{ChainName, ChainPolicy, Counters, Policy, Rule, Table, hook_named};
@@ -67,8 +67,13 @@ impl Policy {
         let (words, line) = argument_words(arguments);
         let outcome = command::parse(family, Place::CommandLine, &words)
             .and_then(|command| apply(self, family, &command));
+        let whole = Span {
+            line: 1,
+            column: 1,
+            length: line.chars().count() as u32,
+        };
         outcome.map_err(|fault| CommandError {
-            diagnostic: fault.in_text(&[&line], Severity::Error),
+            diagnostic: fault.or_at(whole).in_text(&[&line], Severity::Error),
         })
     }
 }

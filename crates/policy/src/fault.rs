@@ -30,6 +30,15 @@ impl Fault {
         Self { hint, ..self }
     }
 
+    /// A problem of the whole command, which has no word of its own, is shown at `span`.
+    #[must_use]
+    pub(crate) fn or_at(self, span: Span) -> Self {
+        match self.span.line {
+            0 => Self { span, ..self },
+            _ => self,
+        }
+    }
+
     /// With the line of the place, out of the whole `text`.
     pub(crate) fn in_text(self, lines: &[&str], severity: Severity) -> Diagnostic {
         let index = self.span.line.saturating_sub(1) as usize;

@@ -135,20 +135,13 @@ fn script_command(words: &[Word], parsed: &mut Parsed) -> Result<Option<Problem>
             return Err(Fault::at(program, problem).hint(hint));
         }
     };
-    let command = command::parse(family, Place::CommandLine, arguments).map_err(|fault| {
-        // A command of a single word has no other place to point at.
-        match fault.span.line {
-            0 => Fault {
-                span: program.span,
-                ..fault
-            },
-            _ => fault,
-        }
-    })?;
+    let command = command::parse(family, Place::CommandLine, arguments)
+        .map_err(|fault| fault.or_at(program.span))?;
     if !parsed.families.contains(&family) {
         parsed.families.push(family);
     }
-    let output = apply(&mut parsed.policy, family, &command)?;
+    let output = apply(&mut parsed.policy, family, &command)
+        .map_err(|fault| fault.or_at(command.named_by.span))?;
     let lists = matches!(
         command.verb,
         Verb::List(..) | Verb::ListRules(..) | Verb::Help | Verb::Version

@@ -139,10 +139,11 @@ impl Reader<'_> {
             return Err(Fault::at_span(whole, problem));
         }
         let family = section.family;
-        match line.strip_prefix(':') {
+        let read = match line.strip_prefix(':') {
             Some(_) => self.declaration(family, line, number),
             None => self.command(family, line, number),
-        }
+        };
+        read.map_err(|fault| fault.or_at(whole))
     }
 
     fn comment(&mut self, line: &str, span: Span) -> Result<(), Fault> {

@@ -1,8 +1,6 @@
 //! Compiled rules, walked by the engine, against a slow walk over the model: the same verdict by
 //! the same rule, and the same counters, for random rulesets and packets.
 
-mod common;
-
 use std::cell::RefCell;
 
 use keepstate_engine::event::Event;
@@ -281,7 +279,7 @@ fn probes(addresses: &'static [&'static str], family: Family) -> impl Strategy<V
 
 fn agree(family: Family, text: &str, probes: &[Probe]) {
     let mut policy = Policy::default();
-    policy.merge(common::read(text, FileKind::Save(family)));
+    policy.merge(crate::common::read(text, FileKind::Save(family)));
     let compiled = compile(&policy).unwrap();
     let fast = Fast {
         compiled: &compiled,
@@ -307,26 +305,26 @@ proptest! {
 
     #[test]
     fn ipv4_walks_agree(
-        text in common::table(common::ADDRESSES_V4),
-        probes in prop::collection::vec(probes(common::ADDRESSES_V4, Family::V4), 40),
+        text in crate::common::table(crate::common::ADDRESSES_V4),
+        probes in prop::collection::vec(probes(crate::common::ADDRESSES_V4, Family::V4), 40),
     ) {
         agree(Family::V4, &text, &probes);
     }
 
     #[test]
     fn ipv6_walks_agree(
-        text in common::table(common::ADDRESSES_V6),
-        probes in prop::collection::vec(probes(common::ADDRESSES_V6, Family::V6), 40),
+        text in crate::common::table(crate::common::ADDRESSES_V6),
+        probes in prop::collection::vec(probes(crate::common::ADDRESSES_V6, Family::V6), 40),
     ) {
         agree(Family::V6, &text, &probes);
     }
 
     #[test]
-    fn what_is_printed_is_read_as_the_same_rules(text in common::table(common::ADDRESSES_V4)) {
-        let parsed = common::read(&text, FileKind::Detect);
-        let once = common::printed(&parsed.policy.v4.filter);
-        let again = common::read(&once, FileKind::Detect);
+    fn what_is_printed_is_read_as_the_same_rules(text in crate::common::table(crate::common::ADDRESSES_V4)) {
+        let parsed = crate::common::read(&text, FileKind::Detect);
+        let once = crate::common::printed(&parsed.policy.v4.filter);
+        let again = crate::common::read(&once, FileKind::Detect);
         prop_assert_eq!(&parsed.policy, &again.policy);
-        prop_assert_eq!(once, common::printed(&again.policy.v4.filter));
+        prop_assert_eq!(once, crate::common::printed(&again.policy.v4.filter));
     }
 }

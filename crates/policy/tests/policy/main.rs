@@ -1,0 +1,7 @@
+//! Tests of the whole crate, in one program so that they share [`common`].
+
+mod common;
+mod files;
+mod hostile;
+mod iptables;
+mod walk;
