@@ -7,12 +7,13 @@ use crate::policy::{
 use crate::process::{Path, Scratch};
 use crate::record::CachedOutcomes;
 use crate::trace::Step;
-use crate::track::{Flow, Tracked};
+use crate::track::Flow;
 use crate::tuple::{Direction, Family};
 use crate::verdict::{Hook, Reason, State, Verdict};
 use crate::wire::PacketInfo;
 
 /// What the rules say.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Judgement {
     pub(crate) verdict: Verdict,
     /// Set for every drop.
@@ -24,38 +25,42 @@ pub(crate) struct Judgement {
     pub(crate) cacheable: Option<u8>,
 }
 
+impl Judgement {
+    pub(crate) const NOTHING: Self = Self {
+        verdict: Verdict::Accept,
+        reason: None,
+        hook: Hook::Input,
+        rule: NO_RULE,
+        cacheable: None,
+    };
+}
+
 /// Judges a tracked packet.
 #[inline(never)]
-pub(crate) fn judge<H: Host>(
-    host: &H,
-    path: Path,
-    scratch: &Scratch,
-    tracked: &Tracked,
-) -> Judgement {
-    let info = &scratch.info;
-    let known = match (tracked.flow, tracked.state) {
+pub(crate) fn judge<H: Host>(host: &H, path: Path, scratch: &mut Scratch) {
+    let known = match (scratch.tracked.flow, scratch.tracked.state) {
         (Flow::Known(direction), State::Established) => Some(direction),
         _ => None,
     };
     if let Some(direction) = known
         && let Some(judgement) = remembered(host, path, scratch, direction)
     {
-        return judgement;
+        scratch.judgement = judgement;
+        return;
     }
+    let info = &scratch.info;
     let route = route(host, path, info);
     if host.policy().flags & POLICY_NONE != 0 {
-        return Judgement {
-            verdict: Verdict::Accept,
-            reason: None,
+        scratch.judgement = Judgement {
             hook: route.hook,
-            rule: NO_RULE,
-            cacheable: None,
+            ..Judgement::NOTHING
         };
+        return;
     }
     host.trace(Step::Chain(route.hook));
     let question = Question {
         info,
-        state: tracked.state,
+        state: scratch.tracked.state,
         out_interfaces: route.out_interfaces,
     };
     let answer = walk(
@@ -63,11 +68,10 @@ pub(crate) fn judge<H: Host>(
         entry(host.policy(), info.family, route.hook),
         &question,
     );
-    let mut judgement = judgement_of(&answer, route.hook);
+    scratch.judgement = judgement_of(&answer, route.hook);
     if known.is_some() && matches!(answer.depends_on, DependsOn::Flow) {
-        judgement.cacheable = number_of(host.policy(), answer.rule);
+        scratch.judgement.cacheable = number_of(host.policy(), answer.rule);
     }
-    judgement
 }
 
 /// The outcome that an earlier packet of this direction met under the policy in force.

@@ -116,6 +116,9 @@ pub struct Scratch {
     pub(crate) record: Record,
     pub(crate) warm: Warm,
     pub(crate) info: PacketInfo,
+    pub(crate) tracked: Tracked,
+    pub(crate) judgement: Judgement,
+    pub(crate) outcome: Outcome,
 }
 
 impl Scratch {
@@ -143,6 +146,9 @@ impl Default for Scratch {
             record: Record::EMPTY,
             warm: Warm::default(),
             info: PacketInfo::EMPTY,
+            tracked: Tracked::NOTHING,
+            judgement: Judgement::NOTHING,
+            outcome: Outcome::NOT_JUDGED,
         }
     }
 }
@@ -216,20 +222,18 @@ pub fn finish<P: Packet, H: Host>(
         host,
         now,
     };
-    let mut outcome = None;
     for _ in 0..ROUNDS_MAX {
-        outcome = one_round(&run, scratch, trackable);
-        if outcome.is_some() {
-            break;
+        if one_round(&run, scratch, trackable).is_some() {
+            host.trace(Step::Verdict(scratch.outcome.verdict));
+            emit_refusal(host, scratch);
+            return scratch.outcome;
         }
     }
-    let outcome = outcome.unwrap_or_else(|| {
-        track::count(host.flows(), gauges::CONTENDED);
-        Outcome::refused(Reason::InsertContended)
-    });
-    host.trace(Step::Verdict(outcome.verdict));
-    emit_refusal(host, scratch, &outcome);
-    outcome
+    track::count(host.flows(), gauges::CONTENDED);
+    scratch.outcome = Outcome::refused(Reason::InsertContended);
+    host.trace(Step::Verdict(Verdict::Drop));
+    emit_refusal(host, scratch);
+    scratch.outcome
 }
 
 /// Tracks and judges; `None` when another CPU came in between and it must be done again. Rules
@@ -239,33 +243,41 @@ fn one_round<P: Packet, H: Host>(
     run: &Run<'_, P, H>,
     scratch: &mut Scratch,
     trackable: Trackable,
-) -> Option<Outcome> {
+) -> Option<()> {
     let host = run.host;
-    let tracked = track::track(run, scratch, trackable)?;
-    host.trace(Step::State(tracked.state, tracked.reason));
-    let judgement = judge::judge(host, run.arrival.path, scratch, &tracked);
-    let accepted = matches!(judgement.verdict, Verdict::Accept);
-    let mut refusal = None;
-    if accepted && matches!(tracked.flow, Flow::Begins) {
-        refusal = track::insert(host, scratch, run.now)?.err();
-    }
-    if let (Some(outcome), Flow::Known(direction)) = (judgement.cacheable, tracked.flow) {
-        track::remember(host, scratch, direction, outcome);
-    }
-    let mut outcome = outcome_of(scratch, &tracked, &judgement);
-    if refusal.is_some() {
-        outcome = Outcome {
-            verdict: Verdict::Drop,
-            reason: refusal,
-            ..outcome
-        };
-        outcome.flow = None;
-        outcome.tcp_state = None;
-    }
-    Some(outcome)
+    scratch.tracked = track::track(run, scratch, trackable)?;
+    host.trace(Step::State(scratch.tracked.state, scratch.tracked.reason));
+    judge::judge(host, run.arrival.path, scratch);
+    conclude(host, scratch, run.now)
 }
 
-fn outcome_of(scratch: &Scratch, tracked: &Tracked, judgement: &Judgement) -> Outcome {
+/// Writes what the judgement asks for, and the outcome.
+#[inline(always)]
+fn conclude<H: Host>(host: &H, scratch: &mut Scratch, now: Tick) -> Option<()> {
+    let accepted = matches!(scratch.judgement.verdict, Verdict::Accept);
+    let mut refusal = None;
+    if accepted && matches!(scratch.tracked.flow, Flow::Begins) {
+        refusal = track::insert(host, scratch, now)?.err();
+    }
+    if let (Some(outcome), Flow::Known(direction)) =
+        (scratch.judgement.cacheable, scratch.tracked.flow)
+    {
+        track::remember(host, scratch, direction, outcome);
+    }
+    scratch.outcome = outcome_of(scratch);
+    if refusal.is_some() {
+        scratch.outcome.verdict = Verdict::Drop;
+        scratch.outcome.reason = refusal;
+        scratch.outcome.flow = None;
+        scratch.outcome.tcp_state = None;
+    }
+    Some(())
+}
+
+fn outcome_of(scratch: &Scratch) -> Outcome {
+    let Scratch {
+        tracked, judgement, ..
+    } = scratch;
     let has_record = match tracked.flow {
         Flow::None => false,
         Flow::Begins => matches!(judgement.verdict, Verdict::Accept),
@@ -292,7 +304,8 @@ fn outcome_of(scratch: &Scratch, tracked: &Tracked, judgement: &Judgement) -> Ou
 
 /// Tells of a packet that was dropped or is INVALID.
 #[inline(never)]
-fn emit_refusal<H: Host>(host: &H, scratch: &Scratch, outcome: &Outcome) {
+fn emit_refusal<H: Host>(host: &H, scratch: &Scratch) {
+    let outcome = &scratch.outcome;
     let Some(reason) = outcome.reason else {
         return;
     };

@@ -16,6 +16,7 @@ use crate::verdict::{Reason, State};
 use crate::wire;
 
 /// What tracking made of a packet. The record is in the scratch memory.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Tracked {
     pub(crate) state: State,
     /// Set when the state is INVALID.
@@ -24,7 +25,7 @@ pub(crate) struct Tracked {
 }
 
 /// What a packet has to do with a record.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Flow {
     /// Nothing.
     None,
@@ -63,6 +64,8 @@ impl Seen {
 }
 
 impl Tracked {
+    pub(crate) const NOTHING: Self = Self::without_flow(State::None, None);
+
     const fn without_flow(state: State, reason: Option<Reason>) -> Self {
         Self {
             state,
