@@ -98,7 +98,9 @@ impl<'a> Check<'a> {
     }
 
     fn update(&mut self, key: FlowKey, value: u8) {
-        let Some(found) = self.find(&key) else { return };
+        let Some((found, before)) = self.read(&key) else {
+            return;
+        };
         let changed = record(value);
         let written = table::update(&self.memory, &found, &changed, None, value);
         assert!(written.is_some(), "nobody else writes");
@@ -109,7 +111,7 @@ impl<'a> Check<'a> {
         assert_eq!((again.cached, Some(again.control)), (value, written));
         if again.control != found.control {
             let later = Record {
-                deadline: Tick(found.record.deadline.0 + 7),
+                deadline: Tick(before.deadline.0 + 7),
                 ..changed
             };
             let stale = table::update(&self.memory, &found, &later, None, value);
@@ -146,15 +148,21 @@ impl<'a> Check<'a> {
     }
 
     fn find(&self, key: &FlowKey) -> Option<Found<WordsAt<'a>>> {
-        match table::lookup(&self.memory, key, &Hash::of(key, &self.settings), NOW) {
-            Lookup::Found(found) => Some(found),
+        self.read(key).map(|(found, _)| found)
+    }
+
+    fn read(&self, key: &FlowKey) -> Option<(Found<WordsAt<'a>>, Record)> {
+        let hash = Hash::of(key, &self.settings);
+        let mut record = Record::EMPTY;
+        match table::lookup(&self.memory, key, &hash, NOW, &mut record) {
+            Lookup::Found(found) => Some((found, record)),
             Lookup::Missing => None,
             Lookup::Busy(_) => panic!("busy without another CPU"),
         }
     }
 
     fn compare(&self, key: &FlowKey) {
-        let found = self.find(key).map(|found| found.record);
+        let found = self.read(key).map(|(_, record)| record);
         assert_eq!(
             found,
             self.model.get(&key.words).map(|(_, known)| known.record)

@@ -43,9 +43,8 @@ pub(crate) enum Flow {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen {
     pub(crate) place: Place,
-    /// The control word under which the record has the fields of `record`.
+    /// The control word under which the record was read.
     pub(crate) control: Control,
-    pub(crate) record: Record,
     /// What it remembers of the rules.
     pub(crate) cached: u8,
 }
@@ -58,7 +57,6 @@ impl Seen {
             slot: 0,
         },
         control: Control(0),
-        record: Record::EMPTY,
         cached: 0,
     };
 }
@@ -169,15 +167,19 @@ enum Sight {
 /// Looks the flow up, and puts what it finds into the scratch memory.
 #[inline(never)]
 fn look<H: Host>(host: &H, scratch: &mut Scratch, now: Tick) -> Sight {
-    match table::lookup(host.flows(), &scratch.oriented.key, &scratch.hash, now) {
+    let Scratch {
+        oriented,
+        hash,
+        record,
+        ..
+    } = scratch;
+    match table::lookup(host.flows(), &oriented.key, hash, now, record) {
         Lookup::Found(found) => {
             scratch.seen = Seen {
                 place: found.place,
                 control: found.control,
-                record: found.record,
                 cached: found.cached,
             };
-            scratch.record = found.record;
             Sight::Found
         }
         Lookup::Missing => Sight::Missing,
@@ -303,8 +305,9 @@ fn write_back<H: Host>(host: &H, scratch: &mut Scratch, uses_warm: WarmUse) -> O
     let flows = host.flows();
     let seen = &scratch.seen;
     let protocol = scratch.info.protocol;
-    let was = conntrack::half_open(&seen.record, protocol);
-    let is = conntrack::half_open(&scratch.record, protocol);
+    let (old_status, old_state) = (seen.control.status(), seen.control.tcp_state());
+    let was = conntrack::half_open(old_status, protocol);
+    let is = conntrack::half_open(scratch.record.status, protocol);
     if matches!((was, is), (HalfOpen::Yes, HalfOpen::No)) {
         // Before the update: a record whose update succeeded is then never evicted.
         table::confirm(flows, seen.place);
@@ -316,9 +319,7 @@ fn write_back<H: Host>(host: &H, scratch: &mut Scratch, uses_warm: WarmUse) -> O
     let found = found(host, seen)?;
     let control = table::update(flows, &found, &scratch.record, warm, seen.cached)?;
     scratch.seen.control = control;
-    if scratch.seen.record.status != scratch.record.status
-        || scratch.seen.record.tcp_state != scratch.record.tcp_state
-    {
+    if old_status != scratch.record.status || old_state != scratch.record.tcp_state {
         emit(host, EventKind::Update, scratch, control);
     }
     Some(())
@@ -331,7 +332,6 @@ fn found<H: Host>(host: &H, seen: &Seen) -> Option<Found<<H::Flows as FlowMemory
         place,
         words: host.flows().slot(place.family, place.bucket, place.slot)?,
         control: seen.control,
-        record: seen.record,
         cached: seen.cached,
     })
 }
@@ -422,10 +422,9 @@ pub(crate) fn insert<H: Host>(
 pub(crate) fn remember<H: Host>(host: &H, scratch: &Scratch, direction: Direction, outcome: u8) {
     let seen = &scratch.seen;
     let cached = CachedOutcomes(seen.cached).with(host.policy().epoch, direction, outcome);
-    let Some(mut found) = found(host, seen) else {
+    let Some(found) = found(host, seen) else {
         return;
     };
-    found.record = scratch.record;
     let _ = table::update(host.flows(), &found, &scratch.record, None, cached.0);
 }
 

@@ -213,7 +213,38 @@ impl Tuple {
     /// Key and side for a packet whose sender is ordered by address and port.
     ///
     /// A packet whose two endpoints are equal counts as sent by the first.
+    #[inline(always)]
     pub fn orient(&self) -> Oriented {
+        match self.family {
+            Family::V4 => self.orient_v4(),
+            Family::V6 => self.orient_any(),
+        }
+    }
+
+    /// What [`Self::orient_any`] gives, in two comparisons less.
+    #[inline(always)]
+    fn orient_v4(&self) -> Oriented {
+        let ([source, ..], [destination, ..]) = (self.source, self.destination);
+        let from = ((source as u64) << 16) | self.source_port as u64;
+        let to = ((destination as u64) << 16) | self.destination_port as u64;
+        let (first, second, side) = if to < from {
+            (to, from, Side::Second)
+        } else {
+            (from, to, Side::First)
+        };
+        let ports = ((first & 0xffff) << 48) | ((second & 0xffff) << 32);
+        let addresses = ((first >> 16) << 32) | (second >> 16);
+        let words = [ports | self.rest(), addresses, 0, 0, 0];
+        Oriented {
+            key: FlowKey {
+                family: Family::V4,
+                words,
+            },
+            side,
+        }
+    }
+
+    fn orient_any(&self) -> Oriented {
         let source = (&self.source, self.source_port);
         let destination = (&self.destination, self.destination_port);
         let rest = self.rest();

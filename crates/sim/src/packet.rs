@@ -13,41 +13,56 @@ pub struct View<'a>(&'a [u8]);
 impl<'a> Packet for Bytes<'a> {
     type Header = View<'a>;
 
+    #[inline(always)]
     fn len(&self) -> u32 {
         self.0.len() as u32
     }
 
+    #[inline(always)]
     fn header(&self, offset: u32, size: u32) -> Option<View<'a>> {
         range(self.0, offset, size).map(View)
     }
 
+    #[inline]
     fn sum(&self, offset: u32, length: u32) -> Option<u16> {
         range(self.0, offset, length).map(ones_complement_sum)
     }
 }
 
 impl Header for View<'_> {
+    #[inline(always)]
     fn u8(self, at: u32) -> u8 {
         self.0.get(at as usize).copied().unwrap_or(0)
     }
 
+    #[inline(always)]
     fn u16(self, at: u32) -> u16 {
-        u16::from_be_bytes([self.u8(at), self.u8(at.wrapping_add(1))])
+        match self.0.get(at as usize..at as usize + 2) {
+            Some(&[high, low]) => u16::from_be_bytes([high, low]),
+            _ => u16::from(self.u8(at)) << 8,
+        }
     }
 
+    #[inline(always)]
     fn u32(self, at: u32) -> u32 {
-        (u32::from(self.u16(at)) << 16) | u32::from(self.u16(at.wrapping_add(2)))
+        match self.0.get(at as usize..at as usize + 4) {
+            Some(&[a, b, c, d]) => u32::from_be_bytes([a, b, c, d]),
+            _ => (u32::from(self.u16(at)) << 16) | u32::from(self.u16(at.wrapping_add(2))),
+        }
     }
 }
 
 /// RFC 1071: the ones' complement sum of 16-bit words, not complemented.
+///
+/// Adds 32-bit words: their carries come back when the sum is folded, and a packet has too few of
+/// them for 64 bits.
 pub fn ones_complement_sum(bytes: &[u8]) -> u16 {
     let mut sum: u64 = 0;
     let mut words = bytes.chunks_exact(4);
     for word in &mut words {
-        sum += word
-            .iter()
-            .fold(0, |sum, byte| (sum << 8) | u64::from(*byte));
+        if let &[a, b, c, d] = word {
+            sum += u64::from(u32::from_be_bytes([a, b, c, d]));
+        }
     }
     let mut rest = [0; 4];
     for (to, from) in rest.iter_mut().zip(words.remainder()) {
@@ -60,6 +75,7 @@ pub fn ones_complement_sum(bytes: &[u8]) -> u16 {
     sum as u16
 }
 
+#[inline(always)]
 fn range(bytes: &[u8], offset: u32, size: u32) -> Option<&[u8]> {
     let end = offset.checked_add(size)?;
     bytes.get(offset as usize..end as usize)

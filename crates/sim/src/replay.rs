@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use keepstate_engine::conntrack::tcp::TcpState;
 use keepstate_engine::host::FlowMemory;
 use keepstate_engine::process::{Arrival, Checksums, Outcome};
+use keepstate_engine::record::Record;
 use keepstate_engine::settings::{SETTING_ACCOUNTING, SETTING_TIMESTAMP, Settings};
 use keepstate_engine::table::{self, Hash, Lookup};
 use keepstate_engine::time::Tick;
@@ -217,8 +218,9 @@ fn tcp_state_of<M: FlowMemory>(
     now: Tick,
 ) -> Option<TcpState> {
     let key = tuple.orient().key;
-    match table::lookup(flows, &key, &Hash::of(&key, settings), now) {
-        Lookup::Found(found) => Some(found.record.tcp_state),
+    let mut record = Record::EMPTY;
+    match table::lookup(flows, &key, &Hash::of(&key, settings), now, &mut record) {
+        Lookup::Found(_) => Some(record.tcp_state),
         Lookup::Missing | Lookup::Busy(_) => None,
     }
 }

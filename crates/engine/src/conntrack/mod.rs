@@ -6,7 +6,7 @@ pub mod udp;
 
 use crate::host::{Host, Packet};
 use crate::process::Run;
-use crate::record::{FIXED_TIMEOUT, Record, Warm};
+use crate::record::{ASSURED, FIXED_TIMEOUT, Record, SEEN_REPLY, Warm};
 use crate::settings::{Settings, Timeout};
 use crate::table::HalfOpen;
 use crate::time::Tick;
@@ -109,13 +109,13 @@ pub(crate) fn advance<P: Packet, H: Host>(
 
 /// Whether a flow may still be given up for another: a SYN without its handshake, a datagram
 /// without an answer.
-pub fn half_open(record: &Record, protocol: u8) -> HalfOpen {
-    let is_open = if protocol == TCP {
-        record.has(crate::record::ASSURED)
+pub(crate) const fn half_open(status: u8, protocol: u8) -> HalfOpen {
+    let completed = if protocol == TCP { ASSURED } else { SEEN_REPLY };
+    if status & completed != 0 {
+        HalfOpen::No
     } else {
-        record.has(crate::record::SEEN_REPLY)
-    };
-    if is_open { HalfOpen::No } else { HalfOpen::Yes }
+        HalfOpen::Yes
+    }
 }
 
 /// A record without windows.

@@ -8,17 +8,55 @@ use crate::record::{Control, Record, SlotState, Warm};
 use crate::time::Tick;
 use crate::tuple::{Family, FlowKey, KEY_WORD0_FOREIGN_BITS};
 
-/// Finds the live record of a key. One that has expired is not found.
+/// Finds the live record of a key and writes it to `record`. One that has expired is not found.
 #[inline(never)]
 pub fn lookup<M: FlowMemory>(
     memory: &M,
     key: &FlowKey,
     hash: &Hash,
     now: Tick,
+    record: &mut Record,
 ) -> Lookup<M::Words> {
     for bucket in hash.candidates() {
-        if let Some(found) = find(memory, key, hash.tag, bucket) {
-            return read(memory, key, found, now);
+        match lookup_in(memory, key, (bucket, hash.tag), now, record) {
+            Lookup::Missing => {}
+            result => return result,
+        }
+    }
+    Lookup::Missing
+}
+
+/// Looks at the slots of one bucket that have the key's tag.
+#[inline(always)]
+fn lookup_in<M: FlowMemory>(
+    memory: &M,
+    key: &FlowKey,
+    (bucket, tag): (u32, u8),
+    now: Tick,
+    record: &mut Record,
+) -> Lookup<M::Words> {
+    let family = key.family;
+    let Some(tags) = memory.tags(family, bucket) else {
+        return Lookup::Missing;
+    };
+    let mut matching = Tags(tags.load(0)).matching(tag);
+    for _ in 0..SLOTS_PER_BUCKET {
+        if matching.is_none() {
+            return Lookup::Missing;
+        }
+        let slot = matching.lowest();
+        let place = Place {
+            family,
+            bucket,
+            slot,
+        };
+        matching = matching.rest();
+        let Some(words) = place.words(memory) else {
+            return Lookup::Missing;
+        };
+        match read(memory, key, (place, words), now, record) {
+            Lookup::Missing => {}
+            result => return result,
         }
     }
     Lookup::Missing
@@ -29,7 +67,7 @@ pub fn lookup<M: FlowMemory>(
 /// overlap. The number means nothing; it only keeps the reads from being optimised away.
 pub fn touch_tags<M: FlowMemory>(memory: &M, family: Family, hash: &Hash) -> u64 {
     let mut touched = 0;
-    for bucket in hash.buckets {
+    for bucket in hash.candidates() {
         touched ^= memory.tags(family, bucket).map_or(0, |words| words.load(0));
     }
     touched
@@ -37,7 +75,7 @@ pub fn touch_tags<M: FlowMemory>(memory: &M, family: Family, hash: &Hash) -> u64
 
 /// Reads the slot that a key's record most likely lies in, as [`touch_tags`] does its tags.
 pub fn touch_slot<M: FlowMemory>(memory: &M, family: Family, hash: &Hash) -> u64 {
-    for bucket in hash.buckets {
+    for bucket in hash.candidates() {
         let Some(tags) = memory.tags(family, bucket) else {
             continue;
         };
@@ -69,8 +107,10 @@ pub fn update<M: FlowMemory>(
     let at = found.place.family.key_words();
     let words = found.words;
     let (old, new) = (found.control, record.control(found.control));
-    let (old_words, new_words) = (found.record.words(), record.words());
+    let (old_words, new_words) = (state_words(words, at + 1), record.words());
     let changed_warm = warm.filter(|(words, warm)| Warm::read(*words) != **warm);
+    // Should another CPU be writing, its words may be among those read here; the control word is
+    // then no longer `old`, and the swap fails.
     if old_words == new_words && cached == found.cached && changed_warm.is_none() {
         if new.differs_only_in_version(old) {
             return Some(old);
@@ -91,6 +131,16 @@ pub fn update<M: FlowMemory>(
     Some(new)
 }
 
+fn state_words<W: Words>(words: W, at: u32) -> [u64; 5] {
+    [
+        words.load(at),
+        words.load(at + 1),
+        words.load(at + 2),
+        words.load(at + 3),
+        words.load(at + 4),
+    ]
+}
+
 /// Word by word, since a loop over arrays would index the kernel's stack by a variable.
 fn store_changed<W: Words>(words: W, at: u32, old: [u64; 5], new: [u64; 5]) {
     let store = |word, old, new| {
@@ -107,44 +157,21 @@ fn store_changed<W: Words>(words: W, at: u32, old: [u64; 5], new: [u64; 5]) {
     store(4, old4, new4);
 }
 
-/// The slot of a bucket that holds a live record of the key, by a first look.
-fn find<M: FlowMemory>(
-    memory: &M,
-    key: &FlowKey,
-    tag: u8,
-    bucket: u32,
-) -> Option<(Place, M::Words)> {
-    let mut matching = Tags(memory.tags(key.family, bucket)?.load(0)).matching(tag);
-    for _ in 0..SLOTS_PER_BUCKET {
-        if matching.is_none() {
-            return None;
-        }
-        let place = Place {
-            family: key.family,
-            bucket,
-            slot: matching.lowest(),
-        };
-        matching = matching.rest();
-        let words = place.words(memory)?;
-        let is_live = load_control(words, key.family).slot_state() == SlotState::Live;
-        if is_live && key_matches(words, key) {
-            return Some((place, words));
-        }
-    }
-    None
-}
-
-/// Reads a record in one piece. The key is compared again, under the same control word: the slot
-/// may have passed to another flow since the first look.
+/// Reads the record of a slot in one piece, if it is the key's, live and has not expired.
+#[inline(always)]
 fn read<M: FlowMemory>(
     memory: &M,
     key: &FlowKey,
     (place, words): (Place, M::Words),
     now: Tick,
+    record: &mut Record,
 ) -> Lookup<M::Words> {
     let family = key.family;
     for _ in 0..RECORD_READS_MAX {
         let mut control = load_control(words, family);
+        if control.slot_state() != SlotState::Live || !key_matches(words, key) {
+            return Lookup::Missing;
+        }
         if control.is_locked() {
             let mut wait = WaitForWriter {
                 memory,
@@ -153,27 +180,25 @@ fn read<M: FlowMemory>(
             };
             memory.repeat(WRITER_WAITS_MAX, &mut wait);
             control = load_control(words, family);
-        }
-        if control.is_locked() {
-            return Lookup::Busy(place);
-        }
-        if control.slot_state() != SlotState::Live {
-            return Lookup::Missing;
+            if control.is_locked() {
+                return Lookup::Busy(place);
+            }
         }
         let is_same_key = key_matches(words, key);
         let cached = words.load(0) as u8;
-        let record = Record::read(control, words, family.key_words());
+        *record = Record::read(control, words, family.key_words());
         if load_control(words, family) != control {
             continue;
         }
-        if !is_same_key || control.deadline().has_passed(now) {
+        // The slot may have passed to another flow while this waited.
+        let is_live = control.slot_state() == SlotState::Live;
+        if !is_live || !is_same_key || control.deadline().has_passed(now) {
             return Lookup::Missing;
         }
         return Lookup::Found(Found {
             place,
             words,
             control,
-            record,
             cached,
         });
     }

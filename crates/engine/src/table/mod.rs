@@ -105,7 +105,7 @@ pub struct Place {
     pub slot: u32,
 }
 
-/// A record in the table, read in one piece.
+/// Where a record was found.
 #[derive(Clone, Copy, Debug)]
 pub struct Found<W> {
     pub place: Place,
@@ -113,7 +113,6 @@ pub struct Found<W> {
     pub words: W,
     /// The control word the record was read under.
     pub control: Control,
-    pub record: Record,
     /// Low byte of key word 0.
     pub cached: u8,
 }

@@ -24,6 +24,7 @@ pub(super) enum Payload {
 }
 
 /// Reads the header and up to [`VLAN_TAGS_MAX`] tags.
+#[inline(always)]
 pub(super) fn payload<P: Packet>(packet: &P) -> Payload {
     let Some(header) = packet.header(0, HEADER_BYTES) else {
         return Payload::Truncated;

@@ -1,6 +1,6 @@
 //! IPv6 and its extension headers (RFC 8200).
 
-use super::{Fragment, Network};
+use super::{Fragment, Network, PacketInfo};
 use crate::host::{Header, Packet};
 use crate::limits::IPV6_EXTENSIONS_MAX;
 use crate::tuple::Address;
@@ -15,13 +15,15 @@ const AUTHENTICATION: u8 = 51;
 const NO_NEXT_HEADER: u8 = 59;
 const DESTINATION_OPTIONS: u8 = 60;
 
-/// Reads the header at `offset` of a packet and what follows it up to the transport header.
-/// `lenient` is for packets of this host: a payload length of zero means "to the end".
+/// Reads the header at `info.ip_offset` of a packet and what follows it up to the transport
+/// header. `lenient` is for packets of this host: a payload length of zero means "to the end".
+#[inline(always)]
 pub(super) fn network<P: Packet>(
     packet: &P,
-    offset: u32,
+    info: &mut PacketInfo,
     lenient: bool,
-) -> Result<Network, Reason> {
+) -> Result<(), Reason> {
+    let offset = info.ip_offset;
     let header = packet
         .header(offset, HEADER_BYTES)
         .ok_or(Reason::Ip6Truncated)?;
@@ -38,20 +40,21 @@ pub(super) fn network<P: Packet>(
     if length > available {
         return Err(Reason::Ip6BadPayloadLength);
     }
-    let mut network = Network {
-        protocol: header.u8(6),
-        source: address(header, 8),
-        destination: address(header, 24),
-        fragment: Fragment::Whole,
-        transport_offset: offset + HEADER_BYTES,
-        length,
-        damage: None,
-    };
-    if !is_extension(network.protocol) {
-        return Ok(network);
+    info.protocol = header.u8(6);
+    info.source = address(header, 8);
+    info.destination = address(header, 24);
+    info.fragment = Fragment::Whole;
+    info.transport_offset = offset + HEADER_BYTES;
+    info.ip_length = length;
+    if is_extension(info.protocol) {
+        let mut chain = Chain::new(info.protocol, info.transport_offset);
+        info.damage = skip_extensions(packet, &mut chain, offset + length).err();
+        info.protocol = chain.protocol;
+        info.fragment = chain.fragment;
+        info.transport_offset = chain.at;
     }
-    network.damage = skip_extensions(packet, &mut network, offset + length).err();
-    Ok(network)
+    info.transport_length = (offset + length).saturating_sub(info.transport_offset);
+    Ok(())
 }
 
 /// As [`super::ipv4::quoted`].
@@ -60,19 +63,37 @@ pub(super) fn quoted<P: Packet>(packet: &P, offset: u32) -> Option<Network> {
     if header.u8(0) >> 4 != 6 {
         return None;
     }
-    let mut network = Network {
-        protocol: header.u8(6),
+    let mut chain = Chain::new(header.u8(6), offset + HEADER_BYTES);
+    if is_extension(chain.protocol) {
+        skip_extensions(packet, &mut chain, packet.len()).ok()?;
+    }
+    if matches!(chain.fragment, Fragment::Later) {
+        return None;
+    }
+    Some(Network {
+        protocol: chain.protocol,
         source: address(header, 8),
         destination: address(header, 24),
-        fragment: Fragment::Whole,
-        transport_offset: offset + HEADER_BYTES,
-        length: u32::from(header.u16(4)) + HEADER_BYTES,
-        damage: None,
-    };
-    if is_extension(network.protocol) {
-        skip_extensions(packet, &mut network, packet.len()).ok()?;
+        transport_offset: chain.at,
+    })
+}
+
+/// A walk along extension headers.
+struct Chain {
+    /// Of the header at `at`.
+    protocol: u8,
+    at: u32,
+    fragment: Fragment,
+}
+
+impl Chain {
+    const fn new(protocol: u8, at: u32) -> Self {
+        Self {
+            protocol,
+            at,
+            fragment: Fragment::Whole,
+        }
     }
-    (network.fragment != Fragment::Later).then_some(network)
 }
 
 fn address<H: Header>(header: H, at: u32) -> Address {
@@ -91,41 +112,39 @@ const fn is_extension(protocol: u8) -> bool {
     )
 }
 
-/// Follows the chain of extension headers, moving protocol, fragment and transport offset on.
-///
-/// ESP ends the chain: what follows is encrypted.
-fn skip_extensions<P: Packet>(packet: &P, network: &mut Network, end: u32) -> Result<(), Reason> {
+/// Follows the chain to the transport header. ESP ends it: what follows is encrypted.
+#[inline(never)]
+fn skip_extensions<P: Packet>(packet: &P, chain: &mut Chain, end: u32) -> Result<(), Reason> {
     for _ in 0..IPV6_EXTENSIONS_MAX {
-        if network.protocol == NO_NEXT_HEADER {
+        if chain.protocol == NO_NEXT_HEADER {
             return Err(Reason::Ip6Truncated);
         }
-        if !is_extension(network.protocol) {
+        if !is_extension(chain.protocol) {
             return Ok(());
         }
-        let at = network.transport_offset;
-        if at + 8 > end {
+        if chain.at + 8 > end {
             return Err(Reason::Ip6Truncated);
         }
-        let header = packet.header(at, 8).ok_or(Reason::Ip6Truncated)?;
-        let size = match network.protocol {
+        let header = packet.header(chain.at, 8).ok_or(Reason::Ip6Truncated)?;
+        let size = match chain.protocol {
             FRAGMENT => {
-                network.fragment = fragment(header.u16(2));
+                chain.fragment = fragment(header.u16(2));
                 8
             }
             // RFC 4302 section 2.2: in 4-byte units, less two.
             AUTHENTICATION => (u32::from(header.u8(1)) + 2) * 4,
             _ => (u32::from(header.u8(1)) + 1) * 8,
         };
-        network.protocol = header.u8(0);
-        network.transport_offset = at + size;
-        if network.fragment == Fragment::Later {
+        chain.protocol = header.u8(0);
+        chain.at += size;
+        if matches!(chain.fragment, Fragment::Later) {
             return Ok(());
         }
-        if network.transport_offset > end {
+        if chain.at > end {
             return Err(Reason::Ip6Truncated);
         }
     }
-    if is_extension(network.protocol) {
+    if is_extension(chain.protocol) {
         Err(Reason::Ip6TooManyExtensions)
     } else {
         Ok(())

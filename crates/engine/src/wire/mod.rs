@@ -124,16 +124,12 @@ pub enum Unparsed {
     Damaged(Reason),
 }
 
-/// What an IP header says, extension headers included.
+/// What the IP header of a quoted packet says, extension headers included.
 struct Network {
     protocol: u8,
     source: Address,
     destination: Address,
-    fragment: Fragment,
     transport_offset: u32,
-    /// Of the whole IP packet.
-    length: u32,
-    damage: Option<Reason>,
 }
 
 /// Reads the headers of a packet.
@@ -165,7 +161,7 @@ pub(crate) fn parse_into<P: Packet>(
     Ok(())
 }
 
-/// Reads all but the transport header.
+/// Reads all but the transport header, and sets what that will not.
 #[inline(never)]
 fn read_network<P: Packet>(
     packet: &P,
@@ -174,30 +170,26 @@ fn read_network<P: Packet>(
 ) -> Result<(), Unparsed> {
     let (family, ip_offset, vlan) = locate_ip(packet, arrival.link)?;
     let lenient = matches!(arrival.path, Path::Local);
-    let network = match family {
-        Family::V4 => ipv4::network(packet, ip_offset, lenient),
-        Family::V6 => ipv6::network(packet, ip_offset, lenient),
-    };
-    let network = network.map_err(Unparsed::Damaged)?;
-    let end = ip_offset + network.length;
-    *info = PacketInfo {
-        family,
-        protocol: network.protocol,
-        fragment: network.fragment,
-        source: network.source,
-        destination: network.destination,
-        ip_offset,
-        transport_offset: network.transport_offset,
-        transport_length: end.saturating_sub(network.transport_offset),
-        ip_length: network.length,
-        vlan,
-        damage: network.damage,
-        in_interfaces: arrival.interfaces,
-        ..PacketInfo::EMPTY
-    };
-    Ok(())
+    info.family = family;
+    info.ip_offset = ip_offset;
+    info.vlan = vlan;
+    info.damage = None;
+    info.in_interfaces = arrival.interfaces;
+    info.tcp_flags = 0;
+    info.source_port = 0;
+    info.destination_port = 0;
+    info.tcp_sequence = 0;
+    info.tcp_ack = 0;
+    info.tcp_window = 0;
+    info.tcp_header_length = 0;
+    match family {
+        Family::V4 => ipv4::network(packet, info, lenient),
+        Family::V6 => ipv6::network(packet, info, lenient),
+    }
+    .map_err(Unparsed::Damaged)
 }
 
+#[inline(always)]
 fn locate_ip<P: Packet>(packet: &P, link: Link) -> Result<(Family, u32, u16), Unparsed> {
     match link {
         Link::Ethernet => match ethernet::payload(packet) {

@@ -155,10 +155,17 @@ fn is_checksum_right<P: Packet>(
 
 /// Sum over the pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1), not folded: at most
 /// 18 terms of 16 bits.
-fn pseudo_header_sum(info: &PacketInfo) -> u32 {
-    let addresses = halves(&info.source) + halves(&info.destination);
+#[inline(always)]
+const fn pseudo_header_sum(info: &PacketInfo) -> u32 {
+    let addresses = match info.family {
+        Family::V4 => {
+            let ([source, ..], [destination, ..]) = (info.source, info.destination);
+            (source >> 16) + (source & 0xffff) + (destination >> 16) + (destination & 0xffff)
+        }
+        Family::V6 => halves(&info.source) + halves(&info.destination),
+    };
     addresses
-        + u32::from(info.protocol)
+        + info.protocol as u32
         + (info.transport_length >> 16)
         + (info.transport_length & 0xffff)
 }

@@ -93,14 +93,29 @@ pub(crate) fn insert<M: FlowMemory>(
     table::insert(memory, &flow, settings, now)
 }
 
+/// A record that was found, and what it holds.
+pub(crate) struct Read<W> {
+    found: Found<W>,
+    pub(crate) record: Record,
+}
+
+impl<W> std::ops::Deref for Read<W> {
+    type Target = Found<W>;
+
+    fn deref(&self) -> &Found<W> {
+        &self.found
+    }
+}
+
 pub(crate) fn lookup<M: FlowMemory>(
     memory: &M,
     key: &FlowKey,
     settings: &Settings,
     now: Tick,
-) -> Option<Found<M::Words>> {
-    match table::lookup(memory, key, &Hash::of(key, settings), now) {
-        Lookup::Found(found) => Some(found),
+) -> Option<Read<M::Words>> {
+    let mut record = Record::EMPTY;
+    match table::lookup(memory, key, &Hash::of(key, settings), now, &mut record) {
+        Lookup::Found(found) => Some(Read { found, record }),
         Lookup::Missing => None,
         Lookup::Busy(place) => panic!("busy without another thread: {place:?}"),
     }
