@@ -84,3 +84,16 @@ fn describe(difference: &Difference) -> String {
         row.column("state"),
     )
 }
+
+/// `docs/differences.md` names every comparison that differs, with the same number.
+#[test]
+fn differences_are_documented() {
+    let path = keepstate_testkit::workspace_root().join("docs/differences.md");
+    let document = std::fs::read_to_string(path).expect("the document");
+    for (name, count) in expected() {
+        let row = format!("| {name} | {count} |");
+        assert!(document.contains(&row), "docs/differences.md lacks `{row}`");
+    }
+    let listed: usize = expected().values().sum();
+    assert!(document.contains(&format!("\n{listed} packets differ")));
+}
