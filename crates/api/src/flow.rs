@@ -266,7 +266,7 @@ impl RawRecord {
             family,
             words: self.key,
         };
-        let record = Record::read(Control(self.control), StateWords(&self.state), 0);
+        let record = Record::read(Control(self.control), StateWords(&self.state));
         let warm = Warm {
             mark: self.mark,
             last_window: self.last_window,

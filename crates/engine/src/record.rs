@@ -2,16 +2,18 @@
 //!
 //! ```text
 //!            63........48 47........32 31........16 15.......8 7........0
-//! key word 0 | port first | port second |   zone     | protocol | cached  |
-//! key words  addresses: one word for IPv4, four for IPv6
 //! control    | deadline (32)            | retrans (6) win0 (1) last (4) tcp (4) flags (6) lock slot (2) version (8) |
 //! window 0,1 | end                      | maxend                  |   originator, then responder
 //! window 2,3 | maxwin                   | maxack                  |   originator, then responder
 //! detail     | last_end                 | ack hash (12) scales (8) flags (12) |
+//! key word 0 | port first | port second |   zone     | protocol | cached  |
+//! key words  addresses: one word for IPv4, four for IPv6
 //! ```
 //!
 //! So a record is 8 words for IPv4, one cache line, and 11 of 16 for IPv6. What only the handshake,
-//! resets and marks need lies apart, in two [`Warm`] words.
+//! resets and marks need lies apart, in two [`Warm`] words. The key comes last, so that all other
+//! words have the same place for both families: code that changes a record need not know which
+//! of them it is, and neither need the kernel's verifier.
 //!
 //! **Concurrency.** Every change of a record changes its control word by compare-and-swap and
 //! adds one to its version. Changes of more than that word set the lock bit first and clear it
@@ -219,8 +221,12 @@ impl Control {
     }
 }
 
-/// Where the state words start, and how many there are.
+/// Word of a slot that holds the [`Control`] word.
+pub const CONTROL_WORD: u32 = 0;
+/// Words of a slot before its key, the control word included.
 pub const STATE_WORDS: u32 = 6;
+/// Word of a slot where its key starts.
+pub const KEY_WORD: u32 = STATE_WORDS;
 const WORD_WINDOWS: u32 = 1;
 const WORD_DETAIL: u32 = 5;
 
@@ -283,18 +289,11 @@ impl Record {
         )
     }
 
-    /// Reads the words after the control word. `words` starts `key_words` into the slot.
-    pub fn read<W: Words>(control: Control, words: W, key_words: u32) -> Self {
-        let at = key_words;
-        let end = [
-            words.load(at + WORD_WINDOWS),
-            words.load(at + WORD_WINDOWS + 1),
-        ];
-        let win = [
-            words.load(at + WORD_WINDOWS + 2),
-            words.load(at + WORD_WINDOWS + 3),
-        ];
-        let detail = words.load(at + WORD_DETAIL);
+    /// Reads the words after the control word.
+    pub fn read<W: Words>(control: Control, words: W) -> Self {
+        let end = [words.load(WORD_WINDOWS), words.load(WORD_WINDOWS + 1)];
+        let win = [words.load(WORD_WINDOWS + 2), words.load(WORD_WINDOWS + 3)];
+        let detail = words.load(WORD_DETAIL);
         let [end_original, end_reply] = end;
         let [win_original, win_reply] = win;
         let bits = control.0;
@@ -330,14 +329,13 @@ impl Record {
     }
 
     /// Writes the words after the control word.
-    pub fn write<W: Words>(&self, words: W, key_words: u32) {
+    pub fn write<W: Words>(&self, words: W) {
         let [ends_original, ends_reply, wins_original, wins_reply, detail] = self.words();
-        let at = key_words;
-        words.store(at + WORD_WINDOWS, ends_original);
-        words.store(at + WORD_WINDOWS + 1, ends_reply);
-        words.store(at + WORD_WINDOWS + 2, wins_original);
-        words.store(at + WORD_WINDOWS + 3, wins_reply);
-        words.store(at + WORD_DETAIL, detail);
+        words.store(WORD_WINDOWS, ends_original);
+        words.store(WORD_WINDOWS + 1, ends_reply);
+        words.store(WORD_WINDOWS + 2, wins_original);
+        words.store(WORD_WINDOWS + 3, wins_reply);
+        words.store(WORD_DETAIL, detail);
     }
 
     /// The words after the control word.

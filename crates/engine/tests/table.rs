@@ -4,7 +4,7 @@ mod common;
 
 use common::{checked_contents, gauge, insert, key_v4, key_v6, lookup, record, settings};
 use keepstate_engine::host::{FlowMemory, Words};
-use keepstate_engine::record::{ASSURED, SlotState};
+use keepstate_engine::record::{ASSURED, CONTROL_WORD, SlotState};
 use keepstate_engine::settings::Settings;
 use keepstate_engine::table::{self, HalfOpen, Hash, Insert, gauges};
 use keepstate_engine::time::Tick;
@@ -276,7 +276,7 @@ fn a_slot_left_by_a_killed_process_is_recovered() {
     let found = lookup(&table, &key, &settings, NOW).expect("the record");
     // What a process does that is killed right after the first step of a removal.
     let dead = found.control.with_slot_state(SlotState::Dead);
-    found.words.store(Family::V4.key_words(), dead.0);
+    found.words.store(CONTROL_WORD, dead.0);
 
     // It is in nobody's way.
     assert!(lookup(&table, &key, &settings, NOW).is_none());

@@ -45,14 +45,17 @@
 //! and 0.03 % for `h = s / 4`; a limit for half-open records much below an eighth of the slots
 //! would refuse new flows before it is of use.
 
+use core::marker::PhantomData;
+
 use super::remove::{release, remove};
 use super::tags::Tags;
 use super::{
-    HalfOpen, Hash, Insert, NewFlow, Place, count_down, count_up, gauges, key_matches, load_control,
+    HalfOpen, Hash, Insert, Kind, NewFlow, Place, V4, V6, count_down, count_up, gauges,
+    key_matches, load_control, load_tags,
 };
 use crate::host::{FlowMemory, Repeat, Words};
 use crate::limits::{ACCOUNTING_WORDS, INSERT_ROUNDS_MAX, SLOTS_PER_BUCKET};
-use crate::record::{Control, SlotState};
+use crate::record::{CONTROL_WORD, Control, KEY_WORD, SlotState};
 use crate::settings::Settings;
 use crate::time::Tick;
 use crate::tuple::{Family, FlowKey, KEY_WORD0_FOREIGN_BITS};
@@ -64,12 +67,25 @@ pub fn insert<M: FlowMemory>(
     settings: &Settings,
     now: Tick,
 ) -> Insert {
-    let mut rounds = Rounds {
+    match flow.key.family {
+        Family::V4 => insert_kind::<V4, M>(memory, flow, settings, now),
+        Family::V6 => insert_kind::<V6, M>(memory, flow, settings, now),
+    }
+}
+
+fn insert_kind<K: Kind, M: FlowMemory>(
+    memory: &M,
+    flow: &NewFlow<'_>,
+    settings: &Settings,
+    now: Tick,
+) -> Insert {
+    let mut rounds = Rounds::<K, M> {
         memory,
         flow,
         settings,
         now,
         claim: None,
+        kind: PhantomData,
         end: End::Contended,
     };
     if !rounds.is_done_at_once() {
@@ -77,7 +93,7 @@ pub fn insert<M: FlowMemory>(
     }
     match (rounds.end, rounds.claim) {
         (End::Publish, Some(place)) => {
-            publish(memory, flow, place);
+            publish::<K, M>(memory, flow, place);
             return Insert::Done(place);
         }
         (_, Some(place)) => release(memory, place),
@@ -97,13 +113,14 @@ pub fn insert<M: FlowMemory>(
 }
 
 /// An insert under way.
-struct Rounds<'a, M> {
+struct Rounds<'a, K, M> {
     memory: &'a M,
     flow: &'a NewFlow<'a>,
     settings: &'a Settings,
     now: Tick,
     claim: Option<Place>,
     end: End,
+    kind: PhantomData<K>,
 }
 
 /// How the rounds ended.
@@ -116,14 +133,14 @@ enum End {
     Full,
 }
 
-impl<M: FlowMemory> Rounds<'_, M> {
+impl<K: Kind, M: FlowMemory> Rounds<'_, K, M> {
     /// What most inserts need: a claim, and a scan that finds no equal tag.
     fn is_done_at_once(&mut self) -> bool {
-        let Claim::Done(place) = claim_slot(self.memory, self.flow, self.settings) else {
+        let Claim::Done(place) = claim_slot::<K, M>(self.memory, self.flow, self.settings) else {
             return false;
         };
         self.claim = Some(place);
-        if meets_equal_tag(self.memory, self.flow.hash, place) {
+        if meets_equal_tag::<K, M>(self.memory, self.flow.hash, place) {
             return false;
         }
         self.end = End::Publish;
@@ -133,10 +150,10 @@ impl<M: FlowMemory> Rounds<'_, M> {
     fn make_room(&mut self) -> bool {
         let mut room = MakeRoom {
             memory: self.memory,
-            family: self.flow.key.family,
             buckets: self.flow.hash.candidates(),
             now: self.now,
             room: Room::None,
+            kind: PhantomData::<K>,
         };
         self.memory.repeat(room.buckets.len() as u32, &mut room);
         if room.room == Room::None {
@@ -146,10 +163,10 @@ impl<M: FlowMemory> Rounds<'_, M> {
     }
 }
 
-impl<M: FlowMemory> Repeat for Rounds<'_, M> {
+impl<K: Kind, M: FlowMemory> Repeat for Rounds<'_, K, M> {
     fn step(&mut self) -> bool {
         let Some(place) = self.claim else {
-            return match claim_slot(self.memory, self.flow, self.settings) {
+            return match claim_slot::<K, M>(self.memory, self.flow, self.settings) {
                 Claim::Done(place) => {
                     self.claim = Some(place);
                     true
@@ -158,7 +175,7 @@ impl<M: FlowMemory> Repeat for Rounds<'_, M> {
                 Claim::NoRoom => self.make_room(),
             };
         };
-        match scan(self.memory, self.flow, place, self.now) {
+        match scan::<K, M>(self.memory, self.flow, place, self.now) {
             Scan::Clear => self.end = End::Publish,
             Scan::Exists => self.end = End::Exists,
             Scan::Expired(other, control) => {
@@ -185,9 +202,13 @@ enum Claim {
     NoRoom,
 }
 
-fn claim_slot<M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, settings: &Settings) -> Claim {
-    let family = flow.key.family;
-    let (bucket, tags) = choose_bucket(memory, family, flow.hash);
+fn claim_slot<K: Kind, M: FlowMemory>(
+    memory: &M,
+    flow: &NewFlow<'_>,
+    settings: &Settings,
+) -> Claim {
+    let family = K::FAMILY;
+    let (bucket, tags) = choose_bucket::<K, M>(memory, flow.hash);
     if tags.empty().is_none() || is_at_limit(memory, flow.half_open, settings) {
         return Claim::NoRoom;
     }
@@ -210,15 +231,15 @@ fn claim_slot<M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, settings: &Settings
     if flow.half_open == HalfOpen::Yes {
         count_up(memory, gauges::HALF_OPEN);
     }
-    free_control(memory, place);
+    free_control::<K, M>(memory, place);
     Claim::Done(place)
 }
 
 /// The bucket for a new record, and its tags: of the pair with more room, the key's own bucket
 /// if it has any.
-fn choose_bucket<M: FlowMemory>(memory: &M, family: Family, hash: &Hash) -> (u32, Tags) {
+fn choose_bucket<K: Kind, M: FlowMemory>(memory: &M, hash: &Hash) -> (u32, Tags) {
     let [first, second] = hash.buckets;
-    let tags = |bucket| load_tags(memory, family, bucket);
+    let tags = |bucket| load_tags(memory, K::FAMILY, bucket);
     let (first_tags, first_neighbour) = (tags(first), tags(first ^ 1));
     let (second_tags, second_neighbour) = (tags(second), tags(second ^ 1));
     let first_room = first_tags.empty().count() + first_neighbour.empty().count();
@@ -235,13 +256,6 @@ fn choose_bucket<M: FlowMemory>(memory: &M, family: Family, hash: &Hash) -> (u32
     }
 }
 
-fn load_tags<M: FlowMemory>(memory: &M, family: Family, bucket: u32) -> Tags {
-    match memory.tags(family, bucket) {
-        Some(words) => Tags(words.load(0)),
-        None => Tags::NOWHERE,
-    }
-}
-
 const fn tag_byte(flow: &NewFlow<'_>) -> u8 {
     match flow.half_open {
         HalfOpen::Yes => flow.hash.tag | 0x80,
@@ -250,14 +264,14 @@ const fn tag_byte(flow: &NewFlow<'_>) -> u8 {
 }
 
 /// Makes the control word of a claimed slot `Free`. Nobody else changes it, so this cannot fail.
-fn free_control<M: FlowMemory>(memory: &M, place: Place) {
-    let Some(words) = place.words(memory) else {
+fn free_control<K: Kind, M: FlowMemory>(memory: &M, place: Place) {
+    let Some(words) = K::words(memory, place) else {
         return;
     };
-    let control = load_control(words, place.family);
+    let control = load_control(words);
     if control.slot_state() != SlotState::Free {
         let free = control.with_slot_state(SlotState::Free);
-        words.compare_exchange(place.family.key_words(), control.0, free.0);
+        words.compare_exchange(CONTROL_WORD, control.0, free.0);
     }
 }
 
@@ -272,9 +286,9 @@ fn is_at_limit<M: FlowMemory>(memory: &M, half_open: HalfOpen, settings: &Settin
 
 /// Whether the key's tag stands in one of its buckets, except in the own slot. Without a loop,
 /// and without a look at any slot.
-fn meets_equal_tag<M: FlowMemory>(memory: &M, hash: &Hash, own: Place) -> bool {
+fn meets_equal_tag<K: Kind, M: FlowMemory>(memory: &M, hash: &Hash, own: Place) -> bool {
     let others = |bucket| {
-        let matching = load_tags(memory, own.family, bucket).matching(hash.tag);
+        let matching = load_tags(memory, K::FAMILY, bucket).matching(hash.tag);
         if bucket == own.bucket {
             matching.except(own.slot)
         } else {
@@ -299,8 +313,8 @@ enum Scan {
 }
 
 /// Looks for others with the key's tag in its buckets.
-fn scan<M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, own: Place, now: Tick) -> Scan {
-    let family = own.family;
+fn scan<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, own: Place, now: Tick) -> Scan {
+    let family = K::FAMILY;
     for bucket in flow.hash.candidates() {
         let mut matching = load_tags(memory, family, bucket).matching(flow.hash.tag);
         for _ in 0..SLOTS_PER_BUCKET {
@@ -317,7 +331,7 @@ fn scan<M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, own: Place, now: Tick) ->
             if place == own {
                 continue;
             }
-            match judge(memory, flow.key, place, now) {
+            match judge::<K, M>(memory, flow.key, place, now) {
                 Scan::Clear => {}
                 conflict => return conflict,
             }
@@ -330,15 +344,15 @@ fn scan<M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, own: Place, now: Tick) ->
 ///
 /// The slot may pass to another flow between the reads. Then it was empty after the caller's
 /// claim, and whoever claimed it after that will see the caller.
-fn judge<M: FlowMemory>(memory: &M, key: &FlowKey, place: Place, now: Tick) -> Scan {
-    let Some(words) = place.words(memory) else {
+fn judge<K: Kind, M: FlowMemory>(memory: &M, key: &FlowKey, place: Place, now: Tick) -> Scan {
+    let Some(words) = K::words(memory, place) else {
         return Scan::Clear;
     };
-    let control = load_control(words, key.family);
+    let control = load_control(words);
     match control.slot_state() {
         SlotState::Free => Scan::Claimed(place),
         SlotState::Dead => Scan::Clear,
-        SlotState::Live if !key_matches(words, key) => Scan::Clear,
+        SlotState::Live if !key_matches::<K, _>(words, key) => Scan::Clear,
         // A locked one is just being renewed.
         SlotState::Live if control.is_locked() || !control.deadline().has_passed(now) => {
             Scan::Exists
@@ -347,23 +361,23 @@ fn judge<M: FlowMemory>(memory: &M, key: &FlowKey, place: Place, now: Tick) -> S
     }
 }
 
-fn publish<M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: Place) {
-    let Some(words) = place.words(memory) else {
+fn publish<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: Place) {
+    let Some(words) = K::words(memory, place) else {
         return;
     };
     let [word0, word1, word2, word3, word4] = flow.key.words;
-    words.store(0, word0 & !KEY_WORD0_FOREIGN_BITS);
-    words.store(1, word1);
-    if flow.key.family == Family::V6 {
-        words.store(2, word2);
-        words.store(3, word3);
-        words.store(4, word4);
+    words.store(KEY_WORD, word0 & !KEY_WORD0_FOREIGN_BITS);
+    words.store(KEY_WORD + 1, word1);
+    if K::FAMILY == Family::V6 {
+        words.store(KEY_WORD + 2, word2);
+        words.store(KEY_WORD + 3, word3);
+        words.store(KEY_WORD + 4, word4);
     }
-    flow.record.write(words, place.family.key_words());
-    if let Some(warm) = memory.warm(place.family, place.bucket, place.slot) {
+    flow.record.write(words);
+    if let Some(warm) = memory.warm(K::FAMILY, place.bucket, place.slot) {
         flow.warm.write(warm);
     }
-    if let Some(accounting) = memory.accounting(place.family, place.bucket, place.slot) {
+    if let Some(accounting) = memory.accounting(K::FAMILY, place.bucket, place.slot) {
         for word in 0..ACCOUNTING_WORDS {
             accounting.store(word, 0);
         }
@@ -371,18 +385,18 @@ fn publish<M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: Place) {
     // Counted before it can be seen, so that nobody counts its removal first.
     count_up(memory, gauges::COUNT);
     count_up(memory, gauges::INSERTED);
-    let control = flow.record.control(load_control(words, place.family));
-    words.store(place.family.key_words(), control.0);
+    let control = flow.record.control(load_control(words));
+    words.store(CONTROL_WORD, control.0);
 }
 
 /// A search through the key's buckets for a record that may go.
-struct MakeRoom<'a, M> {
+struct MakeRoom<'a, K, M> {
     memory: &'a M,
-    family: Family,
     /// Those still to be searched, the next one first.
     buckets: [u32; 4],
     now: Tick,
     room: Room,
+    kind: PhantomData<K>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -393,18 +407,18 @@ enum Room {
     None,
 }
 
-impl<M: FlowMemory> Repeat for MakeRoom<'_, M> {
+impl<K: Kind, M: FlowMemory> Repeat for MakeRoom<'_, K, M> {
     fn step(&mut self) -> bool {
         let [bucket, second, third, fourth] = self.buckets;
         self.buckets = [second, third, fourth, bucket];
-        self.room = make_room_in(self.memory, self.family, bucket, self.now);
+        self.room = make_room_in::<K, M>(self.memory, bucket, self.now);
         self.room == Room::None
     }
 }
 
 /// Gives up one record of a bucket, if there is one that may go.
-fn make_room_in<M: FlowMemory>(memory: &M, family: Family, bucket: u32, now: Tick) -> Room {
-    let Some(tag_words) = memory.tags(family, bucket) else {
+fn make_room_in<K: Kind, M: FlowMemory>(memory: &M, bucket: u32, now: Tick) -> Room {
+    let Some(tag_words) = memory.tags(K::FAMILY, bucket) else {
         return Room::None;
     };
     let tags = Tags(tag_words.load(0));
@@ -416,15 +430,15 @@ fn make_room_in<M: FlowMemory>(memory: &M, family: Family, bucket: u32, now: Tic
             break;
         }
         let place = Place {
-            family,
+            family: K::FAMILY,
             bucket,
             slot: occupied.lowest(),
         };
         occupied = occupied.rest();
-        let Some(words) = place.words(memory) else {
+        let Some(words) = K::words(memory, place) else {
             return Room::None;
         };
-        let control = load_control(words, family);
+        let control = load_control(words);
         if control.slot_state() != SlotState::Live || control.is_locked() {
             continue;
         }

@@ -1,10 +1,10 @@
 //! Finding a record and writing it back.
 
 use super::tags::Tags;
-use super::{Found, Hash, Lookup, Place, key_matches, load_control};
+use super::{Found, Hash, Kind, Lookup, Place, V4, V6, key_matches, load_control, load_tags};
 use crate::host::{FlowMemory, Repeat, Words};
 use crate::limits::{RECORD_READS_MAX, SLOTS_PER_BUCKET, WRITER_WAITS_MAX};
-use crate::record::{Control, Record, SlotState, Warm};
+use crate::record::{CONTROL_WORD, Control, KEY_WORD, Record, SlotState, Warm};
 use crate::time::Tick;
 use crate::tuple::{Family, FlowKey, KEY_WORD0_FOREIGN_BITS};
 
@@ -17,8 +17,22 @@ pub fn lookup<M: FlowMemory>(
     now: Tick,
     record: &mut Record,
 ) -> Lookup<M::Words> {
+    match key.family {
+        Family::V4 => lookup_kind::<V4, M>(memory, key, hash, now, record),
+        Family::V6 => lookup_kind::<V6, M>(memory, key, hash, now, record),
+    }
+}
+
+#[inline(always)]
+fn lookup_kind<K: Kind, M: FlowMemory>(
+    memory: &M,
+    key: &FlowKey,
+    hash: &Hash,
+    now: Tick,
+    record: &mut Record,
+) -> Lookup<M::Words> {
     for bucket in hash.candidates() {
-        match lookup_in(memory, key, (bucket, hash.tag), now, record) {
+        match lookup_in::<K, M>(memory, key, (bucket, hash.tag), now, record) {
             Lookup::Missing => {}
             result => return result,
         }
@@ -28,33 +42,25 @@ pub fn lookup<M: FlowMemory>(
 
 /// Looks at the slots of one bucket that have the key's tag.
 #[inline(always)]
-fn lookup_in<M: FlowMemory>(
+fn lookup_in<K: Kind, M: FlowMemory>(
     memory: &M,
     key: &FlowKey,
     (bucket, tag): (u32, u8),
     now: Tick,
     record: &mut Record,
 ) -> Lookup<M::Words> {
-    let family = key.family;
-    let Some(tags) = memory.tags(family, bucket) else {
-        return Lookup::Missing;
-    };
-    let mut matching = Tags(tags.load(0)).matching(tag);
+    let mut matching = load_tags(memory, K::FAMILY, bucket).matching(tag);
     for _ in 0..SLOTS_PER_BUCKET {
         if matching.is_none() {
             return Lookup::Missing;
         }
-        let slot = matching.lowest();
         let place = Place {
-            family,
+            family: K::FAMILY,
             bucket,
-            slot,
+            slot: matching.lowest(),
         };
         matching = matching.rest();
-        let Some(words) = place.words(memory) else {
-            return Lookup::Missing;
-        };
-        match read(memory, key, (place, words), now, record) {
+        match read::<K, M>(memory, key, place, now, record) {
             Lookup::Missing => {}
             result => return result,
         }
@@ -104,10 +110,9 @@ pub fn update<M: FlowMemory>(
     warm: Option<(M::Words, &Warm)>,
     cached: u8,
 ) -> Option<Control> {
-    let at = found.place.family.key_words();
     let words = found.words;
     let (old, new) = (found.control, record.control(found.control));
-    let (old_words, new_words) = (state_words(words, at + 1), record.words());
+    let (old_words, new_words) = (state_words(words), record.words());
     let changed_warm = warm.filter(|(words, warm)| Warm::read(*words) != **warm);
     // Should another CPU be writing, its words may be among those read here; the control word is
     // then no longer `old`, and the swap fails.
@@ -115,37 +120,32 @@ pub fn update<M: FlowMemory>(
         if new.differs_only_in_version(old) {
             return Some(old);
         }
-        return (words.compare_exchange(at, old.0, new.0) == old.0).then_some(new);
+        return (words.compare_exchange(CONTROL_WORD, old.0, new.0) == old.0).then_some(new);
     }
-    if words.compare_exchange(at, old.0, old.locked().0) != old.0 {
+    if words.compare_exchange(CONTROL_WORD, old.0, old.locked().0) != old.0 {
         return None;
     }
-    store_changed(words, at + 1, old_words, new_words);
+    store_changed(words, old_words, new_words);
     if let Some((words, warm)) = changed_warm {
         warm.write(words);
     }
     if cached != found.cached {
-        words.store(0, (words.load(0) & !KEY_WORD0_FOREIGN_BITS) | cached as u64);
+        let word = words.load(KEY_WORD) & !KEY_WORD0_FOREIGN_BITS;
+        words.store(KEY_WORD, word | cached as u64);
     }
-    words.store(at, new.0);
+    words.store(CONTROL_WORD, new.0);
     Some(new)
 }
 
-fn state_words<W: Words>(words: W, at: u32) -> [u64; 5] {
-    [
-        words.load(at),
-        words.load(at + 1),
-        words.load(at + 2),
-        words.load(at + 3),
-        words.load(at + 4),
-    ]
+fn state_words<W: Words>(words: W) -> [u64; 5] {
+    [1, 2, 3, 4, 5].map(|word| words.load(CONTROL_WORD + word))
 }
 
 /// Word by word, since a loop over arrays would index the kernel's stack by a variable.
-fn store_changed<W: Words>(words: W, at: u32, old: [u64; 5], new: [u64; 5]) {
+fn store_changed<W: Words>(words: W, old: [u64; 5], new: [u64; 5]) {
     let store = |word, old, new| {
         if old != new {
-            words.store(at + word, new);
+            words.store(CONTROL_WORD + 1 + word, new);
         }
     };
     let [old0, old1, old2, old3, old4] = old;
@@ -159,40 +159,36 @@ fn store_changed<W: Words>(words: W, at: u32, old: [u64; 5], new: [u64; 5]) {
 
 /// Reads the record of a slot in one piece, if it is the key's, live and has not expired.
 #[inline(always)]
-fn read<M: FlowMemory>(
+fn read<K: Kind, M: FlowMemory>(
     memory: &M,
     key: &FlowKey,
-    (place, words): (Place, M::Words),
+    place: Place,
     now: Tick,
     record: &mut Record,
 ) -> Lookup<M::Words> {
-    let family = key.family;
+    let Some(words) = K::words(memory, place) else {
+        return Lookup::Missing;
+    };
     for _ in 0..RECORD_READS_MAX {
-        let mut control = load_control(words, family);
-        if control.slot_state() != SlotState::Live || !key_matches(words, key) {
+        let control = load_control(words);
+        if control.slot_state() != SlotState::Live || !key_matches::<K, _>(words, key) {
             return Lookup::Missing;
         }
         if control.is_locked() {
-            let mut wait = WaitForWriter {
-                memory,
-                words,
-                family,
-            };
+            let mut wait = WaitForWriter { memory, words };
             memory.repeat(WRITER_WAITS_MAX, &mut wait);
-            control = load_control(words, family);
-            if control.is_locked() {
+            if load_control(words).is_locked() {
                 return Lookup::Busy(place);
             }
-        }
-        let is_same_key = key_matches(words, key);
-        let cached = words.load(0) as u8;
-        *record = Record::read(control, words, family.key_words());
-        if load_control(words, family) != control {
             continue;
         }
-        // The slot may have passed to another flow while this waited.
-        let is_live = control.slot_state() == SlotState::Live;
-        if !is_live || !is_same_key || control.deadline().has_passed(now) {
+        let cached = words.load(KEY_WORD) as u8;
+        *record = Record::read(control, words);
+        // Key and record are one piece only if nobody changed the slot meanwhile.
+        if load_control(words) != control {
+            continue;
+        }
+        if control.deadline().has_passed(now) {
             return Lookup::Missing;
         }
         return Lookup::Found(Found {
@@ -209,12 +205,11 @@ fn read<M: FlowMemory>(
 struct WaitForWriter<'a, M: FlowMemory> {
     memory: &'a M,
     words: M::Words,
-    family: Family,
 }
 
 impl<M: FlowMemory> Repeat for WaitForWriter<'_, M> {
     fn step(&mut self) -> bool {
         self.memory.relax();
-        load_control(self.words, self.family).is_locked()
+        load_control(self.words).is_locked()
     }
 }

@@ -53,13 +53,15 @@ mod remove;
 mod sweep;
 mod tags;
 
+use self::tags::Tags;
+
 pub use self::insert::insert;
 pub use self::lookup::{lookup, touch_slot, touch_tags, update};
 pub use self::remove::{confirm, remove};
 pub use self::sweep::{Entry, forget_outcomes, leftovers, recover, sweep, visit};
 
 use crate::host::{FlowMemory, Words};
-use crate::record::{Control, Record, Warm};
+use crate::record::{CONTROL_WORD, Control, KEY_WORD, Record, Warm};
 #[cfg(doc)]
 use crate::settings::Settings;
 use crate::tuple::{Family, FlowKey, KEY_WORD0_FOREIGN_BITS};
@@ -166,18 +168,52 @@ impl Place {
     }
 }
 
-fn load_control<W: Words>(words: W, family: Family) -> Control {
-    Control(words.load(family.key_words()))
+/// A family as a type: each gets code of its own. Code for both would ask for the memory of one
+/// family and then, as far as the kernel's verifier can tell, treat it as memory of the other.
+trait Kind {
+    const FAMILY: Family;
+
+    fn words<M: FlowMemory>(memory: &M, place: Place) -> Option<M::Words> {
+        memory.slot(Self::FAMILY, place.bucket, place.slot)
+    }
 }
 
-fn key_matches<W: Words>(words: W, key: &FlowKey) -> bool {
+struct V4;
+struct V6;
+
+impl Kind for V4 {
+    const FAMILY: Family = Family::V4;
+}
+
+impl Kind for V6 {
+    const FAMILY: Family = Family::V6;
+}
+
+fn load_control<W: Words>(words: W) -> Control {
+    Control(words.load(CONTROL_WORD))
+}
+
+fn load_tags<M: FlowMemory>(memory: &M, family: Family, bucket: u32) -> Tags {
+    match memory.tags(family, bucket) {
+        Some(words) => Tags(words.load(0)),
+        None => Tags::NOWHERE,
+    }
+}
+
+fn key_matches<K: Kind, W: Words>(words: W, key: &FlowKey) -> bool {
     let [word0, word1, word2, word3, word4] = key.words;
-    if (words.load(0) ^ word0) & !KEY_WORD0_FOREIGN_BITS != 0 || words.load(1) != word1 {
+    if (words.load(KEY_WORD) ^ word0) & !KEY_WORD0_FOREIGN_BITS != 0
+        || words.load(KEY_WORD + 1) != word1
+    {
         return false;
     }
-    match key.family {
+    match K::FAMILY {
         Family::V4 => true,
-        Family::V6 => words.load(2) == word2 && words.load(3) == word3 && words.load(4) == word4,
+        Family::V6 => {
+            words.load(KEY_WORD + 2) == word2
+                && words.load(KEY_WORD + 3) == word3
+                && words.load(KEY_WORD + 4) == word4
+        }
     }
 }
 

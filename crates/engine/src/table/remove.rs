@@ -4,7 +4,7 @@ use super::tags::Tags;
 use super::{Place, count_down, count_up, gauges};
 use crate::host::{FlowMemory, Words};
 use crate::limits::TAG_RETRIES_MAX;
-use crate::record::{Control, SlotState};
+use crate::record::{CONTROL_WORD, Control, SlotState};
 
 /// Takes a record out, unless it changed since `control` was read. `false` if it did, or if
 /// `control` is not that of a live record that nobody is writing.
@@ -16,7 +16,7 @@ pub fn remove<M: FlowMemory>(memory: &M, place: Place, control: Control) -> bool
         return false;
     }
     let dead = control.with_slot_state(SlotState::Dead);
-    let found = words.compare_exchange(place.family.key_words(), control.0, dead.0);
+    let found = words.compare_exchange(CONTROL_WORD, control.0, dead.0);
     if found != control.0 {
         return false;
     }

@@ -8,7 +8,7 @@ use super::tags::Tags;
 use super::{Place, count_down, count_up, gauges, load_control};
 use crate::host::{FlowMemory, Words};
 use crate::limits::{ACCOUNTING_WORDS, SLOTS_PER_BUCKET, WRITER_WAITS_MAX};
-use crate::record::{Control, Record, SlotState, Warm};
+use crate::record::{CONTROL_WORD, Control, KEY_WORD, Record, SlotState, Warm};
 use crate::time::Tick;
 use crate::tuple::{Family, FlowKey, KEY_WORD0_FOREIGN_BITS};
 
@@ -79,10 +79,10 @@ pub fn forget_outcomes<M: FlowMemory>(memory: &M, family: Family, buckets: Range
             return;
         };
         // A word that changes meanwhile was written for the policy in force.
-        let word = words.load(0);
+        let word = words.load(KEY_WORD);
         let cached = word & KEY_WORD0_FOREIGN_BITS;
         if cached != 0 && (cached >> 6) as u32 == epoch {
-            words.compare_exchange(0, word, word & !KEY_WORD0_FOREIGN_BITS);
+            words.compare_exchange(KEY_WORD, word, word & !KEY_WORD0_FOREIGN_BITS);
         }
     });
 }
@@ -118,7 +118,7 @@ pub fn recover<M: FlowMemory>(memory: &M, place: Place, control: Control) -> boo
         return false;
     }
     let free = control.with_slot_state(SlotState::Free);
-    let found = words.compare_exchange(place.family.key_words(), control.0, free.0);
+    let found = words.compare_exchange(CONTROL_WORD, control.0, free.0);
     if found != control.0 {
         return false;
     }
@@ -153,7 +153,7 @@ fn for_each_slot<M: FlowMemory>(
             };
             occupied = occupied.rest();
             if let Some(words) = place.words(memory) {
-                body(place, load_control(words, family));
+                body(place, load_control(words));
             }
         }
     }
@@ -163,7 +163,7 @@ fn for_each_slot<M: FlowMemory>(
 fn entry<M: FlowMemory>(memory: &M, place: Place) -> Option<Entry> {
     let words = place.words(memory)?;
     for _ in 0..WRITER_WAITS_MAX {
-        let control = load_control(words, place.family);
+        let control = load_control(words);
         if control.slot_state() != SlotState::Live {
             return None;
         }
@@ -172,7 +172,7 @@ fn entry<M: FlowMemory>(memory: &M, place: Place) -> Option<Entry> {
             continue;
         }
         let (key, cached) = key(words, place.family);
-        let record = Record::read(control, words, place.family.key_words());
+        let record = Record::read(control, words);
         let warm = memory.warm(place.family, place.bucket, place.slot);
         let accounting = memory.accounting(place.family, place.bucket, place.slot);
         let entry = Entry {
@@ -184,7 +184,7 @@ fn entry<M: FlowMemory>(memory: &M, place: Place) -> Option<Entry> {
             warm: warm.map(Warm::read).unwrap_or_default(),
             accounting: accounting.map(|words| [0, 1, 2, 3, 4].map(|word| words.load(word))),
         };
-        if load_control(words, place.family) == control {
+        if load_control(words) == control {
             return Some(entry);
         }
     }
@@ -192,17 +192,11 @@ fn entry<M: FlowMemory>(memory: &M, place: Place) -> Option<Entry> {
 }
 
 fn key<W: Words>(words: W, family: Family) -> (FlowKey, u8) {
-    let word0 = words.load(0);
+    let [word0, word1, word2, word3, word4] = [0, 1, 2, 3, 4].map(|word| match family {
+        Family::V4 if word > 1 => 0,
+        _ => words.load(KEY_WORD + word),
+    });
     let name = word0 & !KEY_WORD0_FOREIGN_BITS;
-    let words = match family {
-        Family::V4 => [name, words.load(1), 0, 0, 0],
-        Family::V6 => [
-            name,
-            words.load(1),
-            words.load(2),
-            words.load(3),
-            words.load(4),
-        ],
-    };
+    let words = [name, word1, word2, word3, word4];
     (FlowKey { family, words }, word0 as u8)
 }
