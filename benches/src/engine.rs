@@ -137,7 +137,7 @@ impl Engine {
 }
 
 /// Established first, then rules that match nothing, then one port; policy DROP.
-fn policy(rules: u32) -> LoadedPolicy {
+pub(crate) fn policy(rules: u32) -> LoadedPolicy {
     let established = Rule {
         flags: RULE_STATES | RULE_FLOW_ONLY,
         states: u32::from(State::Established.bit()),

@@ -5,16 +5,19 @@
 mod count;
 mod engine;
 mod frames;
+mod kernel;
 mod nf_conntrack;
 mod sample;
 mod scratch;
+mod template;
 
 use anyhow::{Context as _, bail};
 
 use crate::engine::{Engine, Handover};
 use crate::frames::Kind;
+use crate::kernel::KernelEngine;
 use crate::nf_conntrack::NfConntrack;
-use crate::sample::sample;
+use crate::sample::{Sample, sample};
 
 /// Table sizes, in flows.
 const SIZES: &[u32] = &[1_000, 64_000, 1_000_000, 4_000_000];
@@ -28,6 +31,7 @@ fn main() -> anyhow::Result<()> {
         match part.as_str() {
             "peer" => peer()?,
             "engine" => engine()?,
+            "kernel" => kernel()?,
             "count-tcp-single" => count::established(Kind::Tcp, Handover::Single, packets()?)?,
             "count-tcp-batch" => count::established(Kind::Tcp, Handover::Batch, packets()?)?,
             "count-udp-batch" => count::established(Kind::Udp, Handover::Batch, packets()?)?,
@@ -92,6 +96,89 @@ fn engine() -> anyhow::Result<()> {
                 );
             }
         }
+    }
+    Ok(())
+}
+
+/// The engine in the kernel and the kernel's tracker, in turn.
+fn kernel() -> anyhow::Result<()> {
+    let sizes = sizes();
+    let largest = sizes.iter().copied().max().unwrap_or(0);
+    let mut tracker = NfConntrack::start(largest)?;
+    println!("ns a packet, median (least)\n{}", tracker.describe());
+    println!(
+        "{:>9} {:>4} {:>14} {:>14} {:>6} {:>14} {:>14} {:>6} {:>14} {:>6}",
+        "flows",
+        "",
+        "established",
+        "their lookup",
+        "ratio",
+        "new",
+        "their insert",
+        "ratio",
+        "refused",
+        "maker"
+    );
+    for flows in sizes {
+        let inserts = if tracker.has_room_for(flows) {
+            tracker.fill(flows)?
+        } else {
+            Sample::NONE
+        };
+        for kind in [Kind::Tcp, Kind::Udp] {
+            let mut engine = KernelEngine::start(kind, flows)?;
+            engine.fill(flows)?;
+            kernel_row(kind, flows, &mut engine, &tracker, inserts)?;
+        }
+    }
+    kernel_rules(largest.min(1_000_000))
+}
+
+fn kernel_row(
+    kind: Kind,
+    flows: u32,
+    engine: &mut KernelEngine,
+    tracker: &NfConntrack,
+    inserts: Sample,
+) -> anyhow::Result<()> {
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        ours.push(engine.established()?);
+        if !inserts.median.is_nan() {
+            theirs.push(tracker.lookup()?);
+        }
+    }
+    let (ours, theirs) = (Sample::of(ours), Sample::of(theirs));
+    let begun = sample(ROUNDS, || engine.begun())?;
+    let refused = sample(ROUNDS, || engine.refused())?;
+    println!(
+        "{flows:>9} {:>4} {ours:>14} {theirs:>14} {:>6.1} {begun:>14} {inserts:>14} {:>6.1} \
+         {refused:>14} {:>6.0}",
+        format!("{kind:?}"),
+        theirs.median / ours.median,
+        inserts.median / begun.median,
+        engine.maker_ns()
+    );
+    Ok(())
+}
+
+/// What rules cost in the kernel.
+fn kernel_rules(flows: u32) -> anyhow::Result<()> {
+    println!(
+        "{:>4} {:>9} {:>14} {:>14} {:>14}",
+        "Tcp", "rules", "established", "new", "refused"
+    );
+    for rules in [1, 100, 1_000] {
+        let mut engine = KernelEngine::start(Kind::Tcp, flows)?;
+        engine.load_policy(rules)?;
+        engine.fill(flows)?;
+        let established = sample(ROUNDS, || engine.established())?;
+        let begun = sample(ROUNDS, || engine.begun())?;
+        let refused = sample(ROUNDS, || engine.refused())?;
+        println!(
+            "{:>4} {rules:>9} {established:>14} {begun:>14} {refused:>14}",
+            ""
+        );
     }
     Ok(())
 }

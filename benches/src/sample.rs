@@ -10,6 +10,12 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
+    /// Not measured.
+    pub(crate) const NONE: Self = Self {
+        least: f64::NAN,
+        median: f64::NAN,
+    };
+
     pub(crate) fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
         let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
@@ -22,6 +28,9 @@ impl Sample {
 
 impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.median.is_nan() {
+            return f.pad("-");
+        }
         f.pad(&format!("{:.0} ({:.0})", self.median, self.least))
     }
 }
