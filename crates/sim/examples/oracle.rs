@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo run -q -p keepstate-sim --example oracle -- [NAME-SUBSTRING] [--show N] [--all]
+//! cargo run -q -p keepstate-sim --example oracle -- --labels LABELS CAPTURE [--show N] [--sysctl NAME=VALUE]
 //! ```
 //!
 //! Prints each comparison with differences (all with `--all`), and the first difference of each
@@ -11,25 +12,21 @@
 #[allow(dead_code, reason = "the tests use the rest")]
 mod oracle;
 
-use oracle::{Difference, cases, compare};
+use oracle::{Case, Difference, cases, compare};
 
 struct Arguments {
+    /// Part of a name, or with `--labels` a file.
     name: String,
+    labels: Option<String>,
+    sysctls: Vec<String>,
     show: usize,
     all: bool,
 }
 
 fn main() {
     let arguments = arguments();
-    let Some(shared) = keepstate_testkit::shared_dir() else {
-        eprintln!("no shared captures: set {}", keepstate_testkit::SHARED);
-        std::process::exit(1);
-    };
     let (mut packets, mut differing, mut compared) = (0, 0, 0);
-    for case in cases(&shared) {
-        if !case.name.contains(&arguments.name) {
-            continue;
-        }
+    for case in chosen(&arguments) {
         let comparison = compare(&case);
         let different = comparison.differences.len();
         compared += 1;
@@ -48,6 +45,25 @@ fn main() {
         }
     }
     println!("{compared} comparisons, {packets} packets, {differing} disagreeing");
+}
+
+fn chosen(arguments: &Arguments) -> Vec<Case> {
+    if let Some(labels) = &arguments.labels {
+        return vec![Case {
+            name: arguments.name.clone(),
+            kind: String::new(),
+            capture: arguments.name.clone().into(),
+            labels: labels.into(),
+            sysctls: arguments.sysctls.clone(),
+        }];
+    }
+    let Some(shared) = keepstate_testkit::shared_dir() else {
+        eprintln!("no shared captures: set {}", keepstate_testkit::SHARED);
+        std::process::exit(1);
+    };
+    let mut cases = cases(&shared);
+    cases.retain(|case| case.name.contains(&arguments.name));
+    cases
 }
 
 fn describe(difference: &Difference) -> String {
@@ -94,6 +110,8 @@ fn describe(difference: &Difference) -> String {
 fn arguments() -> Arguments {
     let mut arguments = Arguments {
         name: String::new(),
+        labels: None,
+        sysctls: Vec::new(),
         show: 0,
         all: false,
     };
@@ -104,6 +122,8 @@ fn arguments() -> Arguments {
                 let number = words.next().and_then(|word| word.parse().ok());
                 arguments.show = number.unwrap_or(10);
             }
+            "--labels" => arguments.labels = words.next(),
+            "--sysctl" => arguments.sysctls.extend(words.next()),
             "--all" => arguments.all = true,
             _ => arguments.name = word,
         }

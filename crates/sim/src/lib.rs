@@ -17,3 +17,4 @@ pub mod replay;
 pub mod story;
 mod sweeper;
 pub mod sysctl;
+pub mod traffic;
