@@ -13,6 +13,8 @@ use keepstate_flowmemory::{Accounting, OwnedTable, SliceTable, buckets_for};
 
 const NOW: Tick = Tick(1000);
 const LATER: u32 = 2000;
+/// All keys lie in the first bucket, or the second when that is full.
+const ONE_PAIR: [u32; 2] = [2, 2];
 
 #[test]
 fn what_was_inserted_is_found_until_it_expires() {
@@ -98,7 +100,7 @@ fn a_removed_record_is_gone_and_its_slot_is_used_again() {
 
 #[test]
 fn at_the_limit_the_oldest_half_open_record_goes() {
-    let mut settings = settings(3, [1, 1], 1);
+    let mut settings = settings(3, ONE_PAIR, 1);
     settings.half_open_max = 3;
     let owned = OwnedTable::new(settings.buckets, Accounting::No);
     let table = owned.as_slices();
@@ -168,7 +170,7 @@ fn at_the_limit_the_oldest_half_open_record_goes() {
 
 #[test]
 fn half_open_records_have_a_limit_of_their_own() {
-    let mut settings = settings(8, [1, 1], 1);
+    let mut settings = settings(8, ONE_PAIR, 1);
     settings.half_open_max = 2;
     let owned = OwnedTable::new(settings.buckets, Accounting::No);
     let table = owned.as_slices();
@@ -192,17 +194,17 @@ fn half_open_records_have_a_limit_of_their_own() {
 
 #[test]
 fn a_full_pair_of_buckets_refuses_what_is_confirmed() {
-    let settings = settings(100, [1, 1], 1);
+    let settings = settings(100, ONE_PAIR, 1);
     let owned = OwnedTable::new(settings.buckets, Accounting::No);
     let table = owned.as_slices();
-    for number in 0..8 {
+    for number in 0..16 {
         let key = key_v4(number, 1);
         let done = insert(&table, &key, &record(LATER), HalfOpen::No, &settings, NOW);
         assert!(matches!(done, Insert::Done(_)));
     }
     let refused = insert(
         &table,
-        &key_v4(8, 1),
+        &key_v4(16, 1),
         &record(LATER),
         HalfOpen::No,
         &settings,
@@ -302,7 +304,7 @@ fn a_slot_left_by_a_killed_process_is_recovered() {
 /// is counted down by who takes the slot.
 #[test]
 fn a_stray_half_open_bit_does_no_harm() {
-    let settings = settings(100, [1, 1], 1);
+    let settings = settings(100, ONE_PAIR, 1);
     let owned = OwnedTable::new(settings.buckets, Accounting::No);
     let table = owned.as_slices();
     let key = key_v4(1, 1);

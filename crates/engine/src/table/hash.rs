@@ -20,7 +20,7 @@ use crate::settings::Settings;
 use crate::tuple::{Family, FlowKey, KEY_WORD0_FOREIGN_BITS};
 
 impl Hash {
-    /// The place of a key. Never fails; a table without buckets has its places outside of it.
+    /// The place of a key. Never fails; a table of less than two buckets has its places outside of it.
     pub fn of(key: &FlowKey, settings: &Settings) -> Self {
         let hash = finish(sum(key, &settings.hash_keys), &settings.hash_keys);
         let [buckets_v4, buckets_v6] = settings.buckets;
@@ -37,17 +37,13 @@ impl Hash {
                 scale((hash >> 32) as u32, half),
                 half + scale(hash as u32, half),
             ],
-            tag: match low {
-                0 => 1,
-                0x7f => 0x7e,
-                _ => low,
-            },
+            tag: if low == 0 { 1 } else { low },
             id: (hash.wrapping_mul(MULTIPLIER_ID) >> 32) as u32,
         }
     }
 
     /// The four buckets where the key may lie, in the order of search. The second and the fourth
-    /// are the neighbours of the other two, and may not exist in a table of less than four.
+    /// are the neighbours of the other two. All different where there are at least four.
     pub const fn candidates(&self) -> [u32; 4] {
         let [first, second] = self.buckets;
         [first, first ^ 1, second, second ^ 1]

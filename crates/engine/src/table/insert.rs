@@ -140,7 +140,7 @@ impl<K: Kind, M: FlowMemory> Rounds<'_, K, M> {
             return false;
         };
         self.claim = Some(place);
-        if meets_equal_tag::<K, M>(self.memory, self.flow.hash, place) {
+        if meets_equal_tag::<K, M>(self.memory, self.flow.hash) {
             return false;
         }
         self.end = End::Publish;
@@ -208,7 +208,10 @@ fn claim_slot<K: Kind, M: FlowMemory>(
     settings: &Settings,
 ) -> Claim {
     let family = K::FAMILY;
-    let (bucket, tags) = choose_bucket::<K, M>(memory, flow.hash);
+    let Some(tags) = load_tags::<K, M>(memory, flow.hash) else {
+        return Claim::NoRoom;
+    };
+    let (bucket, tags) = choose_bucket(flow.hash, tags);
     if tags.empty().is_none() || is_at_limit(memory, flow.half_open, settings) {
         return Claim::NoRoom;
     }
@@ -237,11 +240,9 @@ fn claim_slot<K: Kind, M: FlowMemory>(
 
 /// The bucket for a new record, and its tags: of the pair with more room, the key's own bucket
 /// if it has any.
-fn choose_bucket<K: Kind, M: FlowMemory>(memory: &M, hash: &Hash) -> (u32, Tags) {
+const fn choose_bucket(hash: &Hash, tags: [Tags; 4]) -> (u32, Tags) {
     let [first, second] = hash.buckets;
-    let tags = |bucket| load_tags(memory, K::FAMILY, bucket);
-    let (first_tags, first_neighbour) = (tags(first), tags(first ^ 1));
-    let (second_tags, second_neighbour) = (tags(second), tags(second ^ 1));
+    let [first_tags, first_neighbour, second_tags, second_neighbour] = tags;
     let first_room = first_tags.empty().count() + first_neighbour.empty().count();
     let second_room = second_tags.empty().count() + second_neighbour.empty().count();
     let (own, own_tags, neighbour_tags) = if second_room > first_room {
@@ -284,22 +285,14 @@ fn is_at_limit<M: FlowMemory>(memory: &M, half_open: HalfOpen, settings: &Settin
             && words.load(gauges::HALF_OPEN) >= settings.half_open_max as u64)
 }
 
-/// Whether the key's tag stands in one of its buckets, except in the own slot. Without a loop,
-/// and without a look at any slot.
-fn meets_equal_tag<K: Kind, M: FlowMemory>(memory: &M, hash: &Hash, own: Place) -> bool {
-    let others = |bucket| {
-        let matching = load_tags(memory, K::FAMILY, bucket).matching(hash.tag);
-        if bucket == own.bucket {
-            matching.except(own.slot)
-        } else {
-            matching
-        }
+/// Whether another slot of the key's buckets has the same tag as the one just claimed. Without a
+/// loop, and without a look at any slot.
+fn meets_equal_tag<K: Kind, M: FlowMemory>(memory: &M, hash: &Hash) -> bool {
+    let Some([first, second, third, fourth]) = load_tags::<K, M>(memory, hash) else {
+        return true;
     };
-    let [first, first_neighbour, second, second_neighbour] = hash.candidates();
-    !(others(first).is_none()
-        && others(first_neighbour).is_none()
-        && others(second).is_none()
-        && others(second_neighbour).is_none())
+    let count = |tags: Tags| tags.matching(hash.tag).count();
+    count(first) + count(second) + count(third) + count(fourth) > 1
 }
 
 enum Scan {
@@ -316,7 +309,10 @@ enum Scan {
 fn scan<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, own: Place, now: Tick) -> Scan {
     let family = K::FAMILY;
     for bucket in flow.hash.candidates() {
-        let mut matching = load_tags(memory, family, bucket).matching(flow.hash.tag);
+        let Some(tags) = memory.tags(family, bucket) else {
+            continue;
+        };
+        let mut matching = Tags(tags.load(0)).matching(flow.hash.tag);
         for _ in 0..SLOTS_PER_BUCKET {
             if matching.is_none() {
                 break;

@@ -1,7 +1,7 @@
 //! Finding a record and writing it back.
 
 use super::tags::Tags;
-use super::{Found, Hash, Kind, Lookup, Place, V4, V6, key_matches, load_control, load_tags};
+use super::{Found, Hash, Kind, Lookup, Place, V4, V6, key_matches, load_control};
 use crate::host::{FlowMemory, Repeat, Words};
 use crate::limits::{RECORD_READS_MAX, SLOTS_PER_BUCKET, WRITER_WAITS_MAX};
 use crate::record::{CONTROL_WORD, Control, KEY_WORD, Record, SlotState, Warm};
@@ -31,41 +31,38 @@ fn lookup_kind<K: Kind, M: FlowMemory>(
     now: Tick,
     record: &mut Record,
 ) -> Lookup<M::Words> {
-    for bucket in hash.candidates() {
-        match lookup_in::<K, M>(memory, key, (bucket, hash.tag), now, record) {
-            Lookup::Missing => {}
-            result => return result,
-        }
+    match find::<K, M>(memory, key, hash) {
+        Some(place) => read::<K, M>(memory, key, place, now, record),
+        None => Lookup::Missing,
     }
-    Lookup::Missing
 }
 
-/// Looks at the slots of one bucket that have the key's tag.
+/// The slot that holds a live record of the key, by a first look.
+///
+/// This is apart from [`read`], since the verifier walks the reading once for each slot that it
+/// is reached from.
 #[inline(always)]
-fn lookup_in<K: Kind, M: FlowMemory>(
-    memory: &M,
-    key: &FlowKey,
-    (bucket, tag): (u32, u8),
-    now: Tick,
-    record: &mut Record,
-) -> Lookup<M::Words> {
-    let mut matching = load_tags(memory, K::FAMILY, bucket).matching(tag);
-    for _ in 0..SLOTS_PER_BUCKET {
-        if matching.is_none() {
-            return Lookup::Missing;
-        }
-        let place = Place {
-            family: K::FAMILY,
-            bucket,
-            slot: matching.lowest(),
-        };
-        matching = matching.rest();
-        match read::<K, M>(memory, key, place, now, record) {
-            Lookup::Missing => {}
-            result => return result,
+fn find<K: Kind, M: FlowMemory>(memory: &M, key: &FlowKey, hash: &Hash) -> Option<Place> {
+    for bucket in hash.candidates() {
+        let mut matching = Tags(memory.tags(K::FAMILY, bucket)?.load(0)).matching(hash.tag);
+        for _ in 0..SLOTS_PER_BUCKET {
+            if matching.is_none() {
+                break;
+            }
+            let place = Place {
+                family: K::FAMILY,
+                bucket,
+                slot: matching.lowest(),
+            };
+            matching = matching.rest();
+            let words = K::words(memory, place)?;
+            let is_live = load_control(words).slot_state() == SlotState::Live;
+            if is_live && key_matches::<K, _>(words, key) {
+                return Some(place);
+            }
         }
     }
-    Lookup::Missing
+    None
 }
 
 /// Reads the tags of a key's buckets, so that they are near when [`lookup`] needs them: a plane
@@ -157,7 +154,8 @@ fn store_changed<W: Words>(words: W, old: [u64; 5], new: [u64; 5]) {
     store(4, old4, new4);
 }
 
-/// Reads the record of a slot in one piece, if it is the key's, live and has not expired.
+/// Reads the record of a slot in one piece, if it is the key's, live and has not expired. The key
+/// is compared again: the slot may have passed to another flow since the first look.
 #[inline(always)]
 fn read<K: Kind, M: FlowMemory>(
     memory: &M,

@@ -93,7 +93,7 @@ pub mod gauges {
 pub struct Hash {
     /// The two buckets; see [`Hash::candidates`] for their neighbours.
     pub buckets: [u32; 2],
-    /// Seven bits, never all zeros, which is an empty slot, nor all ones.
+    /// Seven bits, never zero.
     pub tag: u8,
     /// A number for the flow, the same in both directions.
     pub id: u32,
@@ -193,11 +193,16 @@ fn load_control<W: Words>(words: W) -> Control {
     Control(words.load(CONTROL_WORD))
 }
 
-fn load_tags<M: FlowMemory>(memory: &M, family: Family, bucket: u32) -> Tags {
-    match memory.tags(family, bucket) {
-        Some(words) => Tags(words.load(0)),
-        None => Tags::NOWHERE,
-    }
+/// Tags of the key's four buckets; `None` where one of them does not exist. All or none, so that
+/// there is but one path for the verifier to follow.
+fn load_tags<K: Kind, M: FlowMemory>(memory: &M, hash: &Hash) -> Option<[Tags; 4]> {
+    let [first, first_neighbour, second, second_neighbour] = hash.candidates();
+    Some([
+        Tags(memory.tags(K::FAMILY, first)?.load(0)),
+        Tags(memory.tags(K::FAMILY, first_neighbour)?.load(0)),
+        Tags(memory.tags(K::FAMILY, second)?.load(0)),
+        Tags(memory.tags(K::FAMILY, second_neighbour)?.load(0)),
+    ])
 }
 
 fn key_matches<K: Kind, W: Words>(words: W, key: &FlowKey) -> bool {

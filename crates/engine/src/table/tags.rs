@@ -21,10 +21,6 @@ pub(super) struct Tags(pub(super) u64);
 pub(super) struct Slots(u64);
 
 impl Tags {
-    /// A bucket that does not exist: nothing to be found, since no tag is all ones, and no slot to
-    /// be had.
-    pub(super) const NOWHERE: Self = Self(HASH_BITS);
-
     /// Slots whose seven hash bits are those of `tag`.
     pub(super) const fn matching(self, tag: u8) -> Slots {
         Slots(zero_bytes((self.0 & HASH_BITS) ^ (tag as u64 * ONES)))
@@ -76,12 +72,6 @@ impl Slots {
     pub(super) const fn lowest(self) -> u32 {
         let bit = self.0 & self.0.wrapping_neg();
         ((bit >> 7).wrapping_mul(BYTE_NUMBERS) >> 56) as u32
-    }
-
-    /// All but this one.
-    #[must_use]
-    pub(super) const fn except(self, slot: u32) -> Self {
-        Self(self.0 & !(0xff << shift(slot)))
     }
 
     /// All but the lowest.
