@@ -7,12 +7,12 @@ use crate::judge::{self, Judgement};
 use crate::policy::NO_RULE;
 use crate::record::{Record, Warm};
 use crate::settings::SETTING_DROP_EVENTS;
-use crate::table::{Hash, gauges};
+use crate::table::{self, Hash, Place, gauges};
 use crate::time::Tick;
 use crate::trace::Step;
 pub use crate::track::Trackable;
 use crate::track::{self, Flow, Seen, Tracked};
-use crate::tuple::{Direction, Family, Oriented};
+use crate::tuple::{Direction, Oriented};
 use crate::verdict::{Hook, Reason, State, Verdict};
 use crate::wire::{self, Link, PacketInfo, Unparsed};
 
@@ -110,6 +110,8 @@ pub(crate) struct Run<'a, P, H> {
 pub struct Scratch {
     pub(crate) oriented: Oriented,
     pub(crate) hash: Hash,
+    /// Where the record was a moment ago, if a plane has looked.
+    pub(crate) guess: Option<Place>,
     /// The record that was found.
     pub(crate) seen: Seen,
     /// The record as the packet leaves it.
@@ -122,14 +124,19 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Where the record of the packet's flow may lie.
-    pub const fn hash(&self) -> &Hash {
-        &self.hash
+    /// Between [`prepare`] and [`finish`], first for all packets at hand: reads the tags of the
+    /// buckets where the record may lie.
+    #[inline(always)]
+    pub fn touch_tags<H: Host>(&self, host: &H) -> u64 {
+        table::touch_tags(host.flows(), self.info.family, &self.hash)
     }
 
-    /// Address family of the packet.
-    pub const fn family(&self) -> Family {
-        self.info.family
+    /// Then for all of them: reads the record that these tags tell of.
+    #[inline(always)]
+    pub fn touch_slot<H: Host>(&mut self, host: &H) -> u64 {
+        let touched = table::touch_slot(host.flows(), self.info.family, &self.hash);
+        self.guess = touched.map(|(place, _)| place);
+        touched.map_or(0, |(_, word)| word)
     }
 }
 
@@ -142,6 +149,7 @@ impl Default for Scratch {
                 tag: 0,
                 id: 0,
             },
+            guess: None,
             seen: Seen::NOTHING,
             record: Record::EMPTY,
             warm: Warm::default(),
@@ -157,15 +165,6 @@ impl Default for Scratch {
 /// between. Each round means that another packet of the same flow got through.
 const ROUNDS_MAX: u32 = 4;
 
-/// What [`prepare`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Prepared {
-    /// Nothing is left to do.
-    Judged(Outcome),
-    /// The packet is to be tracked, as the scratch memory says.
-    Ready(Trackable),
-}
-
 /// Judges one packet.
 #[inline(always)]
 pub fn process<P: Packet, H: Host>(
@@ -175,35 +174,34 @@ pub fn process<P: Packet, H: Host>(
     scratch: &mut Scratch,
     now: Tick,
 ) -> Outcome {
-    match prepare(packet, arrival, host, scratch) {
-        Prepared::Judged(outcome) => outcome,
-        Prepared::Ready(trackable) => finish(packet, arrival, host, scratch, trackable, now),
-    }
+    let trackable = prepare(packet, arrival, host, scratch);
+    finish(packet, arrival, host, scratch, trackable, now)
 }
 
 /// The first half of [`process`]: reads the headers and names the flow. Between the halves, a
 /// plane that has many packets at hand can have their records brought near, see
-/// [`crate::table::touch_tags`].
+/// [`Scratch::touch_tags`].
 #[inline(always)]
 pub fn prepare<P: Packet, H: Host>(
     packet: &P,
     arrival: &Arrival,
     host: &H,
     scratch: &mut Scratch,
-) -> Prepared {
+) -> Trackable {
+    scratch.guess = None;
     match wire::parse_into(packet, arrival, host.settings(), &mut scratch.info) {
         Ok(()) => {}
         Err(Unparsed::NotIp) => {
             host.trace(Step::NotParsed(None));
-            return Prepared::Judged(Outcome::NOT_JUDGED);
+            return Trackable::NotIp;
         }
         Err(Unparsed::Damaged(reason)) => {
             host.trace(Step::NotParsed(Some(reason)));
-            return Prepared::Judged(Outcome::refused(reason));
+            return Trackable::Damaged(reason);
         }
     }
     host.trace(Step::Parsed(scratch.info));
-    Prepared::Ready(track::name(host, scratch, arrival.zone))
+    track::name(host, scratch, arrival.zone)
 }
 
 /// The second half of [`process`].
@@ -216,6 +214,11 @@ pub fn finish<P: Packet, H: Host>(
     trackable: Trackable,
     now: Tick,
 ) -> Outcome {
+    match trackable {
+        Trackable::NotIp => return Outcome::NOT_JUDGED,
+        Trackable::Damaged(reason) => return Outcome::refused(reason),
+        _ => {}
+    }
     let run = Run {
         packet,
         arrival,
@@ -303,7 +306,8 @@ fn outcome_of(scratch: &Scratch) -> Outcome {
 }
 
 /// Tells of a packet that was dropped or is INVALID.
-#[inline(never)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
 fn emit_refusal<H: Host>(host: &H, scratch: &Scratch) {
     let outcome = &scratch.outcome;
     let Some(reason) = outcome.reason else {

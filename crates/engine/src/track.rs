@@ -90,6 +90,10 @@ impl Tracked {
 /// How a packet is to be tracked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trackable {
+    /// Not IP: not judged.
+    NotIp,
+    /// Too damaged to be judged.
+    Damaged(Reason),
     /// By the flow whose name is in the scratch memory.
     Flow,
     /// By the flow that it quotes.
@@ -101,7 +105,8 @@ pub enum Trackable {
 }
 
 /// Names the packet's flow.
-#[inline(never)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
 pub(crate) fn name<H: Host>(host: &H, scratch: &mut Scratch, zone: u16) -> Trackable {
     if let Some(reason) = scratch.info.damage {
         return Trackable::Invalid(reason);
@@ -137,8 +142,12 @@ pub(crate) fn track<P: Packet, H: Host>(
     match trackable {
         Trackable::Flow => {}
         Trackable::Error => return Some(track_error(run, scratch)),
-        Trackable::Untracked => return Some(Tracked::without_flow(State::Untracked, None)),
-        Trackable::Invalid(reason) => return Some(Tracked::invalid(reason)),
+        Trackable::Untracked | Trackable::NotIp => {
+            return Some(Tracked::without_flow(State::Untracked, None));
+        }
+        Trackable::Damaged(reason) | Trackable::Invalid(reason) => {
+            return Some(Tracked::invalid(reason));
+        }
     }
     match look(run.host, scratch, run.now) {
         Sight::Found => continue_flow(run, scratch),
@@ -165,7 +174,8 @@ enum Sight {
 }
 
 /// Looks the flow up, and puts what it finds into the scratch memory.
-#[inline(never)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
 fn look<H: Host>(host: &H, scratch: &mut Scratch, now: Tick) -> Sight {
     let Scratch {
         oriented,
@@ -173,7 +183,18 @@ fn look<H: Host>(host: &H, scratch: &mut Scratch, now: Tick) -> Sight {
         record,
         ..
     } = scratch;
-    match table::lookup(host.flows(), &oriented.key, hash, now, record) {
+    let flows = host.flows();
+    let mut result = match scratch.guess {
+        // In the kernel there is one packet at a time, and the verifier need not look here.
+        Some(place) if !cfg!(target_arch = "bpf") => {
+            table::lookup_at(flows, &oriented.key, place, now, record)
+        }
+        _ => Lookup::Missing,
+    };
+    if matches!(result, Lookup::Missing) {
+        result = table::lookup(flows, &oriented.key, hash, now, record);
+    }
+    match result {
         Lookup::Found(found) => {
             scratch.seen = Seen {
                 place: found.place,
@@ -300,7 +321,8 @@ const fn state_of(record: &Record, direction: Direction) -> State {
 }
 
 /// Writes the record as the packet leaves it; `None` when another CPU was first.
-#[inline(never)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
 fn write_back<H: Host>(host: &H, scratch: &mut Scratch, uses_warm: WarmUse) -> Option<()> {
     let flows = host.flows();
     let seen = &scratch.seen;
@@ -359,7 +381,8 @@ fn track_error<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -
 }
 
 /// Names the flow that an ICMP error quotes.
-#[inline(never)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
 fn name_quoted<P: Packet, H: Host>(
     run: &Run<'_, P, H>,
     scratch: &mut Scratch,
@@ -388,7 +411,8 @@ fn name_quoted<P: Packet, H: Host>(
 }
 
 /// Puts the record of a new flow into the table. `None` when another CPU was first.
-#[inline(never)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
 pub(crate) fn insert<H: Host>(
     host: &H,
     scratch: &Scratch,
@@ -418,7 +442,8 @@ pub(crate) fn insert<H: Host>(
 
 /// Remembers the rules' outcome for the established packets of this direction. Losing a race here
 /// costs the next packet a walk.
-#[inline(never)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
 pub(crate) fn remember<H: Host>(host: &H, scratch: &Scratch, direction: Direction, outcome: u8) {
     let seen = &scratch.seen;
     let cached = CachedOutcomes(seen.cached).with(host.policy().epoch, direction, outcome);
@@ -465,7 +490,8 @@ pub(crate) fn count<M: FlowMemory>(flows: &M, gauge: u32) {
     }
 }
 
-#[inline(never)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
 fn emit<H: Host>(host: &H, kind: EventKind, scratch: &Scratch, control: Control) {
     if !host.settings().has(SETTING_FLOW_EVENTS) {
         return;

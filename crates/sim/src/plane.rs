@@ -6,9 +6,8 @@ use keepstate_engine::event::Event;
 use keepstate_engine::host::Route;
 use keepstate_engine::host::{FlowMemory, Host};
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
-use keepstate_engine::process::{Arrival, Outcome, Prepared, Scratch, finish, prepare, process};
+use keepstate_engine::process::{Arrival, Outcome, Scratch, finish, prepare, process};
 use keepstate_engine::settings::Settings;
-use keepstate_engine::table::{touch_slot, touch_tags};
 use keepstate_engine::time::Tick;
 use keepstate_engine::trace::Step;
 use keepstate_engine::wire::PacketInfo;
@@ -173,20 +172,22 @@ impl<M: FlowMemory, O: Observer> Plane<M, O> {
         }
         let mut touched = 0;
         for (scratch, _) in batch.scratch.iter().zip(prepared.iter().flatten()) {
-            touched ^= touch_tags(&self.flows, scratch.family(), scratch.hash());
+            touched ^= scratch.touch_tags(self);
         }
-        for (scratch, _) in batch.scratch.iter().zip(prepared.iter().flatten()) {
-            touched ^= touch_slot(&self.flows, scratch.family(), scratch.hash());
+        for (scratch, _) in batch.scratch.iter_mut().zip(prepared.iter().flatten()) {
+            touched ^= scratch.touch_slot(self);
         }
         std::hint::black_box(touched);
         let slots = batch.scratch.iter_mut().zip(prepared.iter().flatten());
         for ((scratch, prepared), packet) in slots.zip(packets) {
-            each(match *prepared {
-                Prepared::Judged(outcome) => outcome,
-                Prepared::Ready(trackable) => {
-                    finish(&Bytes(packet), arrival, self, scratch, trackable, now)
-                }
-            });
+            each(finish(
+                &Bytes(packet),
+                arrival,
+                self,
+                scratch,
+                *prepared,
+                now,
+            ));
         }
     }
 }

@@ -53,6 +53,7 @@ pub const fn tuple_of(info: &PacketInfo, zone: u16) -> Tuple {
 
 /// Brings a tuple as it was sent into canonical order. An ICMP message that is neither request
 /// nor reply has no name.
+#[cfg_attr(not(target_arch = "bpf"), inline(always))]
 pub fn orient(tuple: Tuple) -> Option<Oriented> {
     match Tracker::of(tuple.protocol, tuple.family) {
         Tracker::Icmp => icmp::orient(tuple),
@@ -61,7 +62,8 @@ pub fn orient(tuple: Tuple) -> Option<Oriented> {
 }
 
 /// Writes the record that the first packet of a flow makes; the error says why it makes none.
-#[inline(never)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
 pub(crate) fn begin<P: Packet, H: Host>(
     run: &Run<'_, P, H>,
     info: &PacketInfo,
@@ -85,7 +87,8 @@ pub(crate) fn begin<P: Packet, H: Host>(
 }
 
 /// Advances a flow by one packet.
-#[inline(never)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
 pub(crate) fn advance<P: Packet, H: Host>(
     run: &Run<'_, P, H>,
     info: &PacketInfo,

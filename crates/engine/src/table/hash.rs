@@ -21,6 +21,7 @@ use crate::tuple::{Family, FlowKey, KEY_WORD0_FOREIGN_BITS};
 
 impl Hash {
     /// The place of a key. Never fails; a table of less than two buckets has its places outside of it.
+    #[inline]
     pub fn of(key: &FlowKey, settings: &Settings) -> Self {
         let hash = finish(sum(key, &settings.hash_keys), &settings.hash_keys);
         let [buckets_v4, buckets_v6] = settings.buckets;

@@ -9,7 +9,8 @@ use crate::time::Tick;
 use crate::tuple::{Family, FlowKey, KEY_WORD0_FOREIGN_BITS};
 
 /// Finds the live record of a key and writes it to `record`. One that has expired is not found.
-#[inline(never)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
 pub fn lookup<M: FlowMemory>(
     memory: &M,
     key: &FlowKey,
@@ -76,19 +77,54 @@ pub fn touch_tags<M: FlowMemory>(memory: &M, family: Family, hash: &Hash) -> u64
     touched
 }
 
-/// Reads the slot that a key's record most likely lies in, as [`touch_tags`] does its tags.
-pub fn touch_slot<M: FlowMemory>(memory: &M, family: Family, hash: &Hash) -> u64 {
-    for bucket in hash.candidates() {
-        let Some(tags) = memory.tags(family, bucket) else {
-            continue;
-        };
-        let matching = Tags(tags.load(0)).matching(hash.tag);
-        if !matching.is_none() {
-            let words = memory.slot(family, bucket, matching.lowest());
-            return words.map_or(0, |words| words.load(0));
-        }
+/// The slot that a key's record most likely lies in, by its tags, and a number that keeps the
+/// read of the slot from being optimised away: see [`touch_tags`].
+#[inline(always)]
+pub fn touch_slot<M: FlowMemory>(memory: &M, family: Family, hash: &Hash) -> Option<(Place, u64)> {
+    let [first, second, third, fourth] = hash.candidates();
+    let bucket = |bucket| touch_bucket(memory, family, bucket, hash.tag);
+    bucket(first)
+        .or_else(|| bucket(second))
+        .or_else(|| bucket(third))
+        .or_else(|| bucket(fourth))
+}
+
+#[inline(always)]
+fn touch_bucket<M: FlowMemory>(
+    memory: &M,
+    family: Family,
+    bucket: u32,
+    tag: u8,
+) -> Option<(Place, u64)> {
+    let matching = Tags(memory.tags(family, bucket)?.load(0)).matching(tag);
+    if matching.is_none() {
+        return None;
     }
-    0
+    let slot = matching.lowest();
+    let word = memory.slot(family, bucket, slot)?.load(0);
+    Some((
+        Place {
+            family,
+            bucket,
+            slot,
+        },
+        word,
+    ))
+}
+
+/// As [`lookup`], in one slot alone.
+#[inline(always)]
+pub fn lookup_at<M: FlowMemory>(
+    memory: &M,
+    key: &FlowKey,
+    place: Place,
+    now: Tick,
+    record: &mut Record,
+) -> Lookup<M::Words> {
+    match key.family {
+        Family::V4 => read::<V4, M>(memory, key, place, now, record),
+        Family::V6 => read::<V6, M>(memory, key, place, now, record),
+    }
 }
 
 /// Writes a changed record back and gives its new control word; `None` when it changed since it
@@ -113,7 +149,7 @@ pub fn update<M: FlowMemory>(
     let changed_warm = warm.filter(|(words, warm)| Warm::read(*words) != **warm);
     // Should another CPU be writing, its words may be among those read here; the control word is
     // then no longer `old`, and the swap fails.
-    if old_words == new_words && cached == found.cached && changed_warm.is_none() {
+    if is_same(&old_words, &new_words) && cached == found.cached && changed_warm.is_none() {
         if new.differs_only_in_version(old) {
             return Some(old);
         }
@@ -132,6 +168,13 @@ pub fn update<M: FlowMemory>(
     }
     words.store(CONTROL_WORD, new.0);
     Some(new)
+}
+
+/// Without the loop that comparing arrays would be.
+const fn is_same(old: &[u64; 5], new: &[u64; 5]) -> bool {
+    let [old0, old1, old2, old3, old4] = *old;
+    let [new0, new1, new2, new3, new4] = *new;
+    (old0 ^ new0) | (old1 ^ new1) | (old2 ^ new2) | (old3 ^ new3) | (old4 ^ new4) == 0
 }
 
 fn state_words<W: Words>(words: W) -> [u64; 5] {

@@ -56,7 +56,7 @@ mod tags;
 use self::tags::Tags;
 
 pub use self::insert::insert;
-pub use self::lookup::{lookup, touch_slot, touch_tags, update};
+pub use self::lookup::{lookup, lookup_at, touch_slot, touch_tags, update};
 pub use self::remove::{confirm, remove};
 pub use self::sweep::{Entry, forget_outcomes, leftovers, recover, sweep, visit};
 

@@ -113,7 +113,8 @@ const fn is_extension(protocol: u8) -> bool {
 }
 
 /// Follows the chain to the transport header. ESP ends it: what follows is encrypted.
-#[inline(never)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
 fn skip_extensions<P: Packet>(packet: &P, chain: &mut Chain, end: u32) -> Result<(), Reason> {
     for _ in 0..IPV6_EXTENSIONS_MAX {
         if chain.protocol == NO_NEXT_HEADER {

@@ -162,7 +162,8 @@ pub(crate) fn parse_into<P: Packet>(
 }
 
 /// Reads all but the transport header, and sets what that will not.
-#[inline(never)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
 fn read_network<P: Packet>(
     packet: &P,
     arrival: &Arrival,

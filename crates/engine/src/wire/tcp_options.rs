@@ -32,7 +32,8 @@ pub const fn has_options(info: &PacketInfo) -> bool {
 }
 
 /// Reads the options of a SYN.
-#[inline(never)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
 pub(crate) fn syn_options<P: Packet, H: Host>(
     run: &Run<'_, P, H>,
     info: &PacketInfo,
@@ -43,7 +44,8 @@ pub(crate) fn syn_options<P: Packet, H: Host>(
 }
 
 /// The highest right edge of a segment's SACK blocks, or its acknowledgement where that is higher.
-#[inline(never)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
 pub(crate) fn highest_acknowledged<P: Packet, H: Host>(
     run: &Run<'_, P, H>,
     info: &PacketInfo,

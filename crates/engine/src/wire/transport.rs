@@ -29,7 +29,8 @@ pub mod tcp_flag {
 
 /// Fills in what the transport header says. The error is what is wrong with it; fields read
 /// before that are set.
-#[inline(never)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
 pub(super) fn read<P: Packet>(
     packet: &P,
     info: &mut PacketInfo,

@@ -147,7 +147,8 @@ fn begin_sender<P: Packet, H: Host>(
 }
 
 /// Holds a segment against the windows and moves them on.
-#[inline(never)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
 pub(super) fn check<P: Packet, H: Host>(
     run: &Run<'_, P, H>,
     segment: &Segment<'_>,
