@@ -1,9 +1,11 @@
 //! Sets replays beside the labels of Linux's tracker.
 //!
 //! ```text
-//! cargo run -q -p keepstate-sim --example oracle -- [NAME-SUBSTRING] [--show N] [--all]
+//! cargo run -q -p keepstate-sim --example oracle -- [NAME-SUBSTRING] [--show N] [--all] [--deep]
 //! cargo run -q -p keepstate-sim --example oracle -- --labels LABELS CAPTURE [--show N] [--sysctl NAME=VALUE]
 //! ```
+//!
+//! `--deep` also compares direction, timeout and status of the record.
 //!
 //! Prints each comparison with differences (all with `--all`), and the first difference of each
 //! flow, at most N of them (0 unless told).
@@ -12,7 +14,7 @@
 #[allow(dead_code, reason = "the tests use the rest")]
 mod oracle;
 
-use oracle::{Case, Difference, cases, compare};
+use oracle::{Case, Depth, Difference, cases, compare};
 
 struct Arguments {
     /// Part of a name, or with `--labels` a file.
@@ -20,6 +22,7 @@ struct Arguments {
     labels: Option<String>,
     sysctls: Vec<String>,
     show: usize,
+    depth: Depth,
     all: bool,
 }
 
@@ -27,7 +30,7 @@ fn main() {
     let arguments = arguments();
     let (mut packets, mut differing, mut compared) = (0, 0, 0);
     for case in chosen(&arguments) {
-        let comparison = compare(&case);
+        let comparison = compare(&case, arguments.depth);
         let different = comparison.differences.len();
         compared += 1;
         packets += comparison.packets;
@@ -82,10 +85,11 @@ fn describe(difference: &Difference) -> String {
     let what = match (difference.wrong_state, difference.wrong_tcp_state) {
         (true, true) => "both",
         (true, false) => "state",
-        (false, _) => "tcp",
+        (false, true) => "tcp",
+        (false, false) => difference.wrong_record.as_deref().unwrap_or_default(),
     };
     format!(
-        "frame {} t={} [{what}] ours: {ours} | linux: {} dgram={} tcp={} dir={} flow={} | {} {}:{} > {}:{} {} len={} csum={} | {} | {} | {}",
+        "frame {} t={} [{what}] ours: {ours} | linux: {} dgram={} tcp={} dir={} flow={} timeout={} status={} | {} {}:{} > {}:{} {} len={} csum={} | {} | {} | {}",
         column("frame"),
         column("time"),
         column("label"),
@@ -93,6 +97,8 @@ fn describe(difference: &Difference) -> String {
         column("state"),
         column("dir"),
         column("flow"),
+        column("timeout"),
+        column("status"),
         column("proto"),
         column("src"),
         column("sport"),
@@ -113,6 +119,7 @@ fn arguments() -> Arguments {
         labels: None,
         sysctls: Vec::new(),
         show: 0,
+        depth: Depth::States,
         all: false,
     };
     let mut words = std::env::args().skip(1);
@@ -124,6 +131,7 @@ fn arguments() -> Arguments {
             }
             "--labels" => arguments.labels = words.next(),
             "--sysctl" => arguments.sysctls.extend(words.next()),
+            "--deep" => arguments.depth = Depth::Records,
             "--all" => arguments.all = true,
             _ => arguments.name = word,
         }

@@ -14,6 +14,9 @@ const IPV4_HEADER_BYTES: usize = 20;
 const IPV6_HEADER_BYTES: usize = 40;
 const ICMP_HEADER_BYTES: usize = 8;
 
+/// A segment that ends before its flags names no connection; what an error quotes may end sooner.
+const TCP_BYTES_WITH_FLAGS: usize = 14;
+
 /// IPv6 extension headers that are passed over.
 const EXTENSIONS_MAX: u32 = 16;
 
@@ -33,10 +36,11 @@ pub fn endpoints(bytes: &[u8]) -> Option<Endpoints> {
 /// The tuple of a TCP segment, or of the TCP segment that an ICMP error quotes.
 pub fn tcp_tuple(bytes: &[u8]) -> Option<Tuple> {
     let packet = Packet::read(bytes)?;
-    packet.tcp_tuple().or_else(|| {
-        let quoted = Packet::read(packet.quoted()?)?;
-        quoted.tcp_tuple()
-    })
+    match packet.quoted() {
+        Some(quoted) => Packet::read(quoted)?.tcp_tuple(),
+        None if packet.transport.len() < TCP_BYTES_WITH_FLAGS => None,
+        None => packet.tcp_tuple(),
+    }
 }
 
 /// The headers of a packet, so far as they can be told.

@@ -38,14 +38,14 @@ fn written_cases_come_out_as_wanted() {
         }
         let mut cases = oracle::cases(&shared).into_iter();
         let case = cases.find(|case| case.name == name).expect("the case");
-        let judged = oracle::replay(&case);
+        let replayed = oracle::replay(&case);
         for want in oracle::table(&shared.join(format!("attacks/{name}.want.tsv"))) {
             let must = want.column("must");
             let frame = want.column("frame").parse().expect("a frame number");
             if AS_LINUX.contains(&(name, frame)) {
                 continue;
             }
-            let Some(judged) = judged.get(&frame) else {
+            let Some(judged) = replayed.get(&frame).map(|found| &found.judged) else {
                 complaints.push(format!("{name} frame {frame}: not read"));
                 continue;
             };

@@ -10,7 +10,7 @@ mod oracle;
 use std::collections::BTreeMap;
 
 use keepstate_testkit::{shared_dir_or_skip, skip};
-use oracle::{Difference, cases, compare};
+use oracle::{Depth, Difference, cases, compare};
 
 const EXPECTED: &str = include_str!("oracle-expected.tsv");
 
@@ -31,7 +31,7 @@ fn states_are_those_of_linux() {
             );
             continue;
         }
-        let comparison = compare(&case);
+        let comparison = compare(&case, Depth::States);
         let count = comparison.differences.len();
         packets += comparison.packets;
         differing += count;

@@ -5,8 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use keepstate_engine::record::{ASSURED, Record, SEEN_REPLY};
+use keepstate_engine::table::{Hash, Lookup, lookup};
+use keepstate_engine::time::Tick;
+use keepstate_engine::trace::Step;
+use keepstate_engine::tuple::Direction;
 use keepstate_engine::verdict::{State, Verdict};
 use keepstate_sim::capture::Reader;
+use keepstate_sim::plane::Recorder;
 use keepstate_sim::replay::{Judged, Options, Replay};
 use keepstate_sim::sysctl::Sysctl;
 
@@ -36,6 +42,24 @@ pub(crate) struct Difference {
     pub(crate) judged: Option<Judged>,
     pub(crate) wrong_state: bool,
     pub(crate) wrong_tcp_state: bool,
+    /// What differs of the record behind the state: direction, timeout, status.
+    pub(crate) wrong_record: Option<String>,
+}
+
+/// How closely to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// State and TCP state: what is promised.
+    States,
+    /// Also direction, timeout and status of the record.
+    Records,
+}
+
+/// What we made of a frame, and the record that its flow had afterwards.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Replayed {
+    pub(crate) judged: Judged,
+    record: Option<(Record, Tick)>,
 }
 
 /// A row of a table of labels, by column name.
@@ -101,24 +125,29 @@ pub(crate) fn cases(shared: &Path) -> Vec<Case> {
 }
 
 /// Replays a capture and compares it with its labels.
-pub(crate) fn compare(case: &Case) -> Comparison {
+pub(crate) fn compare(case: &Case, depth: Depth) -> Comparison {
     let rows = table(&case.labels);
-    let judged = replay(case);
+    let replayed = replay(case);
     let mut comparison = Comparison {
         packets: rows.len(),
         differences: Vec::new(),
     };
     for row in rows {
         let number: u64 = row.column("frame").parse().expect("a frame number");
-        let found = judged.get(&number).copied();
-        let wrong_state = !found.is_some_and(|judged| state_fits(&row, &judged));
-        let wrong_tcp_state = !found.is_some_and(|judged| tcp_state_fits(&row, &judged));
-        if wrong_state || wrong_tcp_state {
+        let found = replayed.get(&number).copied();
+        let wrong_state = !found.is_some_and(|found| state_fits(&row, &found.judged));
+        let wrong_tcp_state = !found.is_some_and(|found| tcp_state_fits(&row, &found.judged));
+        let wrong_record = match (depth, found) {
+            (Depth::Records, Some(found)) => record_difference(&row, &found),
+            _ => None,
+        };
+        if wrong_state || wrong_tcp_state || wrong_record.is_some() {
             comparison.differences.push(Difference {
                 row,
-                judged: found,
+                judged: found.map(|found| found.judged),
                 wrong_state,
                 wrong_tcp_state,
+                wrong_record,
             });
         }
     }
@@ -126,7 +155,7 @@ pub(crate) fn compare(case: &Case) -> Comparison {
 }
 
 /// Replays a capture without rules: everything is let through and tracked, as it was for Linux.
-pub(crate) fn replay(case: &Case) -> BTreeMap<u64, Judged> {
+pub(crate) fn replay(case: &Case) -> BTreeMap<u64, Replayed> {
     let sysctls = case.sysctls.iter();
     let options = Options {
         sysctls: sysctls
@@ -136,15 +165,65 @@ pub(crate) fn replay(case: &Case) -> BTreeMap<u64, Judged> {
     };
     let settings = options.settings();
     let table = Options::table(&settings);
-    let mut replay = Replay::new(&table, settings, options, ());
+    let mut replay = Replay::new(&table, settings, options, Recorder::default());
     let file = File::open(&case.capture).expect("the capture");
     let mut reader = Reader::new(file).expect("a capture");
-    let mut judged = BTreeMap::new();
+    let mut replayed = BTreeMap::new();
     // A capture that is cut ends where it is cut, for Linux and for us.
     while let Ok(Some(frame)) = reader.next_frame() {
-        judged.insert(frame.number, replay.judge(&frame));
+        let judged = replay.judge(&frame);
+        let record = record_of(&replay);
+        replayed.insert(frame.number, Replayed { judged, record });
     }
-    judged
+    replayed
+}
+
+/// The record of the flow that the last packet named.
+fn record_of(replay: &Replay<'_, Recorder>) -> Option<(Record, Tick)> {
+    let steps = replay.plane().observer.take();
+    let key = steps.iter().find_map(|step| match step {
+        Step::Named(_, oriented) => Some(oriented.key),
+        _ => None,
+    })?;
+    let plane = replay.plane();
+    let hash = Hash::of(&key, &plane.settings);
+    let mut record = Record::EMPTY;
+    match lookup(&plane.flows, &key, &hash, replay.now(), &mut record) {
+        Lookup::Found(_) => Some((record, replay.now())),
+        _ => None,
+    }
+}
+
+/// Direction, timeout within a second, SEEN_REPLY and ASSURED.
+fn record_difference(row: &Row, replayed: &Replayed) -> Option<String> {
+    let label = row.column("label");
+    let is_followed = matches!(label, "NEW" | "ESTABLISHED") && row.column("proto") != "132";
+    // A record that the packet itself ended has no timeout.
+    if !is_followed || row.column("status").contains("DYING") {
+        return None;
+    }
+    let ours = match replayed.judged.outcome.direction {
+        Some(Direction::Original) => "orig",
+        Some(Direction::Reply) => "reply",
+        None => "",
+    };
+    if row.column("dir") != ours {
+        return Some(format!("direction {ours}"));
+    }
+    let wanted: i64 = row.column("timeout").parse().ok()?;
+    let Some((record, now)) = replayed.record else {
+        return Some("no record".to_owned());
+    };
+    let left = i64::from(record.deadline.seconds_left(now));
+    if (left - wanted).abs() > 1 {
+        return Some(format!("timeout {left}"));
+    }
+    for (flag, name) in [(SEEN_REPLY, "SEEN_REPLY"), (ASSURED, "ASSURED")] {
+        if record.has(flag) != row.column("status").contains(name) {
+            return Some(format!("{name} is {}", record.has(flag)));
+        }
+    }
+    None
 }
 
 impl Comparison {
