@@ -28,7 +28,7 @@ const COVERAGE_FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module \
 
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
     let (seconds, targets) = parse(arguments)?;
-    let directory = target_directory()?.join("fuzz");
+    let directory = shell::target_directory()?.join("fuzz");
     let program = build(&directory)?;
     let mut found = false;
     for target in targets {
@@ -64,19 +64,9 @@ fn parse(arguments: &[String]) -> anyhow::Result<(u64, Vec<&'static Target>)> {
     Ok((seconds, targets))
 }
 
-/// Where cargo puts what it builds.
-fn target_directory() -> anyhow::Result<PathBuf> {
-    let own = std::env::current_exe().context("cannot tell where this program lies")?;
-    let directory = own
-        .ancestors()
-        .nth(2)
-        .context("this program lies in target/PROFILE")?;
-    Ok(directory.to_path_buf())
-}
-
 fn build(directory: &Path) -> anyhow::Result<PathBuf> {
     // With a target named, the flags are not for build scripts and macros.
-    let triple = host_triple()?;
+    let triple = shell::host_triple()?;
     shell::run(
         shell::cargo()
             .args([
@@ -95,17 +85,6 @@ fn build(directory: &Path) -> anyhow::Result<PathBuf> {
         .join("build")
         .join(triple)
         .join("release/keepstate-libfuzzer"))
-}
-
-fn host_triple() -> anyhow::Result<String> {
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let output = Command::new(rustc)
-        .arg("-vV")
-        .output()
-        .context("cannot start rustc")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
-    Ok(host.context("rustc names no host")?.to_owned())
 }
 
 /// Whether the target came through without a finding.

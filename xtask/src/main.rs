@@ -4,7 +4,9 @@ mod bench;
 mod bpf;
 mod docs;
 mod fuzz;
+mod kernels;
 mod shell;
+mod tally;
 mod test;
 
 use std::process::ExitCode;
@@ -59,6 +61,12 @@ const TASKS: &[Task] = &[
         arguments: "[--seconds N] [TARGET]...",
         help: "fuzz parsers and engine, guided by coverage, N seconds each (60)",
         run: fuzz::run,
+    },
+    Task {
+        name: "kernels",
+        arguments: "[PACKAGE]...",
+        help: "boot Debian's 6.1 and newest backport in qemu and run the twin test there",
+        run: kernels::run,
     },
     Task {
         name: "docs",

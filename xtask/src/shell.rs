@@ -20,6 +20,28 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// Where cargo puts what it builds.
+pub(crate) fn target_directory() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot tell where this program lies")?;
+    let directory = own
+        .ancestors()
+        .nth(2)
+        .context("this program lies in target/PROFILE")?;
+    Ok(directory.to_path_buf())
+}
+
+/// The machine that rustc compiles for unless told otherwise.
+pub(crate) fn host_triple() -> anyhow::Result<String> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(rustc)
+        .arg("-vV")
+        .output()
+        .context("cannot start rustc")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc names no host")?.to_owned())
+}
+
 /// Runs a command to its end; an error when it fails.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     let status = command
