@@ -29,10 +29,13 @@ pub const RECORD_READS_MAX: u32 = 4;
 /// few nanoseconds; after this many looks it has been descheduled.
 pub const WRITER_WAITS_MAX: u32 = 64;
 
-/// Rounds of an insert that did not get through at once, since room must be made or another CPU
-/// inserts into the same buckets. Each is a look at four tag words, so together they last longer
-/// than another CPU needs from claiming a slot to publishing it.
-pub const INSERT_ROUNDS_MAX: u32 = 32;
+/// Rounds of an insert. One is enough, unless other CPUs insert into the same buckets at the same
+/// instant; each round waits for one of them.
+pub const INSERT_ROUNDS_MAX: u32 = 4;
+
+/// How often an insert looks at a slot that another CPU has claimed and not yet published, which
+/// takes it two or three misses of the cache.
+pub const CLAIMER_WAITS_MAX: u32 = 256;
 
 /// How often a compare-and-swap of a tags word is tried again. Each failure means that another
 /// CPU changed that bucket within the last few nanoseconds.

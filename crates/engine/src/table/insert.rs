@@ -45,8 +45,6 @@
 //! and 0.03 % for `h = s / 4`; a limit for half-open records much below an eighth of the slots
 //! would refuse new flows before it is of use.
 
-use core::marker::PhantomData;
-
 use super::remove::{release, remove};
 use super::tags::Tags;
 use super::{
@@ -54,7 +52,7 @@ use super::{
     key_matches, load_control, load_tags,
 };
 use crate::host::{FlowMemory, Repeat, Words};
-use crate::limits::{ACCOUNTING_WORDS, INSERT_ROUNDS_MAX, SLOTS_PER_BUCKET};
+use crate::limits::{ACCOUNTING_WORDS, CLAIMER_WAITS_MAX, INSERT_ROUNDS_MAX, SLOTS_PER_BUCKET};
 use crate::record::{CONTROL_WORD, Control, KEY_WORD, SlotState};
 use crate::settings::Settings;
 use crate::time::Tick;
@@ -79,153 +77,142 @@ fn insert_kind<K: Kind, M: FlowMemory>(
     settings: &Settings,
     now: Tick,
 ) -> Insert {
-    let mut rounds = Rounds::<K, M> {
-        memory,
-        flow,
-        settings,
-        now,
-        claim: None,
-        kind: PhantomData,
-        end: End::Contended,
+    if (is_at_limit(memory, flow.half_open, settings) || !has_room::<K, M>(memory, flow.hash))
+        && make_room::<K, M>(memory, flow.hash, now) == Room::None
+    {
+        count_up(memory, gauges::REFUSED);
+        return Insert::Full;
+    }
+    // Not an option of a place: without a claim, a register of it would be left undefined, and the
+    // verifier refuses to see it stored.
+    let mut place = Place {
+        family: K::FAMILY,
+        bucket: 0,
+        slot: 0,
     };
-    if !rounds.is_done_at_once() {
-        memory.repeat(INSERT_ROUNDS_MAX, &mut rounds);
-    }
-    match (rounds.end, rounds.claim) {
-        (End::Publish, Some(place)) => {
-            publish::<K, M>(memory, flow, place);
-            return Insert::Done(place);
-        }
-        (_, Some(place)) => release(memory, place),
-        (_, None) => {}
-    }
-    match rounds.end {
-        End::Exists => Insert::Exists,
-        End::Full => {
-            count_up(memory, gauges::REFUSED);
-            Insert::Full
-        }
-        End::Publish | End::Contended => {
-            count_up(memory, gauges::CONTENDED);
-            Insert::Contended
-        }
-    }
-}
-
-/// An insert under way.
-struct Rounds<'a, K, M> {
-    memory: &'a M,
-    flow: &'a NewFlow<'a>,
-    settings: &'a Settings,
-    now: Tick,
-    claim: Option<Place>,
-    end: End,
-    kind: PhantomData<K>,
-}
-
-/// How the rounds ended.
-#[derive(Clone, Copy)]
-enum End {
-    /// Not by themselves.
-    Contended,
-    Publish,
-    Exists,
-    Full,
-}
-
-impl<K: Kind, M: FlowMemory> Rounds<'_, K, M> {
-    /// What most inserts need: a claim, and a scan that finds no equal tag.
-    fn is_done_at_once(&mut self) -> bool {
-        let Claim::Done(place) = claim_slot::<K, M>(self.memory, self.flow, self.settings) else {
-            return false;
-        };
-        self.claim = Some(place);
-        if meets_equal_tag::<K, M>(self.memory, self.flow.hash) {
-            return false;
-        }
-        self.end = End::Publish;
-        true
-    }
-
-    fn make_room(&mut self) -> bool {
-        let mut room = MakeRoom {
-            memory: self.memory,
-            buckets: self.flow.hash.candidates(),
-            now: self.now,
-            room: Room::None,
-            kind: PhantomData::<K>,
-        };
-        self.memory.repeat(room.buckets.len() as u32, &mut room);
-        if room.room == Room::None {
-            self.end = End::Full;
-        }
-        room.room != Room::None
-    }
-}
-
-impl<K: Kind, M: FlowMemory> Repeat for Rounds<'_, K, M> {
-    fn step(&mut self) -> bool {
-        let Some(place) = self.claim else {
-            return match claim_slot::<K, M>(self.memory, self.flow, self.settings) {
-                Claim::Done(place) => {
-                    self.claim = Some(place);
-                    true
-                }
-                Claim::Lost => true,
-                Claim::NoRoom => self.make_room(),
-            };
-        };
-        match scan::<K, M>(self.memory, self.flow, place, self.now) {
-            Scan::Clear => self.end = End::Publish,
-            Scan::Exists => self.end = End::Exists,
-            Scan::Expired(other, control) => {
-                remove(self.memory, other, control);
-                return true;
-            }
-            Scan::Claimed(other) => {
-                if other.rank() < place.rank() {
-                    release(self.memory, place);
-                    self.claim = None;
-                }
-                self.memory.relax();
-                return true;
+    let mut claim = Claim::None;
+    for _ in 0..INSERT_ROUNDS_MAX {
+        if claim == Claim::None {
+            claim = claim_slot::<K, M>(memory, flow, &mut place);
+            if claim == Claim::None {
+                continue;
             }
         }
-        false
+        match settle::<K, M>(memory, flow, place, now) {
+            Settled::Alone => {
+                publish::<K, M>(memory, flow, place);
+                return Insert::Done(place);
+            }
+            Settled::Exists => {
+                release(memory, place);
+                return Insert::Exists;
+            }
+            Settled::KeepsClaim => {}
+            Settled::Withdrawn => claim = Claim::None,
+        }
     }
+    if claim == Claim::Held {
+        release(memory, place);
+    }
+    count_up(memory, gauges::CONTENDED);
+    Insert::Contended
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Claim {
-    Done(Place),
-    /// Another CPU changed the bucket.
-    Lost,
-    NoRoom,
+    None,
+    Held,
 }
 
-fn claim_slot<K: Kind, M: FlowMemory>(
+/// What became of a claim in one round.
+enum Settled {
+    /// Nobody else has the key or may come to have it.
+    Alone,
+    Exists,
+    KeepsClaim,
+    Withdrawn,
+}
+
+/// Compares a claim with all others that concern its key.
+fn settle<K: Kind, M: FlowMemory>(
     memory: &M,
     flow: &NewFlow<'_>,
-    settings: &Settings,
-) -> Claim {
-    let family = K::FAMILY;
+    place: Place,
+    now: Tick,
+) -> Settled {
+    if !meets_equal_tag::<K, M>(memory, flow.hash) {
+        return Settled::Alone;
+    }
+    let Some(other) = find_other::<K, M>(memory, flow, place) else {
+        return Settled::Alone;
+    };
+    match judge::<K, M>(memory, flow.key, other, now) {
+        Conflict::Gone => Settled::KeepsClaim,
+        Conflict::Exists => Settled::Exists,
+        Conflict::Expired(control) => {
+            remove(memory, other, control);
+            Settled::KeepsClaim
+        }
+        Conflict::Claimed if other.rank() < place.rank() => {
+            release(memory, place);
+            wait_for_claimer::<K, M>(memory, other, flow.hash.tag);
+            Settled::Withdrawn
+        }
+        Conflict::Claimed => {
+            wait_for_claimer::<K, M>(memory, other, flow.hash.tag);
+            Settled::KeepsClaim
+        }
+    }
+}
+
+fn wait_for_claimer<K: Kind, M: FlowMemory>(memory: &M, place: Place, tag: u8) {
+    let Some(tags) = memory.tags(K::FAMILY, place.bucket) else {
+        return;
+    };
+    let Some(words) = K::words(memory, place) else {
+        return;
+    };
+    let mut wait = WaitForClaimer {
+        memory,
+        tags,
+        words,
+        slot: place.slot,
+        tag,
+    };
+    memory.repeat(CLAIMER_WAITS_MAX, &mut wait);
+}
+
+/// Looks at a claimed slot until it is published or given back.
+struct WaitForClaimer<'a, M: FlowMemory> {
+    memory: &'a M,
+    tags: M::Words,
+    words: M::Words,
+    slot: u32,
+    tag: u8,
+}
+
+impl<M: FlowMemory> Repeat for WaitForClaimer<'_, M> {
+    fn step(&mut self) -> bool {
+        self.memory.relax();
+        Tags(self.tags.load(0)).has(self.slot, self.tag)
+            && load_control(self.words).slot_state() == SlotState::Free
+    }
+}
+
+/// Claims a slot, unless there is none or another CPU changed the bucket.
+fn claim_slot<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: &mut Place) -> Claim {
     let Some(tags) = load_tags::<K, M>(memory, flow.hash) else {
-        return Claim::NoRoom;
+        return Claim::None;
     };
     let (bucket, tags) = choose_bucket(flow.hash, tags);
-    if tags.empty().is_none() || is_at_limit(memory, flow.half_open, settings) {
-        return Claim::NoRoom;
-    }
-    let Some(words) = memory.tags(family, bucket) else {
-        return Claim::NoRoom;
+    let Some(words) = memory.tags(K::FAMILY, bucket) else {
+        return Claim::None;
     };
-    let place = Place {
-        family,
-        bucket,
-        slot: tags.empty().lowest(),
-    };
+    place.bucket = bucket;
+    place.slot = tags.empty().lowest();
     let claimed = tags.with(place.slot, tag_byte(flow));
-    if words.compare_exchange(0, tags.0, claimed.0) != tags.0 {
-        return Claim::Lost;
+    if tags.empty().is_none() || words.compare_exchange(0, tags.0, claimed.0) != tags.0 {
+        return Claim::None;
     }
     if tags.is_half_open(place.slot) {
         // Left behind by `release`.
@@ -234,8 +221,21 @@ fn claim_slot<K: Kind, M: FlowMemory>(
     if flow.half_open == HalfOpen::Yes {
         count_up(memory, gauges::HALF_OPEN);
     }
-    free_control::<K, M>(memory, place);
-    Claim::Done(place)
+    free_control::<K, M>(memory, *place);
+    Claim::Held
+}
+
+fn has_room<K: Kind, M: FlowMemory>(memory: &M, hash: &Hash) -> bool {
+    match load_tags::<K, M>(memory, hash) {
+        Some([first, second, third, fourth]) => {
+            let are_full = first.empty().is_none()
+                && second.empty().is_none()
+                && third.empty().is_none()
+                && fourth.empty().is_none();
+            !are_full
+        }
+        None => false,
+    }
 }
 
 /// The bucket for a new record, and its tags: of the pair with more room, the key's own bucket
@@ -295,65 +295,66 @@ fn meets_equal_tag<K: Kind, M: FlowMemory>(memory: &M, hash: &Hash) -> bool {
     count(first) + count(second) + count(third) + count(fourth) > 1
 }
 
-enum Scan {
-    Clear,
-    /// Live, with the same key.
-    Exists,
-    /// Live, with the same key, but expired.
-    Expired(Place, Control),
-    /// Another insert, perhaps of the same key, is under way.
-    Claimed(Place),
-}
-
-/// Looks for others with the key's tag in its buckets.
-fn scan<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, own: Place, now: Tick) -> Scan {
-    let family = K::FAMILY;
+/// A slot with the key's tag, other than the own one, that holds the key or may come to hold it.
+///
+/// A slot may pass to another flow between the reads. Then it was empty after the caller's
+/// claim, and whoever claimed it after that will see the caller.
+fn find_other<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, own: Place) -> Option<Place> {
     for bucket in flow.hash.candidates() {
-        let Some(tags) = memory.tags(family, bucket) else {
-            continue;
-        };
-        let mut matching = Tags(tags.load(0)).matching(flow.hash.tag);
+        let mut matching = Tags(memory.tags(K::FAMILY, bucket)?.load(0)).matching(flow.hash.tag);
         for _ in 0..SLOTS_PER_BUCKET {
             if matching.is_none() {
                 break;
             }
-            let slot = matching.lowest();
-            matching = matching.rest();
             let place = Place {
-                family,
+                family: K::FAMILY,
                 bucket,
-                slot,
+                slot: matching.lowest(),
             };
-            if place == own {
+            matching = matching.rest();
+            if place.rank() == own.rank() {
                 continue;
             }
-            match judge::<K, M>(memory, flow.key, place, now) {
-                Scan::Clear => {}
-                conflict => return conflict,
+            let words = K::words(memory, place)?;
+            let concerns = match load_control(words).slot_state() {
+                SlotState::Free => true,
+                SlotState::Live => key_matches::<K, _>(words, flow.key),
+                SlotState::Dead => false,
+            };
+            if concerns {
+                return Some(place);
             }
         }
     }
-    Scan::Clear
+    None
 }
 
-/// What a slot with the key's tag means for an insert.
-///
-/// The slot may pass to another flow between the reads. Then it was empty after the caller's
-/// claim, and whoever claimed it after that will see the caller.
-fn judge<K: Kind, M: FlowMemory>(memory: &M, key: &FlowKey, place: Place, now: Tick) -> Scan {
+/// What a slot that [`find_other`] found means for an insert.
+enum Conflict {
+    /// Nothing: it changed since.
+    Gone,
+    /// Live, with the same key.
+    Exists,
+    /// Live, with the same key, but expired.
+    Expired(Control),
+    /// Another insert, perhaps of the same key, is under way.
+    Claimed,
+}
+
+fn judge<K: Kind, M: FlowMemory>(memory: &M, key: &FlowKey, place: Place, now: Tick) -> Conflict {
     let Some(words) = K::words(memory, place) else {
-        return Scan::Clear;
+        return Conflict::Gone;
     };
     let control = load_control(words);
     match control.slot_state() {
-        SlotState::Free => Scan::Claimed(place),
-        SlotState::Dead => Scan::Clear,
-        SlotState::Live if !key_matches::<K, _>(words, key) => Scan::Clear,
+        SlotState::Free => Conflict::Claimed,
+        SlotState::Dead => Conflict::Gone,
+        SlotState::Live if !key_matches::<K, _>(words, key) => Conflict::Gone,
         // A locked one is just being renewed.
         SlotState::Live if control.is_locked() || !control.deadline().has_passed(now) => {
-            Scan::Exists
+            Conflict::Exists
         }
-        SlotState::Live => Scan::Expired(place, control),
+        SlotState::Live => Conflict::Expired(control),
     }
 }
 
@@ -385,80 +386,85 @@ fn publish<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: Place)
     words.store(CONTROL_WORD, control.0);
 }
 
-/// A search through the key's buckets for a record that may go.
-struct MakeRoom<'a, K, M> {
-    memory: &'a M,
-    /// Those still to be searched, the next one first.
-    buckets: [u32; 4],
-    now: Tick,
-    room: Room,
-    kind: PhantomData<K>,
-}
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Room {
+    /// A record went, or another CPU was at the one that should have gone.
     Made,
-    /// What should have gone changed meanwhile.
-    Moved,
     None,
 }
 
-impl<K: Kind, M: FlowMemory> Repeat for MakeRoom<'_, K, M> {
-    fn step(&mut self) -> bool {
-        let [bucket, second, third, fourth] = self.buckets;
-        self.buckets = [second, third, fourth, bucket];
-        self.room = make_room_in::<K, M>(self.memory, bucket, self.now);
-        self.room == Room::None
+/// Gives up one record of the key's buckets, if there is one that may go.
+fn make_room<K: Kind, M: FlowMemory>(memory: &M, hash: &Hash, now: Tick) -> Room {
+    for bucket in hash.candidates() {
+        let Some(tags) = memory.tags(K::FAMILY, bucket) else {
+            return Room::None;
+        };
+        let victim = find_victim::<K, M>(memory, bucket, tags, now);
+        if victim.left < u32::MAX {
+            let place = Place {
+                family: K::FAMILY,
+                bucket,
+                slot: victim.slot,
+            };
+            give_up(memory, tags, place, victim.control, now);
+            return Room::Made;
+        }
     }
+    Room::None
 }
 
-/// Gives up one record of a bucket, if there is one that may go.
-fn make_room_in<K: Kind, M: FlowMemory>(memory: &M, bucket: u32, now: Tick) -> Room {
-    let Some(tag_words) = memory.tags(K::FAMILY, bucket) else {
-        return Room::None;
-    };
-    let tags = Tags(tag_words.load(0));
+/// The record of a bucket that would go first.
+struct Victim {
+    slot: u32,
+    control: Control,
+    /// Ticks until it expires, zero if it has; the largest number if there is none.
+    left: u32,
+}
+
+/// The record of a bucket that has expired, or is half-open and would expire first.
+fn find_victim<K: Kind, M: FlowMemory>(
+    memory: &M,
+    bucket: u32,
+    tags: M::Words,
+    now: Tick,
+) -> Victim {
+    let tags = Tags(tags.load(0));
     let mut occupied = tags.occupied();
-    let mut oldest = None;
-    let mut oldest_left = u32::MAX;
+    let mut victim = Victim {
+        slot: 0,
+        control: Control(0),
+        left: u32::MAX,
+    };
     for _ in 0..SLOTS_PER_BUCKET {
         if occupied.is_none() {
             break;
         }
-        let place = Place {
-            family: K::FAMILY,
-            bucket,
-            slot: occupied.lowest(),
-        };
+        let slot = occupied.lowest();
         occupied = occupied.rest();
-        let Some(words) = K::words(memory, place) else {
-            return Room::None;
+        let Some(words) = memory.slot(K::FAMILY, bucket, slot) else {
+            break;
         };
         let control = load_control(words);
-        if control.slot_state() != SlotState::Live || control.is_locked() {
-            continue;
-        }
-        if control.deadline().has_passed(now) && remove(memory, place, control) {
-            return Room::Made;
-        }
+        let is_settled = control.slot_state() == SlotState::Live && !control.is_locked();
         let left = control.deadline().ticks_left(now);
-        if tags.is_half_open(place.slot) && left < oldest_left {
-            oldest = Some((place, control));
-            oldest_left = left;
+        let may_go = left == 0 || tags.is_half_open(slot);
+        if is_settled && may_go && left < victim.left {
+            victim = Victim {
+                slot,
+                control,
+                left,
+            };
         }
     }
-    match oldest {
-        Some((place, control)) => evict(memory, tag_words, place, control),
-        None => Room::None,
-    }
+    victim
 }
 
-/// Gives up a half-open record, unless it was confirmed or changed since `control` was read; see
+/// Removes a record, unless it was confirmed or changed since `control` was read; see
 /// [`super::confirm`] for why the tag is read again.
-fn evict<M: FlowMemory>(memory: &M, tags: M::Words, place: Place, control: Control) -> Room {
-    if !Tags(tags.load(0)).is_half_open(place.slot) || !remove(memory, place, control) {
-        return Room::Moved;
+fn give_up<M: FlowMemory>(memory: &M, tags: M::Words, place: Place, control: Control, now: Tick) {
+    if control.deadline().has_passed(now) {
+        remove(memory, place, control);
+    } else if Tags(tags.load(0)).is_half_open(place.slot) && remove(memory, place, control) {
+        count_up(memory, gauges::EVICTED);
     }
-    count_up(memory, gauges::EVICTED);
-    Room::Made
 }

@@ -38,6 +38,11 @@ impl Tags {
         self.0 & (HALF_OPEN << shift(slot)) != 0
     }
 
+    /// Whether a slot has the seven hash bits of `tag`.
+    pub(super) const fn has(self, slot: u32, tag: u8) -> bool {
+        ((self.0 >> shift(slot)) ^ tag as u64) & 0x7f == 0
+    }
+
     #[must_use]
     pub(super) const fn with(self, slot: u32, tag: u8) -> Self {
         Self(self.without(slot).0 | ((tag as u64) << shift(slot)))
