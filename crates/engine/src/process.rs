@@ -118,6 +118,7 @@ pub struct Scratch {
     pub(crate) record: Record,
     pub(crate) warm: Warm,
     pub(crate) info: PacketInfo,
+    pub(crate) trackable: Trackable,
     pub(crate) tracked: Tracked,
     pub(crate) judgement: Judgement,
     pub(crate) outcome: Outcome,
@@ -154,6 +155,7 @@ impl Default for Scratch {
             record: Record::EMPTY,
             warm: Warm::default(),
             info: PacketInfo::EMPTY,
+            trackable: Trackable::Untracked,
             tracked: Tracked::NOTHING,
             judgement: Judgement::NOTHING,
             outcome: Outcome::NOT_JUDGED,
@@ -225,8 +227,9 @@ pub fn finish<P: Packet, H: Host>(
         host,
         now,
     };
+    scratch.trackable = trackable;
     for _ in 0..ROUNDS_MAX {
-        if one_round(&run, scratch, trackable).is_some() {
+        if one_round(&run, scratch).is_some() && conclude(host, scratch, now).is_some() {
             host.trace(Step::Verdict(scratch.outcome.verdict));
             emit_refusal(host, scratch);
             return scratch.outcome;
@@ -241,17 +244,13 @@ pub fn finish<P: Packet, H: Host>(
 
 /// Tracks and judges; `None` when another CPU came in between and it must be done again. Rules
 /// that matched before that are then counted twice.
-#[inline(always)]
-fn one_round<P: Packet, H: Host>(
-    run: &Run<'_, P, H>,
-    scratch: &mut Scratch,
-    trackable: Trackable,
-) -> Option<()> {
+#[inline(never)]
+fn one_round<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Option<()> {
     let host = run.host;
-    scratch.tracked = track::track(run, scratch, trackable)?;
+    scratch.tracked = track::track(run, scratch)?;
     host.trace(Step::State(scratch.tracked.state, scratch.tracked.reason));
     judge::judge(host, run.arrival.path, scratch);
-    conclude(host, scratch, run.now)
+    Some(())
 }
 
 /// Writes what the judgement asks for, and the outcome.

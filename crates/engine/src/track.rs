@@ -137,9 +137,8 @@ pub(crate) fn name<H: Host>(host: &H, scratch: &mut Scratch, zone: u16) -> Track
 pub(crate) fn track<P: Packet, H: Host>(
     run: &Run<'_, P, H>,
     scratch: &mut Scratch,
-    trackable: Trackable,
 ) -> Option<Tracked> {
-    match trackable {
+    match scratch.trackable {
         Trackable::Flow => {}
         Trackable::Error => return Some(track_error(run, scratch)),
         Trackable::Untracked | Trackable::NotIp => {

@@ -143,13 +143,40 @@ pub fn update<M: FlowMemory>(
     warm: Option<(M::Words, &Warm)>,
     cached: u8,
 ) -> Option<Control> {
-    let words = found.words;
-    let (old, new) = (found.control, record.control(found.control));
-    let (old_words, new_words) = (state_words(words), record.words());
+    write_changes(&Change {
+        words: found.words,
+        control: found.control,
+        cached: (found.cached, cached),
+        record,
+        warm,
+    })
+}
+
+/// What [`update`] shall write, and where.
+struct Change<'a, W> {
+    words: W,
+    control: Control,
+    /// Old and new.
+    cached: (u8, u8),
+    record: &'a Record,
+    warm: Option<(W, &'a Warm)>,
+}
+
+#[inline(never)]
+fn write_changes<W: Words>(change: &Change<'_, W>) -> Option<Control> {
+    let Change {
+        words,
+        control: old,
+        cached: (old_cached, cached),
+        record,
+        warm,
+    } = *change;
+    let new = record.control(old);
+    let is_same = is_same_state(words, record.words());
     let changed_warm = warm.filter(|(words, warm)| Warm::read(*words) != **warm);
     // Should another CPU be writing, its words may be among those read here; the control word is
     // then no longer `old`, and the swap fails.
-    if is_same(&old_words, &new_words) && cached == found.cached && changed_warm.is_none() {
+    if is_same && cached == old_cached && changed_warm.is_none() {
         if new.differs_only_in_version(old) {
             return Some(old);
         }
@@ -158,11 +185,13 @@ pub fn update<M: FlowMemory>(
     if words.compare_exchange(CONTROL_WORD, old.0, old.locked().0) != old.0 {
         return None;
     }
-    store_changed(words, old_words, new_words);
+    if !is_same {
+        record.write(words);
+    }
     if let Some((words, warm)) = changed_warm {
         warm.write(words);
     }
-    if cached != found.cached {
+    if cached != old_cached {
         let word = words.load(KEY_WORD) & !KEY_WORD0_FOREIGN_BITS;
         words.store(KEY_WORD, word | cached as u64);
     }
@@ -170,31 +199,16 @@ pub fn update<M: FlowMemory>(
     Some(new)
 }
 
-/// Without the loop that comparing arrays would be.
-const fn is_same(old: &[u64; 5], new: &[u64; 5]) -> bool {
-    let [old0, old1, old2, old3, old4] = *old;
-    let [new0, new1, new2, new3, new4] = *new;
-    (old0 ^ new0) | (old1 ^ new1) | (old2 ^ new2) | (old3 ^ new3) | (old4 ^ new4) == 0
-}
-
-fn state_words<W: Words>(words: W) -> [u64; 5] {
-    [1, 2, 3, 4, 5].map(|word| words.load(CONTROL_WORD + word))
-}
-
-/// Word by word, since a loop over arrays would index the kernel's stack by a variable.
-fn store_changed<W: Words>(words: W, old: [u64; 5], new: [u64; 5]) {
-    let store = |word, old, new| {
-        if old != new {
-            words.store(CONTROL_WORD + 1 + word, new);
-        }
-    };
-    let [old0, old1, old2, old3, old4] = old;
-    let [new0, new1, new2, new3, new4] = new;
-    store(0, old0, new0);
-    store(1, old1, new1);
-    store(2, old2, new2);
-    store(3, old3, new3);
-    store(4, old4, new4);
+/// Whether a slot holds these words after its control word. Without a branch for each word, and
+/// without keeping any of them.
+fn is_same_state<W: Words>(words: W, new: [u64; 5]) -> bool {
+    let [new1, new2, new3, new4, new5] = new;
+    let difference = (words.load(CONTROL_WORD + 1) ^ new1)
+        | (words.load(CONTROL_WORD + 2) ^ new2)
+        | (words.load(CONTROL_WORD + 3) ^ new3)
+        | (words.load(CONTROL_WORD + 4) ^ new4)
+        | (words.load(CONTROL_WORD + 5) ^ new5);
+    difference == 0
 }
 
 /// Reads the record of a slot in one piece, if it is the key's, live and has not expired. The key

@@ -219,6 +219,7 @@ const fn effective_checksums(arrival: &Arrival, settings: &Settings) -> Checksum
 ///
 /// Ports are those of [`crate::tuple::Tuple`]; for a quoted ICMP message they are its identifier
 /// and its type and code as sent. `None` when the quote is too short or damaged.
+#[inline(never)]
 pub fn quoted<P: Packet>(packet: &P, family: Family, offset: u32) -> Option<Quoted> {
     let network = match family {
         Family::V4 => ipv4::quoted(packet, offset),
