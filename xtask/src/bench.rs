@@ -40,7 +40,8 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
         shell::cargo()
             .args([
                 "run",
-                "--release",
+                "--profile",
+                "measured",
                 "--quiet",
                 "--package",
                 "keepstate-benches",
