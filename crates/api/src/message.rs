@@ -103,7 +103,7 @@ pub struct Query {
 
 /// What the daemon answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "reply", rename_all = "snake_case")]
+#[serde(tag = "answer", rename_all = "snake_case")]
 pub enum Reply {
     Status(Box<Status>),
     Applied(Applied),

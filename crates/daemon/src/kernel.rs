@@ -41,6 +41,8 @@ pub enum KernelError {
         LAYOUT
     )]
     Layout { found: u32 },
+    #[error("the CPUs cannot be counted")]
+    Cpus(#[source] std::io::Error),
     #[error("{0}")]
     Pin(String, #[source] aya::pin::PinError),
 }

@@ -1,5 +1,19 @@
-//! The privileged part: it loads the kernel programs, and holds what they need.
+//! The privileged part: it loads the kernel programs, holds what they need, and serves the control
+//! socket.
 
+pub mod attach;
+mod clock;
 pub mod kernel;
+pub mod kernel_plane;
 pub mod mapped;
+pub mod netlink;
+pub mod run;
+pub mod server;
 pub mod twin;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing is left half done under the locks of this crate.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,5 +1,7 @@
 //! Flows in the words that administrators and their scripts know: the lines of `conntrack -L`
-//! (conntrack-tools 1.4.7) and of `/proc/net/nf_conntrack`.
+//! (conntrack-tools 1.4.7) and of `/proc/net/nf_conntrack`, and settings by their sysctl names.
+
+pub mod sysctl;
 
 use std::fmt::{self, Display, Formatter};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -74,6 +76,16 @@ impl Entry {
     /// The line of `conntrack -L`, without a line feed.
     pub const fn conntrack(&self) -> ConntrackLine<'_> {
         ConntrackLine(self)
+    }
+
+    /// What `conntrack -E` prints of a flow after the kind of event.
+    pub const fn event(&self, timeout: ShowTimeout) -> EventLine<'_> {
+        EventLine(self, timeout)
+    }
+
+    /// The addresses of a packet in the original direction.
+    pub const fn packet(&self) -> PacketLine<'_> {
+        PacketLine(self)
     }
 
     /// The line of `/proc/net/nf_conntrack`, without a line feed.
@@ -154,6 +166,53 @@ impl Display for ConntrackLine<'_> {
             write!(f, " zone={}", entry.original().zone)?;
         }
         f.write_str(" use=1")
+    }
+}
+
+/// A flow that ended has no timeout any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShowTimeout {
+    Yes,
+    No,
+}
+
+/// See [`Entry::event`].
+#[derive(Clone, Copy, Debug)]
+pub struct EventLine<'a>(&'a Entry, ShowTimeout);
+
+impl Display for EventLine<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self(entry, timeout) = self;
+        let protocol = entry.original().protocol;
+        write!(f, "{:<8} {protocol}", protocol_name(protocol))?;
+        if *timeout == ShowTimeout::Yes {
+            write!(f, " {}", entry.seconds_left)?;
+        }
+        if let Some(state) = entry.tcp_state() {
+            write!(f, " {state}")?;
+        }
+        entry.write_directions(f, AddressForm::Short)?;
+        if entry.mark != 0 {
+            write!(f, " mark={}", entry.mark)?;
+        }
+        if entry.original().zone != 0 {
+            write!(f, " zone={}", entry.original().zone)?;
+        }
+        Ok(())
+    }
+}
+
+/// See [`Entry::packet`].
+#[derive(Clone, Copy, Debug)]
+pub struct PacketLine<'a>(&'a Entry);
+
+impl Display for PacketLine<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let tuple = self.0.original();
+        let protocol = tuple.protocol;
+        write!(f, "{:<8} {protocol}", protocol_name(protocol))?;
+        let form = AddressForm::Short;
+        self.0.write_direction(f, tuple, Direction::Original, form)
     }
 }
 

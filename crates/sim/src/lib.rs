@@ -16,5 +16,6 @@ pub mod plane;
 pub mod replay;
 pub mod story;
 mod sweeper;
-pub mod sysctl;
 pub mod traffic;
+
+pub use keepstate_listing::sysctl;

@@ -117,6 +117,21 @@ impl Sysctl {
     }
 }
 
+/// All settings by name, in the order of their names.
+pub fn values(settings: &Settings) -> Vec<(&'static str, u32)> {
+    let switches = SWITCHES.iter();
+    let mut values: Vec<_> = switches
+        .map(|(name, flag)| (*name, u32::from(settings.has(*flag))))
+        .collect();
+    let timeouts = Timeout::ALL.iter();
+    let named = timeouts.filter(|timeout| !timeout.sysctl().is_empty());
+    values.extend(named.map(|timeout| (timeout.sysctl(), settings.seconds(*timeout))));
+    values.push(("nf_conntrack_tcp_max_retrans", settings.tcp_max_retrans));
+    values.push(("nf_conntrack_max", settings.flows_max));
+    values.sort_unstable();
+    values
+}
+
 fn timeout(name: &str) -> Option<Timeout> {
     let known = name.starts_with(PREFIX);
     let mut all = Timeout::ALL.iter().copied();

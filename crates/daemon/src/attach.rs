@@ -1,0 +1,389 @@
+//! Hanging programs on interfaces, in a way that outlives the daemon.
+//!
+//! XDP and tcx attachments are links, pinned under a name that says what they are: the kernel
+//! keeps them until the pin goes. Filters of clsact, on kernels before 6.6, live as long as the
+//! queueing discipline; a pinned program reminds whoever takes it down.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::tc::{NlOptions, TcAttachOptions};
+use aya::programs::{
+    LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode, loaded_programs,
+};
+use keepstate_api::Attachment;
+use keepstate_plane::names;
+
+use crate::kernel::{AttachMode, KernelError, Programs};
+use crate::netlink::{Interface, LinkLayer, Netlink};
+
+/// Why something could not be attached or taken down.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttachError {
+    #[error("there is no interface {0}")]
+    NoInterface(String),
+    #[error("{0}: the loopback needs no firewall, its packets never leave the host")]
+    Loopback(String),
+    #[error("cannot attach to {interface}")]
+    Program {
+        interface: String,
+        #[source]
+        error: ProgramError,
+    },
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error("the attachment to {0} cannot be opened")]
+    Link(String, #[source] LinkError),
+    #[error("the attachment to {0} cannot be pinned")]
+    Pin(String, #[source] aya::pin::PinError),
+    #[error("interfaces cannot be listed")]
+    Netlink(#[source] io::Error),
+    #[error("{0} cannot be removed")]
+    Remove(String, #[source] io::Error),
+    #[error("{0} programs are still loaded although nothing holds them")]
+    StillLoaded(usize),
+}
+
+/// How a program hangs on an interface. The names are those of pins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    XdpNative,
+    XdpGeneric,
+    TcxIngress,
+    TcxEgress,
+    Clsact,
+}
+
+impl Kind {
+    const ALL: [Self; 5] = [
+        Self::XdpNative,
+        Self::XdpGeneric,
+        Self::TcxIngress,
+        Self::TcxEgress,
+        Self::Clsact,
+    ];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::XdpNative => "link_xdp_native",
+            Self::XdpGeneric => "link_xdp_generic",
+            Self::TcxIngress => "link_tcx_ingress",
+            Self::TcxEgress => "link_tcx_egress",
+            Self::Clsact => "clsact",
+        }
+    }
+
+    fn pin(self, index: u32) -> String {
+        format!("{}_{index}", self.name())
+    }
+
+    /// Kind and interface of a pin.
+    fn of_pin(name: &str) -> Option<(Self, u32)> {
+        let (kind, index) = name.rsplit_once('_')?;
+        let kind = Self::ALL.into_iter().find(|known| known.name() == kind)?;
+        Some((kind, index.parse().ok()?))
+    }
+}
+
+/// Attaches to an interface what is not attached to it yet.
+pub fn attach(
+    programs: &mut Programs,
+    pins: &Path,
+    interface: &Interface,
+    mode: AttachMode,
+) -> Result<(), AttachError> {
+    let name = &interface.name;
+    let present = |kinds: &[Kind]| {
+        let mut paths = kinds
+            .iter()
+            .map(|kind| pins.join(kind.pin(interface.index)));
+        paths.any(|path| path.exists())
+    };
+    if interface.layer == LinkLayer::Loopback {
+        return Err(AttachError::Loopback(name.clone()));
+    }
+    let (egress, is_ethernet) = match interface.layer {
+        LinkLayer::Ethernet => (names::EGRESS_ETHERNET, true),
+        LinkLayer::Loopback | LinkLayer::Other => (names::EGRESS_BARE, false),
+    };
+    // The way out first: an answer that leaves without a record would be met by nothing.
+    if !present(&[Kind::TcxEgress, Kind::Clsact]) {
+        let program = programs.classifier(egress)?;
+        attach_classifier(program, pins, interface, TcAttachType::Egress)?;
+    }
+    if is_ethernet {
+        if !present(&[Kind::XdpNative, Kind::XdpGeneric]) {
+            attach_xdp(programs.xdp()?, pins, interface, mode)?;
+        }
+    } else if !present(&[Kind::TcxIngress]) {
+        let program = programs.classifier(names::INGRESS_TC)?;
+        attach_classifier(program, pins, interface, TcAttachType::Ingress)?;
+    }
+    Ok(())
+}
+
+fn attach_xdp(
+    program: &mut Xdp,
+    pins: &Path,
+    interface: &Interface,
+    mode: AttachMode,
+) -> Result<(), AttachError> {
+    let failed = |error| AttachError::Program {
+        interface: interface.name.clone(),
+        error,
+    };
+    let mut last = None;
+    for mode in mode.attempts() {
+        match program.attach_to_if_index(interface.index, *mode) {
+            Ok(id) => {
+                let link = program.take_link(id).map_err(failed)?;
+                let link = FdLink::try_from(link).map_err(|_| {
+                    // Without links there is nothing to pin; no kernel that is supported is so old.
+                    failed(ProgramError::NotAttached)
+                })?;
+                let kind = match mode {
+                    XdpMode::Skb => Kind::XdpGeneric,
+                    _ => Kind::XdpNative,
+                };
+                return pin(link, pins, kind, interface);
+            }
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(failed(last.unwrap_or(ProgramError::NotAttached)))
+}
+
+fn attach_classifier(
+    program: &mut SchedClassifier,
+    pins: &Path,
+    interface: &Interface,
+    direction: TcAttachType,
+) -> Result<(), AttachError> {
+    let failed = |error| AttachError::Program {
+        interface: interface.name.clone(),
+        error,
+    };
+    let tcx = TcAttachOptions::TcxOrder(LinkOrder::default());
+    if let Ok(id) = program.attach_with_options(&interface.name, direction, tcx) {
+        let link = program.take_link(id).map_err(failed)?;
+        let link = FdLink::try_from(link).map_err(|_| failed(ProgramError::NotAttached))?;
+        let kind = match direction {
+            TcAttachType::Ingress => Kind::TcxIngress,
+            _ => Kind::TcxEgress,
+        };
+        return pin(link, pins, kind, interface);
+    }
+    attach_clsact(program, pins, interface, direction)
+}
+
+/// For kernels before 6.6.
+fn attach_clsact(
+    program: &mut SchedClassifier,
+    pins: &Path,
+    interface: &Interface,
+    direction: TcAttachType,
+) -> Result<(), AttachError> {
+    let failed = |error| AttachError::Program {
+        interface: interface.name.clone(),
+        error,
+    };
+    let marker = pins.join(Kind::Clsact.pin(interface.index));
+    let netlink = Netlink::open().map_err(AttachError::Netlink)?;
+    match netlink.add_clsact(interface.index) {
+        // One that is there already belongs to somebody else and stays when we go: but then our
+        // filters would stay too. Better to say so than to leave something behind.
+        Err(error) if !marker.exists() => return Err(AttachError::Netlink(error)),
+        _ => {}
+    }
+    let options = TcAttachOptions::Netlink(NlOptions::default());
+    let id = program.attach_with_options(&interface.name, direction, options);
+    let link = program.take_link(id.map_err(failed)?).map_err(failed)?;
+    // The filter is to stay when this value goes; what it holds is freed with the process.
+    std::mem::forget(link);
+    if !marker.exists() {
+        let name = interface.name.clone();
+        program
+            .pin(&marker)
+            .map_err(|error| AttachError::Pin(name, error))?;
+    }
+    Ok(())
+}
+
+fn pin(link: FdLink, pins: &Path, kind: Kind, interface: &Interface) -> Result<(), AttachError> {
+    let path = pins.join(kind.pin(interface.index));
+    let pinned = link.pin(path);
+    pinned.map_err(|error| AttachError::Pin(interface.name.clone(), error))?;
+    Ok(())
+}
+
+/// Puts newly loaded programs in the place of those that are attached, one after the other, each
+/// without a gap.
+pub fn replace(programs: &mut Programs, pins: &Path) -> Result<(), AttachError> {
+    let interfaces = interfaces()?;
+    for (kind, index) in pinned(pins) {
+        match interfaces.iter().find(|known| known.index == index) {
+            Some(interface) => replace_one(programs, pins, kind, interface)?,
+            // The interface is gone, and its attachment with it.
+            None => remove_pin(pins, kind, index)?,
+        }
+    }
+    Ok(())
+}
+
+fn replace_one(
+    programs: &mut Programs,
+    pins: &Path,
+    kind: Kind,
+    interface: &Interface,
+) -> Result<(), AttachError> {
+    let egress = match interface.layer {
+        LinkLayer::Ethernet => names::EGRESS_ETHERNET,
+        LinkLayer::Loopback | LinkLayer::Other => names::EGRESS_BARE,
+    };
+    let path = pins.join(kind.pin(interface.index));
+    let link = || -> Result<FdLink, LinkError> { Ok(PinnedLink::from_pin(&path)?.into()) };
+    let broken = |error| AttachError::Link(interface.name.clone(), error);
+    let failed = |error| AttachError::Program {
+        interface: interface.name.clone(),
+        error,
+    };
+    match kind {
+        Kind::XdpNative | Kind::XdpGeneric => {
+            let program = programs.xdp()?;
+            let link = link().and_then(TryInto::try_into).map_err(broken)?;
+            let id = program.attach_to_link(link).map_err(failed)?;
+            drop(program.take_link(id));
+        }
+        Kind::TcxIngress | Kind::TcxEgress => {
+            let name = match kind {
+                Kind::TcxIngress => names::INGRESS_TC,
+                _ => egress,
+            };
+            let program = programs.classifier(name)?;
+            let link = link().and_then(TryInto::try_into).map_err(broken)?;
+            let id = program.attach_to_link(link).map_err(failed)?;
+            drop(program.take_link(id));
+        }
+        Kind::Clsact => {
+            // Filters cannot be replaced in place: for a moment nothing looks at what leaves.
+            remove_pin(pins, kind, interface.index)?;
+            let program = programs.classifier(egress)?;
+            attach_clsact(program, pins, interface, TcAttachType::Egress)?;
+        }
+    }
+    Ok(())
+}
+
+/// What hangs where.
+pub fn attachments(pins: &Path) -> Vec<Attachment> {
+    let Ok(interfaces) = interfaces() else {
+        return Vec::new();
+    };
+    let pinned = pinned(pins);
+    let mut list = Vec::new();
+    for interface in interfaces {
+        let kinds: Vec<Kind> = pinned
+            .iter()
+            .filter(|(_, index)| *index == interface.index)
+            .map(|(kind, _)| *kind)
+            .collect();
+        if kinds.is_empty() {
+            continue;
+        }
+        let has = |kind| kinds.contains(&kind);
+        let ingress = match () {
+            () if has(Kind::XdpNative) => "xdp native",
+            () if has(Kind::XdpGeneric) => "xdp generic",
+            () if has(Kind::TcxIngress) => "tcx",
+            () if interface.layer != LinkLayer::Ethernet && has(Kind::Clsact) => "clsact",
+            () => "none",
+        };
+        let egress = match () {
+            () if has(Kind::TcxEgress) => "tcx",
+            () if has(Kind::Clsact) => "clsact",
+            () => "none",
+        };
+        list.push(Attachment {
+            name: interface.name,
+            index: interface.index,
+            ingress: ingress.to_owned(),
+            egress: egress.to_owned(),
+        });
+    }
+    list
+}
+
+/// Interfaces of this network namespace.
+pub fn interfaces() -> Result<Vec<Interface>, AttachError> {
+    let list = Netlink::open().and_then(|netlink| netlink.interfaces());
+    list.map_err(AttachError::Netlink)
+}
+
+/// Whether anything hangs on an interface, as far as the pins say.
+pub fn is_attached(pins: &Path) -> bool {
+    !pinned(pins).is_empty()
+}
+
+fn pinned(pins: &Path) -> Vec<(Kind, u32)> {
+    let entries = fs::read_dir(pins).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter_map(|name| Kind::of_pin(&name)).collect()
+}
+
+fn remove_pin(pins: &Path, kind: Kind, index: u32) -> Result<(), AttachError> {
+    if kind == Kind::Clsact {
+        let netlink = Netlink::open().map_err(AttachError::Netlink)?;
+        // The interface may be gone, and its queueing discipline with it.
+        let _ = netlink.remove_clsact(index);
+    }
+    let path = pins.join(kind.pin(index));
+    let removed = fs::remove_file(&path);
+    removed.map_err(|error| AttachError::Remove(path.display().to_string(), error))
+}
+
+/// Numbers of the programs that are pinned in a directory.
+fn program_ids(pins: &Path) -> Vec<u32> {
+    let programs = names::PROGRAMS.iter();
+    let infos =
+        programs.filter_map(|name| aya::programs::ProgramInfo::from_pin(pins.join(name)).ok());
+    infos.map(|info| info.id()).collect()
+}
+
+/// Detaches everything and removes all pins. Works without a daemon; does nothing where there is
+/// nothing. Programs and maps go when no process holds them any more.
+pub fn remove_pins(pins: &Path) -> Result<Vec<u32>, AttachError> {
+    let ids = program_ids(pins);
+    for (kind, index) in pinned(pins) {
+        remove_pin(pins, kind, index)?;
+    }
+    let failed = |error| AttachError::Remove(pins.display().to_string(), error);
+    match fs::remove_dir_all(pins) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    // The directory of all instances, when this was the last.
+    if let Some(parent) = pins.parent() {
+        let _ = fs::remove_dir(parent);
+    }
+    Ok(ids)
+}
+
+/// Waits until programs are gone: the kernel frees them a moment after the last pin.
+pub fn wait_until_gone(ids: &[u32]) -> Result<(), AttachError> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let loaded = loaded_programs().flatten().map(|info| info.id());
+        let left = loaded.filter(|id| ids.contains(id)).count();
+        if left == 0 {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(AttachError::StillLoaded(left));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

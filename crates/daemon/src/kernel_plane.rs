@@ -1,0 +1,466 @@
+//! The kernel's programs and maps as the [`Plane`] that the server controls.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
+use aya::util::nr_cpus;
+use keepstate_api::Attachment;
+use keepstate_engine::event::Event;
+use keepstate_engine::limits::{CONDITIONS_MAX, POLICY_EPOCHS, RULES_MAX};
+use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
+use keepstate_engine::settings::Settings;
+use keepstate_engine::table;
+use keepstate_engine::time::Tick;
+use keepstate_engine::tuple::Family;
+use keepstate_flowmemory::{FamilySlices, SliceTable};
+use keepstate_plane::{
+    BUCKET_ACCOUNTING_WORDS, Counters, Interface, InterfaceKey, Plane as PlaneWords, RuleCounter,
+};
+use keepstate_policy::Compiled;
+use keepstate_policy::model::Counters as RuleCounters;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::attach;
+use crate::clock::{self, Clock};
+use crate::kernel::{AttachMode, Kernel, KernelError, Maps, Programs, write};
+use crate::lock;
+use crate::mapped::{Mapping, Plain, Raw, bytes_of, from_bytes};
+use crate::netlink;
+use crate::server::{EventSource, Plane, PlaneError};
+
+/// Packets that were being judged when the policy changed have long been judged after this time:
+/// the programs run without being preempted, and the longest walk takes about a millisecond.
+const GRACE: Duration = Duration::from_millis(50);
+
+const RULE_WORDS: usize = size_of::<Rule>() / 8;
+const CONDITION_WORDS: usize = size_of::<Condition>() / 8;
+
+/// Programs and maps in the kernel, and what the daemon knows of them.
+pub struct KernelPlane {
+    pins: PathBuf,
+    plane: Mapping,
+    tags: [Mapping; 2],
+    slots: [Mapping; 2],
+    warm: [Mapping; 2],
+    accounting: [Mapping; 2],
+    gauges: Mapping,
+    rules: Mapping,
+    conditions: Mapping,
+    tables: Mutex<Tables>,
+    programs: Mutex<Programs>,
+    events: Mutex<Option<Map>>,
+    clock: Clock,
+    /// Held while the plane's words are read, changed and written back.
+    changing: Mutex<()>,
+}
+
+/// Maps that are reached by system calls, and the policies that they hold.
+struct Tables {
+    policies: Array<MapData, Raw<PolicyHeader>>,
+    rule_counters: PerCpuArray<MapData, Raw<RuleCounter>>,
+    counters: PerCpuArray<MapData, Raw<Counters>>,
+    interfaces: HashMap<MapData, Raw<InterfaceKey>, Raw<Interface>>,
+    /// Interface patterns of each policy slot; `None` where a daemon before this one wrote them
+    /// and their text is lost.
+    patterns: [Option<Vec<String>>; 2],
+    flipped: Instant,
+}
+
+impl KernelPlane {
+    /// Takes over what was loaded. Maps that are new get a clock and an empty policy.
+    pub fn new(kernel: Kernel, pins: PathBuf) -> Result<Self, PlaneError> {
+        let Kernel { maps, programs } = kernel;
+        let Maps {
+            plane,
+            tags,
+            slots,
+            warm,
+            accounting,
+            gauges,
+            rules,
+            conditions,
+            policies,
+            rule_counters,
+            counters,
+            interfaces,
+            events,
+            ..
+        } = maps;
+        let own = Self {
+            pins,
+            plane,
+            tags,
+            slots,
+            warm,
+            accounting,
+            gauges,
+            rules,
+            conditions,
+            tables: Mutex::new(Tables {
+                policies,
+                rule_counters,
+                counters,
+                interfaces,
+                patterns: [None, None],
+                flipped: Instant::now(),
+            }),
+            programs: Mutex::new(programs),
+            events: Mutex::new(events),
+            clock: Clock::default(),
+            changing: Mutex::new(()),
+        };
+        if own.words().tick_multiplier == 0 {
+            own.begin()?;
+        }
+        own.follow_system()?;
+        Ok(own)
+    }
+
+    fn begin(&self) -> Result<(), PlaneError> {
+        let none = Raw(PolicyHeader::NONE);
+        let set = |tables: &mut Tables| tables.policies.set(0, none, 0);
+        set(&mut lock(&self.tables)).map_err(KernelError::from)?;
+        lock(&self.tables).patterns = [Some(Vec::new()), Some(Vec::new())];
+        self.change(|plane| plane.tick_multiplier = clock::JIFFIES);
+        let rate = clock::measure_rate(&mut lock(&self.programs))?;
+        self.change(|plane| plane.tick_multiplier = clock::multiplier(rate));
+        Ok(())
+    }
+
+    /// Hangs the programs on interfaces; on all but the loopback when none is named.
+    pub fn attach(&self, names: &[String], mode: AttachMode) -> Result<(), attach::AttachError> {
+        let interfaces = attach::interfaces()?;
+        let chosen: Vec<&netlink::Interface> = if names.is_empty() {
+            let is_wanted = |known: &&netlink::Interface| {
+                known.layer == netlink::LinkLayer::Ethernet && known.vlan.is_none()
+            };
+            interfaces.iter().filter(is_wanted).collect()
+        } else {
+            let find = |name: &String| {
+                let found = interfaces.iter().find(|known| known.name == *name);
+                found.ok_or_else(|| attach::AttachError::NoInterface(name.clone()))
+            };
+            names.iter().map(find).collect::<Result<_, _>>()?
+        };
+        let mut programs = lock(&self.programs);
+        for interface in chosen {
+            attach::attach(&mut programs, &self.pins, interface, mode)?;
+        }
+        Ok(())
+    }
+
+    /// Puts the loaded programs where those of an earlier build hang.
+    pub fn replace_attached(&self) -> Result<(), attach::AttachError> {
+        attach::replace(&mut lock(&self.programs), &self.pins)
+    }
+
+    /// Tells the programs what changes without them: interfaces and the wall clock. To be called
+    /// again and again.
+    pub fn follow_system(&self) -> Result<(), PlaneError> {
+        let now = |clock| {
+            let time = clock_gettime(clock);
+            time.tv_sec as i128 * 1_000_000_000 + i128::from(time.tv_nsec)
+        };
+        let offset = now(ClockId::Realtime) - now(ClockId::Monotonic);
+        let offset = u64::try_from(offset).unwrap_or(0);
+        // A packet between two steps of the clock must not see a start time go back: small drift
+        // is left alone.
+        if self.words().wall_offset.abs_diff(offset) > 10_000_000 {
+            self.change(|plane| plane.wall_offset = offset);
+        }
+        lock(&self.tables).tell_interfaces()
+    }
+
+    fn words(&self) -> PlaneWords {
+        read_value(self.plane.words())
+    }
+
+    fn change(&self, change: impl FnOnce(&mut PlaneWords)) {
+        let _guard = lock(&self.changing);
+        let mut plane = self.words();
+        change(&mut plane);
+        write(self.plane.words(), bytes_of(&plane));
+    }
+
+    /// Lets no record keep what a policy with this number decided: four policies ago there was one.
+    fn forget_outcomes(&self, epoch: u32) {
+        let [v4, v6] = self.words().settings.buckets;
+        for (family, buckets) in [(Family::V4, v4), (Family::V6, v6)] {
+            table::forget_outcomes(&self.flows(), family, 0..buckets, epoch);
+        }
+    }
+
+    fn write_policy(
+        &self,
+        tables: &mut Tables,
+        slot: u32,
+        policy: &Compiled,
+        counters: &[RuleCounters],
+    ) -> Result<(), KernelError> {
+        let rules = self.rules.words().iter();
+        let rules = rules.skip((slot * RULES_MAX) as usize * RULE_WORDS);
+        store(rules, &policy.rules);
+        let conditions = self.conditions.words().iter();
+        let conditions = conditions.skip((slot * CONDITIONS_MAX) as usize * CONDITION_WORDS);
+        store(conditions, &policy.conditions);
+        let cpus = nr_cpus().map_err(|(_, error)| KernelError::Cpus(error))?;
+        for index in 0..policy.header.rules {
+            let counted = counters.get(index as usize).copied().unwrap_or_default();
+            let mut values = vec![Raw(RuleCounter::default()); cpus];
+            if let Some(first) = values.first_mut() {
+                *first = Raw(RuleCounter {
+                    packets: counted.packets,
+                    bytes: counted.bytes,
+                });
+            }
+            let values = PerCpuValues::try_from(values).map_err(KernelError::Cpus)?;
+            tables
+                .rule_counters
+                .set(slot * RULES_MAX + index, values, 0)?;
+        }
+        Ok(())
+    }
+}
+
+impl Plane for KernelPlane {
+    fn now(&self) -> Tick {
+        self.clock.now(&self.programs)
+    }
+
+    fn settings(&self) -> Settings {
+        self.words().settings
+    }
+
+    fn store_settings(&self, settings: &Settings) {
+        self.change(|plane| plane.settings = *settings);
+    }
+
+    fn flows(&self) -> SliceTable<'_> {
+        let buckets = self.words().settings.buckets;
+        let family = |index: usize| FamilySlices {
+            tags: self.tags[index].words(),
+            slots: self.slots[index].words(),
+            warm: self.warm[index].words(),
+            // A table without counters has one bucket of them, since a map cannot be empty.
+            accounting: if self.accounting[index].words().len()
+                < buckets[index] as usize * BUCKET_ACCOUNTING_WORDS
+            {
+                &[]
+            } else {
+                self.accounting[index].words()
+            },
+        };
+        SliceTable::new([family(0), family(1)], self.gauges.words())
+    }
+
+    fn counters(&self) -> Result<Counters, PlaneError> {
+        let values = lock(&self.tables).counters.get(&0, 0);
+        let mut sum = Counters::default();
+        for Raw(each) in values.map_err(KernelError::from)?.iter() {
+            let pairs = [
+                (&mut sum.reasons[..], &each.reasons[..]),
+                (&mut sum.states[..], &each.states[..]),
+                (&mut sum.verdicts[..], &each.verdicts[..]),
+            ];
+            for (total, part) in pairs {
+                for (total, part) in total.iter_mut().zip(part) {
+                    *total += part;
+                }
+            }
+            sum.events_lost += each.events_lost;
+        }
+        Ok(sum)
+    }
+
+    fn policy(&self) -> Result<(PolicyHeader, Vec<Rule>), PlaneError> {
+        let active = self.words().active & 1;
+        let Raw(header) = lock(&self.tables)
+            .policies
+            .get(&active, 0)
+            .map_err(KernelError::from)?;
+        let start = (active * RULES_MAX) as usize * RULE_WORDS;
+        let count = header.rules.min(RULES_MAX) as usize;
+        let words = &self.rules.words()[start..start + count * RULE_WORDS];
+        Ok((header, words.chunks(RULE_WORDS).map(read_value).collect()))
+    }
+
+    fn rule_counters(&self) -> Result<Vec<RuleCounters>, PlaneError> {
+        let active = self.words().active & 1;
+        let tables = lock(&self.tables);
+        let Raw(header) = tables.policies.get(&active, 0).map_err(KernelError::from)?;
+        let mut list = Vec::with_capacity(header.rules as usize);
+        for index in 0..header.rules.min(RULES_MAX) {
+            let values = tables.rule_counters.get(&(active * RULES_MAX + index), 0);
+            let mut sum = RuleCounters::default();
+            for Raw(each) in values.map_err(KernelError::from)?.iter() {
+                sum.packets += each.packets;
+                sum.bytes += each.bytes;
+            }
+            list.push(sum);
+        }
+        Ok(list)
+    }
+
+    fn swap_policy(&self, policy: &Compiled, counters: &[RuleCounters]) -> Result<(), PlaneError> {
+        let mut tables = lock(&self.tables);
+        let active = self.words().active & 1;
+        let slot = active ^ 1;
+        std::thread::sleep(GRACE.saturating_sub(tables.flipped.elapsed()));
+        let Raw(old) = tables.policies.get(&active, 0).map_err(KernelError::from)?;
+        let epoch = (old.epoch + 1) % POLICY_EPOCHS;
+        self.forget_outcomes(epoch);
+        self.write_policy(&mut tables, slot, policy, counters)?;
+        tables.patterns[slot as usize] = Some(policy.interface_patterns.clone());
+        tables.tell_interfaces()?;
+        let header = PolicyHeader {
+            epoch,
+            ..policy.header
+        };
+        tables
+            .policies
+            .set(slot, Raw(header), 0)
+            .map_err(KernelError::from)?;
+        self.change(|plane| plane.active = slot);
+        tables.flipped = Instant::now();
+        Ok(())
+    }
+
+    fn recognize(&self, policy: &Compiled) {
+        let active = self.words().active & 1;
+        let patterns = policy.interface_patterns.clone();
+        lock(&self.tables).patterns[active as usize] = Some(patterns);
+    }
+
+    fn attachments(&self) -> Vec<Attachment> {
+        attach::attachments(&self.pins)
+    }
+
+    fn events(&self) -> Result<Box<dyn EventSource>, PlaneError> {
+        let missing = || KernelError::Missing("EVENTS".to_owned());
+        let map = lock(&self.events).take().ok_or_else(missing)?;
+        let ring = RingBuf::try_from(map).map_err(KernelError::from)?;
+        Ok(Box::new(RingEvents(ring)))
+    }
+
+    fn remove(&self) -> Result<(), PlaneError> {
+        attach::remove_pins(&self.pins)?;
+        Ok(())
+    }
+}
+
+impl Tables {
+    /// Writes which patterns each interface matches.
+    fn tell_interfaces(&mut self) -> Result<(), PlaneError> {
+        let present = attach::interfaces()?;
+        let keys: Vec<Raw<InterfaceKey>> = self.interfaces.keys().flatten().collect();
+        let mut told = Vec::new();
+        for interface in &present {
+            let (vlan, index) = interface.vlan.unwrap_or((0, interface.index));
+            let key = Raw(InterfaceKey {
+                index,
+                vlan: u32::from(vlan),
+            });
+            // A forwarded packet is looked up by the interface that it leaves through.
+            let own = Raw(InterfaceKey {
+                index: interface.index,
+                vlan: 0,
+            });
+            for key in [key, own] {
+                self.tell(key, interface)?;
+                told.push(key);
+            }
+        }
+        for key in keys.iter().filter(|key| !told.contains(key)) {
+            // It may be gone already.
+            let _ = self.interfaces.remove(key);
+        }
+        Ok(())
+    }
+
+    fn tell(
+        &mut self,
+        key: Raw<InterfaceKey>,
+        interface: &netlink::Interface,
+    ) -> Result<(), PlaneError> {
+        let before = self.interfaces.get(&key, 0).ok().map(|Raw(value)| value);
+        let mut value = Interface {
+            index: interface.index,
+            ..before.unwrap_or_default()
+        };
+        for (bits, patterns) in value.patterns.iter_mut().zip(&self.patterns) {
+            if let Some(patterns) = patterns {
+                *bits = matching(patterns, &interface.name);
+            }
+        }
+        if before != Some(value) {
+            let inserted = self.interfaces.insert(key, Raw(value), 0);
+            inserted.map_err(KernelError::from)?;
+        }
+        Ok(())
+    }
+}
+
+/// Bits of the patterns that a name fits.
+fn matching(patterns: &[String], name: &str) -> u64 {
+    let fits = |pattern: &String| match pattern.strip_suffix('+') {
+        Some(beginning) => name.starts_with(beginning),
+        None => name == pattern,
+    };
+    let numbered = patterns.iter().take(64).enumerate();
+    let matching = numbered.filter(|(_, pattern)| fits(pattern));
+    matching.fold(0, |bits, (number, _)| bits | 1 << number)
+}
+
+fn read_value<T: Plain>(words: &[AtomicU64]) -> T {
+    let load = |word: &AtomicU64| word.load(Ordering::SeqCst).to_ne_bytes();
+    let bytes: Vec<u8> = words.iter().flat_map(load).collect();
+    from_bytes(&bytes).expect("callers pass as many words as the value has")
+}
+
+fn store<'a, T: Plain>(words: impl Iterator<Item = &'a AtomicU64>, values: &[T]) {
+    let bytes = values.iter().flat_map(|value| bytes_of(value));
+    let mut bytes = bytes.copied();
+    for word in words {
+        let mut chunk = [0; 8];
+        let mut filled = 0;
+        for (place, byte) in chunk.iter_mut().zip(bytes.by_ref()) {
+            *place = byte;
+            filled += 1;
+        }
+        if filled == 0 {
+            return;
+        }
+        word.store(u64::from_ne_bytes(chunk), Ordering::SeqCst);
+    }
+}
+
+/// The ring that the programs write to.
+struct RingEvents(RingBuf<MapData>);
+
+impl EventSource for RingEvents {
+    fn wait(&mut self, patience: Duration, show: &mut dyn FnMut(&Event)) -> io::Result<()> {
+        let timeout = Timespec::try_from(patience).map_err(io::Error::other)?;
+        let mut ready = [PollFd::new(&self.0, PollFlags::IN)];
+        match poll(&mut ready, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        while let Some(item) = self.0.next() {
+            if let Some(event) = from_bytes::<Event>(&item) {
+                show(&event);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where the pins of an instance are, for what works without a daemon.
+pub fn remove(pins: &Path) -> Result<(), attach::AttachError> {
+    let ids = attach::remove_pins(pins)?;
+    attach::wait_until_gone(&ids)
+}

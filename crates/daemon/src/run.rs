@@ -1,0 +1,268 @@
+//! The daemon from its start to its end.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use keepstate_api::{ApplyMode, Instance, RuleFile, RuleProblem, Shutdown};
+use keepstate_engine::settings::Settings;
+use keepstate_flowmemory::{buckets_for, random_hash_keys};
+use keepstate_listing::sysctl::Sysctl;
+use keepstate_plane::LAYOUT;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::attach::{self, AttachError};
+use crate::kernel::{AttachMode, Kernel, KernelError, object_number, pinned_build};
+use crate::kernel_plane::KernelPlane;
+use crate::server::{ApplyError, Origin, Plane, PlaneError, Rules, Server, ServerError};
+
+/// Flows that a table is made for unless told otherwise, as with Linux on larger machines.
+pub const FLOWS_MAX_DEFAULT: u32 = 262_144;
+
+/// How often the programs are told about interfaces and the wall clock.
+const FOLLOW_SYSTEM: Duration = Duration::from_secs(2);
+
+const BPFFS: &str = "/sys/fs/bpf";
+const BPFFS_MAGIC: u64 = 0xcafe_4a11;
+
+/// How to start.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub instance: Instance,
+    /// All Ethernet interfaces when empty.
+    pub interfaces: Vec<String>,
+    pub mode: AttachMode,
+    /// Put in force before anything is attached.
+    pub rules: Vec<RuleFile>,
+    pub sysctls: Vec<Sysctl>,
+}
+
+/// Why the daemon did not start, or not end well.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    #[error("a daemon for instance {0} runs already")]
+    Running(Instance),
+    #[error("{0}")]
+    File(PathBuf, #[source] io::Error),
+    #[error("bpffs cannot be mounted on {BPFFS}")]
+    Mount(#[source] rustix::io::Errno),
+    #[error("the rules have errors")]
+    Rules(Vec<RuleProblem>),
+    #[error(transparent)]
+    Apply(ApplyError),
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    #[error(transparent)]
+    Plane(#[from] PlaneError),
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    #[error("signals cannot be caught")]
+    Signals(#[source] io::Error),
+    #[error("there are no random numbers: {0}")]
+    Random(getrandom::Error),
+}
+
+/// Runs until a signal or a client ends it. Calls `ready` when requests are answered.
+pub fn run(options: &Options, ready: impl FnOnce(&dyn Plane, Origin)) -> Result<(), RunError> {
+    let instance = &options.instance;
+    make_directory(Instance::run_directory())?;
+    let _lock = lock_instance(instance)?;
+    // From here on signals wait until there is somebody to hear them.
+    let signals = Signals::new([SIGINT, SIGTERM]).map_err(RunError::Signals)?;
+    mount_bpffs()?;
+    make_directory(&instance.state_directory())?;
+    let (kernel, origin) = load(options)?;
+    match serve(options, kernel, origin, signals, ready) {
+        Err(error) if origin == Origin::Fresh => {
+            // Nothing of a start that failed stays behind.
+            let _ = attach::remove_pins(&instance.pins());
+            remove_files(instance);
+            Err(error)
+        }
+        result => result,
+    }
+}
+
+fn serve(
+    options: &Options,
+    kernel: Kernel,
+    origin: Origin,
+    signals: Signals,
+    ready: impl FnOnce(&dyn Plane, Origin),
+) -> Result<(), RunError> {
+    let instance = &options.instance;
+    let kernel = Arc::new(KernelPlane::new(kernel, instance.pins())?);
+    let plane: Arc<dyn Plane> = Arc::<KernelPlane>::clone(&kernel);
+    let rules = Arc::new(Rules::new(instance.state_directory()));
+    rules.recall(&*plane)?;
+    if !options.rules.is_empty() {
+        let applied = rules.apply(&*plane, &options.rules, ApplyMode::Swap);
+        applied.map_err(|error| match error {
+            ApplyError::Rules(problems) => RunError::Rules(problems),
+            error => RunError::Apply(error),
+        })?;
+    }
+    if origin == Origin::Adopted {
+        kernel.replace_attached()?;
+    }
+    kernel.attach(&options.interfaces, options.mode)?;
+    let socket = instance.socket();
+    let server = Server::start(instance.clone(), &socket, Arc::clone(&plane), rules, origin)?;
+    listen_to_signals(&server, signals)?;
+    follow_system(&kernel)?;
+    ready(&*plane, origin);
+    let ending = server.wait();
+    let result = match ending.leave {
+        Shutdown::Filtering => Ok(()),
+        Shutdown::Nothing => plane.remove().map(|()| remove_files(instance)),
+    };
+    let told = result.as_ref().map(|()| ()).map_err(ToString::to_string);
+    ending.answer(told);
+    Ok(result?)
+}
+
+/// Programs and maps: those that are pinned, or new ones.
+fn load(options: &Options) -> Result<(Kernel, Origin), RunError> {
+    let pins = options.instance.pins();
+    if let Ok(Some((layout, object))) = pinned_build(&pins) {
+        if layout != LAYOUT {
+            return Err(KernelError::Layout { found: layout }.into());
+        }
+        let adopted = if object == object_number() {
+            Kernel::adopt(&pins)
+        } else {
+            Kernel::pinned(&pins, &settings(&options.sysctls)?)
+        };
+        match adopted {
+            Ok(kernel) => return Ok((kernel, Origin::Adopted)),
+            Err(error) if attach::is_attached(&pins) => return Err(error.into()),
+            // A daemon was killed before it had pinned everything.
+            Err(_) => {}
+        }
+    }
+    attach::remove_pins(&pins)?;
+    make_directory(&pins)?;
+    match Kernel::pinned(&pins, &settings(&options.sysctls)?) {
+        Ok(kernel) => Ok((kernel, Origin::Fresh)),
+        Err(error) => {
+            let _ = attach::remove_pins(&pins);
+            remove_files(&options.instance);
+            Err(error.into())
+        }
+    }
+}
+
+fn settings(sysctls: &[Sysctl]) -> Result<Settings, RunError> {
+    let flows_max = sysctls.iter().rev().find_map(|sysctl| match sysctl {
+        Sysctl::FlowsMax(flows) => Some(*flows),
+        _ => None,
+    });
+    let flows_max = flows_max.unwrap_or(FLOWS_MAX_DEFAULT);
+    let buckets = buckets_for(flows_max);
+    let mut settings = Settings::defaults(flows_max, [buckets; 2]);
+    settings.hash_keys = random_hash_keys().map_err(RunError::Random)?;
+    for sysctl in sysctls {
+        sysctl.apply(&mut settings);
+    }
+    Ok(settings)
+}
+
+fn listen_to_signals(server: &Server, mut signals: Signals) -> Result<(), RunError> {
+    let stopper = server.stopper();
+    let thread = thread::Builder::new().name("signals".to_owned());
+    let spawned = thread.spawn(move || {
+        if signals.forever().next().is_some() {
+            stopper.stop(Shutdown::Filtering);
+        }
+    });
+    spawned.map(drop).map_err(RunError::Signals)
+}
+
+/// A thread that ends with the process.
+fn follow_system(kernel: &Arc<KernelPlane>) -> Result<(), RunError> {
+    let kernel = Arc::downgrade(kernel);
+    let thread = thread::Builder::new().name("system".to_owned());
+    let spawned = thread.spawn(move || {
+        loop {
+            thread::sleep(FOLLOW_SYSTEM);
+            let Some(kernel) = kernel.upgrade() else {
+                return;
+            };
+            if let Err(error) = kernel.follow_system() {
+                eprintln!("keepstate: {error}");
+            }
+        }
+    });
+    spawned.map(drop).map_err(RunError::Signals)
+}
+
+/// Makes sure that no other daemon works on the instance, for as long as the value lives.
+pub fn lock_instance(instance: &Instance) -> Result<File, RunError> {
+    let path = instance.lock();
+    let failed = |error| RunError::File(path.clone(), error);
+    loop {
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(RunError::Running(instance.clone())),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        // Whoever held it may have removed it in between.
+        let held = file.metadata().map_err(failed)?;
+        if fs::metadata(&path).is_ok_and(|there| there.ino() == held.ino()) {
+            return Ok(file);
+        }
+    }
+}
+
+/// Takes down what a daemon that is gone has left. The caller has shown that none runs.
+pub fn remove_leftovers(instance: &Instance) -> Result<(), RunError> {
+    crate::kernel_plane::remove(&instance.pins())?;
+    remove_files(instance);
+    Ok(())
+}
+
+/// Removes the files of an instance but its lock.
+fn remove_files(instance: &Instance) {
+    let _ = fs::remove_file(instance.socket());
+    let _ = fs::remove_dir_all(instance.state_directory());
+}
+
+/// Removes lock, log and, after the last instance, the directory.
+pub fn remove_last_files(instance: &Instance) {
+    let _ = fs::remove_file(instance.log());
+    let _ = fs::remove_file(instance.lock());
+    let _ = fs::remove_dir(Instance::run_directory());
+}
+
+fn make_directory(path: &Path) -> Result<(), RunError> {
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path);
+    made.map_err(|error| RunError::File(path.to_owned(), error))
+}
+
+fn mount_bpffs() -> Result<(), RunError> {
+    let found = rustix::fs::statfs(BPFFS).map_err(RunError::Mount)?;
+    if found.f_type as u64 == BPFFS_MAGIC {
+        return Ok(());
+    }
+    let flags = rustix::mount::MountFlags::NOSUID
+        | rustix::mount::MountFlags::NODEV
+        | rustix::mount::MountFlags::NOEXEC;
+    rustix::mount::mount("bpf", BPFFS, "bpf", flags, c"mode=0700").map_err(RunError::Mount)
+}

@@ -1,0 +1,318 @@
+//! What is answered to each request.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering;
+
+use keepstate_api::{
+    ControlStatus, FailureKind, Filter, Flow, PolicyText, Query, RawRecord, Reply, Request,
+    Running, Status, TableStatus, Traffic, engine_address, frame,
+};
+use keepstate_engine::host::{FlowMemory, Words};
+use keepstate_engine::limits::{RATED_LOAD_PERCENT, SLOTS_PER_BUCKET};
+use keepstate_engine::settings::{
+    SETTING_ACCOUNTING, SETTING_DROP_EVENTS, SETTING_FLOW_EVENTS, SETTING_TIMESTAMP, Settings,
+};
+use keepstate_engine::table::{self, Lookup, gauges};
+use keepstate_engine::tuple::{Family, Side, Tuple, is_icmp};
+use keepstate_engine::verdict::Reason;
+use keepstate_listing::sysctl::{self, Sysctl};
+use keepstate_plane::Counters;
+
+use super::connection::{Output, failure};
+use super::plane::PlaneError;
+use super::rules::ApplyError;
+use super::{Origin, Shared};
+
+/// Buckets that are read before what was found is written.
+const BUCKETS_PER_STEP: u32 = 4096;
+
+const FLOW_COUNT: &str = "nf_conntrack_count";
+
+/// Answers one request, all but those that end the conversation. Errors are the client's.
+pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> io::Result<()> {
+    let reply = match request {
+        Request::Flows { filter } => return flows(shared, &filter, output),
+        Request::Sysctl { name } => return sysctls(shared, name.as_deref(), output),
+        Request::Status => status(shared).map(|status| Reply::Status(Box::new(status))),
+        Request::Apply { files, mode } => match shared.rules.apply(&*shared.plane, &files, mode) {
+            Ok(applied) => Ok(Reply::Applied(applied)),
+            Err(ApplyError::Rules(problems)) => Ok(Reply::Refused { problems }),
+            Err(ApplyError::Plane(error)) => Err(error),
+            Err(error) => Ok(failure(FailureKind::Failed, chain(&error))),
+        },
+        Request::Policy => policy_text(shared).map(Reply::Policy),
+        Request::Running { query } => running(shared, query),
+        Request::SetSysctl { assignment } => Ok(set_sysctl(shared, &assignment)),
+        Request::Events { .. } | Request::Shutdown { .. } => {
+            unreachable!("answered by the connection itself")
+        }
+    };
+    let reply = reply.unwrap_or_else(|error| failure(FailureKind::Failed, chain(&error)));
+    frame::write(output, &reply)
+}
+
+/// The last word to the client that asked for the end.
+pub(super) fn send_ending(mut client: UnixStream, result: Result<(), String>) {
+    let reply = match result {
+        Ok(()) => Reply::Done,
+        Err(message) => failure(FailureKind::Failed, message),
+    };
+    // The client may be gone.
+    let _ = frame::write(&mut client, &reply);
+    let _ = client.flush();
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Events that the programs found no room for; zero where that cannot be told.
+pub(super) fn lost_in_kernel(shared: &Shared) -> u64 {
+    shared
+        .plane
+        .counters()
+        .map_or(0, |counters| counters.events_lost)
+}
+
+fn status(shared: &Shared) -> Result<Status, PlaneError> {
+    let plane = &*shared.plane;
+    let counters = plane.counters()?;
+    let tally = &shared.tally;
+    let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    Ok(Status {
+        instance: shared.instance.as_str().to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        started: shared.started,
+        adopted: shared.origin == Origin::Adopted,
+        interfaces: plane.attachments(),
+        policy: shared.rules.status(plane)?,
+        table: table_status(shared),
+        traffic: traffic(&counters),
+        expiry: shared.expiry.status(),
+        events: shared.hub.status(counters.events_lost),
+        control: ControlStatus {
+            connections: read(&tally.connections),
+            requests: read(&tally.requests),
+            malformed: read(&tally.malformed),
+            refused: read(&tally.refused),
+        },
+    })
+}
+
+fn table_status(shared: &Shared) -> TableStatus {
+    let settings = shared.plane.settings();
+    let flows = shared.plane.flows();
+    let gauge = |word| flows.gauges().map_or(0, |words| words.load(word));
+    // A removal that is counted before its insertion must not look like 2^64 flows.
+    let level = |word| (gauge(word) as i64).max(0) as u64;
+    TableStatus {
+        flows: level(gauges::COUNT),
+        flows_max: u64::from(settings.flows_max),
+        half_open: level(gauges::HALF_OPEN),
+        half_open_max: u64::from(settings.half_open_max),
+        buckets: settings.buckets,
+        inserted: gauge(gauges::INSERTED),
+        removed: gauge(gauges::REMOVED),
+        evicted: gauge(gauges::EVICTED),
+        refused: gauge(gauges::REFUSED),
+        contended: gauge(gauges::CONTENDED),
+        busy: gauge(gauges::BUSY),
+    }
+}
+
+fn traffic(counters: &Counters) -> Traffic {
+    let named = |counts: &[u64], name: &dyn Fn(u8) -> Option<&'static str>| {
+        let numbered = (0..).zip(counts);
+        let counted = numbered.filter(|(_, count)| **count != 0);
+        let named = counted.map(|(number, count)| {
+            let name = name(number).map_or_else(|| number.to_string(), str::to_owned);
+            (name, *count)
+        });
+        named.collect::<BTreeMap<_, _>>()
+    };
+    Traffic {
+        states: named(&counters.states, &|number| Some(super::state_name(number))),
+        verdicts: named(&counters.verdicts, &|number| {
+            Some(super::verdict_name(number))
+        }),
+        reasons: named(&counters.reasons, &|number| {
+            Reason::from_number(number).map(Reason::name)
+        }),
+    }
+}
+
+fn policy_text(shared: &Shared) -> Result<PolicyText, PlaneError> {
+    let rules = shared.rules.text(&*shared.plane)?;
+    Ok(PolicyText { rules })
+}
+
+fn flows(shared: &Shared, filter: &Filter, output: &mut Output) -> io::Result<()> {
+    let memory = shared.plane.flows();
+    let [v4, v6] = shared.plane.settings().buckets;
+    let mut shown = 0;
+    for (family, buckets) in [(Family::V4, v4), (Family::V6, v6)] {
+        let mut next = 0;
+        while next < buckets {
+            let end = buckets.min(next.saturating_add(BUCKETS_PER_STEP));
+            let now = shared.plane.now();
+            let mut found = Vec::new();
+            table::visit(&memory, family, next..end, now, |entry| {
+                let flow = Flow::from_table(entry, now);
+                if filter.matches(&flow) {
+                    found.push(flow);
+                }
+            });
+            for flow in found {
+                shown += 1;
+                frame::write(output, &Reply::Flow(Box::new(flow)))?;
+            }
+            next = end;
+        }
+    }
+    frame::write(output, &Reply::FlowsEnd { shown })
+}
+
+fn running(shared: &Shared, query: Option<Query>) -> Result<Reply, PlaneError> {
+    let settings = shared.plane.settings();
+    let told = SETTING_FLOW_EVENTS | SETTING_DROP_EVENTS;
+    Ok(Reply::Running(Box::new(Running {
+        policy: policy_text(shared)?,
+        flags: settings.flags & !told,
+        tcp_max_retrans: settings.tcp_max_retrans,
+        timeouts: settings.timeouts.to_vec(),
+        now: shared.plane.now().0,
+        record: query.and_then(|query| find(shared, &settings, &query)),
+    })))
+}
+
+/// The record of a flow by the addresses of one of its packets.
+fn find(shared: &Shared, settings: &Settings, query: &Query) -> Option<RawRecord> {
+    let (family, source) = engine_address(query.source);
+    let (other, destination) = engine_address(query.destination);
+    if family != other {
+        return None;
+    }
+    let tuple = Tuple {
+        family,
+        source,
+        destination,
+        source_port: query.source_port,
+        destination_port: query.destination_port,
+        protocol: query.protocol,
+        zone: query.zone,
+    };
+    let candidates = if is_icmp(query.protocol) {
+        [Side::First, Side::Second].map(|side| tuple.orient_query(side))
+    } else {
+        [tuple.orient(); 2]
+    };
+    let memory = shared.plane.flows();
+    let now = shared.plane.now();
+    candidates.iter().find_map(|oriented| {
+        let hash = table::Hash::of(&oriented.key, settings);
+        let Lookup::Found(found) = table::lookup(&memory, &oriented.key, &hash, now) else {
+            return None;
+        };
+        let mut raw = None;
+        let bucket = found.place.bucket;
+        table::visit(&memory, family, bucket..bucket + 1, now, |entry| {
+            if entry.place == found.place && entry.key == oriented.key {
+                raw = Some(RawRecord::new(entry));
+            }
+        });
+        raw
+    })
+}
+
+fn sysctls(shared: &Shared, name: Option<&str>, output: &mut Output) -> io::Result<()> {
+    let count = (FLOW_COUNT, table_status(shared).flows);
+    let values = sysctl::values(&shared.plane.settings());
+    let all = values
+        .into_iter()
+        .map(|(name, value)| (name, u64::from(value)));
+    let wanted = |full: &str| name.is_none_or(|name| short(name) == full);
+    let mut is_known = false;
+    for (name, value) in all.chain([count]).filter(|(name, _)| wanted(name)) {
+        is_known = true;
+        let name = name.to_owned();
+        frame::write(output, &Reply::Sysctl { name, value })?;
+    }
+    let last = match name {
+        Some(name) if !is_known => {
+            let message = format!("there is no setting `{name}`");
+            failure(FailureKind::Invalid, message)
+        }
+        _ => Reply::Done,
+    };
+    frame::write(output, &last)
+}
+
+fn short(name: &str) -> &str {
+    let prefixes = ["net.netfilter.", "net/netfilter/"];
+    let stripped = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix));
+    stripped.unwrap_or(name)
+}
+
+fn set_sysctl(shared: &Shared, assignment: &str) -> Reply {
+    let invalid = |message: String| failure(FailureKind::Invalid, message);
+    let sysctl = match Sysctl::parse(assignment) {
+        Ok(sysctl) => sysctl,
+        Err(error) => return invalid(error.to_string()),
+    };
+    let result = shared.change_settings(|settings| {
+        let mut changed = *settings;
+        sysctl.apply(&mut changed);
+        if let Sysctl::FlowsMax(flows) = sysctl {
+            resize(&mut changed, flows)?;
+        }
+        let counts = SETTING_ACCOUNTING | SETTING_TIMESTAMP;
+        if changed.flags & !settings.flags & counts != 0 && !has_accounting(shared) {
+            return Err(
+                "the table was made without room for counters: start with --sysctl \
+                 nf_conntrack_acct=1"
+                    .to_owned(),
+            );
+        }
+        *settings = changed;
+        Ok(())
+    });
+    result.map_or_else(invalid, |()| Reply::Done)
+}
+
+/// The limit may move within what the table was made for.
+fn resize(settings: &mut Settings, flows: u32) -> Result<(), String> {
+    let [v4, v6] = settings.buckets;
+    let slots = u64::from(v4.min(v6)) * u64::from(SLOTS_PER_BUCKET);
+    let rated = slots * u64::from(RATED_LOAD_PERCENT) / 100;
+    if u64::from(flows) > rated {
+        return Err(format!(
+            "the table was made for {rated} flows: start with --flows-max {flows}"
+        ));
+    }
+    settings.flows_max = flows;
+    settings.half_open_max = flows - flows / 8;
+    Ok(())
+}
+
+fn has_accounting(shared: &Shared) -> bool {
+    let [v4, _] = shared.plane.settings().buckets;
+    let last = v4.saturating_sub(1);
+    let flows = shared.plane.flows();
+    flows
+        .accounting(Family::V4, last, SLOTS_PER_BUCKET - 1)
+        .is_some()
+}

@@ -1,0 +1,203 @@
+//! Events on their way from the programs to whoever listens.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use keepstate_api::{Event, EventKind, EventKinds, EventStatus, Flow, PacketEvent};
+use keepstate_engine::event::{Event as EngineEvent, EventKind as EngineKind};
+use keepstate_engine::host::Words;
+use keepstate_engine::policy::NO_RULE;
+use keepstate_engine::record::{Control, Record, Warm};
+use keepstate_engine::settings::{SETTING_DROP_EVENTS, SETTING_FLOW_EVENTS};
+use keepstate_engine::table::Entry;
+use keepstate_engine::time::Tick;
+use keepstate_engine::tuple::{Family, FlowKey, Side};
+use keepstate_engine::verdict::{Hook, Reason};
+use keepstate_listing as listing;
+
+use super::rules::{RuleName, Rules};
+use super::unix_nanoseconds;
+
+/// Events that wait for a client; one that does not read loses those beyond.
+const QUEUE_EVENTS: usize = 16_384;
+
+/// Who listens.
+#[derive(Default)]
+pub(crate) struct Hub {
+    listeners: Mutex<Vec<Listener>>,
+    lost: AtomicU64,
+}
+
+struct Listener {
+    number: u64,
+    kinds: EventKinds,
+    queue: SyncSender<Arc<Event>>,
+    lost: Arc<AtomicU64>,
+}
+
+/// A client's end. Dropping it does not unsubscribe: see [`Hub::unsubscribe`].
+pub(crate) struct Subscription {
+    pub(crate) number: u64,
+    pub(crate) events: Receiver<Arc<Event>>,
+    /// Events lost since this was last set to zero.
+    pub(crate) lost: Arc<AtomicU64>,
+}
+
+impl Hub {
+    pub(crate) fn subscribe(&self, kinds: EventKinds) -> Subscription {
+        let (queue, events) = sync_channel(QUEUE_EVENTS);
+        let lost = Arc::new(AtomicU64::new(0));
+        let mut listeners = self.lock();
+        let number = listeners.last().map_or(0, |last| last.number + 1);
+        listeners.push(Listener {
+            number,
+            kinds,
+            queue,
+            lost: Arc::clone(&lost),
+        });
+        Subscription {
+            number,
+            events,
+            lost,
+        }
+    }
+
+    pub(crate) fn unsubscribe(&self, number: u64) {
+        self.lock().retain(|listener| listener.number != number);
+    }
+
+    /// What the programs must tell so that everybody gets what they asked for: `SETTING_*` bits.
+    pub(crate) fn wanted(&self) -> u32 {
+        let flags = |kinds| match kinds {
+            EventKinds::All => SETTING_FLOW_EVENTS | SETTING_DROP_EVENTS,
+            EventKinds::Flows => SETTING_FLOW_EVENTS,
+            EventKinds::Drops => SETTING_DROP_EVENTS,
+        };
+        let listeners = self.lock();
+        listeners
+            .iter()
+            .fold(0, |bits, listener| bits | flags(listener.kinds))
+    }
+
+    pub(crate) fn publish(&self, event: Event) {
+        let event = Arc::new(event);
+        for listener in self.lock().iter() {
+            if !listener.kinds.includes(event.kind) {
+                continue;
+            }
+            // A listener that is gone is removed by its connection.
+            if let Err(TrySendError::Full(_)) = listener.queue.try_send(Arc::clone(&event)) {
+                listener.lost.fetch_add(1, Ordering::Relaxed);
+                self.lost.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    pub(crate) fn status(&self, lost_in_kernel: u64) -> EventStatus {
+        EventStatus {
+            listeners: self.lock().len() as u32,
+            lost_in_kernel,
+            lost_by_listeners: self.lost.load(Ordering::Relaxed),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Listener>> {
+        self.listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the daemon tells of a flow whose time was up.
+pub(crate) fn expired(entry: &Entry, now: Tick) -> Event {
+    Event {
+        time_ns: unix_nanoseconds(),
+        kind: EventKind::Destroy,
+        flow: Flow::from_table(entry, now),
+        packet: None,
+    }
+}
+
+/// An event of the programs in words; `None` for one that is not understood.
+pub(crate) fn describe(event: &EngineEvent, rules: &Rules, now: Tick) -> Option<Event> {
+    let kind = kind(event)?;
+    let family = match event.family {
+        0 => Family::V4,
+        1 => Family::V6,
+        _ => return None,
+    };
+    let key = FlowKey {
+        family,
+        words: event.key,
+    };
+    let record = Record::read(Control(event.control), NoWords, 0);
+    let mut entry = listing::Entry::new(&key, &record, &Warm::default(), now);
+    if kind.is_of_packet() {
+        let sender = if event.side == Side::Second as u8 {
+            Side::Second
+        } else {
+            Side::First
+        };
+        entry.tuples = [key.tuple(sender), key.tuple(sender.other())];
+    }
+    Some(Event {
+        time_ns: unix_nanoseconds(),
+        kind,
+        flow: Flow::from_listing(&entry),
+        packet: kind.is_of_packet().then(|| packet(event, rules)),
+    })
+}
+
+fn kind(event: &EngineEvent) -> Option<EventKind> {
+    const NEW: u8 = EngineKind::New as u8;
+    const UPDATE: u8 = EngineKind::Update as u8;
+    const DESTROY: u8 = EngineKind::Destroy as u8;
+    const DROP: u8 = EngineKind::Drop as u8;
+    match event.kind {
+        NEW => Some(EventKind::New),
+        UPDATE => Some(EventKind::Update),
+        DESTROY => Some(EventKind::Destroy),
+        DROP if event.verdict == 0 => Some(EventKind::Invalid),
+        DROP => Some(EventKind::Drop),
+        _ => None,
+    }
+}
+
+fn packet(event: &EngineEvent, rules: &Rules) -> PacketEvent {
+    let hook = Hook::from_number(u32::from(event.hook));
+    let decided = (event.rule != NO_RULE)
+        .then(|| rules.name(event.rule))
+        .flatten();
+    let (chain, rule) = match decided {
+        Some(RuleName { chain, number }) => (Some(chain), (number != 0).then_some(number)),
+        None => (hook.map(|hook| hook.chain().to_owned()), None),
+    };
+    PacketEvent {
+        state: super::state_name(event.state).to_owned(),
+        verdict: super::verdict_name(event.verdict).to_owned(),
+        reason: Reason::from_number(event.reason).map(|reason| reason.name().to_owned()),
+        chain,
+        rule,
+        length: event.length,
+        window: (event.detail != [0; 4]).then_some(event.detail),
+    }
+}
+
+/// The words after a control word that came alone.
+#[derive(Clone, Copy)]
+struct NoWords;
+
+impl Words for NoWords {
+    fn load(self, _word: u32) -> u64 {
+        0
+    }
+
+    fn store(self, _word: u32, _value: u64) {}
+
+    fn compare_exchange(self, _word: u32, old: u64, _new: u64) -> u64 {
+        !old
+    }
+
+    fn add(self, _word: u32, _amount: u64) {}
+}

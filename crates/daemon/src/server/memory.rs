@@ -1,0 +1,160 @@
+//! A firewall in plain memory that sees no packets, for tests of the server.
+
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use keepstate_api::Attachment;
+use keepstate_engine::event::Event;
+use keepstate_engine::limits::POLICY_EPOCHS;
+use keepstate_engine::policy::{PolicyHeader, Rule};
+use keepstate_engine::settings::Settings;
+use keepstate_engine::time::Tick;
+use keepstate_flowmemory::{Accounting, OwnedTable, SliceTable, buckets_for};
+use keepstate_plane::Counters;
+use keepstate_policy::Compiled;
+use keepstate_policy::model::Counters as RuleCounters;
+
+use super::plane::{EventSource, Plane, PlaneError};
+
+/// See the module.
+pub struct MemoryPlane {
+    pub counters: Mutex<Counters>,
+    now: AtomicU32,
+    settings: Mutex<Settings>,
+    table: OwnedTable,
+    policy: Mutex<MemoryPolicy>,
+    sender: Mutex<Sender<Event>>,
+    receiver: Mutex<Option<Receiver<Event>>>,
+}
+
+#[derive(Clone)]
+struct MemoryPolicy {
+    header: PolicyHeader,
+    rules: Vec<Rule>,
+    counters: Vec<RuleCounters>,
+}
+
+impl MemoryPlane {
+    pub fn new(flows_max: u32) -> Self {
+        let buckets = buckets_for(flows_max);
+        let (sender, receiver) = channel();
+        Self {
+            counters: Mutex::default(),
+            now: AtomicU32::new(0),
+            settings: Mutex::new(Settings::defaults(flows_max, [buckets; 2])),
+            table: OwnedTable::new([buckets; 2], Accounting::Yes),
+            policy: Mutex::new(MemoryPolicy {
+                header: PolicyHeader::NONE,
+                rules: Vec::new(),
+                counters: Vec::new(),
+            }),
+            sender: Mutex::new(sender),
+            receiver: Mutex::new(Some(receiver)),
+        }
+    }
+
+    pub fn set_clock(&self, now: Tick) {
+        self.now.store(now.0, Ordering::Relaxed);
+    }
+
+    /// Takes over the policy of another one, with its counters.
+    pub fn copy_policy(&self, other: &Self) {
+        let theirs = lock(&other.policy).clone();
+        *lock(&self.policy) = theirs;
+    }
+
+    /// Lets something happen.
+    pub fn emit(&self, event: Event) {
+        // Nobody may be there to read.
+        let _ = lock(&self.sender).send(event);
+    }
+
+    /// Lets a rule match.
+    pub fn count_rule(&self, index: usize, packets: u64, bytes: u64) {
+        if let Some(counters) = lock(&self.policy).counters.get_mut(index) {
+            counters.packets += packets;
+            counters.bytes += bytes;
+        }
+    }
+}
+
+impl Plane for MemoryPlane {
+    fn now(&self) -> Tick {
+        Tick(self.now.load(Ordering::Relaxed))
+    }
+
+    fn settings(&self) -> Settings {
+        *lock(&self.settings)
+    }
+
+    fn store_settings(&self, settings: &Settings) {
+        *lock(&self.settings) = *settings;
+    }
+
+    fn flows(&self) -> SliceTable<'_> {
+        self.table.as_slices()
+    }
+
+    fn counters(&self) -> Result<Counters, PlaneError> {
+        Ok(*lock(&self.counters))
+    }
+
+    fn policy(&self) -> Result<(PolicyHeader, Vec<Rule>), PlaneError> {
+        let policy = lock(&self.policy);
+        Ok((policy.header, policy.rules.clone()))
+    }
+
+    fn rule_counters(&self) -> Result<Vec<RuleCounters>, PlaneError> {
+        Ok(lock(&self.policy).counters.clone())
+    }
+
+    fn swap_policy(&self, policy: &Compiled, counters: &[RuleCounters]) -> Result<(), PlaneError> {
+        let mut slot = lock(&self.policy);
+        let epoch = (slot.header.epoch + 1) % POLICY_EPOCHS;
+        *slot = MemoryPolicy {
+            header: PolicyHeader {
+                epoch,
+                ..policy.header
+            },
+            rules: policy.rules.clone(),
+            counters: counters.to_vec(),
+        };
+        Ok(())
+    }
+
+    fn attachments(&self) -> Vec<Attachment> {
+        Vec::new()
+    }
+
+    fn events(&self) -> Result<Box<dyn EventSource>, PlaneError> {
+        let taken = lock(&self.receiver).take();
+        let error = || io::Error::other("somebody reads events already");
+        let receiver = taken.ok_or_else(|| PlaneError::Io("events".to_owned(), error()))?;
+        Ok(Box::new(MemoryEvents(receiver)))
+    }
+
+    fn remove(&self) -> Result<(), PlaneError> {
+        Ok(())
+    }
+}
+
+struct MemoryEvents(Receiver<Event>);
+
+impl EventSource for MemoryEvents {
+    fn wait(&mut self, patience: Duration, show: &mut dyn FnMut(&Event)) -> io::Result<()> {
+        match self.0.recv_timeout(patience) {
+            Ok(event) => show(&event),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Err(io::ErrorKind::BrokenPipe.into()),
+        }
+        self.0.try_iter().for_each(|event| show(&event));
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,315 @@
+//! The control socket, the expiry of flows and the distribution of events, over any [`Plane`].
+//!
+//! One thread accepts, one reads events, one looks for expired flows, and each client has one.
+//! Clients come from root alone (the socket has mode 0600), and yet nothing that they send is
+//! trusted: lines are bounded, requests are parsed into types, and the number of clients has a
+//! limit.
+
+mod answer;
+mod connection;
+mod events;
+mod expiry;
+pub mod memory;
+mod plane;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use keepstate_api::{Instance, Shutdown};
+use keepstate_engine::settings::{SETTING_DROP_EVENTS, SETTING_FLOW_EVENTS};
+
+use self::events::Hub;
+use self::expiry::Expiry;
+pub use self::plane::{EventSource, Plane, PlaneError};
+pub use self::rules::{ApplyError, Rules};
+use crate::lock;
+
+/// How long the reader of events waits before it looks whether the server ends.
+const EVENT_PATIENCE: Duration = Duration::from_millis(200);
+
+/// Why the server could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    #[error("cannot listen on {0}")]
+    Listen(PathBuf, #[source] io::Error),
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+    #[error(transparent)]
+    Plane(#[from] PlaneError),
+}
+
+/// Whether the firewall was there before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Fresh,
+    Adopted,
+}
+
+/// What all threads of a server share.
+pub(crate) struct Shared {
+    pub(crate) instance: Instance,
+    pub(crate) plane: Arc<dyn Plane>,
+    pub(crate) rules: Arc<Rules>,
+    pub(crate) origin: Origin,
+    pub(crate) started: u64,
+    pub(crate) hub: Hub,
+    pub(crate) expiry: Expiry,
+    pub(crate) tally: Tally,
+    /// Held while settings are read, changed and written back.
+    settings: Mutex<()>,
+    ending: Mutex<Option<Ending>>,
+    ended: Condvar,
+}
+
+/// Counts what the control socket saw.
+#[derive(Default)]
+pub(crate) struct Tally {
+    pub(crate) open: AtomicU32,
+    pub(crate) connections: AtomicU64,
+    pub(crate) requests: AtomicU64,
+    pub(crate) malformed: AtomicU64,
+    pub(crate) refused: AtomicU64,
+}
+
+/// Why the server ends, and who waits for it.
+pub struct Ending {
+    pub leave: Shutdown,
+    /// The client that asked: it is answered when the end is complete.
+    pub(crate) client: Option<UnixStream>,
+}
+
+impl Shared {
+    pub(crate) fn end(&self, ending: Ending) {
+        let mut slot = lock(&self.ending);
+        // The first one counts.
+        slot.get_or_insert(ending);
+        self.ended.notify_all();
+    }
+
+    fn is_ending(&self) -> bool {
+        lock(&self.ending).is_some()
+    }
+
+    /// Sleeps; `true` when the server ends.
+    pub(crate) fn sleep(&self, duration: Duration) -> bool {
+        let ending = lock(&self.ending);
+        let result = self
+            .ended
+            .wait_timeout_while(ending, duration, |ending| ending.is_none());
+        let (ending, _) = result.unwrap_or_else(PoisonError::into_inner);
+        ending.is_some()
+    }
+
+    /// Waits for the end.
+    fn first_ending(&self) -> Ending {
+        let mut slot = lock(&self.ending);
+        loop {
+            if let Some(ending) = slot.take() {
+                return ending;
+            }
+            let waited = self.ended.wait(slot);
+            slot = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Changes settings, one change after the other.
+    pub(crate) fn change_settings<E>(
+        &self,
+        change: impl FnOnce(&mut keepstate_engine::settings::Settings) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let _guard = lock(&self.settings);
+        let mut settings = self.plane.settings();
+        change(&mut settings)?;
+        self.plane.store_settings(&settings);
+        Ok(())
+    }
+
+    /// Makes the programs tell what somebody listens to, and nothing else.
+    pub(crate) fn update_wanted_events(&self) {
+        let result: Result<(), std::convert::Infallible> = self.change_settings(|settings| {
+            settings.flags &= !(SETTING_FLOW_EVENTS | SETTING_DROP_EVENTS);
+            settings.flags |= self.hub.wanted();
+            Ok(())
+        });
+        let Ok(()) = result;
+    }
+}
+
+/// A server that runs.
+pub struct Server {
+    shared: Arc<Shared>,
+    socket: PathBuf,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Ends a server from elsewhere, for instance from where signals arrive.
+#[derive(Clone)]
+pub struct Stopper(Arc<Shared>);
+
+impl Stopper {
+    pub fn stop(&self, leave: Shutdown) {
+        self.0.end(Ending {
+            leave,
+            client: None,
+        });
+    }
+}
+
+impl Server {
+    /// Starts all threads. Requests are answered from now on.
+    pub fn start(
+        instance: Instance,
+        socket: &Path,
+        plane: Arc<dyn Plane>,
+        rules: Arc<Rules>,
+        origin: Origin,
+    ) -> Result<Self, ServerError> {
+        let listen = |error| ServerError::Listen(socket.to_owned(), error);
+        // One that a killed daemon left behind. The caller holds the instance's lock.
+        match std::fs::remove_file(socket) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(listen(error)),
+            _ => {}
+        }
+        let source = plane.events()?;
+        let listener = UnixListener::bind(socket).map_err(listen)?;
+        std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(listen)?;
+        let shared = Arc::new(Shared {
+            instance,
+            plane,
+            rules,
+            origin,
+            started: unix_seconds(),
+            hub: Hub::default(),
+            expiry: Expiry::default(),
+            tally: Tally::default(),
+            settings: Mutex::new(()),
+            ending: Mutex::new(None),
+            ended: Condvar::new(),
+        });
+        // An earlier daemon may have been killed with listeners.
+        shared.update_wanted_events();
+        let mut server = Self {
+            shared,
+            socket: socket.to_owned(),
+            threads: Vec::new(),
+        };
+        server.spawn("accept", move |shared| {
+            connection::accept(shared, &listener)
+        })?;
+        server.spawn("expiry", |shared| expiry::run(shared))?;
+        server.spawn("events", move |shared| read_events(shared, source))?;
+        Ok(server)
+    }
+
+    pub fn stopper(&self) -> Stopper {
+        Stopper(Arc::clone(&self.shared))
+    }
+
+    /// Waits until somebody asks for the end; then no thread but those of clients runs any more.
+    pub fn wait(mut self) -> Ending {
+        let ending = self.shared.first_ending();
+        // For the threads that look whether there is an end.
+        self.shared.end(Ending {
+            leave: ending.leave,
+            client: None,
+        });
+        // Wakes the thread that accepts. Where this fails, nobody can connect either.
+        let _ = UnixStream::connect(&self.socket);
+        let _ = std::fs::remove_file(&self.socket);
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has said so on the standard error.
+            let _ = thread.join();
+        }
+        ending
+    }
+
+    fn spawn(
+        &mut self,
+        name: &str,
+        body: impl FnOnce(&Arc<Shared>) + Send + 'static,
+    ) -> Result<(), ServerError> {
+        let shared = Arc::clone(&self.shared);
+        let thread = thread::Builder::new().name(name.to_owned());
+        let spawned = thread.spawn(move || body(&shared));
+        self.threads.push(spawned.map_err(ServerError::Thread)?);
+        Ok(())
+    }
+}
+
+impl Ending {
+    /// Tells the client that asked for the end how it went.
+    pub fn answer(self, result: Result<(), String>) {
+        if let Some(client) = self.client {
+            answer::send_ending(client, result);
+        }
+    }
+}
+
+fn read_events(shared: &Arc<Shared>, mut source: Box<dyn EventSource>) {
+    while !shared.is_ending() {
+        let result = source.wait(EVENT_PATIENCE, &mut |event| {
+            if let Some(event) = events::describe(event, &shared.rules, shared.plane.now()) {
+                shared.hub.publish(event);
+            }
+        });
+        if let Err(error) = result {
+            eprintln!("keepstate: events cannot be read any more: {error}");
+            return;
+        }
+    }
+}
+
+/// Name of a state by its number.
+pub(crate) fn state_name(number: u8) -> &'static str {
+    use keepstate_engine::verdict::State;
+    const STATES: [State; 6] = [
+        State::None,
+        State::Invalid,
+        State::New,
+        State::Established,
+        State::Related,
+        State::Untracked,
+    ];
+    STATES
+        .get(usize::from(number))
+        .map_or("?", |state| state.name())
+}
+
+/// Name of a verdict by its number.
+pub(crate) fn verdict_name(number: u8) -> &'static str {
+    use keepstate_engine::verdict::Verdict;
+    const VERDICTS: [Verdict; 3] = [Verdict::Accept, Verdict::Drop, Verdict::Reject];
+    VERDICTS
+        .get(usize::from(number))
+        .map_or("?", |verdict| verdict.name())
+}
+
+pub(crate) fn unix_seconds() -> u64 {
+    since_1970().as_secs()
+}
+
+pub(crate) fn unix_nanoseconds() -> u64 {
+    since_1970().as_nanos() as u64
+}
+
+fn since_1970() -> Duration {
+    // A clock before 1970 is not set at all.
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
+/// Connections that are open.
+pub(crate) fn open(tally: &Tally) -> u32 {
+    tally.open.load(Ordering::Relaxed)
+}

@@ -1,0 +1,72 @@
+//! What the server needs of the firewall that it controls: the kernel programs' maps, or, in
+//! tests, plain memory.
+
+use std::io;
+use std::time::Duration;
+
+use keepstate_api::Attachment;
+use keepstate_engine::event::Event;
+use keepstate_engine::policy::{PolicyHeader, Rule};
+use keepstate_engine::settings::Settings;
+use keepstate_engine::time::Tick;
+use keepstate_flowmemory::SliceTable;
+use keepstate_plane::Counters;
+use keepstate_policy::Compiled;
+use keepstate_policy::model::Counters as RuleCounters;
+
+use crate::attach::AttachError;
+use crate::kernel::KernelError;
+
+/// Why the firewall could not be changed or asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlaneError {
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    #[error("{0}")]
+    Io(String, #[source] io::Error),
+}
+
+/// The firewall. All methods may be called from any thread.
+pub trait Plane: Send + Sync {
+    /// The engine's time.
+    fn now(&self) -> Tick;
+
+    fn settings(&self) -> Settings;
+
+    /// Puts settings in force. Callers make sure that only one of them does so at a time.
+    fn store_settings(&self, settings: &Settings);
+
+    fn flows(&self) -> SliceTable<'_>;
+
+    /// Counters of the whole, over all CPUs.
+    fn counters(&self) -> Result<Counters, PlaneError>;
+
+    /// Header and rules of the policy in force.
+    fn policy(&self) -> Result<(PolicyHeader, Vec<Rule>), PlaneError>;
+
+    /// Counters of the rules in force, over all CPUs.
+    fn rule_counters(&self) -> Result<Vec<RuleCounters>, PlaneError>;
+
+    /// Puts a policy in force: every packet sees the old one or the new one.
+    fn swap_policy(&self, policy: &Compiled, counters: &[RuleCounters]) -> Result<(), PlaneError>;
+
+    /// The policy in force is this one, put there by an earlier daemon.
+    fn recognize(&self, _policy: &Compiled) {}
+
+    fn attachments(&self) -> Vec<Attachment>;
+
+    /// The reader of events; there is one.
+    fn events(&self) -> Result<Box<dyn EventSource>, PlaneError>;
+
+    /// Detaches and removes everything.
+    fn remove(&self) -> Result<(), PlaneError>;
+}
+
+/// Events of the programs, in the order in which they happened on each CPU.
+pub trait EventSource: Send {
+    /// Shows the events that are there, after having waited for the first one.
+    fn wait(&mut self, patience: Duration, show: &mut dyn FnMut(&Event)) -> io::Result<()>;
+}

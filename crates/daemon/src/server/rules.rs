@@ -1,0 +1,342 @@
+//! The rules in force: their text, their counters, and the change from one policy to the next.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use keepstate_api::{
+    Applied, ApplyMode, PolicyStatus, RuleFamily, RuleFile, RuleProblem, RulesText,
+};
+use keepstate_engine::policy::{POLICY_NONE, PolicyHeader};
+use keepstate_engine::tuple::Family;
+use keepstate_policy::model::Policy;
+use keepstate_policy::{
+    Compiled, Diagnostic, FileKind, ShowCounters, Style, compile, parse_rules, save_table,
+};
+use serde::{Deserialize, Serialize};
+
+use super::plane::{Plane, PlaneError};
+use super::unix_seconds;
+
+/// Why rules were not put in force.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApplyError {
+    #[error("the rules have errors")]
+    Rules(Vec<RuleProblem>),
+    #[error(transparent)]
+    Plane(#[from] PlaneError),
+    #[error("the text of the rules cannot be kept in {0}")]
+    Keep(PathBuf, #[source] io::Error),
+}
+
+/// What is in force.
+enum InForce {
+    /// No policy: everything passes.
+    Nothing,
+    Known(Box<Known>),
+    /// A policy that an earlier daemon loaded, and whose text is lost.
+    Unknown,
+}
+
+/// A policy with its text.
+struct Known {
+    policy: Policy,
+    compiled: Compiled,
+    origins: Vec<String>,
+    applied: u64,
+}
+
+/// What is kept in a file for the next daemon.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    origins: Vec<String>,
+    applied: u64,
+    v4: String,
+    v6: String,
+}
+
+/// The name of a rule, for events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RuleName {
+    pub(crate) chain: String,
+    /// Zero for the chain's policy.
+    pub(crate) number: u32,
+}
+
+/// The rules in force. Changes come one after the other.
+pub struct Rules {
+    directory: PathBuf,
+    in_force: Mutex<InForce>,
+}
+
+/// The text of the policy in force, and of the one that is about to be.
+///
+/// A daemon that is killed between writing the second and flipping leaves a file that does not fit
+/// the rules in the kernel; [`Rules::recall`] takes the file that does.
+const CURRENT: &str = "rules.json";
+const NEXT: &str = "rules.next.json";
+
+impl Rules {
+    /// Rules whose text is kept in a directory.
+    pub fn new(directory: PathBuf) -> Self {
+        Self {
+            directory,
+            in_force: Mutex::new(InForce::Nothing),
+        }
+    }
+
+    /// Finds out what an earlier daemon put in force.
+    pub fn recall(&self, plane: &dyn Plane) -> Result<(), PlaneError> {
+        let (header, rules) = plane.policy()?;
+        let mut in_force = self.lock();
+        if header.flags & POLICY_NONE != 0 {
+            *in_force = InForce::Nothing;
+            return Ok(());
+        }
+        *in_force = InForce::Unknown;
+        for name in [NEXT, CURRENT] {
+            let Some(known) = recall_from(&self.directory.join(name)) else {
+                continue;
+            };
+            if known.compiled.rules == rules && same_but_epoch(&known.compiled.header, &header) {
+                plane.recognize(&known.compiled);
+                *in_force = InForce::Known(Box::new(known));
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks files, and puts them in force.
+    pub fn apply(
+        &self,
+        plane: &dyn Plane,
+        files: &[RuleFile],
+        mode: ApplyMode,
+    ) -> Result<Applied, ApplyError> {
+        let mut in_force = self.lock();
+        let mut policy = match &*in_force {
+            InForce::Known(known) => known.counted(plane)?,
+            InForce::Nothing | InForce::Unknown => Policy::default(),
+        };
+        let (families, notes) = merge(&mut policy, files)?;
+        let compiled = compile(&policy).map_err(|error| {
+            let origins: Vec<&str> = files.iter().map(|file| file.origin.as_str()).collect();
+            ApplyError::Rules(vec![whole_file_problem(&origins.join(", "), &error)])
+        })?;
+        let count = |family| policy.ruleset(family).filter.rule_count() as u32;
+        let applied = Applied {
+            mode,
+            rules: [Family::V4, Family::V6]
+                .map(|family| families.contains(&family).then(|| count(family))),
+            notes,
+        };
+        if mode == ApplyMode::Check {
+            return Ok(applied);
+        }
+        let known = Known {
+            origins: files.iter().map(|file| file.origin.clone()).collect(),
+            applied: unix_seconds(),
+            policy,
+            compiled,
+        };
+        self.swap(plane, &known)?;
+        *in_force = InForce::Known(Box::new(known));
+        Ok(applied)
+    }
+
+    fn swap(&self, plane: &dyn Plane, known: &Known) -> Result<(), ApplyError> {
+        let next = self.directory.join(NEXT);
+        let keep = |error| ApplyError::Keep(next.clone(), error);
+        let text = serde_json::to_string(&known.kept()).map_err(|error| keep(error.into()))?;
+        std::fs::write(&next, text).map_err(keep)?;
+        let counters = known.compiled.initial_counters(&known.policy);
+        plane.swap_policy(&known.compiled, &counters)?;
+        // From here on the rules are in force, whatever becomes of the file: the next daemon looks
+        // at both names.
+        let _ = std::fs::rename(&next, self.directory.join(CURRENT));
+        Ok(())
+    }
+
+    /// Both families with their counters, `None` when the text is lost.
+    pub(crate) fn text(&self, plane: &dyn Plane) -> Result<Option<RulesText>, PlaneError> {
+        let policy = match &*self.lock() {
+            InForce::Nothing => Policy::default(),
+            InForce::Known(known) => known.counted(plane)?,
+            InForce::Unknown => return Ok(None),
+        };
+        Ok(Some(texts(&policy, ShowCounters::Yes)))
+    }
+
+    pub(crate) fn status(&self, plane: &dyn Plane) -> Result<Option<PolicyStatus>, PlaneError> {
+        Ok(match &*self.lock() {
+            InForce::Nothing => None,
+            InForce::Known(known) => Some(PolicyStatus {
+                origins: known.origins.clone(),
+                applied: Some(known.applied),
+                rules: Some(
+                    [Family::V4, Family::V6]
+                        .map(|family| known.policy.ruleset(family).filter.rule_count() as u32),
+                ),
+                compiled_rules: known.compiled.header.rules,
+            }),
+            InForce::Unknown => Some(PolicyStatus {
+                origins: Vec::new(),
+                applied: None,
+                rules: None,
+                compiled_rules: plane.policy()?.0.rules,
+            }),
+        })
+    }
+
+    /// The name of a compiled rule. An event that was under way while the policy changed may get
+    /// the name of the rule that has this number now.
+    pub(crate) fn name(&self, rule: u32) -> Option<RuleName> {
+        match &*self.lock() {
+            InForce::Known(known) => {
+                let source = known.compiled.sources.get(rule as usize)?;
+                let chain = known.compiled.chains.get(source.chain as usize)?;
+                Some(RuleName {
+                    chain: chain.name.clone(),
+                    number: source.number,
+                })
+            }
+            InForce::Nothing | InForce::Unknown => None,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, InForce> {
+        // What is in force is replaced as a whole: a panic elsewhere leaves it right.
+        self.in_force.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// The policy with what its rules have counted.
+    fn counted(&self, plane: &dyn Plane) -> Result<Policy, PlaneError> {
+        let counters = plane.rule_counters()?;
+        let mut policy = self.policy.clone();
+        let read = |index: u32| counters.get(index as usize).copied();
+        self.compiled
+            .store_counters(&mut policy, |index| read(index).unwrap_or_default());
+        Ok(policy)
+    }
+
+    fn kept(&self) -> Kept {
+        let RulesText { v4, v6 } = texts(&self.policy, ShowCounters::No);
+        Kept {
+            origins: self.origins.clone(),
+            applied: self.applied,
+            v4,
+            v6,
+        }
+    }
+}
+
+fn recall_from(path: &Path) -> Option<Known> {
+    let text = std::fs::read(path).ok()?;
+    let kept: Kept = serde_json::from_slice(&text).ok()?;
+    let mut policy = Policy::default();
+    for (family, text) in [(Family::V4, &kept.v4), (Family::V6, &kept.v6)] {
+        let parsed = parse_rules(text, FileKind::Save(family));
+        if parsed.has_errors() {
+            return None;
+        }
+        policy.merge(parsed);
+    }
+    let compiled = compile(&policy).ok()?;
+    Some(Known {
+        policy,
+        compiled,
+        origins: kept.origins,
+        applied: kept.applied,
+    })
+}
+
+fn same_but_epoch(one: &PolicyHeader, other: &PolicyHeader) -> bool {
+    let epoch = one.epoch;
+    *one == PolicyHeader { epoch, ..*other }
+}
+
+fn texts(policy: &Policy, counters: ShowCounters) -> RulesText {
+    RulesText {
+        v4: save_table(&policy.v4.filter, counters),
+        v6: save_table(&policy.v6.filter, counters),
+    }
+}
+
+/// Reads the files into the policy. A family that no file speaks of stays as it is.
+fn merge(
+    policy: &mut Policy,
+    files: &[RuleFile],
+) -> Result<(Vec<Family>, Vec<RuleProblem>), ApplyError> {
+    let mut families = Vec::new();
+    let (mut errors, mut notes) = (Vec::new(), Vec::new());
+    for file in files {
+        let parsed = parse_rules(&file.text, file_kind(file));
+        for diagnostic in &parsed.diagnostics {
+            let list = if diagnostic.is_error() {
+                &mut errors
+            } else {
+                &mut notes
+            };
+            list.push(problem(&file.origin, diagnostic));
+        }
+        let twice = parsed
+            .families
+            .iter()
+            .find(|family| families.contains(*family));
+        if let Some(family) = twice {
+            let family = ["IPv4", "IPv6"][*family as usize];
+            let message = format!("the file before this one has rules of {family} too");
+            errors.push(whole_file_problem(&file.origin, &message));
+        }
+        families.extend(&parsed.families);
+        if !parsed.has_errors() {
+            policy.merge(parsed);
+        }
+    }
+    if errors.is_empty() {
+        Ok((families, notes))
+    } else {
+        Err(ApplyError::Rules(errors))
+    }
+}
+
+/// Scripts say themselves which family a command is for; files of iptables-save may not.
+fn file_kind(file: &RuleFile) -> FileKind {
+    let family = match file.family {
+        RuleFamily::Detect => return FileKind::Detect,
+        RuleFamily::V4 => Family::V4,
+        RuleFamily::V6 => Family::V6,
+    };
+    let mut lines = file.text.lines().map(str::trim);
+    let first = lines.find(|line| !line.is_empty() && !line.starts_with('#'));
+    if first.is_some_and(|line| line.starts_with('*')) {
+        FileKind::Save(family)
+    } else {
+        FileKind::Detect
+    }
+}
+
+fn problem(origin: &str, diagnostic: &Diagnostic) -> RuleProblem {
+    RuleProblem {
+        origin: origin.to_owned(),
+        line: diagnostic.span.line,
+        column: diagnostic.span.column,
+        message: diagnostic.problem.to_string(),
+        rendered: diagnostic.render(origin, Style::Plain),
+    }
+}
+
+fn whole_file_problem(origin: &str, message: &impl ToString) -> RuleProblem {
+    let message = message.to_string();
+    RuleProblem {
+        origin: origin.to_owned(),
+        line: 0,
+        column: 0,
+        rendered: format!("error: {message}\n --> {origin}"),
+        message,
+    }
+}
