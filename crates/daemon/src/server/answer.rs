@@ -11,6 +11,7 @@ use keepstate_api::{
 };
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::limits::{RATED_LOAD_PERCENT, SLOTS_PER_BUCKET};
+use keepstate_engine::record::Record;
 use keepstate_engine::settings::{
     SETTING_ACCOUNTING, SETTING_DROP_EVENTS, SETTING_FLOW_EVENTS, SETTING_TIMESTAMP, Settings,
 };
@@ -224,7 +225,9 @@ fn find(shared: &Shared, settings: &Settings, query: &Query) -> Option<RawRecord
     let now = shared.plane.now();
     candidates.iter().find_map(|oriented| {
         let hash = table::Hash::of(&oriented.key, settings);
-        let Lookup::Found(found) = table::lookup(&memory, &oriented.key, &hash, now) else {
+        let mut record = Record::EMPTY;
+        let found = table::lookup(&memory, &oriented.key, &hash, now, &mut record);
+        let Lookup::Found(found) = found else {
             return None;
         };
         let mut raw = None;

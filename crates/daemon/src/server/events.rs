@@ -131,7 +131,7 @@ pub(crate) fn describe(event: &EngineEvent, rules: &Rules, now: Tick) -> Option<
         family,
         words: event.key,
     };
-    let record = Record::read(Control(event.control), NoWords, 0);
+    let record = Record::read(Control(event.control), NoWords);
     let mut entry = listing::Entry::new(&key, &record, &Warm::default(), now);
     if kind.is_of_packet() {
         let sender = if event.side == Side::Second as u8 {
