@@ -31,7 +31,7 @@ pub const WRITER_WAITS_MAX: u32 = 64;
 
 /// Rounds of an insert. One is enough, unless other CPUs insert into the same buckets at the same
 /// instant; each round waits for one of them.
-pub const INSERT_ROUNDS_MAX: u32 = 4;
+pub const INSERT_ROUNDS_MAX: u32 = 3;
 
 /// How often an insert looks at a slot that another CPU has claimed and not yet published, which
 /// takes it two or three misses of the cache.
@@ -39,7 +39,7 @@ pub const CLAIMER_WAITS_MAX: u32 = 256;
 
 /// How often a compare-and-swap of a tags word is tried again. Each failure means that another
 /// CPU changed that bucket within the last few nanoseconds.
-pub const TAG_RETRIES_MAX: u32 = 16;
+pub const TAG_RETRIES_MAX: u32 = 4;
 
 /// Packet bytes before the IP header: Ethernet, two VLAN tags, PPPoE.
 pub const LINK_HEADER_BYTES_MAX: u32 = 14 + 2 * 4 + 8;

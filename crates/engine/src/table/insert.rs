@@ -45,6 +45,8 @@
 //! and 0.03 % for `h = s / 4`; a limit for half-open records much below an eighth of the slots
 //! would refuse new flows before it is of use.
 
+use core::marker::PhantomData;
+
 use super::remove::{release, remove};
 use super::tags::Tags;
 use super::{
@@ -134,6 +136,7 @@ enum Settled {
 }
 
 /// Compares a claim with all others that concern its key.
+#[cfg_attr(target_arch = "bpf", inline(never))]
 fn settle<K: Kind, M: FlowMemory>(
     memory: &M,
     flow: &NewFlow<'_>,
@@ -200,6 +203,7 @@ impl<M: FlowMemory> Repeat for WaitForClaimer<'_, M> {
 }
 
 /// Claims a slot, unless there is none or another CPU changed the bucket.
+#[cfg_attr(target_arch = "bpf", inline(never))]
 fn claim_slot<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: &mut Place) -> Claim {
     let Some(tags) = load_tags::<K, M>(memory, flow.hash) else {
         return Claim::None;
@@ -358,6 +362,7 @@ fn judge<K: Kind, M: FlowMemory>(memory: &M, key: &FlowKey, place: Place, now: T
     }
 }
 
+#[cfg_attr(target_arch = "bpf", inline(never))]
 fn publish<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: Place) {
     let Some(words) = K::words(memory, place) else {
         return;
@@ -395,22 +400,46 @@ enum Room {
 
 /// Gives up one record of the key's buckets, if there is one that may go.
 fn make_room<K: Kind, M: FlowMemory>(memory: &M, hash: &Hash, now: Tick) -> Room {
-    for bucket in hash.candidates() {
-        let Some(tags) = memory.tags(K::FAMILY, bucket) else {
-            return Room::None;
+    let mut search = MakeRoom::<K, M> {
+        memory,
+        buckets: hash.candidates(),
+        now,
+        room: Room::None,
+        kind: PhantomData,
+    };
+    memory.repeat(search.buckets.len() as u32, &mut search);
+    search.room
+}
+
+struct MakeRoom<'a, K, M> {
+    memory: &'a M,
+    /// The next one to be searched first.
+    buckets: [u32; 4],
+    now: Tick,
+    room: Room,
+    kind: PhantomData<K>,
+}
+
+impl<K: Kind, M: FlowMemory> Repeat for MakeRoom<'_, K, M> {
+    fn step(&mut self) -> bool {
+        let [bucket, second, third, fourth] = self.buckets;
+        self.buckets = [second, third, fourth, bucket];
+        let Some(tags) = self.memory.tags(K::FAMILY, bucket) else {
+            return false;
         };
-        let victim = find_victim::<K, M>(memory, bucket, tags, now);
-        if victim.left < u32::MAX {
-            let place = Place {
-                family: K::FAMILY,
-                bucket,
-                slot: victim.slot,
-            };
-            give_up(memory, tags, place, victim.control, now);
-            return Room::Made;
+        let victim = find_victim::<K, M>(self.memory, bucket, tags, self.now);
+        if victim.left == u32::MAX {
+            return true;
         }
+        let place = Place {
+            family: K::FAMILY,
+            bucket,
+            slot: victim.slot,
+        };
+        give_up(self.memory, tags, place, victim.control, self.now);
+        self.room = Room::Made;
+        false
     }
-    Room::None
 }
 
 /// The record of a bucket that would go first.

@@ -205,21 +205,21 @@ fn load_tags<K: Kind, M: FlowMemory>(memory: &M, hash: &Hash) -> Option<[Tags; 4
     ])
 }
 
+/// All words at once: each branch would be one more path for the verifier, in each slot.
 fn key_matches<K: Kind, W: Words>(words: W, key: &FlowKey) -> bool {
     let [word0, word1, word2, word3, word4] = key.words;
-    if (words.load(KEY_WORD) ^ word0) & !KEY_WORD0_FOREIGN_BITS != 0
-        || words.load(KEY_WORD + 1) != word1
-    {
-        return false;
-    }
-    match K::FAMILY {
-        Family::V4 => true,
+    let short = ((words.load(KEY_WORD) ^ word0) & !KEY_WORD0_FOREIGN_BITS)
+        | (words.load(KEY_WORD + 1) ^ word1);
+    let difference = match K::FAMILY {
+        Family::V4 => short,
         Family::V6 => {
-            words.load(KEY_WORD + 2) == word2
-                && words.load(KEY_WORD + 3) == word3
-                && words.load(KEY_WORD + 4) == word4
+            short
+                | (words.load(KEY_WORD + 2) ^ word2)
+                | (words.load(KEY_WORD + 3) ^ word3)
+                | (words.load(KEY_WORD + 4) ^ word4)
         }
-    }
+    };
+    difference == 0
 }
 
 fn count_up<M: FlowMemory>(memory: &M, gauge: u32) {
