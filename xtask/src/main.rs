@@ -52,7 +52,7 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "bench",
-        arguments: "[PART]...",
+        arguments: "[engine | kernel | peer | count]...",
         help: "what a packet costs, in both planes and in the kernel's own tracker",
         run: bench::run,
     },
