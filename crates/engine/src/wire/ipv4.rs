@@ -97,10 +97,10 @@ fn lengths<P: Packet>(
 /// be cut short. `None` for a later fragment or a damaged header.
 pub(super) fn quoted<P: Packet>(packet: &P, offset: u32) -> Option<Network> {
     let header = packet.header(offset, HEADER_BYTES_MIN)?;
-    let first = header.u8(0);
-    let header_length = u32::from(first & 0xf) * 4;
+    // The version is not looked at, as Linux does not: the error itself says which it must be.
+    let header_length = u32::from(header.u8(0) & 0xf) * 4;
     let is_later = header.u16(6) & FRAGMENT_OFFSET != 0;
-    if first >> 4 != 4 || header_length < HEADER_BYTES_MIN || is_later {
+    if header_length < HEADER_BYTES_MIN || is_later {
         return None;
     }
     Some(Network {

@@ -60,9 +60,6 @@ pub(super) fn network<P: Packet>(
 /// As [`super::ipv4::quoted`].
 pub(super) fn quoted<P: Packet>(packet: &P, offset: u32) -> Option<Network> {
     let header = packet.header(offset, HEADER_BYTES)?;
-    if header.u8(0) >> 4 != 6 {
-        return None;
-    }
     let mut chain = Chain::new(header.u8(6), offset + HEADER_BYTES);
     if is_extension(chain.protocol) {
         skip_extensions(packet, &mut chain, packet.len()).ok()?;
