@@ -10,13 +10,10 @@ use keepstate_engine::record::{ASSURED, Record, SEEN_REPLY, Warm};
 use keepstate_engine::table;
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{Address, Direction, Family, FlowKey, Tuple};
+use keepstate_engine::wire::transport::{ICMP, ICMPV6, TCP, UDP};
 
-const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 const DCCP: u8 = 33;
 const GRE: u8 = 47;
-const ICMPV6: u8 = 58;
 const SCTP: u8 = 132;
 const UDPLITE: u8 = 136;
 

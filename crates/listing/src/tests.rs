@@ -1,5 +1,5 @@
-use keepstate_engine::conntrack::tcp::{SegmentKind, TcpState};
-use keepstate_engine::record::{ORIGINATOR_IS_SECOND, Window};
+use keepstate_engine::conntrack::tcp::TcpState;
+use keepstate_engine::record::ORIGINATOR_IS_SECOND;
 use keepstate_engine::tuple::Side;
 
 use super::*;
@@ -19,13 +19,7 @@ fn record(status: u8, tcp_state: TcpState, seconds: u32) -> Record {
         deadline: Tick(0).after_seconds(seconds),
         status,
         tcp_state,
-        last_kind: SegmentKind::None,
-        last_direction: Direction::Original,
-        retransmissions: 0,
-        last_window_is_zero: false,
-        windows: [Window::default(); 2],
-        last_end: 0,
-        last_ack_hash: 0,
+        ..Record::EMPTY
     }
 }
 

@@ -3,10 +3,10 @@
 
 use std::process::Command;
 
-use keepstate_engine::conntrack::tcp::{SegmentKind, TcpState};
-use keepstate_engine::record::{ASSURED, Record, SEEN_REPLY, Warm, Window};
+use keepstate_engine::conntrack::tcp::TcpState;
+use keepstate_engine::record::{ASSURED, Record, SEEN_REPLY, Warm};
 use keepstate_engine::time::Tick;
-use keepstate_engine::tuple::{Direction, Family, Side, Tuple, is_icmp};
+use keepstate_engine::tuple::{Family, Side, Tuple, is_icmp};
 use keepstate_listing::Entry;
 use keepstate_testkit::{Namespace, programs_or_skip, root_or_skip, run};
 
@@ -136,13 +136,7 @@ fn entry(case: &Case) -> Entry {
         deadline: Tick(0).after_seconds(1000),
         status: case.status | originator,
         tcp_state: case.tcp_state,
-        last_kind: SegmentKind::None,
-        last_direction: Direction::Original,
-        retransmissions: 0,
-        last_window_is_zero: false,
-        windows: [Window::default(); 2],
-        last_end: 0,
-        last_ack_hash: 0,
+        ..Record::EMPTY
     };
     let warm = Warm {
         mark: 5,

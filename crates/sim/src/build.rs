@@ -2,19 +2,12 @@
 
 use std::net::IpAddr;
 
+pub use keepstate_engine::wire::transport::tcp_flag::{ACK, CWR, ECE, FIN, PSH, RST, SYN, URG};
+
 use crate::packet::ones_complement_sum;
 
 const ETHERNET_HEADER_BYTES: usize = 14;
 const TTL: u8 = 64;
-
-pub const FIN: u8 = 0x01;
-pub const SYN: u8 = 0x02;
-pub const RST: u8 = 0x04;
-pub const PSH: u8 = 0x08;
-pub const ACK: u8 = 0x10;
-pub const URG: u8 = 0x20;
-pub const ECE: u8 = 0x40;
-pub const CWR: u8 = 0x80;
 
 /// A packet to be made. Both addresses are of one family.
 #[derive(Clone, Debug, PartialEq, Eq)]

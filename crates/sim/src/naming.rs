@@ -4,11 +4,7 @@
 //! the connection that such a packet names stands, and which side of the host it came from.
 
 use keepstate_engine::tuple::{Address, Family, Tuple};
-
-const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ICMPV6: u8 = 58;
+use keepstate_engine::wire::transport::{ICMP, ICMPV6, TCP, UDP};
 
 const IPV4_HEADER_BYTES: usize = 20;
 const IPV6_HEADER_BYTES: usize = 40;
