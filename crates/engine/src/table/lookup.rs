@@ -132,7 +132,7 @@ pub fn lookup_at<M: FlowMemory>(
 /// there, for a caller that has read them.
 ///
 /// A record that differs only in its control word is written by one compare-and-swap; one that
-/// does not differ at all is not written, and success then says nothing about what others did.
+/// does not differ at all is not written.
 /// Otherwise the record is locked for the few stores in between, so a process that may be killed
 /// at any instruction must not call this with a record that differs in more.
 #[inline(always)]
@@ -178,7 +178,8 @@ fn write_changes<W: Words>(change: &Change<'_, W>) -> Option<Control> {
     // then no longer `old`, and the swap fails.
     if is_same && cached == old_cached && changed_warm.is_none() {
         if new.differs_only_in_version(old) {
-            return Some(old);
+            // Another packet may have written just these words, starting from the same record.
+            return (load_control(words) == old).then_some(old);
         }
         return (words.compare_exchange(CONTROL_WORD, old.0, new.0) == old.0).then_some(new);
     }

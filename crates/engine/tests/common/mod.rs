@@ -138,11 +138,10 @@ pub(crate) fn checked_contents<M: FlowMemory>(
         table::leftovers(memory, family, 0..buckets, |place, control| {
             panic!("neither live nor empty: {place:?} {control:?}");
         });
-        // Every record counts as unexpired half the range before its deadline.
         table::visit(memory, family, 0..buckets, now, |entry| {
             let hash = Hash::of(&entry.key, settings);
             assert!(
-                hash.buckets.contains(&entry.place.bucket),
+                hash.candidates().contains(&entry.place.bucket),
                 "{entry:?} is lost"
             );
             keys.push(entry.key);
