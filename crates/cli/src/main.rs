@@ -4,6 +4,7 @@ mod commands;
 mod failure;
 mod output;
 mod rules;
+mod running;
 mod simulation;
 
 use std::process::ExitCode;

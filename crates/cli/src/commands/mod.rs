@@ -1,7 +1,14 @@
 //! The subcommands, one file each.
 
+mod apply;
+mod daemon;
+mod down;
+mod events;
 mod explain;
+mod flows;
 mod replay;
+mod status;
+mod up;
 
 use std::process::ExitCode;
 
@@ -17,13 +24,27 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Up(up::Arguments),
+    Down(down::Arguments),
+    Apply(apply::Arguments),
+    Status(status::Arguments),
+    Flows(flows::Arguments),
+    Events(events::Arguments),
     Explain(explain::Arguments),
     Replay(replay::Arguments),
+    Daemon(daemon::Arguments),
 }
 
 /// Runs the subcommand that the command line names.
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
+        Command::Up(arguments) => up::run(&arguments),
+        Command::Down(arguments) => down::run(&arguments),
+        Command::Apply(arguments) => apply::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Flows(arguments) => flows::run(&arguments),
+        Command::Events(arguments) => events::run(&arguments),
+        Command::Daemon(arguments) => daemon::run(&arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Replay(arguments) => replay::run(arguments),
     }

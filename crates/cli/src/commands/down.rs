@@ -1,0 +1,71 @@
+//! `keepstate down`: ends the daemon and removes everything.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use clap::Args;
+use keepstate_api::{Client, ClientError, Reply, Request, Shutdown};
+use keepstate_daemon::run::{lock_instance, remove_last_files, remove_leftovers};
+
+use crate::running::{InstanceArgument, unexpected};
+
+/// How long the daemon may take to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Detach the firewall, and leave nothing behind: no program, no flow, no file.
+///
+/// Works as well when the daemon was killed.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    instance: InstanceArgument,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let instance = &arguments.instance.instance;
+    let was_running = match Client::connect(instance) {
+        Ok(client) => {
+            end(client)?;
+            true
+        }
+        Err(ClientError::NotRunning(_)) => false,
+        Err(error @ ClientError::Forbidden(_)) => return Err(error.into()),
+        // One that cannot be understood cannot be asked to end either.
+        Err(error) => bail!("the daemon cannot be asked to end: {error}; kill it and try again"),
+    };
+    let was_there = was_running || instance.pins().exists() || instance.lock().exists();
+    if !was_there {
+        println!("Nothing was up.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let lock = lock_instance(instance)?;
+    remove_leftovers(instance)?;
+    remove_last_files(instance);
+    drop(lock);
+    println!("Keepstate is down; nothing is left.");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn end(mut client: Client) -> anyhow::Result<()> {
+    let process = client.hello().pid;
+    client.set_patience(Some(PATIENCE))?;
+    let leave = Shutdown::Nothing;
+    match client.ask(&Request::Shutdown { leave })? {
+        Reply::Done => {}
+        _ => return Err(unexpected()),
+    }
+    let deadline = Instant::now() + PATIENCE;
+    // What it holds open goes with it.
+    while Path::new(&format!("/proc/{process}/fd"))
+        .read_dir()
+        .is_ok_and(|mut list| list.next().is_some())
+    {
+        if Instant::now() > deadline {
+            bail!("the daemon (process {process}) does not end");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! `keepstate events`: what happens, while it happens.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Args;
+use keepstate_api::{Event, EventKind, EventKinds, Reply, Request};
+use keepstate_listing::ShowTimeout;
+
+use crate::output::{Colour, Paint};
+use crate::running::{InstanceArgument, unexpected};
+
+/// Tell what happens to flows and packets, a line each, in the words of `conntrack -E`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Go on until interrupted. There is no other way: nothing is kept of what is past.
+    #[arg(long, required = true)]
+    follow: bool,
+
+    /// Flows that begin, change and end, and no packets.
+    #[arg(long, conflicts_with = "drops")]
+    flows: bool,
+
+    /// Packets that were dropped or INVALID, and no flows.
+    #[arg(long)]
+    drops: bool,
+
+    /// Print a JSON object for each event.
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    instance: InstanceArgument,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let kinds = match (arguments.flows, arguments.drops) {
+        (true, _) => EventKinds::Flows,
+        (_, true) => EventKinds::Drops,
+        _ => EventKinds::All,
+    };
+    let mut client = arguments.instance.connect()?;
+    match client.ask(&Request::Events { kinds })? {
+        Reply::Listening => {}
+        _ => return Err(unexpected()),
+    }
+    let colour = Colour::of_stdout();
+    loop {
+        let mut out = std::io::stdout().lock();
+        match client.reply()? {
+            Reply::Event(event) if arguments.json => {
+                serde_json::to_writer(&mut out, &event)?;
+                writeln!(out)?;
+            }
+            Reply::Event(event) => writeln!(out, "{}", line(&event, colour))?,
+            Reply::EventsLost { count } if arguments.json => writeln!(out, "{{\"lost\":{count}}}")?,
+            Reply::EventsLost { count } => writeln!(out, "   [LOST] {count} events")?,
+            _ => return Err(unexpected()),
+        }
+    }
+}
+
+/// An event in one line.
+pub(crate) fn line(event: &Event, colour: Colour) -> String {
+    let paint = match event.kind {
+        EventKind::New => Paint::Good,
+        EventKind::Update => Paint::Plain,
+        EventKind::Destroy => Paint::Faint,
+        EventKind::Drop => Paint::Bad,
+        EventKind::Invalid => Paint::Doubtful,
+    };
+    let mark = format!("{:>10}", event.kind.mark());
+    let mark = colour.paint(paint, mark);
+    let entry = event.flow.to_listing();
+    let Some(packet) = &event.packet else {
+        let timeout = match event.kind {
+            EventKind::Destroy => ShowTimeout::No,
+            _ => ShowTimeout::Yes,
+        };
+        return format!("{mark} {}", entry.event(timeout));
+    };
+    let mut text = format!("{mark} {}", entry.packet());
+    let reason = packet.reason.as_deref().unwrap_or("none");
+    text.push_str(&format!(" state={} reason={reason}", packet.state));
+    if let Some(chain) = &packet.chain {
+        match packet.rule {
+            Some(rule) => text.push_str(&format!(" rule={chain}:{rule}")),
+            None => text.push_str(&format!(" rule={chain}:policy")),
+        }
+    }
+    text.push_str(&format!(" len={}", packet.length));
+    if let Some([sequence, end, lower, upper]) = packet.window {
+        text.push_str(&format!(
+            " seq={sequence} end={end} window={lower}..{upper}"
+        ));
+    }
+    text
+}

@@ -1,0 +1,131 @@
+//! `keepstate flows`: what the firewall remembers.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use keepstate_api::{AddressFilter, Filter, Flow, Replied, Request};
+use keepstate_policy::Protocol;
+
+use crate::output::stdout;
+use crate::running::InstanceArgument;
+
+/// List the flows, in the words of `conntrack -L`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Flows of this family.
+    #[arg(long, short = 'f', value_enum)]
+    family: Option<FamilyArgument>,
+
+    /// Flows of this protocol, by name or number.
+    #[arg(long, short = 'p', value_name = "PROTO", value_parser = protocol)]
+    proto: Option<u8>,
+
+    /// From this address or network.
+    #[arg(long, short = 's', value_name = "ADDRESS")]
+    src: Option<AddressFilter>,
+
+    /// To this address or network.
+    #[arg(long, short = 'd', value_name = "ADDRESS")]
+    dst: Option<AddressFilter>,
+
+    #[arg(long, value_name = "PORT")]
+    sport: Option<u16>,
+
+    #[arg(long, value_name = "PORT")]
+    dport: Option<u16>,
+
+    /// TCP connections in this state, such as ESTABLISHED.
+    #[arg(long, value_name = "STATE")]
+    state: Option<String>,
+
+    /// Flows that are not given up early.
+    #[arg(long, conflicts_with = "unreplied")]
+    assured: bool,
+
+    /// Flows without an answer.
+    #[arg(long)]
+    unreplied: bool,
+
+    /// The form of the lines.
+    #[arg(long, short = 'o', value_enum, default_value = "conntrack")]
+    output: OutputArgument,
+
+    /// Print a JSON object for each flow.
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    instance: InstanceArgument,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum FamilyArgument {
+    Ipv4,
+    Ipv6,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OutputArgument {
+    /// As `conntrack -L`.
+    Conntrack,
+    /// As /proc/net/nf_conntrack.
+    Proc,
+}
+
+fn protocol(text: &str) -> Result<u8, String> {
+    match Protocol::parse(text) {
+        Ok(Protocol(number)) => Ok(number),
+        Err(problem) => Err(problem.to_string()),
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let mut client = arguments.instance.connect()?;
+    let mut out = stdout();
+    let request = Request::Flows {
+        filter: arguments.filter(),
+    };
+    let shown = client.flows(&request, |flow| arguments.print(&mut out, &flow))?;
+    out.flush()?;
+    if !arguments.json && arguments.output == OutputArgument::Conntrack {
+        eprintln!("keepstate: {shown} flow entries have been shown.");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Arguments {
+    fn filter(&self) -> Filter {
+        Filter {
+            family: self.family.map(|family| match family {
+                FamilyArgument::Ipv4 => "ipv4".to_owned(),
+                FamilyArgument::Ipv6 => "ipv6".to_owned(),
+            }),
+            protocol: self.proto,
+            source: self.src,
+            destination: self.dst,
+            source_port: self.sport,
+            destination_port: self.dport,
+            state: self.state.as_ref().map(|name| name.to_uppercase()),
+            replied: match (self.assured, self.unreplied) {
+                (true, _) => Some(Replied::Assured),
+                (_, true) => Some(Replied::Unreplied),
+                _ => None,
+            },
+        }
+    }
+
+    fn print(&self, out: &mut impl Write, flow: &Flow) -> anyhow::Result<()> {
+        if self.json {
+            serde_json::to_writer(&mut *out, flow)?;
+            writeln!(out)?;
+            return Ok(());
+        }
+        let entry = flow.to_listing();
+        match self.output {
+            OutputArgument::Conntrack => writeln!(out, "{}", entry.conntrack())?,
+            OutputArgument::Proc => writeln!(out, "{}", entry.proc())?,
+        }
+        Ok(())
+    }
+}
