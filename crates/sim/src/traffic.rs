@@ -56,10 +56,21 @@ pub struct Timed {
     pub ip: Vec<u8>,
 }
 
+/// What traffic is like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mood {
+    /// A fifth of the segments fit nothing, and some packets are damaged.
+    #[default]
+    Hostile,
+    /// Honest ends on a bad line: loss, repetition, late acknowledgements.
+    Lossy,
+}
+
 /// An endless stream of packets.
 #[derive(Clone, Debug)]
 pub struct Traffic {
     random: Random,
+    mood: Mood,
     time_ns: u64,
     connections: Vec<Connection>,
     remembered: Vec<Vec<u8>>,
@@ -87,6 +98,9 @@ impl Iterator for Traffic {
 
     fn next(&mut self) -> Option<Timed> {
         self.pass_time();
+        if self.mood == Mood::Lossy && self.random.happens(4) && !self.remembered.is_empty() {
+            return Some(self.repetition());
+        }
         let packet = match self.random.below(100) {
             0..68 => self.segment(),
             68..80 => self.datagram(),
@@ -95,15 +109,10 @@ impl Iterator for Traffic {
             _ => self.other(),
         };
         let mut ip = packet.ip();
-        if self.random.happens(2) {
+        if self.mood == Mood::Hostile && self.random.happens(2) {
             self.damage(&mut ip);
         }
-        if self.remembered.len() < REMEMBERED {
-            self.remembered.push(ip.clone());
-        } else {
-            let at = self.random.below(REMEMBERED as u64) as usize;
-            self.remembered[at].clone_from(&ip);
-        }
+        self.remember(&ip);
         Some(Timed {
             time_ns: self.time_ns,
             ip,
@@ -112,16 +121,35 @@ impl Iterator for Traffic {
 }
 
 impl Traffic {
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, mood: Mood) -> Self {
         let mut random = Random::new(seed);
         let connections = (0..CONNECTIONS)
             .map(|_| Connection::new(&mut random))
             .collect();
         Self {
             random,
+            mood,
             time_ns: START_NS,
             connections,
             remembered: Vec::new(),
+        }
+    }
+
+    fn remember(&mut self, ip: &[u8]) {
+        if self.remembered.len() < REMEMBERED {
+            self.remembered.push(ip.to_vec());
+        } else {
+            let at = self.random.below(REMEMBERED as u64) as usize;
+            self.remembered[at] = ip.to_vec();
+        }
+    }
+
+    /// An earlier packet once more, as a network repeats or delays it.
+    fn repetition(&mut self) -> Timed {
+        let at = self.random.below(self.remembered.len() as u64) as usize;
+        Timed {
+            time_ns: self.time_ns,
+            ip: self.remembered[at].clone(),
         }
     }
 
@@ -142,10 +170,16 @@ impl Traffic {
             self.connections[at] = Connection::new(random);
         }
         let connection = &mut self.connections[at];
-        if random.happens(80) {
-            connection.proper(random)
-        } else {
-            connection.hostile(random)
+        match self.mood {
+            Mood::Hostile if random.happens(20) => connection.hostile(random),
+            Mood::Hostile => connection.proper(random),
+            Mood::Lossy => {
+                // Lost before it came here: the other end never saw it either.
+                while random.happens(4) {
+                    connection.proper(random);
+                }
+                connection.proper(random)
+            }
         }
     }
 
@@ -310,7 +344,6 @@ impl Connection {
         }
         let sequence = self.ends[side].next;
         let sent = length + u32::from(flags & (SYN | FIN) != 0);
-        // Lost before it came here, sometimes: then the other end never saw it.
         self.ends[side].next = sequence.wrapping_add(sent);
         // Retransmissions and keepalives.
         let back = match random.below(20) {
@@ -320,7 +353,20 @@ impl Connection {
             _ => 0,
         };
         let back = if flags & SYN != 0 { 0 } else { back };
-        self.segment(side, flags, sequence.wrapping_sub(back), 0, length, random)
+        let late = if flags & SYN == 0 && random.happens(20) {
+            random.below(2000) as u32
+        } else {
+            0
+        };
+        let beyond = late.wrapping_neg();
+        self.segment(
+            side,
+            flags,
+            sequence.wrapping_sub(back),
+            beyond,
+            length,
+            random,
+        )
     }
 
     /// Anything.
@@ -483,9 +529,11 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_packets() {
-        let of = |seed| Traffic::new(seed).take(500).collect::<Vec<_>>();
-        assert_eq!(of(7), of(7));
-        assert_ne!(of(7), of(8));
-        assert!(of(7).is_sorted_by_key(|timed| timed.time_ns));
+        for mood in [Mood::Hostile, Mood::Lossy] {
+            let of = |seed| Traffic::new(seed, mood).take(500).collect::<Vec<_>>();
+            assert_eq!(of(7), of(7));
+            assert_ne!(of(7), of(8));
+            assert!(of(7).is_sorted_by_key(|timed| timed.time_ns));
+        }
     }
 }

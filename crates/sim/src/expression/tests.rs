@@ -130,3 +130,64 @@ fn what_is_described_can_be_read_again() {
         assert_eq!(describe(&frame), text);
     }
 }
+
+#[test]
+fn words_in_any_order_do_no_harm() {
+    const WORDS: &[&str] = &[
+        "tcp",
+        "udp",
+        "icmp",
+        "icmpv6",
+        "proto",
+        ">",
+        "10.0.0.1",
+        "10.0.0.1:22",
+        "[::1]",
+        "[::1]:5",
+        "::1",
+        "[",
+        "]:1",
+        ":",
+        "syn",
+        "ack",
+        "rst",
+        "seq",
+        "len",
+        "65000",
+        "255",
+        "4294967295",
+        "quoting",
+        "state",
+        "established",
+        "related",
+        "reply",
+        "in",
+        "out",
+        "badsum",
+        "type",
+        "id",
+        "ä",
+        "",
+    ];
+    let mut random = crate::traffic::Random::new(3);
+    for _ in 0..20_000 {
+        let mut text = String::from(
+            [
+                "",
+                "tcp 10.0.0.1:1 > 10.0.0.2:2 ",
+                "icmp 1.1.1.1 > 2.2.2.2 ",
+            ][random.below(3) as usize],
+        );
+        for _ in 0..random.below(9) {
+            text.push_str(WORDS[random.below(WORDS.len() as u64) as usize]);
+            text.push(' ');
+        }
+        match text.parse::<Expression>() {
+            Ok(mut expression) => {
+                expression.prelude();
+                assert!(expression.packet.ip().len() <= 65_535);
+            }
+            Err(error) => assert!((1..=text.chars().count() + 1).contains(&error.column)),
+        }
+    }
+}
