@@ -1,6 +1,8 @@
 //! Flows in the words that administrators and their scripts know: the lines of `conntrack -L`
 //! (conntrack-tools 1.4.7) and of `/proc/net/nf_conntrack`, and settings by their sysctl names.
 
+#![forbid(unsafe_code)]
+
 pub mod sysctl;
 
 use std::fmt::{self, Display, Formatter};

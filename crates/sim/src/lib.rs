@@ -4,6 +4,8 @@
 //! What the kernel programs do with XDP and maps, [`plane`] does with slices and plain memory; the
 //! packets meet the same [`keepstate_engine::process::process`].
 
+#![forbid(unsafe_code)]
+
 pub mod build;
 pub mod capture;
 pub mod clock;
