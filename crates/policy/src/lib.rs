@@ -5,7 +5,7 @@
 //! - [`Policy::apply_command`] carries out one `iptables` command; [`Policy::restore`] does what
 //!   iptables-restore does.
 //! - [`save`] and [`save_table`] print rules as iptables-save does.
-//! - [`compile`] turns a policy into what [`keepstate_engine::policy`] walks.
+//! - [`compile()`] turns a policy into what [`keepstate_engine::policy`] walks.
 //!
 //! Nothing that is written is ever skipped: what is not known is an error at its place.
 
