@@ -1,9 +1,9 @@
 //! What the tests of the workspace share: skipping aloud, finding the shared captures, and
 //! network namespaces that vanish with the test.
 //!
-//! A test that cannot run here (no rights, no program, no captures) calls [`skip`] and returns.
+//! A test that cannot run here (no rights, no program, no captures) calls [`skip()`] and returns.
 //! It still counts as passed for the test harness, so `cargo xtask test` reads the log that
-//! [`skip`] writes and counts it as skipped, by name.
+//! [`skip()`] writes and counts it as skipped, by name.
 //!
 //! These functions panic instead of returning errors: a test wants the stack trace.
 

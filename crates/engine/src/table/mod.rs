@@ -44,7 +44,7 @@
 //! * **A killed user-space process** can leave a claimed or dead slot with its tag. That costs one
 //!   slot until [`recover`] is called for it; it hides no record and blocks no other key, except
 //!   that a claimed slot makes inserts of keys with the same tag and bucket contended. No operation
-//!   meant for user space ([`remove`], [`confirm`], [`sweep`], [`visit`], [`recover`]) takes a lock.
+//!   meant for user space ([`remove()`], [`confirm`], [`sweep()`], [`visit`], [`recover`]) takes a lock.
 
 mod hash;
 mod insert;

@@ -12,7 +12,7 @@ const HALF_OPEN: u64 = 0x80;
 /// The tags word of a bucket.
 ///
 /// A byte without hash bits is an empty slot, even if its half-open bit is set: see
-/// [`super::remove`] for how that can come about.
+/// [`super::remove()`] for how that can come about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tags(pub(super) u64);
 

@@ -1,6 +1,6 @@
 //! TCP, as Linux tracks it.
 //!
-//! [`transitions`] says what a segment's kind does to a state, [`window`] whether its numbers fit.
+//! [`transitions`] says what a segment's kind does to a state, `window` whether its numbers fit.
 //! This file puts the two together, with the exceptions that real stacks make necessary.
 
 pub mod transitions;
