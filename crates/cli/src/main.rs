@@ -1,6 +1,7 @@
 //! `keepstate`: see [`commands`] for what it can do.
 
 mod commands;
+mod demo;
 mod failure;
 mod output;
 mod rules;

@@ -85,6 +85,7 @@ pub fn run(options: &Options, ready: impl FnOnce(&dyn Plane, Origin)) -> Result<
             // Nothing of a start that failed stays behind.
             let _ = attach::remove_pins(&instance.pins());
             remove_files(instance);
+            let _ = fs::remove_file(instance.lock());
             Err(error)
         }
         result => result,
@@ -155,6 +156,7 @@ fn load(options: &Options) -> Result<(Kernel, Origin), RunError> {
         Err(error) => {
             let _ = attach::remove_pins(&pins);
             remove_files(&options.instance);
+            let _ = fs::remove_file(options.instance.lock());
             Err(error.into())
         }
     }

@@ -2,8 +2,9 @@
 
 mod apply;
 mod daemon;
+mod demo;
 mod down;
-mod events;
+pub(crate) mod events;
 mod explain;
 mod flows;
 mod replay;
@@ -24,6 +25,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::Arguments),
     Up(up::Arguments),
     Down(down::Arguments),
     Apply(apply::Arguments),
@@ -38,6 +40,7 @@ enum Command {
 /// Runs the subcommand that the command line names.
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Up(arguments) => up::run(&arguments),
         Command::Down(arguments) => down::run(&arguments),
         Command::Apply(arguments) => apply::run(&arguments),
