@@ -73,7 +73,7 @@ fn run(seed: u64, flows_max: u32, step: fn(&mut Run<'_>)) {
 impl Run<'_> {
     fn key(&mut self) -> FlowKey {
         let number = self.random.below(KEYS);
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             key_v4(number, 1)
         } else {
             key_v6([number, 0, 0, 1], 1)
