@@ -143,11 +143,18 @@ pub fn update<M: FlowMemory>(
     warm: Option<(M::Words, &Warm)>,
     cached: u8,
 ) -> Option<Control> {
+    // Not kept together as an option: the pointer would be undefined without one, and the verifier
+    // refuses to see that stored.
+    let (warm_words, warm) = match warm {
+        Some((words, warm)) => (words, Some(warm)),
+        None => (found.words, None),
+    };
     write_changes(&Change {
         words: found.words,
         control: found.control,
         cached: (found.cached, cached),
         record,
+        warm_words,
         warm,
     })
 }
@@ -159,7 +166,9 @@ struct Change<'a, W> {
     /// Old and new.
     cached: (u8, u8),
     record: &'a Record,
-    warm: Option<(W, &'a Warm)>,
+    /// Of the warm words, or anything where there are none to be written.
+    warm_words: W,
+    warm: Option<&'a Warm>,
 }
 
 #[inline(never)]
@@ -169,11 +178,12 @@ fn write_changes<W: Words>(change: &Change<'_, W>) -> Option<Control> {
         control: old,
         cached: (old_cached, cached),
         record,
+        warm_words,
         warm,
     } = *change;
     let new = record.control(old);
     let is_same = is_same_state(words, record.words());
-    let changed_warm = warm.filter(|(words, warm)| Warm::read(*words) != **warm);
+    let changed_warm = warm.filter(|warm| Warm::read(warm_words) != **warm);
     // Should another CPU be writing, its words may be among those read here; the control word is
     // then no longer `old`, and the swap fails.
     if is_same && cached == old_cached && changed_warm.is_none() {
@@ -189,8 +199,8 @@ fn write_changes<W: Words>(change: &Change<'_, W>) -> Option<Control> {
     if !is_same {
         record.write(words);
     }
-    if let Some((words, warm)) = changed_warm {
-        warm.write(words);
+    if let Some(warm) = changed_warm {
+        warm.write(warm_words);
     }
     if cached != old_cached {
         let word = words.load(KEY_WORD) & !KEY_WORD0_FOREIGN_BITS;
