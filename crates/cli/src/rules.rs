@@ -24,9 +24,13 @@ pub(crate) struct RuleArguments {
 }
 
 impl RuleArguments {
+    pub(crate) const fn are_named(&self) -> bool {
+        !self.files.is_empty() || self.file6.is_some()
+    }
+
     /// The policy that the files make; tells on standard error what is wrong with them.
     pub(crate) fn load(&self) -> anyhow::Result<Option<Compiled>> {
-        if self.files.is_empty() && self.file6.is_none() {
+        if !self.are_named() {
             return Ok(None);
         }
         let mut policy = Policy::default();

@@ -13,6 +13,15 @@ pub(crate) struct InstanceArgument {
 }
 
 impl InstanceArgument {
+    /// A connection to the daemon, `None` where none is running.
+    pub(crate) fn connect_if_running(&self) -> anyhow::Result<Option<Client>> {
+        match Client::connect(&self.instance) {
+            Ok(client) => Ok(Some(client)),
+            Err(ClientError::NotRunning(_)) => Ok(None),
+            Err(error) => Err(error).context("the daemon cannot be asked"),
+        }
+    }
+
     /// A connection to the daemon.
     pub(crate) fn connect(&self) -> anyhow::Result<Client> {
         let connected = Client::connect(&self.instance);

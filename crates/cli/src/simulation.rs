@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use clap::Args;
+use keepstate_policy::Compiled;
 use keepstate_sim::locals::{LocalAddress, Locals};
 use keepstate_sim::replay::Options;
 use keepstate_sim::sysctl::Sysctl;
@@ -35,23 +36,44 @@ pub(crate) struct SimulationArguments {
 const FLOWS_MAX: i64 = 1 << 26;
 
 impl SimulationArguments {
-    /// Options for packets that come in and go out by these interfaces.
+    /// Options for packets that come in and go out by these interfaces, under the rules of the
+    /// command line.
     pub(crate) fn options(
         &self,
         in_interface: Option<&str>,
         out_interface: Option<&str>,
     ) -> anyhow::Result<Options> {
         let compiled = self.rules.load()?;
+        Ok(self.options_under(compiled.as_ref(), in_interface, out_interface))
+    }
+
+    /// As [`Self::options`], under other rules.
+    pub(crate) fn options_under(
+        &self,
+        compiled: Option<&Compiled>,
+        in_interface: Option<&str>,
+        out_interface: Option<&str>,
+    ) -> Options {
         let mut sysctls = self.sysctls.clone();
         sysctls.extend(self.flows_max.map(Sysctl::FlowsMax));
-        Ok(Options {
-            policy: loaded(compiled.as_ref()),
+        Options {
+            policy: loaded(compiled),
             locals: Locals::new(self.locals.clone()),
             sysctls,
-            in_interfaces: interface_bits(compiled.as_ref(), in_interface),
-            out_interfaces: interface_bits(compiled.as_ref(), out_interface),
+            in_interfaces: interface_bits(compiled, in_interface),
+            out_interfaces: interface_bits(compiled, out_interface),
             ..Options::default()
-        })
+        }
+    }
+
+    /// Whether the command line names rules.
+    pub(crate) const fn names_rules(&self) -> bool {
+        self.rules.are_named()
+    }
+
+    /// Whether the command line names addresses of the host.
+    pub(crate) const fn names_locals(&self) -> bool {
+        !self.locals.is_empty()
     }
 }
 

@@ -2,10 +2,14 @@
 
 use std::fmt::Display;
 
+use keepstate_engine::host::FlowMemory;
 use keepstate_engine::process::{Arrival, Checksums, Outcome};
+use keepstate_engine::record::{Record, Warm};
+use keepstate_engine::settings::Settings;
+use keepstate_engine::table::{HalfOpen, Hash, NewFlow, insert};
 use keepstate_engine::time::Tick;
 use keepstate_engine::trace::{RuleTrial, Step, WindowCheck};
-use keepstate_engine::tuple::{Direction, Family, Tuple};
+use keepstate_engine::tuple::{Direction, Family, FlowKey, Tuple};
 use keepstate_engine::verdict::{Hook, State, Verdict};
 use keepstate_engine::wire::{Fragment, Link, PacketInfo};
 use keepstate_listing::{address, protocol_name};
@@ -44,18 +48,53 @@ pub enum Tone {
     Faint,
 }
 
+/// What a packet meets.
+#[derive(Clone, Debug)]
+pub struct Circumstances {
+    pub settings: Settings,
+    pub now: Tick,
+    /// Flows that are known already.
+    pub flows: Vec<KnownFlow>,
+}
+
+/// A flow of another plane's table.
+#[derive(Clone, Copy, Debug)]
+pub struct KnownFlow {
+    pub key: FlowKey,
+    pub record: Record,
+    pub warm: Warm,
+}
+
 /// Explains a packet that an expression describes. What must have come before is played first,
 /// without rules: the flow is there, whatever the rules would have said to its beginning.
-pub fn explain_expression(mut expression: Expression, options: Options) -> Explanation {
-    let settings = options.settings();
+pub fn explain_expression(expression: Expression, options: Options) -> Explanation {
+    let circumstances = Circumstances {
+        settings: options.settings(),
+        now: Clock::new(Timing::Flat).now(),
+        flows: Vec::new(),
+    };
+    explain_under(expression, options, &circumstances)
+}
+
+/// As [`explain_expression`], with flows that are known already.
+pub fn explain_under(
+    mut expression: Expression,
+    options: Options,
+    circumstances: &Circumstances,
+) -> Explanation {
+    let Circumstances { settings, now, .. } = *circumstances;
     let table = Options::table(&settings);
-    let now = Clock::new(Timing::Flat).now();
     let flows = table.as_slices();
+    for known in &circumstances.flows {
+        know(&flows, &settings, known, now);
+        expression.fit_to(known);
+    }
     let past = Plane::new(flows, settings, LoadedPolicy::NONE, ());
     let mut lines = Vec::new();
     for packet in expression.prelude() {
-        past.judge(&packet.ip(), &arrival(&packet.ip(), &options), now);
-        lines.push(line("before", words(&packet.ip())));
+        let ip = packet.ip();
+        past.judge(&ip, &arrival(&ip, &options), now);
+        lines.push(line("before", words(&ip)));
     }
     let ip = expression.packet.ip();
     lines.push(line("packet", words(&ip)));
@@ -72,6 +111,18 @@ pub fn explain_expression(mut expression: Expression, options: Options) -> Expla
     };
     lines.extend(narrator.lines(&steps, &outcome));
     Explanation { lines, outcome }
+}
+
+/// Puts a flow into an empty table, where there is room for it.
+fn know<M: FlowMemory>(flows: &M, settings: &Settings, known: &KnownFlow, now: Tick) {
+    let flow = NewFlow {
+        key: &known.key,
+        hash: &Hash::of(&known.key, settings),
+        record: &known.record,
+        warm: &known.warm,
+        half_open: HalfOpen::No,
+    };
+    insert(flows, &flow, settings, now);
 }
 
 /// Explains the next frame of a replay.

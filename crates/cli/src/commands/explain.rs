@@ -1,5 +1,7 @@
 //! `keepstate explain`: why a packet would pass, or not.
 
+mod running;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,6 +15,7 @@ use keepstate_sim::plane::Recorder;
 use keepstate_sim::replay::{Options, Replay};
 
 use crate::output::{Colour, Paint, stdout};
+use crate::running::InstanceArgument;
 use crate::simulation::{SimulationArguments, open};
 
 /// Explain what becomes of a packet, step by step.
@@ -21,6 +24,9 @@ use crate::simulation::{SimulationArguments, open};
 /// `udp [2001:db8::5]:5000 > [2001:db8::1]:53 len 30`,
 /// `icmp 10.0.0.9 > 10.0.0.1 unreachable quoting udp 10.0.0.1:4000 > 10.0.0.53:53`.
 /// `state established` pretends that it belongs to a flow, `reply` that the other end began it.
+///
+/// Without `--rules` it is judged as the running daemon's programs would: by the rules in force, the
+/// settings, and the record that its flow has now.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The packet, in words.
@@ -46,6 +52,9 @@ pub(crate) struct Arguments {
 
     #[command(flatten)]
     simulation: SimulationArguments,
+
+    #[command(flatten)]
+    instance: InstanceArgument,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -78,6 +87,16 @@ fn of_words(mut expression: Expression, arguments: &Arguments) -> anyhow::Result
             StateArgument::Related => Pretended::Related,
         };
         expression.pretend(pretended)?;
+    }
+    if !arguments.simulation.names_rules() {
+        match arguments.instance.connect_if_running()? {
+            Some(mut client) => {
+                return running::explain(&mut client, expression, &arguments.simulation);
+            }
+            None => eprintln!(
+                "keepstate: no daemon is running and no --rules are given: there are no rules"
+            ),
+        }
     }
     let options = arguments.simulation.options(
         expression.in_interface.as_deref(),

@@ -1,7 +1,11 @@
 //! What must have come before a packet for it to be in the state that its expression pretends.
 
+use keepstate_engine::tuple::{Direction, Tuple};
+
 use super::{Expression, Presence, Pretended, PretendedDirection};
 use crate::build::{ACK, Body, Checksum, Icmp, Packet, SYN, Tcp, Udp};
+use crate::explain::KnownFlow;
+use crate::naming::{endpoints, tcp_tuple};
 
 const CLIENT_SEQUENCE: u32 = 1000;
 const SERVER_SEQUENCE: u32 = 5000;
@@ -19,6 +23,60 @@ impl Expression {
                 .collect(),
             Pretended::Established => self.exchange(),
         }
+    }
+
+    /// Gives a segment of this flow the numbers that come next in it, where none were written.
+    pub fn fit_to(&mut self, known: &KnownFlow) {
+        let Some(tuple) = tcp_tuple(&self.packet.ip()) else {
+            return;
+        };
+        let oriented = tuple.orient();
+        if oriented.key.words != known.key.words || self.quoted.is_some() {
+            return;
+        }
+        let direction = Direction::of(oriented.side, known.record.originator());
+        let given = self.given;
+        if let Body::Tcp(tcp) = &mut self.packet.body {
+            if given.flags == Presence::Left {
+                tcp.flags = ACK;
+            }
+            if given.sequence == Presence::Left {
+                tcp.sequence = known.record.window(direction).end;
+            }
+            if given.acknowledgement == Presence::Left && tcp.flags & ACK != 0 {
+                tcp.acknowledgement = known.record.window(direction.other()).end;
+            }
+        }
+    }
+
+    /// The tuple by which a tracker would look for the packet's flow, or for that of the packet
+    /// that it quotes; `None` for what has none.
+    pub fn sought(&self) -> Option<Tuple> {
+        let packet = self.quoted.as_deref().unwrap_or(&self.packet);
+        let endpoints = endpoints(&packet.ip())?;
+        let (source_port, destination_port) = match &packet.body {
+            Body::Tcp(tcp) => (tcp.source_port, tcp.destination_port),
+            Body::Udp(udp) => (udp.source_port, udp.destination_port),
+            Body::Icmp(icmp) | Body::Icmpv6(icmp) => {
+                let [high, low, ..] = icmp.rest;
+                let request = match icmp.kind {
+                    0 | 14 | 16 | 18 | 129 | 140 => answered(icmp).kind,
+                    kind => kind,
+                };
+                let kind = u16::from_be_bytes([request, icmp.code]);
+                (u16::from_be_bytes([high, low]), kind)
+            }
+            Body::Other { .. } => (0, 0),
+        };
+        Some(Tuple {
+            family: endpoints.family,
+            source: endpoints.source,
+            destination: endpoints.destination,
+            source_port,
+            destination_port,
+            protocol: packet.protocol(),
+            zone: 0,
+        })
     }
 
     /// One packet each way, or a handshake.
@@ -141,6 +199,8 @@ fn answered(icmp: &Icmp) -> Icmp {
         18 => 17,
         128 => 129,
         129 => 128,
+        139 => 140,
+        140 => 139,
         other => other,
     };
     Icmp {
