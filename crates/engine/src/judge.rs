@@ -2,7 +2,7 @@
 
 use crate::host::{Host, Route};
 use crate::policy::{
-    Answer, DecidedBy, DependsOn, NO_RULE, POLICY_NONE, PolicyHeader, Question, target, walk,
+    Answer, DecidedBy, DependsOn, NO_RULE, POLICY_NONE, PolicyHeader, Question, target, walk_in,
 };
 use crate::process::{Path, Scratch};
 use crate::record::CachedOutcomes;
@@ -49,10 +49,16 @@ pub(crate) fn judge<H: Host>(host: &H, path: Path, scratch: &mut Scratch) {
         scratch.judgement = judgement;
         return;
     }
-    let info = &scratch.info;
+    let Scratch {
+        info,
+        tracked,
+        judgement,
+        walk: progress,
+        ..
+    } = scratch;
     let route = route(host, path, info);
     if host.policy().flags & POLICY_NONE != 0 {
-        scratch.judgement = Judgement {
+        *judgement = Judgement {
             hook: route.hook,
             ..Judgement::NOTHING
         };
@@ -61,17 +67,15 @@ pub(crate) fn judge<H: Host>(host: &H, path: Path, scratch: &mut Scratch) {
     host.trace(Step::Chain(route.hook));
     let question = Question {
         info,
-        state: scratch.tracked.state,
+        state: tracked.state,
         out_interfaces: route.out_interfaces,
     };
-    let answer = walk(
-        host,
-        entry(host.policy(), info.family, route.hook),
-        &question,
-    );
-    scratch.judgement = judgement_of(&answer, route.hook);
+    let entry = entry(host.policy(), info.family, route.hook);
+    walk_in(host, entry, &question, progress);
+    let answer = &progress.answer;
+    *judgement = judgement_of(answer, route.hook);
     if known.is_some() && matches!(answer.depends_on, DependsOn::Flow) {
-        scratch.judgement.cacheable = number_of(host.policy(), answer.rule);
+        judgement.cacheable = number_of(host.policy(), answer.rule);
     }
 }
 

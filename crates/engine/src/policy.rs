@@ -172,10 +172,44 @@ pub enum DependsOn {
 
 /// Walks the rules from the first rule of a built-in chain.
 pub fn walk<H: Host>(host: &H, entry: u32, question: &Question<'_>) -> Answer {
+    let mut progress = Progress::START;
+    walk_in(host, entry, question, &mut progress);
+    progress.answer
+}
+
+/// As [`walk`], in memory that the caller provides: the kernel's verifier follows every value of
+/// what a loop keeps on the stack.
+pub(crate) fn walk_in<H: Host>(
+    host: &H,
+    entry: u32,
+    question: &Question<'_>,
+    progress: &mut Progress,
+) {
+    *progress = Progress {
+        at: entry,
+        ..Progress::START
+    };
     let mut walk = Walk {
         host,
         question,
-        at: entry,
+        progress,
+    };
+    host.repeat(RULE_STEPS_MAX, &mut walk);
+}
+
+/// How far a walk has come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Progress {
+    /// Rule to try next.
+    at: u32,
+    depth: u32,
+    returns: [u32; JUMP_DEPTH_MAX as usize],
+    pub(crate) answer: Answer,
+}
+
+impl Progress {
+    pub(crate) const START: Self = Self {
+        at: NO_RULE,
         depth: 0,
         returns: [0; JUMP_DEPTH_MAX as usize],
         answer: Answer {
@@ -185,34 +219,28 @@ pub fn walk<H: Host>(host: &H, entry: u32, question: &Question<'_>) -> Answer {
             depends_on: DependsOn::Flow,
         },
     };
-    host.repeat(RULE_STEPS_MAX, &mut walk);
-    walk.answer
 }
 
 struct Walk<'a, H> {
     host: &'a H,
     question: &'a Question<'a>,
-    /// Rule to try next.
-    at: u32,
-    depth: u32,
-    returns: [u32; JUMP_DEPTH_MAX as usize],
-    answer: Answer,
+    progress: &'a mut Progress,
 }
 
 impl<H: Host> Repeat for Walk<'_, H> {
     /// Tries one rule.
     fn step(&mut self) -> bool {
-        let at = self.at;
+        let at = self.progress.at;
         let Some(rule) = self.host.rule(at) else {
             return false;
         };
         if rule.flags & RULE_FLOW_ONLY == 0 {
-            self.answer.depends_on = DependsOn::Packet;
+            self.progress.answer.depends_on = DependsOn::Packet;
         }
         let trial = try_rule(self.host, rule, self.question);
         self.host.trace(Step::Rule(at, trial));
         if !matches!(trial, RuleTrial::Matched) {
-            self.at = at.wrapping_add(1);
+            self.progress.at = at.wrapping_add(1);
             return true;
         }
         self.host.count_rule(at, self.question.info.ip_length);
@@ -224,28 +252,28 @@ impl<H: Host> Walk<'_, H> {
     /// Goes where a matching rule says; `false` at the end.
     fn follow(&mut self, at: u32, rule: &Rule) -> bool {
         match rule.target {
-            target::CONTINUE => self.at = at.wrapping_add(1),
-            target::GOTO => self.at = rule.jump,
+            target::CONTINUE => self.progress.at = at.wrapping_add(1),
+            target::GOTO => self.progress.at = rule.jump,
             target::JUMP => {
-                let Some(slot) = self.returns.get_mut(self.depth as usize) else {
+                let Some(slot) = self.progress.returns.get_mut(self.progress.depth as usize) else {
                     return false;
                 };
                 *slot = at.wrapping_add(1);
-                self.depth += 1;
-                self.at = rule.jump;
+                self.progress.depth += 1;
+                self.progress.at = rule.jump;
             }
             target::RETURN => {
-                self.depth = self.depth.wrapping_sub(1);
-                let Some(back) = self.returns.get(self.depth as usize) else {
+                self.progress.depth = self.progress.depth.wrapping_sub(1);
+                let Some(back) = self.progress.returns.get(self.progress.depth as usize) else {
                     return false;
                 };
-                self.at = *back;
+                self.progress.at = *back;
             }
             decided => {
-                self.answer.target = decided;
-                self.answer.rule = at;
+                self.progress.answer.target = decided;
+                self.progress.answer.rule = at;
                 if rule.number != 0 {
-                    self.answer.decided_by = DecidedBy::Rule;
+                    self.progress.answer.decided_by = DecidedBy::Rule;
                 }
                 return false;
             }

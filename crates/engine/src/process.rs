@@ -4,7 +4,7 @@ use crate::conntrack::{self, tcp::TcpState};
 use crate::event::{Event, EventKind};
 use crate::host::{Host, Packet};
 use crate::judge::{self, Judgement};
-use crate::policy::NO_RULE;
+use crate::policy::{NO_RULE, Progress};
 use crate::record::{Record, Warm};
 use crate::settings::SETTING_DROP_EVENTS;
 use crate::table::{self, Hash, Place, gauges};
@@ -120,6 +120,7 @@ pub struct Scratch {
     pub(crate) info: PacketInfo,
     pub(crate) trackable: Trackable,
     pub(crate) tracked: Tracked,
+    pub(crate) walk: Progress,
     pub(crate) judgement: Judgement,
     pub(crate) outcome: Outcome,
 }
@@ -157,6 +158,7 @@ impl Default for Scratch {
             info: PacketInfo::EMPTY,
             trackable: Trackable::Untracked,
             tracked: Tracked::NOTHING,
+            walk: Progress::START,
             judgement: Judgement::NOTHING,
             outcome: Outcome::NOT_JUDGED,
         }
@@ -201,6 +203,13 @@ pub fn prepare<P: Packet, H: Host>(
             host.trace(Step::NotParsed(Some(reason)));
             return Trackable::Damaged(reason);
         }
+    }
+    let info = &mut scratch.info;
+    if info.protocol == wire::transport::TCP
+        && info.damage.is_none()
+        && wire::tcp_options::has_options(info)
+    {
+        wire::tcp_options::read(packet, host, info);
     }
     host.trace(Step::Parsed(scratch.info));
     track::name(host, scratch, arrival.zone)

@@ -65,6 +65,17 @@ pub const SETTING_FLOW_EVENTS: u32 = 1 << 6;
 /// Somebody reads events of drops.
 pub const SETTING_DROP_EVENTS: u32 = 1 << 7;
 
+/// An index whose check against a length stays where it is. The compiler knows which numbers an
+/// enumeration has and leaves the check out; the kernel's verifier sees a byte from memory, and
+/// wants it.
+pub(crate) fn checked_index(index: usize) -> usize {
+    if cfg!(target_arch = "bpf") {
+        core::hint::black_box(index)
+    } else {
+        index
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Settings {
@@ -111,7 +122,7 @@ impl Settings {
 
     /// Seconds of a timeout. Indexed by number, not by slice, so that no bounds check can panic.
     pub fn seconds(&self, timeout: Timeout) -> u32 {
-        match self.timeouts.get(timeout as usize) {
+        match self.timeouts.get(checked_index(timeout as usize)) {
             Some(seconds) => *seconds,
             None => timeout.default_seconds(),
         }

@@ -67,6 +67,8 @@ pub struct PacketInfo {
     pub tcp_window: u16,
     /// TCP header length in bytes, options included.
     pub tcp_header_length: u16,
+    /// TCP options; meaningful where there are any, see [`tcp_options::has_options`].
+    pub options: tcp_options::Options,
     /// VLAN identifier of the inner tag, zero without one.
     pub vlan: u16,
     /// What is wrong with the packet beyond its IP header: it is INVALID, and rules still see it.
@@ -94,6 +96,7 @@ impl PacketInfo {
         tcp_ack: 0,
         tcp_window: 0,
         tcp_header_length: 0,
+        options: tcp_options::Options::NONE,
         vlan: 0,
         damage: None,
         in_interfaces: 0,

@@ -4,7 +4,6 @@
 use super::PacketInfo;
 use crate::host::{Header, Host, Packet, Repeat};
 use crate::limits::{TCP_OPTION_BYTES_MAX, TCP_WINDOW_SCALE_MAX};
-use crate::process::Run;
 
 const END: u8 = 0;
 const NOP: u8 = 1;
@@ -31,70 +30,69 @@ pub const fn has_options(info: &PacketInfo) -> bool {
     info.tcp_header_length as u32 > HEADER_BYTES
 }
 
-/// Reads the options of a SYN.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-#[cfg_attr(not(target_arch = "bpf"), inline)]
-pub(crate) fn syn_options<P: Packet, H: Host>(
-    run: &Run<'_, P, H>,
-    info: &PacketInfo,
-) -> SynOptions {
-    let mut scan = Scan::new(run.packet, info, 0);
-    run.host.repeat(TCP_OPTION_BYTES_MAX, &mut scan);
-    scan.syn
+/// What a segment's options say, and how far they are read. Part of [`PacketInfo`], since the
+/// kernel's verifier follows every value of what a loop keeps on the stack, and none of what it
+/// keeps in the memory that packets are read into.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Window scale and permission, for a SYN.
+    pub syn: SynOptions,
+    /// The highest right edge of the SACK blocks, or the acknowledgement where that is higher.
+    pub highest: u32,
+    at: u32,
+    end: u32,
 }
 
-/// The highest right edge of a segment's SACK blocks, or its acknowledgement where that is higher.
+impl Options {
+    pub(super) const NONE: Self = Self {
+        syn: SynOptions {
+            scale: None,
+            sack_permitted: false,
+        },
+        highest: 0,
+        at: 0,
+        end: 0,
+    };
+}
+
+/// Reads the options of a segment whose header was read.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-#[cfg_attr(not(target_arch = "bpf"), inline)]
-pub(crate) fn highest_acknowledged<P: Packet, H: Host>(
-    run: &Run<'_, P, H>,
-    info: &PacketInfo,
-) -> u32 {
-    let mut scan = Scan::new(run.packet, info, info.tcp_ack);
-    if scan.is_timestamp_alone() {
-        return info.tcp_ack;
+pub(crate) fn read<P: Packet, H: Host>(packet: &P, host: &H, info: &mut PacketInfo) {
+    info.options = Options {
+        highest: info.tcp_ack,
+        at: info.transport_offset + HEADER_BYTES,
+        end: info.transport_offset + u32::from(info.tcp_header_length),
+        ..Options::NONE
+    };
+    let mut scan = Scan { packet, info };
+    if !scan.is_timestamp_alone() {
+        host.repeat(TCP_OPTION_BYTES_MAX, &mut scan);
     }
-    run.host.repeat(TCP_OPTION_BYTES_MAX, &mut scan);
-    scan.highest
 }
 
 /// A walk over options, one a step.
 struct Scan<'a, P> {
     packet: &'a P,
-    at: u32,
-    end: u32,
-    highest: u32,
-    syn: SynOptions,
+    info: &'a mut PacketInfo,
 }
 
-impl<'a, P: Packet> Scan<'a, P> {
-    fn new(packet: &'a P, info: &PacketInfo, ack: u32) -> Self {
-        let header = u32::from(info.tcp_header_length);
-        Self {
-            packet,
-            at: info.transport_offset + HEADER_BYTES,
-            end: info.transport_offset + header,
-            highest: ack,
-            syn: SynOptions::default(),
-        }
-    }
-
+impl<P: Packet> Scan<'_, P> {
     fn is_timestamp_alone(&self) -> bool {
-        let length = self.end.wrapping_sub(self.at);
-        length == TIMESTAMP_ALONE_BYTES
+        let Options { at, end, .. } = self.info.options;
+        end.wrapping_sub(at) == TIMESTAMP_ALONE_BYTES
             && self
                 .packet
-                .header(self.at, 4)
+                .header(at, 4)
                 .is_some_and(|word| word.u32(0) == TIMESTAMP_ALONE)
     }
 
     fn take(&mut self, kind: u8, length: u32) {
         match (kind, length) {
-            (SACK_PERMITTED, 2) => self.syn.sack_permitted = true,
+            (SACK_PERMITTED, 2) => self.info.options.syn.sack_permitted = true,
             (WINDOW_SCALE, 3) => {
-                if let Some(option) = self.packet.header(self.at, 3) {
+                if let Some(option) = self.packet.header(self.info.options.at, 3) {
                     let scale = option.u8(2);
-                    self.syn.scale = Some(if scale > TCP_WINDOW_SCALE_MAX {
+                    self.info.options.syn.scale = Some(if scale > TCP_WINDOW_SCALE_MAX {
                         TCP_WINDOW_SCALE_MAX
                     } else {
                         scale
@@ -111,12 +109,12 @@ impl<'a, P: Packet> Scan<'a, P> {
             if length < 10 + block * 8 {
                 return;
             }
-            let Some(edges) = self.packet.header(self.at + 2 + block * 8, 8) else {
+            let Some(edges) = self.packet.header(self.info.options.at + 2 + block * 8, 8) else {
                 return;
             };
             let right = edges.u32(4);
-            if (right.wrapping_sub(self.highest) as i32) > 0 {
-                self.highest = right;
+            if (right.wrapping_sub(self.info.options.highest) as i32) > 0 {
+                self.info.options.highest = right;
             }
         }
     }
@@ -124,27 +122,31 @@ impl<'a, P: Packet> Scan<'a, P> {
 
 impl<P: Packet> Repeat for Scan<'_, P> {
     fn step(&mut self) -> bool {
-        if self.at >= self.end {
+        if self.info.options.at >= self.info.options.end {
             return false;
         }
-        let Some(kind) = self.packet.header(self.at, 1).map(|byte| byte.u8(0)) else {
+        let Some(kind) = self
+            .packet
+            .header(self.info.options.at, 1)
+            .map(|byte| byte.u8(0))
+        else {
             return false;
         };
         if kind == END {
             return false;
         }
         if kind == NOP {
-            self.at += 1;
+            self.info.options.at += 1;
             return true;
         }
         let Some(length) = self
             .packet
-            .header(self.at, 2)
+            .header(self.info.options.at, 2)
             .map(|pair| u32::from(pair.u8(1)))
         else {
             return false;
         };
-        if length < 2 || length > self.end - self.at {
+        if length < 2 || length > self.info.options.end - self.info.options.at {
             return false;
         }
         if kind == SACK && length >= 10 && (length - 2) & 7 == 0 {
@@ -152,7 +154,7 @@ impl<P: Packet> Repeat for Scan<'_, P> {
             return false;
         }
         self.take(kind, length);
-        self.at += length;
+        self.info.options.at += length;
         true
     }
 }

@@ -22,7 +22,7 @@ use crate::trace::Step;
 use crate::tuple::Direction;
 use crate::verdict::Reason;
 use crate::wire::PacketInfo;
-use crate::wire::tcp_options::syn_options;
+use crate::wire::tcp_options::{SynOptions, has_options};
 use crate::wire::transport::tcp_flag;
 
 /// State of a connection, with the kernel's numbers (they stand in netlink messages).
@@ -216,7 +216,7 @@ pub(crate) fn begin<P: Packet, H: Host>(
     };
     *record = Record {
         last_window_is_zero: true,
-        windows: [first_window(run, info), reply],
+        windows: [first_window(info), reply],
         ..Record::EMPTY
     };
     let segment = Segment {
@@ -267,7 +267,7 @@ pub(crate) fn advance<P: Packet, H: Host>(
         Transition::To(_) if may_reopen(record, direction) => return Advance::Reopen,
         Transition::To(_) | Transition::Ignore => {
             if !answers_ignored_syn(info, kind, direction, record) {
-                note_ignored(run, &segment, record, warm);
+                note_ignored(&segment, record, warm);
                 return Advance::Pass;
             }
             get_in_sync(direction, record, warm);
@@ -354,12 +354,7 @@ fn get_in_sync(direction: Direction, record: &mut Record, warm: &mut Warm) {
 }
 
 /// Remembers a segment that was let through unjudged, so that the answer to it is understood.
-fn note_ignored<P: Packet, H: Host>(
-    run: &Run<'_, P, H>,
-    segment: &Segment<'_>,
-    record: &mut Record,
-    warm: &mut Warm,
-) {
+fn note_ignored(segment: &Segment<'_>, record: &mut Record, warm: &mut Warm) {
     let Segment {
         info,
         kind,
@@ -372,7 +367,11 @@ fn note_ignored<P: Packet, H: Host>(
     record.last_ack_hash = acknowledgement_hash(info.tcp_sequence, 0, info.tcp_window);
     warm.last_window = info.tcp_window;
     if matches!((kind, direction), (SegmentKind::Syn, Direction::Original)) {
-        let options = syn_options(run, info);
+        let options = if has_options(info) {
+            info.options.syn
+        } else {
+            SynOptions::default()
+        };
         warm.last_scale = options.scale.unwrap_or(0);
         warm.last_flags = 0;
         if options.scale.is_some() {

@@ -5,6 +5,7 @@
 //! it may be valid, and the answer to it will tell. `invalid` is not listed: it is what remains.
 
 use super::{SegmentKind, TcpState};
+use crate::settings::checked_index;
 use crate::tuple::Direction;
 
 /// What a segment does to a connection, before its numbers are looked at.
@@ -114,7 +115,7 @@ const fn table() -> [u8; DIRECTIONS.len() * KINDS * STATES] {
 /// What a segment of this kind does to a connection in this state.
 pub fn transition(direction: Direction, kind: SegmentKind, from: TcpState) -> Transition {
     let index = (direction as usize * KINDS + kind as usize) * STATES + from as usize;
-    match TABLE.get(index) {
+    match TABLE.get(checked_index(index)) {
         Some(&IGNORE) => Transition::Ignore,
         Some(&INVALID) | None => Transition::Invalid,
         Some(&number) => Transition::To(TcpState::from_number(number)),

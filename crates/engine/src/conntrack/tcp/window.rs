@@ -21,7 +21,7 @@ use crate::trace::{Step, WindowCheck};
 use crate::tuple::Direction;
 use crate::verdict::Reason;
 use crate::wire::PacketInfo;
-use crate::wire::tcp_options::{SynOptions, has_options, highest_acknowledged, syn_options};
+use crate::wire::tcp_options::{SynOptions, has_options};
 use crate::wire::transport::tcp_flag;
 
 use super::TcpState;
@@ -75,7 +75,7 @@ pub(super) fn segment_end(info: &PacketInfo) -> u32 {
 }
 
 /// The window of the first segment of a connection.
-pub(super) fn first_window<P: Packet, H: Host>(run: &Run<'_, P, H>, info: &PacketInfo) -> Window {
+pub(super) fn first_window(info: &PacketInfo) -> Window {
     let end = segment_end(info);
     let max_window = at_least_one(u32::from(info.tcp_window));
     if info.tcp_flags & tcp_flag::SYN == 0 {
@@ -97,7 +97,7 @@ pub(super) fn first_window<P: Packet, H: Host>(run: &Run<'_, P, H>, info: &Packe
         max_window,
         ..Window::default()
     };
-    learn_options(run, info, &mut window);
+    learn_options(info, &mut window);
     window
 }
 
@@ -106,14 +106,14 @@ const fn at_least_one(window: u32) -> u32 {
 }
 
 /// What a SYN's options say of its sender. A segment without options changes nothing.
-fn learn_options<P: Packet, H: Host>(run: &Run<'_, P, H>, info: &PacketInfo, window: &mut Window) {
+fn learn_options(info: &PacketInfo, window: &mut Window) {
     if !has_options(info) {
         return;
     }
     let SynOptions {
         scale,
         sack_permitted,
-    } = syn_options(run, info);
+    } = info.options.syn;
     window.scale = 0;
     window.flags &= WINDOW_LIBERAL;
     if let Some(scale) = scale {
@@ -126,18 +126,12 @@ fn learn_options<P: Packet, H: Host>(run: &Run<'_, P, H>, info: &PacketInfo, win
 }
 
 /// The sender's first SYN, or one that replaces an earlier one.
-fn begin_sender<P: Packet, H: Host>(
-    run: &Run<'_, P, H>,
-    info: &PacketInfo,
-    end: u32,
-    record: &mut Record,
-    direction: Direction,
-) {
+fn begin_sender(info: &PacketInfo, end: u32, record: &mut Record, direction: Direction) {
     let sender = record.window_mut(direction);
     sender.end = end;
     sender.max_end = end;
     sender.max_window = at_least_one(u32::from(info.tcp_window));
-    learn_options(run, info, sender);
+    learn_options(info, sender);
     // RFC 7323 section 2.2: both sides must offer scaling, or neither scales.
     let both = record.windows[0].flags & record.windows[1].flags;
     if matches!(direction, Direction::Reply) && both & WINDOW_SCALED == 0 {
@@ -158,8 +152,8 @@ pub(super) fn check<P: Packet, H: Host>(
     let Segment {
         info, direction, ..
     } = *segment;
-    let mut numbers = read_numbers(run, info, record.window(direction.other()));
-    if meets_unknown_sender(run, segment, record, &numbers) {
+    let mut numbers = read_numbers(info, record.window(direction.other()));
+    if meets_unknown_sender(segment, record, &numbers) {
         return Judgement::Inside;
     }
     if info.tcp_flags & tcp_flag::ACK == 0 || is_reset_without_ack(info) {
@@ -182,18 +176,14 @@ pub(super) fn check<P: Packet, H: Host>(
     judgement
 }
 
-fn read_numbers<P: Packet, H: Host>(
-    run: &Run<'_, P, H>,
-    info: &PacketInfo,
-    receiver: &Window,
-) -> Numbers {
+fn read_numbers(info: &PacketInfo, receiver: &Window) -> Numbers {
     let selective = receiver.flags & WINDOW_SACK_PERMITTED != 0 && has_options(info);
     Numbers {
         sequence: info.tcp_sequence,
         end: segment_end(info),
         ack: info.tcp_ack,
         sack: if selective {
-            highest_acknowledged(run, info)
+            info.options.highest
         } else {
             info.tcp_ack
         },
@@ -209,12 +199,7 @@ const fn is_reset_without_ack(info: &PacketInfo) -> bool {
 
 /// Takes over the numbers of a sender whose window is not known yet, or that starts anew.
 /// `true` when nothing is left to check: the SYN of a simultaneous open.
-fn meets_unknown_sender<P: Packet, H: Host>(
-    run: &Run<'_, P, H>,
-    segment: &Segment<'_>,
-    record: &mut Record,
-    numbers: &Numbers,
-) -> bool {
+fn meets_unknown_sender(segment: &Segment<'_>, record: &mut Record, numbers: &Numbers) -> bool {
     let Segment {
         info, direction, ..
     } = *segment;
@@ -223,7 +208,7 @@ fn meets_unknown_sender<P: Packet, H: Host>(
     let sender = *record.window(direction);
     if sender.max_window == 0 {
         if is_syn {
-            begin_sender(run, info, numbers.end, record, direction);
+            begin_sender(info, numbers.end, record, direction);
             return !has_ack;
         }
         pick_up_sender(record, direction, numbers);
@@ -232,7 +217,7 @@ fn meets_unknown_sender<P: Packet, H: Host>(
     // RFC 9293 section 3.4.3: a TCP that starts again need only choose higher numbers.
     let opening = matches!(record.tcp_state, TcpState::SynSent | TcpState::SynRecv);
     if is_syn && opening && after(numbers.end, sender.end) {
-        begin_sender(run, info, numbers.end, record, direction);
+        begin_sender(info, numbers.end, record, direction);
         return matches!(direction, Direction::Reply) && !has_ack;
     }
     false
