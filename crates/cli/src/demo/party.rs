@@ -8,7 +8,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::mpsc::{Sender, channel};
-use std::thread::{self, JoinHandle};
+use std::thread;
 
 use anyhow::Context;
 use keepstate_daemon::netlink::Netlink;
@@ -52,7 +52,8 @@ impl Party {
         self.name
     }
 
-    /// Does something here, and waits for what comes of it.
+    /// Does something here, and waits for what comes of it. Threads and processes that it starts
+    /// are born into this namespace.
     pub(super) fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> T + Send + 'static,
@@ -67,15 +68,6 @@ impl Party {
         result
             .recv()
             .with_context(|| format!("what {} did failed", self.name))
-    }
-
-    /// Does something here at the same time. Threads are born into the namespace of the thread
-    /// that starts them.
-    pub(super) fn spawn<T: Send + 'static>(
-        &self,
-        job: impl FnOnce() -> T + Send + 'static,
-    ) -> anyhow::Result<JoinHandle<T>> {
-        self.run(move || thread::spawn(job))
     }
 
     /// Joins two parties by a cable, each end with an address.
@@ -124,6 +116,11 @@ impl Party {
 fn make_namespace() -> io::Result<File> {
     // SAFETY: the flag concerns the network alone, no file descriptors.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
+    // IPv6 has no part in the story, and the packets by which it configures itself would only
+    // distract. A kernel without it has no such file.
+    for which in ["all", "default"] {
+        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "1");
+    }
     let netlink = Netlink::open()?;
     netlink.set_up(netlink.index("lo")?)?;
     File::open("/proc/thread-self/ns/net")

@@ -53,12 +53,12 @@ pub(super) struct CannotBegin(pub(super) anyhow::Error);
 pub(super) fn play(pace: Pace) -> Result<anyhow::Result<Vec<String>>, CannotBegin> {
     let teller = Arc::new(Teller::new(pace));
     let cast = Cast::new().map_err(CannotBegin)?;
+    let keeper = Keeper::start(&cast.server, BASE).map_err(CannotBegin)?;
     println!(
         "Keepstate in the kernel. Three network namespaces of this demo's own:\n\
          client {CLIENT} -- server {SERVER} | {SERVER_OUTSIDE} -- attacker 203.0.113.66"
     );
-    teller.scene("The server starts Keepstate with the base template (examples/base.sh)");
-    let keeper = Keeper::start(&cast.server, BASE).map_err(CannotBegin)?;
+    teller.scene("The server has started Keepstate with the base template (examples/base.sh)");
     let story = || -> anyhow::Result<Vec<String>> {
         server_story(&teller, &cast, keeper)?;
         gateway_story(&teller)?;

@@ -37,7 +37,13 @@ pub(super) fn play(pace: Pace) -> anyhow::Result<Vec<String>> {
     let mut replay = Replay::new(&table, settings, options, ());
     let mut scene = None;
     let mut passed = Passed::default();
+    let mut question_was_dropped = false;
     for (number, frame) in (1..).zip(story::frames()) {
+        // A ping that did not arrive is not answered.
+        if frame.scene == Scene::Ping && question_was_dropped {
+            question_was_dropped = false;
+            continue;
+        }
         if scene != Some(frame.scene) {
             scene = Some(frame.scene);
             teller.scene(frame.scene.sentence());
@@ -53,6 +59,7 @@ pub(super) fn play(pace: Pace) -> anyhow::Result<Vec<String>> {
         };
         let judged = replay.judge(&frame);
         passed.count(frame_in_story, &judged);
+        question_was_dropped = judged.outcome.verdict != Verdict::Accept;
         tell(&teller, &judged, &describe(&frame));
     }
     teller.scene("The flow table, in the words of conntrack -L");

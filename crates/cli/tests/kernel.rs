@@ -1,0 +1,298 @@
+//! The firewall in the kernel, in network namespaces of the tests' own: what is put up, taken over
+//! and taken down. Skipped where there are no rights for it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use keepstate_testkit::{Namespace, programs_or_skip, root_or_skip, workspace_root};
+
+const KEEPSTATE: &str = env!("CARGO_BIN_EXE_keepstate");
+
+/// A namespace with a device, and a daemon that goes with it.
+struct Bench {
+    namespace: Namespace,
+    peer: Namespace,
+    instance: String,
+}
+
+impl Bench {
+    fn new(label: &str) -> Self {
+        let namespace = Namespace::new(label);
+        let peer = Namespace::new("peer");
+        peer.connect("outer", "inner", &namespace);
+        namespace.address("inner", "10.9.0.1/24");
+        peer.address("outer", "10.9.0.2/24");
+        let instance = format!("test-{}-{label}", std::process::id());
+        Self {
+            namespace,
+            peer,
+            instance,
+        }
+    }
+
+    fn keepstate(&self, arguments: &[&str]) -> Output {
+        let mut command = self.namespace.command(KEEPSTATE);
+        command.args(arguments).args(["--instance", &self.instance]);
+        command.output().expect("the program can be started")
+    }
+
+    #[track_caller]
+    fn succeeds(&self, arguments: &[&str]) -> String {
+        let output = self.keepstate(arguments);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let wrong = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {said}{wrong}");
+        said
+    }
+
+    fn daemon(&self) -> u32 {
+        let text = self.succeeds(&["status", "--json"]);
+        let status: serde_json::Value = serde_json::from_str(&text).expect("status is JSON");
+        status["pid"].as_u64().expect("status has a process") as u32
+    }
+
+    fn kill_daemon(&self) {
+        let process = self.daemon();
+        let killed = Command::new("kill")
+            .args(["-9", &process.to_string()])
+            .status();
+        assert!(killed.expect("kill can be started").success());
+        let gone = || !Path::new(&format!("/proc/{process}/exe")).exists();
+        assert!(wait_until(gone), "the daemon does not die");
+    }
+
+    /// Files, pins, programs and queueing disciplines that carry this bench's name or hang on its
+    /// device.
+    fn leftovers(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for directory in ["/run/keepstate", "/sys/fs/bpf/keepstate"] {
+            let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+            let names = entries.map(|entry| entry.path());
+            let own = names.filter(|path| path.to_string_lossy().contains(&self.instance));
+            found.extend(own.map(|path: PathBuf| path.display().to_string()));
+        }
+        let link = self
+            .namespace
+            .run("ip", &["-details", "link", "show", "inner"]);
+        if link.contains("xdp") {
+            found.push(link);
+        }
+        let disciplines = self.namespace.run("tc", &["qdisc", "show", "dev", "inner"]);
+        if disciplines.contains("clsact") {
+            found.push(disciplines);
+        }
+        let attached = self
+            .namespace
+            .run("bpftool", &["net", "show", "dev", "inner"]);
+        if attached.contains("egress") || attached.contains("ingress") {
+            found.push(attached);
+        }
+        found
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.keepstate(&["down"]);
+    }
+}
+
+fn wait_until(condition: impl Fn() -> bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < deadline {
+        if condition() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    false
+}
+
+fn can_run(test: &str) -> bool {
+    root_or_skip(test)
+        && programs_or_skip(test, &["ip", "tc", "bpftool", "nsenter", "kill", "ping"])
+}
+
+fn base_rules() -> String {
+    workspace_root()
+        .join("examples/base.sh")
+        .display()
+        .to_string()
+}
+
+#[test]
+fn down_leaves_nothing() {
+    if !can_run("down_leaves_nothing") {
+        return;
+    }
+    let bench = Bench::new("down");
+    let said = bench.succeeds(&["up", "--rules", &base_rules()]);
+    assert!(said.contains("inner: in by xdp"), "{said}");
+    assert!(!bench.leftovers().is_empty());
+    let again = bench.keepstate(&["up"]);
+    assert!(!again.status.success(), "two daemons for one instance");
+    bench.succeeds(&["down"]);
+    assert_eq!(bench.leftovers(), Vec::<String>::new());
+    assert!(bench.succeeds(&["down"]).contains("Nothing was up"));
+}
+
+#[test]
+fn a_start_that_fails_leaves_nothing() {
+    if !can_run("a_start_that_fails_leaves_nothing") {
+        return;
+    }
+    let bench = Bench::new("fails");
+    let missing = bench.keepstate(&["up", "-i", "nonsense"]);
+    let said = String::from_utf8_lossy(&missing.stderr);
+    assert!(said.contains("there is no interface nonsense"), "{said}");
+    assert_eq!(bench.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_killed_daemon_is_replaced_and_can_be_taken_down() {
+    if !can_run("a_killed_daemon_is_replaced_and_can_be_taken_down") {
+        return;
+    }
+    let bench = Bench::new("killed");
+    bench.succeeds(&["up", "--rules", &base_rules()]);
+    bench
+        .namespace
+        .run("ping", &["-c", "1", "-W", "2", "10.9.0.2"]);
+    let before = bench.succeeds(&["flows", "-p", "icmp"]);
+    assert!(before.contains("src=10.9.0.1 dst=10.9.0.2"), "{before}");
+    bench.kill_daemon();
+    // Nobody is there, and yet the rules are in force.
+    assert!(
+        !bench
+            .peer
+            .succeeds("ping", &["-c", "1", "-W", "1", "10.9.0.1"])
+    );
+    assert!(
+        bench
+            .namespace
+            .succeeds("ping", &["-c", "1", "-W", "2", "10.9.0.2"])
+    );
+
+    let said = bench.succeeds(&["up"]);
+    assert!(said.contains("took over"), "{said}");
+    let status = bench.succeeds(&["status"]);
+    assert!(
+        status.contains("4 rules for IPv4") && status.contains("adopted"),
+        "{status}"
+    );
+    assert!(status.contains("reason      policy_drop"), "{status}");
+    let after = bench.succeeds(&["flows", "-p", "icmp"]);
+    assert!(after.contains("src=10.9.0.1 dst=10.9.0.2"), "{after}");
+
+    bench.kill_daemon();
+    bench.succeeds(&["down"]);
+    assert_eq!(bench.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn rules_change_at_once_or_not_at_all() {
+    if !can_run("rules_change_at_once_or_not_at_all") {
+        return;
+    }
+    let bench = Bench::new("rules");
+    bench.succeeds(&["up"]);
+    let pings = || {
+        bench
+            .peer
+            .succeeds("ping", &["-c", "1", "-W", "1", "10.9.0.1"])
+    };
+    assert!(pings(), "without rules everything passes");
+    let broken = std::env::temp_dir().join(format!("{}.rules", bench.instance));
+    std::fs::write(
+        &broken,
+        "iptables -P INPUT DROP\niptables -A INPUT --dprot 22\n",
+    )
+    .unwrap();
+    let refused = bench.keepstate(&["apply", &broken.display().to_string()]);
+    std::fs::remove_file(&broken).unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains(":2:19"), "{said}");
+    assert!(pings(), "half a file of rules is in force");
+    bench.succeeds(&["apply", &base_rules()]);
+    assert!(!pings(), "the rules are not in force");
+}
+
+#[test]
+fn the_demo_shows_what_it_says_and_leaves_nothing() {
+    if !can_run("the_demo_shows_what_it_says_and_leaves_nothing") {
+        return;
+    }
+    let output = Command::new(KEEPSTATE).args(["demo", "--fast"]).output();
+    let output = output.expect("the program can be started");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let wrong = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}{wrong}");
+    assert!(said.contains("Keepstate in the kernel"), "{said}{wrong}");
+    assert!(said.contains("policy_drop"), "{said}");
+}
+
+#[test]
+fn a_demo_that_is_interrupted_leaves_nothing() {
+    if !can_run("a_demo_that_is_interrupted_leaves_nothing") {
+        return;
+    }
+    let mut command = Command::new(KEEPSTATE);
+    let command = command
+        .arg("demo")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut child = command.spawn().expect("the program can be started");
+    let id = child.id().to_string();
+    let stage = || {
+        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
+        children.unwrap_or_default().trim().to_owned()
+    };
+    assert!(
+        wait_until(|| !stage().is_empty()),
+        "the demo does not begin"
+    );
+    // Somewhere in its middle.
+    std::thread::sleep(Duration::from_secs(3));
+    let stage = stage();
+    let daemons = std::fs::read_to_string(format!("/proc/{stage}/task/{stage}/children"));
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &id])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(130));
+    let processes = daemons.unwrap_or_default();
+    let mut processes = processes.split_whitespace().chain([stage.as_str()]);
+    let gone = |process: &str| !Path::new(&format!("/proc/{process}/exe")).exists();
+    assert!(
+        processes.all(|process| wait_until(|| gone(process))),
+        "processes are left"
+    );
+}
+
+#[test]
+fn without_rights_the_demo_says_so_and_plays_in_user_space() {
+    use std::os::unix::process::CommandExt;
+    let mut command = Command::new(KEEPSTATE);
+    command.args(["demo", "--fast"]);
+    if keepstate_testkit::is_root() {
+        const NOBODY: u32 = 65_534;
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let Ok(output) = command.output() else {
+        keepstate_testkit::skip("without_rights", "the program cannot be run as nobody");
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("Not in the kernel: this is not root."),
+        "{said}"
+    );
+    assert!(said.contains("Everything was as it should be."), "{said}");
+}
