@@ -20,7 +20,7 @@ impl Bench {
     fn new(label: &str) -> Self {
         let namespace = Namespace::new(label);
         let peer = Namespace::new("peer");
-        peer.connect("outer", "inner", &namespace);
+        peer.connect("outer", &namespace, "inner");
         namespace.address("inner", "10.9.0.1/24");
         peer.address("outer", "10.9.0.2/24");
         let instance = format!("test-{}-{label}", std::process::id());

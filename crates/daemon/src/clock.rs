@@ -7,7 +7,7 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use aya::programs::{ProgramError, TestRun as _, TestRunOptions};
+use aya::programs::{TestRun as _, TestRunOptions};
 use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
 use keepstate_plane::{TICK_SHIFT, names};
 
@@ -62,7 +62,7 @@ fn read(programs: &mut Programs) -> Result<u32, KernelError> {
         ..TestRunOptions::default()
     };
     let program = programs.classifier(names::CLOCK)?;
-    let result = program.test_run(options).map_err(ProgramError::from)?;
+    let result = program.test_run(options)?;
     Ok(result.return_value)
 }
 

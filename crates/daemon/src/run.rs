@@ -125,8 +125,7 @@ fn serve(
         Shutdown::Filtering => Ok(()),
         Shutdown::Nothing => plane.remove().map(|()| remove_files(instance)),
     };
-    let told = result.as_ref().map(|()| ()).map_err(ToString::to_string);
-    ending.answer(told);
+    ending.answer(result.as_ref().copied().map_err(ToString::to_string));
     Ok(result?)
 }
 

@@ -337,9 +337,10 @@ fn knobs_are_read_and_set() {
         set("net.netfilter.nf_conntrack_udp_timeout=11").unwrap(),
         Reply::Done
     );
-    let name = Some("nf_conntrack_udp_timeout".to_owned());
-    let reply = bench.ask(&Request::Sysctl { name: name.clone() });
-    let name = name.unwrap();
+    let name = "nf_conntrack_udp_timeout".to_owned();
+    let reply = bench.ask(&Request::Sysctl {
+        name: Some(name.clone()),
+    });
     assert_eq!(reply, Reply::Sysctl { name, value: 11 });
     assert_eq!(set("nf_conntrack_max=500").unwrap(), Reply::Done);
     assert_eq!(bench.status().table.flows_max, 500);
