@@ -2,15 +2,16 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::bindings::{BPF_CSUM_LEVEL_QUERY, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::bindings::{__sk_buff, BPF_CSUM_LEVEL_QUERY, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::generated::{bpf_csum_level, bpf_skb_pull_data};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use keepstate_engine::process::{Checksums, Path};
+use keepstate_engine::process::{Checksums, Path, Stage};
 use keepstate_engine::wire::Link;
 
 use crate::host::Context;
-use crate::judge::{Fate, Way, judge};
+use crate::judge::{self, Fate, Way, begin, proceed};
+use crate::maps;
 use crate::packet::PacketView;
 
 /// On to the next program, or to the device.
@@ -53,7 +54,51 @@ fn egress(context: &TcContext, link: Link) -> i32 {
         path: Path::Local,
     };
     let packet = reach(context, OWN_HEADER_BYTES);
-    match judge(&SkbContext(context), &packet, way, Checksums::Trusted) {
+    let stage = begin(
+        SkbContext(context.skb.skb),
+        &packet,
+        way,
+        Checksums::Trusted,
+    );
+    go_on(context, stage)
+}
+
+macro_rules! stages {
+    ($($name:ident $stage:ident)*) => {
+        $(
+            #[classifier]
+            pub fn $name(context: TcContext) -> i32 {
+                // Headers were brought into one piece when the packet came.
+                let packet = view(&context);
+                let stage = proceed(SkbContext(context.skb.skb), &packet, Stage::$stage);
+                go_on(&context, stage)
+            }
+        )*
+    };
+}
+
+stages! {
+    tc_look Look
+    tc_advance Advance
+    tc_write Write
+    tc_judge Judge
+    tc_insert Insert
+    tc_conclude Conclude
+}
+
+/// Jumps to the program of a stage, or ends.
+#[inline(always)]
+pub fn go_on(context: &TcContext, stage: Option<Stage>) -> i32 {
+    let fate = match stage {
+        None => Fate::Pass,
+        Some(Stage::Done) => judge::end(),
+        Some(stage) => {
+            // SAFETY: the array holds TC programs alone.
+            unsafe { maps::STAGES_TC.tail_call(context, stage as u32) };
+            judge::lost()
+        }
+    };
+    match fate {
         Fate::Pass => TC_NEXT,
         Fate::Drop => TC_SHOT,
     }
@@ -84,6 +129,12 @@ fn reach(context: &TcContext, least: u32) -> PacketView {
     PacketView::new(context.data(), context.data_end(), length)
 }
 
+/// The packet as [`reach`] has left it.
+#[inline(always)]
+fn view(context: &TcContext) -> PacketView {
+    PacketView::new(context.data(), context.data_end(), context.len())
+}
+
 /// A packet that arrived.
 #[inline(always)]
 pub fn reach_received(context: &TcContext) -> PacketView {
@@ -103,27 +154,25 @@ pub fn checksums(context: &TcContext) -> Checksums {
 }
 
 /// A packet as TC sees it: the VLAN tag lies beside the bytes.
-pub struct SkbContext<'a>(pub &'a TcContext);
+#[derive(Clone, Copy)]
+pub struct SkbContext(pub *mut __sk_buff);
 
-impl Context for SkbContext<'_> {
+impl Context for SkbContext {
     #[inline(always)]
     fn raw(&self) -> *mut c_void {
-        self.0.skb.skb.cast()
+        self.0.cast()
     }
 
     #[inline(always)]
     fn interface(&self) -> u32 {
         // SAFETY: a field of the program's own context.
-        unsafe { (*self.0.skb.skb).ifindex }
+        unsafe { (*self.0).ifindex }
     }
 
     #[inline(always)]
     fn vlan(&self) -> u32 {
         // SAFETY: as above.
-        let (present, tag) = unsafe {
-            let skb = self.0.skb.skb;
-            ((*skb).vlan_present, (*skb).vlan_tci)
-        };
+        let (present, tag) = unsafe { ((*self.0).vlan_present, (*self.0).vlan_tci) };
         if present == 0 { 0 } else { tag & 0xfff }
     }
 }

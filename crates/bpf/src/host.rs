@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns, bpf_loop};
 use keepstate_engine::event::Event;
-use keepstate_engine::host::{Host, Repeat, Route};
+use keepstate_engine::host::{Host, Packet, Repeat, Route};
 use keepstate_engine::limits::{CONDITIONS_MAX, RULES_MAX};
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_engine::settings::Settings;
@@ -14,10 +14,11 @@ use keepstate_plane::{InterfaceKey, PLANE_TEST_CLOCK, Plane, TICK_SHIFT};
 
 use crate::maps;
 use crate::memory::MapMemory;
+use crate::packet::{PacketHeader, PacketView};
 use crate::route;
 
 /// What differs between XDP and TC.
-pub trait Context {
+pub trait Context: Copy {
     /// The context pointer, for helpers.
     fn raw(&self) -> *mut c_void;
 
@@ -28,25 +29,30 @@ pub trait Context {
     fn vlan(&self) -> u32;
 }
 
-/// The kernel plane, for one packet.
-pub struct KernelHost<'a, C> {
-    pub context: &'a C,
-    pub plane: &'static Plane,
-    pub policy: &'static PolicyHeader,
+/// The kernel plane, for one packet: its bytes, and everything else. In one piece, since it lies on
+/// the stack while all steps of a packet's way are called.
+pub struct KernelHost<C> {
+    packet: PacketView,
+    context: C,
+    plane: &'static Plane,
+    policy: &'static PolicyHeader,
     /// The slot of `policy`.
-    pub slot: u32,
+    slot: u32,
 }
 
-impl<'a, C: Context> KernelHost<'a, C> {
-    /// The plane and the policy in force; `None` cannot happen, but the verifier wants it said.
+impl<C: Context> KernelHost<C> {
+    /// A host with the policy in a slot; `None` cannot happen, but the verifier wants it said.
     #[inline(always)]
-    pub fn new(context: &'a C) -> Option<Self> {
-        let plane = plane()?;
-        // SAFETY: the word is in the map's value; the daemon may change it at any time, and a
-        // packet keeps the slot it has read.
-        let slot = unsafe { (&raw const plane.active).read_volatile() } & 1;
+    pub fn new(
+        packet: PacketView,
+        context: C,
+        plane: &'static Plane,
+        slot: u32,
+    ) -> Option<Self> {
+        let slot = slot & 1;
         let policy = maps::POLICIES.get(slot)?;
         Some(Self {
+            packet,
             context,
             plane,
             policy,
@@ -54,10 +60,10 @@ impl<'a, C: Context> KernelHost<'a, C> {
         })
     }
 
-    /// Time by the clock of the plane.
+    /// The context pointer, for helpers.
     #[inline(always)]
-    pub fn now(&self) -> Tick {
-        now(self.plane)
+    pub fn raw_context(&self) -> *mut c_void {
+        self.context.raw()
     }
 
     #[inline(always)]
@@ -66,6 +72,11 @@ impl<'a, C: Context> KernelHost<'a, C> {
             index: self.context.interface(),
             vlan: self.context.vlan(),
         }
+    }
+
+    #[inline(always)]
+    pub fn policy_flags(&self) -> u32 {
+        self.policy.flags
     }
 
     /// Interface patterns of the policy that an interface matches.
@@ -79,6 +90,14 @@ impl<'a, C: Context> KernelHost<'a, C> {
             None => 0,
         }
     }
+}
+
+/// The slot of the policy in force.
+#[inline(always)]
+pub fn active_slot(plane: &Plane) -> u32 {
+    // SAFETY: the word is in the map's value; the daemon may change it at any time, and a packet
+    // keeps the slot it has read.
+    unsafe { (&raw const plane.active).read_volatile() }
 }
 
 #[inline(always)]
@@ -96,7 +115,26 @@ pub fn now(plane: &Plane) -> Tick {
     Tick((jiffies.wrapping_mul(plane.tick_multiplier) >> TICK_SHIFT) as u32)
 }
 
-impl<C: Context> Host for KernelHost<'_, C> {
+impl<C: Context> Packet for KernelHost<C> {
+    type Header = PacketHeader;
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.packet.len()
+    }
+
+    #[inline(always)]
+    fn header(&self, offset: u32, size: u32) -> Option<PacketHeader> {
+        self.packet.header(offset, size)
+    }
+
+    #[inline(always)]
+    fn sum(&self, offset: u32, length: u32) -> Option<u16> {
+        self.packet.sum(offset, length)
+    }
+}
+
+impl<C: Context> Host for KernelHost<C> {
     type Flows = MapMemory;
 
     #[inline(always)]
@@ -153,16 +191,7 @@ impl<C: Context> Host for KernelHost<'_, C> {
 
     #[inline(always)]
     fn repeat<R: Repeat>(&self, limit: u32, body: &mut R) {
-        // SAFETY: the callback has the signature that the helper calls it by, and `body` outlives
-        // the call.
-        unsafe {
-            bpf_loop(
-                limit,
-                step::<R> as *mut c_void,
-                (&raw mut *body).cast(),
-                0,
-            );
-        }
+        repeat(limit, body);
     }
 
     #[inline(always)]
@@ -176,6 +205,16 @@ impl<C: Context> Host for KernelHost<'_, C> {
     fn wall_clock(&self) -> u64 {
         // SAFETY: the helper has no preconditions.
         unsafe { bpf_ktime_get_ns() }.wrapping_add(self.plane.wall_offset)
+    }
+}
+
+/// Runs a loop body through the kernel's own loop, whose body the verifier walks once.
+#[inline(always)]
+pub fn repeat<R: Repeat>(limit: u32, body: &mut R) {
+    // SAFETY: the callback has the signature that the helper calls it by, and `body` outlives the
+    // call.
+    unsafe {
+        bpf_loop(limit, step::<R> as *mut c_void, (&raw mut *body).cast(), 0);
     }
 }
 

@@ -3,16 +3,18 @@
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::bpf_xdp_get_buff_len;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use keepstate_engine::host::{Header as _, Packet as _};
-use keepstate_engine::process::{Checksums, Path};
+use keepstate_engine::process::{Checksums, Path, Stage};
 use keepstate_engine::wire::Link;
 
-use crate::egress::{self, SkbContext, TC_NEXT, TC_SHOT};
+use crate::egress::{self, SkbContext};
 use crate::host::Context;
-use crate::judge::{Fate, Way, judge};
+use crate::judge::{self, Fate, Way, begin, proceed};
+use crate::maps;
 use crate::packet::PacketView;
 
 /// A packet whose first piece is shorter lies in one piece: drivers fill a first buffer, which
@@ -26,31 +28,73 @@ const TYPE_VLAN_OUTER: u16 = 0x88a8;
 
 #[xdp(frags)]
 pub fn ingress_xdp(context: XdpContext) -> u32 {
+    let way = Way {
+        link: Link::Ethernet,
+        path: Path::Ingress,
+    };
+    let stage = begin(
+        Frame(context.ctx),
+        &view(&context),
+        way,
+        Checksums::UnverifiedOrPartial,
+    );
+    go_on(&context, stage)
+}
+
+macro_rules! stages {
+    ($($name:ident $stage:ident)*) => {
+        $(
+            #[xdp(frags)]
+            pub fn $name(context: XdpContext) -> u32 {
+                let stage = proceed(Frame(context.ctx), &view(&context), Stage::$stage);
+                go_on(&context, stage)
+            }
+        )*
+    };
+}
+
+stages! {
+    xdp_look Look
+    xdp_advance Advance
+    xdp_write Write
+    xdp_judge Judge
+    xdp_insert Insert
+    xdp_conclude Conclude
+}
+
+/// Jumps to the program of a stage, or ends.
+#[inline(always)]
+fn go_on(context: &XdpContext, stage: Option<Stage>) -> u32 {
+    let fate = match stage {
+        None => Fate::Pass,
+        Some(Stage::Done) => judge::end(),
+        Some(stage) => {
+            // SAFETY: the array holds XDP programs alone.
+            unsafe { maps::STAGES_XDP.tail_call(context, stage as u32) };
+            judge::lost()
+        }
+    };
+    match fate {
+        Fate::Pass => XDP_PASS,
+        Fate::Drop => XDP_DROP,
+    }
+}
+
+#[inline(always)]
+fn view(context: &XdpContext) -> PacketView {
     let (start, end) = (context.data(), context.data_end());
     let mut length = end.wrapping_sub(start) as u32;
     if length as usize >= FIRST_PIECE_BYTES_MIN {
         // SAFETY: the context is the program's own.
         length = unsafe { bpf_xdp_get_buff_len(context.ctx) } as u32;
     }
-    let packet = PacketView::new(start, end, length);
-    let way = Way {
-        link: Link::Ethernet,
-        path: Path::Ingress,
-    };
-    let frame = Frame {
-        context: &context,
-        packet,
-    };
-    match judge(&frame, &packet, way, Checksums::UnverifiedOrPartial) {
-        Fate::Pass => XDP_PASS,
-        Fate::Drop => XDP_DROP,
-    }
+    PacketView::new(start, end, length)
 }
 
 #[classifier]
 pub fn ingress_tc(context: TcContext) -> i32 {
     let Some(link) = egress::bare_link(&context) else {
-        return TC_NEXT;
+        return egress::TC_NEXT;
     };
     let way = Way {
         link,
@@ -58,32 +102,30 @@ pub fn ingress_tc(context: TcContext) -> i32 {
     };
     let packet = egress::reach_received(&context);
     let checksums = egress::checksums(&context);
-    match judge(&SkbContext(&context), &packet, way, checksums) {
-        Fate::Pass => TC_NEXT,
-        Fate::Drop => TC_SHOT,
-    }
+    let stage = begin(SkbContext(context.skb.skb), &packet, way, checksums);
+    egress::go_on(&context, stage)
 }
 
 /// A frame as XDP sees it: VLAN tags are in the bytes.
-struct Frame<'a> {
-    context: &'a XdpContext,
-    packet: PacketView,
-}
+#[derive(Clone, Copy)]
+struct Frame(*mut xdp_md);
 
-impl Context for Frame<'_> {
+impl Context for Frame {
     #[inline(always)]
     fn raw(&self) -> *mut c_void {
-        self.context.ctx.cast()
+        self.0.cast()
     }
 
     #[inline(always)]
     fn interface(&self) -> u32 {
-        self.context.ingress_ifindex() as u32
+        XdpContext::new(self.0).ingress_ifindex() as u32
     }
 
     #[inline(always)]
     fn vlan(&self) -> u32 {
-        let Some(header) = self.packet.header(ETHERNET_TYPE, 4) else {
+        let context = XdpContext::new(self.0);
+        let packet = PacketView::new(context.data(), context.data_end(), 0);
+        let Some(header) = packet.header(ETHERNET_TYPE, 4) else {
             return 0;
         };
         match header.u16(0) {

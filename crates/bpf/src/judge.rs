@@ -1,14 +1,14 @@
 //! From a packet and its context to the engine, and from its outcome to the counters.
 
 use keepstate_engine::policy::POLICY_USES_INTERFACES;
-use keepstate_engine::process::{Arrival, Checksums, Outcome, Path, process};
+use keepstate_engine::process::{Arrival, Checksums, Outcome, Path, Stage, prepare, step};
 use keepstate_engine::verdict::Verdict;
 use keepstate_engine::wire::Link;
 use keepstate_plane::{PLANE_TEST_REPORT, REPORT_NONE};
 
-use crate::host::{Context, KernelHost};
-use crate::maps;
-use crate::packet::PacketView;
+use crate::host::{self, Context, KernelHost};
+use crate::maps::{self, Memory};
+use crate::packet::{PacketView, masked};
 
 /// What a program knows of every packet that it sees.
 #[derive(Clone, Copy)]
@@ -24,43 +24,81 @@ pub enum Fate {
     Drop,
 }
 
+/// The first step: what a program that is attached does with a packet.
 #[inline(always)]
-pub fn judge<C: Context>(
-    context: &C,
+pub fn begin<C: Context>(
+    context: C,
     packet: &PacketView,
     way: Way,
     checksums: Checksums,
-) -> Fate {
-    let Some(host) = KernelHost::new(context) else {
-        return Fate::Pass;
-    };
-    let interfaces = if host.policy.flags & POLICY_USES_INTERFACES != 0 {
+) -> Option<Stage> {
+    let plane = host::plane()?;
+    let memory = memory()?;
+    memory.slot = host::active_slot(plane);
+    let host = KernelHost::new(*packet, context, plane, memory.slot)?;
+    let interfaces = if host.policy_flags() & POLICY_USES_INTERFACES != 0 {
         host.patterns(&host.interface_key())
     } else {
         0
     };
-    let arrival = Arrival {
+    memory.arrival = Arrival {
         link: way.link,
         path: way.path,
         checksums,
         zone: 0,
         interfaces,
     };
-    let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else {
+    let Memory {
+        scratch, arrival, ..
+    } = memory;
+    Some(prepare(&host, arrival, &host, scratch, host::now(plane)))
+}
+
+/// Any later step: what a program that is jumped to does.
+#[inline(always)]
+pub fn proceed<C: Context>(context: C, packet: &PacketView, stage: Stage) -> Option<Stage> {
+    let plane = host::plane()?;
+    let memory = memory()?;
+    let host = KernelHost::new(*packet, context, plane, memory.slot)?;
+    let Memory {
+        scratch, arrival, ..
+    } = memory;
+    Some(step(&host, arrival, &host, scratch, stage))
+}
+
+/// The end of a packet's way.
+#[inline(always)]
+pub fn end() -> Fate {
+    let (Some(plane), Some(memory)) = (host::plane(), memory()) else {
         return Fate::Pass;
     };
-    // SAFETY: this CPU's element, used by one program at a time; the engine writes each part of it
-    // before it reads it.
-    let scratch = unsafe { &mut *scratch };
-    let outcome = process(packet, &arrival, &host, scratch, host.now());
-    count(&outcome);
-    if host.plane.flags & PLANE_TEST_REPORT != 0 {
-        report(&outcome);
+    let outcome = memory.scratch.outcome();
+    count(outcome);
+    if plane.flags & PLANE_TEST_REPORT != 0 {
+        report(outcome);
     }
     match outcome.verdict {
         Verdict::Accept => Fate::Pass,
         Verdict::Drop | Verdict::Reject => Fate::Drop,
     }
+}
+
+/// A program that should have been jumped to is not there: the packet cannot be judged.
+#[inline(always)]
+pub fn lost() -> Fate {
+    if let Some(counters) = maps::COUNTERS.get_ptr_mut(0) {
+        // SAFETY: as in `count`.
+        unsafe { (*counters).lost += 1 };
+    }
+    Fate::Drop
+}
+
+#[inline(always)]
+fn memory() -> Option<&'static mut Memory> {
+    let memory = maps::SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: this CPU's element, used by one packet at a time; the engine writes each part of it
+    // before it reads it.
+    Some(unsafe { &mut *memory })
 }
 
 #[inline(always)]
@@ -71,21 +109,30 @@ fn count(outcome: &Outcome) {
     // SAFETY: this CPU's element, which lives as long as the map. Programs are not preempted by
     // others that count on the same CPU but for interrupts, and then one count is lost.
     let counters = unsafe { &mut *counters };
-    if let Some(counter) = counters.states.get_mut(outcome.state as usize & 7) {
+    if let Some(counter) = counters
+        .states
+        .get_mut(masked::<7>(outcome.state as u64) as usize)
+    {
         *counter += 1;
     }
-    if let Some(counter) = counters.verdicts.get_mut(outcome.verdict as usize & 3) {
+    if let Some(counter) = counters
+        .verdicts
+        .get_mut(masked::<3>(outcome.verdict as u64) as usize)
+    {
         *counter += 1;
     }
     let Some(reason) = outcome.reason else {
         return;
     };
-    if let Some(counter) = counters.reasons.get_mut(reason as usize & 63) {
+    if let Some(counter) = counters
+        .reasons
+        .get_mut(masked::<63>(reason as u64) as usize)
+    {
         *counter += 1;
     }
 }
 
-#[inline(never)]
+#[inline(always)]
 fn report(outcome: &Outcome) {
     let Some(report) = maps::REPORT.get_ptr_mut(0) else {
         return;

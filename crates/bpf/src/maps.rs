@@ -2,14 +2,15 @@
 
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
-use keepstate_engine::process::Scratch;
+use keepstate_engine::process::{Arrival, Scratch};
 use keepstate_engine::table::gauges;
 use keepstate_plane::{
     BUCKET_ACCOUNTING_WORDS, BUCKET_SLOT_WORDS_V4, BUCKET_SLOT_WORDS_V6, BUCKET_WARM_WORDS,
     CONDITION_ENTRIES, Counters, EVENT_RING_BYTES, INTERFACES_MAX, Interface, InterfaceKey,
     POLICY_SLOTS, Plane, RULE_ENTRIES, Report, RuleCounter,
+    STAGES,
 };
 
 #[map]
@@ -49,16 +50,22 @@ pub static RULES: Array<Rule> = Array::with_max_entries(RULE_ENTRIES, BPF_F_MMAP
 pub static CONDITIONS: Array<Condition> =
     Array::with_max_entries(CONDITION_ENTRIES, BPF_F_MMAPABLE);
 #[map]
-pub static RULE_COUNTERS: PerCpuArray<RuleCounter> =
-    PerCpuArray::with_max_entries(RULE_ENTRIES, 0);
+pub static RULE_COUNTERS: PerCpuArray<RuleCounter> = PerCpuArray::with_max_entries(RULE_ENTRIES, 0);
 
 #[map]
 pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 
 /// What the engine works with while it judges a packet. No program is interrupted by another on
 /// the same CPU: all of them run with bottom halves disabled.
+pub struct Memory {
+    pub scratch: Scratch,
+    pub arrival: Arrival,
+    /// Slot of the policy that was in force when the packet came.
+    pub slot: u32,
+}
+
 #[map]
-pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+pub static SCRATCH: PerCpuArray<Memory> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 pub static INTERFACES: HashMap<InterfaceKey, Interface> =
@@ -69,3 +76,10 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_RING_BYTES, 0);
 
 #[map]
 pub static REPORT: Array<Report> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// The programs of the later stages, by number of the stage, for packets that came by XDP and by
+/// TC.
+#[map]
+pub static STAGES_XDP: ProgramArray = ProgramArray::with_max_entries(STAGES, 0);
+#[map]
+pub static STAGES_TC: ProgramArray = ProgramArray::with_max_entries(STAGES, 0);

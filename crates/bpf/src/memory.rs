@@ -3,7 +3,7 @@
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 
 use aya_ebpf::maps::Array;
-use keepstate_engine::host::{FlowMemory, Words};
+use keepstate_engine::host::{FlowMemory, Repeat, Words};
 use keepstate_engine::limits::{ACCOUNTING_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6};
 use keepstate_engine::limits::{SLOTS_PER_BUCKET, WARM_WORDS};
 use keepstate_engine::tuple::Family;
@@ -98,6 +98,11 @@ impl FlowMemory for MapMemory {
             .get_ptr_mut(0)
             .map(|words| MapWords(words.cast()))
     }
+
+    #[inline(always)]
+    fn repeat<R: Repeat>(&self, limit: u32, body: &mut R) {
+        crate::host::repeat(limit, body);
+    }
 }
 
 /// The words of one slot's part of a bucket.
@@ -107,5 +112,7 @@ fn part<T>(map: &Array<T>, bucket: u32, slot: u32, words: u32) -> Option<MapWord
     // The mask changes nothing, since slots are numbered to seven, but the verifier believes it.
     let slot = masked::<{ SLOTS_PER_BUCKET as u64 - 1 }>(slot as u64);
     // SAFETY: within the value of the map: `slot` is below the number of slots.
-    Some(MapWords(unsafe { base.add(slot as usize * words as usize) }))
+    Some(MapWords(unsafe {
+        base.add(slot as usize * words as usize)
+    }))
 }

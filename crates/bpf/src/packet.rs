@@ -72,12 +72,7 @@ impl Packet for PacketView {
             // SAFETY: the callback has the signature that the helper calls it by, and `sum`
             // outlives the call.
             unsafe {
-                bpf_loop(
-                    rounds,
-                    sum_stride as *mut c_void,
-                    (&raw mut sum).cast(),
-                    0,
-                );
+                bpf_loop(rounds, sum_stride as *mut c_void, (&raw mut sum).cast(), 0);
             }
         }
         if sum.missing != 0 {

@@ -13,7 +13,7 @@ use keepstate_engine::verdict::Hook;
 use keepstate_engine::wire::PacketInfo;
 use keepstate_plane::{InterfaceKey, PLANE_TEST_HOOK};
 
-use crate::host::{Context, KernelHost};
+use crate::host::{self, Context, KernelHost};
 use crate::maps;
 
 const AF_INET: u8 = 2;
@@ -29,9 +29,11 @@ const HERE: Route = Route {
 /// What the routing table does not forward is INPUT: addresses of this host, broadcasts, and what
 /// the stack will throw away.
 #[inline(always)]
-pub fn route<C: Context>(host: &KernelHost<'_, C>, packet: &PacketInfo) -> Route {
-    if host.plane.flags & PLANE_TEST_HOOK != 0 {
-        return fixed(host.plane.test_hook);
+pub fn route<C: Context>(host: &KernelHost<C>, packet: &PacketInfo) -> Route {
+    if let Some(plane) = host::plane()
+        && plane.flags & PLANE_TEST_HOOK != 0
+    {
+        return fixed(plane.test_hook);
     }
     if is_for_many(packet) {
         return HERE;
@@ -71,7 +73,7 @@ fn is_for_many(packet: &PacketInfo) -> bool {
 
 /// Index of the interface that a forwarded packet leaves by, `None` if it is not forwarded.
 #[inline(never)]
-fn out_interface<C: Context>(host: &KernelHost<'_, C>, packet: &PacketInfo) -> Option<u32> {
+fn out_interface<C: Context>(host: &KernelHost<C>, packet: &PacketInfo) -> Option<u32> {
     let mut lookup = MaybeUninit::<FibLookup>::zeroed();
     // SAFETY: all fields are numbers, for which zero is a value.
     let lookup = unsafe { lookup.assume_init_mut() };
@@ -92,7 +94,7 @@ fn out_interface<C: Context>(host: &KernelHost<'_, C>, packet: &PacketInfo) -> O
     // SAFETY: the context is the program's own, the other pointer and size are of `lookup`.
     let result = unsafe {
         bpf_fib_lookup(
-            host.context.raw(),
+            host.raw_context(),
             &raw mut *lookup,
             size_of::<FibLookup>() as i32,
             0,
@@ -108,7 +110,7 @@ fn out_interface<C: Context>(host: &KernelHost<'_, C>, packet: &PacketInfo) -> O
 
 /// Index of the interface that the stack will see the packet on: the VLAN's, if it has one.
 #[inline(always)]
-fn incoming<C: Context>(host: &KernelHost<'_, C>) -> u32 {
+fn incoming<C: Context>(host: &KernelHost<C>) -> u32 {
     let key = host.interface_key();
     if key.vlan == 0 {
         return key.index;

@@ -3,8 +3,8 @@
 use std::collections::HashMap as Named;
 use std::path::Path;
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
-use aya::programs::{ProgramError, SchedClassifier, Xdp, XdpMode};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArray};
+use aya::programs::{Program, ProgramError, ProgramFd, SchedClassifier, Xdp, XdpMode};
 use aya_obj::programs::XdpAttachType;
 
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
@@ -84,7 +84,8 @@ impl Kernel {
     pub fn pinned(directory: &Path, settings: &Settings) -> Result<Self, KernelError> {
         let fresh = !directory.join(names::PLANE).exists();
         let mut loader = loader(settings);
-        for name in names::MAPS.into_iter().chain([names::REPORT]) {
+        let stages = [names::STAGES_XDP, names::STAGES_TC];
+        for name in names::MAPS.into_iter().chain([names::REPORT]).chain(stages) {
             loader.map_pin_path(name, directory.join(name));
         }
         let mut object = loader.load(OBJECT)?;
@@ -152,7 +153,11 @@ fn missing(name: &str) -> KernelError {
 
 fn loader(settings: &Settings) -> EbpfLoader<'static> {
     let mut loader = EbpfLoader::new();
-    loader.verifier_log_level(VerifierLogLevel::STATS);
+    loader.verifier_log_level(if std::env::var_os("KEEPSTATE_VERIFIER_LOG").is_some() {
+        VerifierLogLevel::DEBUG | VerifierLogLevel::STATS
+    } else {
+        VerifierLogLevel::STATS
+    });
     let counted = settings.flags & (SETTING_ACCOUNTING | SETTING_TIMESTAMP) != 0;
     for (family, buckets) in settings.buckets.into_iter().enumerate() {
         loader.map_max_entries(names::TAGS[family], buckets);
@@ -166,14 +171,29 @@ fn loader(settings: &Settings) -> EbpfLoader<'static> {
 
 fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
     for name in names::PROGRAMS {
-        let program = object.program_mut(name).ok_or_else(|| missing(name))?;
-        match program {
-            aya::programs::Program::Xdp(program) => program.load()?,
-            aya::programs::Program::SchedClassifier(program) => program.load()?,
-            _ => return Err(missing(name)),
+        load_program(object, name)?;
+    }
+    for (array, stages) in [
+        (names::STAGES_XDP, names::XDP_STAGES),
+        (names::STAGES_TC, names::TC_STAGES),
+    ] {
+        for (stage, name) in (0..).zip(stages) {
+            let program = load_program(object, name)?;
+            let map = object.map_mut(array).ok_or_else(|| missing(array))?;
+            ProgramArray::try_from(map)?.set(stage, &program, 0)?;
         }
     }
     Ok(())
+}
+
+fn load_program(object: &mut Ebpf, name: &str) -> Result<ProgramFd, KernelError> {
+    let program = object.program_mut(name).ok_or_else(|| missing(name))?;
+    match program {
+        Program::Xdp(program) => program.load()?,
+        Program::SchedClassifier(program) => program.load()?,
+        _ => return Err(missing(name)),
+    }
+    Ok(program.fd()?.try_clone().map_err(ProgramError::from)?)
 }
 
 /// The programs, either with the object that they were loaded from or from their pins.
@@ -222,6 +242,20 @@ impl Programs {
 
     pub fn verified(&mut self) -> Result<Vec<Verified>, KernelError> {
         let mut list = Vec::new();
+        if let Self::Object(object) = self {
+            for program in names::XDP_STAGES.into_iter().chain(names::TC_STAGES) {
+                let info = match object.program(program) {
+                    Some(Program::Xdp(program)) => program.info()?,
+                    Some(Program::SchedClassifier(program)) => program.info()?,
+                    _ => return Err(missing(program)),
+                };
+                list.push(Verified {
+                    program,
+                    instructions: info.verified_instruction_count(),
+                    bytes: info.size_translated(),
+                });
+            }
+        }
         for program in names::PROGRAMS {
             let info = if program == names::INGRESS_XDP {
                 self.xdp()?.info()?

@@ -1,5 +1,6 @@
 //! One packet's way through the engine.
 
+use crate::conntrack::tcp::Advance;
 use crate::conntrack::{self, tcp::TcpState};
 use crate::event::{Event, EventKind};
 use crate::host::{Host, Packet};
@@ -10,8 +11,7 @@ use crate::settings::SETTING_DROP_EVENTS;
 use crate::table::{self, Hash, Place, gauges};
 use crate::time::Tick;
 use crate::trace::Step;
-pub use crate::track::Trackable;
-use crate::track::{self, Flow, Seen, Tracked};
+use crate::track::{self, Flow, Purpose, Seen, Sight, Tracked, WarmUse};
 use crate::tuple::{Direction, Oriented};
 use crate::verdict::{Hook, Reason, State, Verdict};
 use crate::wire::{self, Link, PacketInfo, Unparsed};
@@ -118,14 +118,27 @@ pub struct Scratch {
     pub(crate) record: Record,
     pub(crate) warm: Warm,
     pub(crate) info: PacketInfo,
-    pub(crate) trackable: Trackable,
+    pub(crate) now: Tick,
+    /// How often the packet was tracked again.
+    pub(crate) rounds: u32,
+    pub(crate) purpose: Purpose,
+    pub(crate) sight: Sight,
+    pub(crate) advance: Advance,
+    pub(crate) uses_warm: WarmUse,
     pub(crate) tracked: Tracked,
     pub(crate) walk: Progress,
     pub(crate) judgement: Judgement,
+    /// Why the flow got no record although the rules let it in.
+    pub(crate) refusal: Option<Reason>,
     pub(crate) outcome: Outcome,
 }
 
 impl Scratch {
+    /// What was decided, once [`Stage::Done`] is reached.
+    pub const fn outcome(&self) -> &Outcome {
+        &self.outcome
+    }
+
     /// Between [`prepare`] and [`finish`], first for all packets at hand: reads the tags of the
     /// buckets where the record may lie.
     #[inline(always)]
@@ -156,10 +169,16 @@ impl Default for Scratch {
             record: Record::EMPTY,
             warm: Warm::default(),
             info: PacketInfo::EMPTY,
-            trackable: Trackable::Untracked,
+            now: Tick(0),
+            rounds: 0,
+            purpose: Purpose::Flow,
+            sight: Sight::Missing,
+            advance: Advance::Pass,
+            uses_warm: WarmUse::No,
             tracked: Tracked::NOTHING,
             walk: Progress::START,
             judgement: Judgement::NOTHING,
+            refusal: None,
             outcome: Outcome::NOT_JUDGED,
         }
     }
@@ -168,6 +187,32 @@ impl Default for Scratch {
 /// How often a packet is tracked again because another CPU made, changed or removed its record in
 /// between. Each round means that another packet of the same flow got through.
 const ROUNDS_MAX: u32 = 4;
+
+/// Steps that a packet can take at most: all of them in each round, and twice where a connection
+/// is opened again.
+const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 8;
+
+/// What is to be done next with a packet. All that one step hands to the next is in the scratch
+/// memory, so that a plane may run each of them on its own: the kernel's verifier has no
+/// patience for all of them together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stage {
+    /// Find the record of the flow.
+    Look = 0,
+    /// Advance it by the packet, or begin one.
+    Advance = 1,
+    /// Write the record back.
+    Write = 2,
+    /// Ask the rules.
+    Judge = 3,
+    /// Put the record of a new flow into the table.
+    Insert = 4,
+    /// Put the outcome together.
+    Conclude = 5,
+    /// Nothing: [`Scratch::outcome`] is the outcome.
+    Done = 6,
+}
 
 /// Judges one packet.
 #[inline(always)]
@@ -178,12 +223,12 @@ pub fn process<P: Packet, H: Host>(
     scratch: &mut Scratch,
     now: Tick,
 ) -> Outcome {
-    let trackable = prepare(packet, arrival, host, scratch);
-    finish(packet, arrival, host, scratch, trackable, now)
+    let stage = prepare(packet, arrival, host, scratch, now);
+    finish(packet, arrival, host, scratch, stage)
 }
 
-/// The first half of [`process`]: reads the headers and names the flow. Between the halves, a
-/// plane that has many packets at hand can have their records brought near, see
+/// The first step of [`process`]: reads the headers and names the flow. Before the next, a plane
+/// that has many packets at hand can have their records brought near, see
 /// [`Scratch::touch_tags`].
 #[inline(always)]
 pub fn prepare<P: Packet, H: Host>(
@@ -191,17 +236,23 @@ pub fn prepare<P: Packet, H: Host>(
     arrival: &Arrival,
     host: &H,
     scratch: &mut Scratch,
-) -> Trackable {
+    now: Tick,
+) -> Stage {
     scratch.guess = None;
+    scratch.rounds = 0;
+    scratch.refusal = None;
+    scratch.now = now;
     match wire::parse_into(packet, arrival, host.settings(), &mut scratch.info) {
         Ok(()) => {}
         Err(Unparsed::NotIp) => {
             host.trace(Step::NotParsed(None));
-            return Trackable::NotIp;
+            scratch.outcome = Outcome::NOT_JUDGED;
+            return Stage::Done;
         }
         Err(Unparsed::Damaged(reason)) => {
             host.trace(Step::NotParsed(Some(reason)));
-            return Trackable::Damaged(reason);
+            scratch.outcome = Outcome::refused(reason);
+            return Stage::Done;
         }
     }
     let info = &mut scratch.info;
@@ -212,77 +263,114 @@ pub fn prepare<P: Packet, H: Host>(
         wire::tcp_options::read(packet, host, info);
     }
     host.trace(Step::Parsed(scratch.info));
-    track::name(host, scratch, arrival.zone)
-}
-
-/// The second half of [`process`].
-#[inline(always)]
-pub fn finish<P: Packet, H: Host>(
-    packet: &P,
-    arrival: &Arrival,
-    host: &H,
-    scratch: &mut Scratch,
-    trackable: Trackable,
-    now: Tick,
-) -> Outcome {
-    match trackable {
-        Trackable::NotIp => return Outcome::NOT_JUDGED,
-        Trackable::Damaged(reason) => return Outcome::refused(reason),
-        _ => {}
-    }
     let run = Run {
         packet,
         arrival,
         host,
         now,
     };
-    scratch.trackable = trackable;
-    for _ in 0..ROUNDS_MAX {
-        if one_round(&run, scratch).is_some() && conclude(host, scratch, now).is_some() {
-            host.trace(Step::Verdict(scratch.outcome.verdict));
-            emit_refusal(host, scratch);
-            return scratch.outcome;
+    track::name(&run, scratch)
+}
+
+/// The other steps of [`process`].
+#[inline(always)]
+pub fn finish<P: Packet, H: Host>(
+    packet: &P,
+    arrival: &Arrival,
+    host: &H,
+    scratch: &mut Scratch,
+    mut stage: Stage,
+) -> Outcome {
+    for _ in 0..STEPS_MAX {
+        if matches!(stage, Stage::Done) {
+            break;
         }
+        stage = step(packet, arrival, host, scratch, stage);
+    }
+    scratch.outcome
+}
+
+/// One step of [`process`]; the stage that comes next.
+#[inline(always)]
+pub fn step<P: Packet, H: Host>(
+    packet: &P,
+    arrival: &Arrival,
+    host: &H,
+    scratch: &mut Scratch,
+    stage: Stage,
+) -> Stage {
+    let run = Run {
+        packet,
+        arrival,
+        host,
+        now: scratch.now,
+    };
+    match stage {
+        Stage::Look => track::look(host, scratch),
+        Stage::Advance => track::advance(&run, scratch),
+        Stage::Write => track::write(host, scratch).unwrap_or_else(|| again(host, scratch)),
+        Stage::Judge => judge(host, arrival.path, scratch),
+        Stage::Insert => insert(host, scratch),
+        Stage::Conclude => conclude(host, scratch),
+        Stage::Done => Stage::Done,
+    }
+}
+
+#[inline(always)]
+fn judge<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Stage {
+    host.trace(Step::State(scratch.tracked.state, scratch.tracked.reason));
+    judge::judge(host, path, scratch);
+    let accepted = matches!(scratch.judgement.verdict, Verdict::Accept);
+    if accepted && matches!(scratch.tracked.flow, Flow::Begins) {
+        Stage::Insert
+    } else {
+        Stage::Conclude
+    }
+}
+
+#[inline(always)]
+fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
+    match track::insert(host, scratch) {
+        Some(result) => {
+            scratch.refusal = result.err();
+            Stage::Conclude
+        }
+        None => again(host, scratch),
+    }
+}
+
+/// Another CPU came in between: track the packet again. Rules that matched before that are then
+/// counted twice.
+#[inline(always)]
+fn again<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
+    scratch.rounds += 1;
+    if scratch.rounds < ROUNDS_MAX {
+        return Stage::Look;
     }
     track::count(host.flows(), gauges::CONTENDED);
     scratch.outcome = Outcome::refused(Reason::InsertContended);
     host.trace(Step::Verdict(Verdict::Drop));
     emit_refusal(host, scratch);
-    scratch.outcome
+    Stage::Done
 }
 
-/// Tracks and judges; `None` when another CPU came in between and it must be done again. Rules
-/// that matched before that are then counted twice.
-#[inline(never)]
-fn one_round<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Option<()> {
-    let host = run.host;
-    scratch.tracked = track::track(run, scratch)?;
-    host.trace(Step::State(scratch.tracked.state, scratch.tracked.reason));
-    judge::judge(host, run.arrival.path, scratch);
-    Some(())
-}
-
-/// Writes what the judgement asks for, and the outcome.
 #[inline(always)]
-fn conclude<H: Host>(host: &H, scratch: &mut Scratch, now: Tick) -> Option<()> {
-    let accepted = matches!(scratch.judgement.verdict, Verdict::Accept);
-    let mut refusal = None;
-    if accepted && matches!(scratch.tracked.flow, Flow::Begins) {
-        refusal = track::insert(host, scratch, now)?.err();
-    }
+fn conclude<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
     if let (Some(outcome), Flow::Known(direction)) =
         (scratch.judgement.cacheable, scratch.tracked.flow)
     {
         track::remember(host, scratch, direction, outcome);
     }
     scratch.outcome = outcome_of(scratch);
-    if refusal.is_some() {
+    if scratch.refusal.is_some() {
         scratch.outcome.verdict = Verdict::Drop;
-        scratch.outcome.reason = refusal;
+        scratch.outcome.reason = scratch.refusal;
         scratch.outcome.flow = None;
         scratch.outcome.tcp_state = None;
     }
-    Some(())
+    host.trace(Step::Verdict(scratch.outcome.verdict));
+    emit_refusal(host, scratch);
+    Stage::Done
 }
 
 fn outcome_of(scratch: &Scratch) -> Outcome {

@@ -5,11 +5,10 @@ use crate::conntrack::tcp::{self, Advance};
 use crate::conntrack::{self, Tracker};
 use crate::event::{Event, EventKind};
 use crate::host::{FlowMemory, Host, Packet, Words};
-use crate::process::{Run, Scratch};
+use crate::process::{Run, Scratch, Stage};
 use crate::record::{CachedOutcomes, Control, EXPECTED, Record, SEEN_REPLY, Warm};
 use crate::settings::{SETTING_ACCOUNTING, SETTING_FLOW_EVENTS, SETTING_TIMESTAMP};
 use crate::table::{self, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Place, gauges};
-use crate::time::Tick;
 use crate::trace::Step;
 use crate::tuple::{Direction, Family, Tuple};
 use crate::verdict::{Reason, State};
@@ -87,95 +86,101 @@ impl Tracked {
     }
 }
 
-/// How a packet is to be tracked.
+/// What a record is looked up for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trackable {
-    /// Not IP: not judged.
-    NotIp,
-    /// Too damaged to be judged.
-    Damaged(Reason),
-    /// By the flow whose name is in the scratch memory.
+pub(crate) enum Purpose {
+    /// The packet belongs to its flow.
     Flow,
-    /// By the flow that it quotes.
+    /// The packet is an error that quotes one of its packets.
     Error,
-    /// Not at all.
-    Untracked,
-    /// Not at all, since it is INVALID.
-    Invalid(Reason),
-}
-
-/// Names the packet's flow.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-#[cfg_attr(not(target_arch = "bpf"), inline)]
-pub(crate) fn name<H: Host>(host: &H, scratch: &mut Scratch, zone: u16) -> Trackable {
-    if let Some(reason) = scratch.info.damage {
-        return Trackable::Invalid(reason);
-    }
-    if matches!(
-        Tracker::of(scratch.info.protocol, scratch.info.family),
-        Tracker::Icmp
-    ) {
-        match Message::of(scratch.info.family, icmp::kind(&scratch.info)) {
-            Message::Untracked => return Trackable::Untracked,
-            Message::Error => return Trackable::Error,
-            Message::Other => return Trackable::Invalid(Reason::IcmpBadType),
-            Message::Request | Message::ReplyTo(_) => {}
-        }
-    }
-    let tuple = conntrack::tuple_of(&scratch.info, zone);
-    let Some(oriented) = conntrack::orient(tuple) else {
-        return Trackable::Invalid(Reason::IcmpBadType);
-    };
-    host.trace(Step::Named(tuple, oriented));
-    scratch.oriented = oriented;
-    scratch.hash = Hash::of(&scratch.oriented.key, host.settings());
-    Trackable::Flow
-}
-
-/// Finds the packet's flow and advances it; `None` when another CPU came in between.
-#[inline(always)]
-pub(crate) fn track<P: Packet, H: Host>(
-    run: &Run<'_, P, H>,
-    scratch: &mut Scratch,
-) -> Option<Tracked> {
-    match scratch.trackable {
-        Trackable::Flow => {}
-        Trackable::Error => return Some(track_error(run, scratch)),
-        Trackable::Untracked | Trackable::NotIp => {
-            return Some(Tracked::without_flow(State::Untracked, None));
-        }
-        Trackable::Damaged(reason) | Trackable::Invalid(reason) => {
-            return Some(Tracked::invalid(reason));
-        }
-    }
-    match look(run.host, scratch, run.now) {
-        Sight::Found => continue_flow(run, scratch),
-        Sight::Missing => {
-            run.host.trace(Step::NotFound);
-            Some(begin_flow(run, scratch))
-        }
-        Sight::Busy => {
-            count(run.host.flows(), gauges::BUSY);
-            Some(Tracked {
-                state: State::Established,
-                reason: None,
-                flow: Flow::Passing(Direction::Original),
-            })
-        }
-    }
 }
 
 /// What [`look`] found.
-enum Sight {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sight {
     Found,
     Missing,
     Busy,
 }
 
-/// Looks the flow up, and puts what it finds into the scratch memory.
+/// Names the packet's flow, or the one that it quotes.
+#[inline(always)]
+pub(crate) fn name<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
+    if let Some(reason) = scratch.info.damage {
+        return to_rules(scratch, Tracked::invalid(reason));
+    }
+    scratch.purpose = Purpose::Flow;
+    if matches!(
+        Tracker::of(scratch.info.protocol, scratch.info.family),
+        Tracker::Icmp
+    ) {
+        match Message::of(scratch.info.family, icmp::kind(&scratch.info)) {
+            Message::Untracked => {
+                return to_rules(scratch, Tracked::without_flow(State::Untracked, None));
+            }
+            Message::Error => scratch.purpose = Purpose::Error,
+            Message::Other => return to_rules(scratch, Tracked::invalid(Reason::IcmpBadType)),
+            Message::Request | Message::ReplyTo(_) => {}
+        }
+    }
+    let named = match scratch.purpose {
+        Purpose::Flow => name_flow(run, scratch),
+        Purpose::Error => name_quoted(run, scratch),
+    };
+    match named {
+        Ok(()) => Stage::Look,
+        Err(reason) => to_rules(scratch, Tracked::invalid(reason)),
+    }
+}
+
+const fn to_rules(scratch: &mut Scratch, tracked: Tracked) -> Stage {
+    scratch.tracked = tracked;
+    Stage::Judge
+}
+
 #[cfg_attr(target_arch = "bpf", inline(never))]
 #[cfg_attr(not(target_arch = "bpf"), inline)]
-fn look<H: Host>(host: &H, scratch: &mut Scratch, now: Tick) -> Sight {
+fn name_flow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Result<(), Reason> {
+    let tuple = conntrack::tuple_of(&scratch.info, run.arrival.zone);
+    let Some(oriented) = conntrack::orient(tuple) else {
+        return Err(Reason::IcmpBadType);
+    };
+    run.host.trace(Step::Named(tuple, oriented));
+    scratch.oriented = oriented;
+    scratch.hash = Hash::of(&scratch.oriented.key, run.host.settings());
+    Ok(())
+}
+
+/// Finds the record of the flow.
+#[inline(always)]
+pub(crate) fn look<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
+    scratch.sight = find(host, scratch);
+    match (scratch.purpose, scratch.sight) {
+        (Purpose::Error, _) => {
+            let tracked = judge_error(host, scratch);
+            to_rules(scratch, tracked)
+        }
+        (Purpose::Flow, Sight::Busy) => {
+            count(host.flows(), gauges::BUSY);
+            let tracked = Tracked {
+                state: State::Established,
+                reason: None,
+                flow: Flow::Passing(Direction::Original),
+            };
+            to_rules(scratch, tracked)
+        }
+        (Purpose::Flow, Sight::Missing) => {
+            host.trace(Step::NotFound);
+            Stage::Advance
+        }
+        (Purpose::Flow, Sight::Found) => Stage::Advance,
+    }
+}
+
+/// Looks the flow up, and puts what it finds into the scratch memory.
+#[inline(always)]
+fn find<H: Host>(host: &H, scratch: &mut Scratch) -> Sight {
+    let now = scratch.now;
     let Scratch {
         oriented,
         hash,
@@ -207,6 +212,32 @@ fn look<H: Host>(host: &H, scratch: &mut Scratch, now: Tick) -> Sight {
     }
 }
 
+/// Advances the record by the packet, or begins one.
+#[inline(always)]
+pub(crate) fn advance<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
+    if !matches!(scratch.sight, Sight::Found) {
+        let tracked = begin_flow(run, scratch);
+        return to_rules(scratch, tracked);
+    }
+    let direction = direction_of(scratch);
+    run.host.trace(Step::Found(scratch.record, direction));
+    scratch.uses_warm = read_warm(run.host, scratch);
+    scratch.tracked = Tracked {
+        state: state_of(&scratch.record, direction),
+        reason: None,
+        flow: Flow::Known(direction),
+    };
+    let Scratch {
+        info, record, warm, ..
+    } = scratch;
+    scratch.advance = conntrack::advance(run, info, direction, record, warm);
+    Stage::Write
+}
+
+fn direction_of(scratch: &Scratch) -> Direction {
+    Direction::of(scratch.oriented.side, scratch.record.originator())
+}
+
 #[inline(always)]
 fn begin_flow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Tracked {
     let Scratch {
@@ -226,65 +257,49 @@ fn begin_flow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) ->
     }
 }
 
+/// Writes the record back as the packet leaves it, or takes it out; `None` when another CPU came
+/// in between.
 #[inline(always)]
-fn continue_flow<P: Packet, H: Host>(
-    run: &Run<'_, P, H>,
-    scratch: &mut Scratch,
-) -> Option<Tracked> {
-    let host = run.host;
-    let flows = host.flows();
-    let direction = Direction::of(scratch.oriented.side, scratch.record.originator());
-    host.trace(Step::Found(scratch.record, direction));
-    let uses_warm = read_warm(host, scratch);
-    let state = state_of(&scratch.record, direction);
-    let Scratch {
-        info, record, warm, ..
-    } = scratch;
-    match conntrack::advance(run, info, direction, record, warm) {
+pub(crate) fn write<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Stage> {
+    let direction = direction_of(scratch);
+    match scratch.advance {
         Advance::Reopen => {
-            if !table::remove(flows, scratch.seen.place, scratch.seen.control) {
-                return None;
-            }
-            emit(host, EventKind::Destroy, scratch, scratch.seen.control);
-            Some(begin_flow(run, scratch))
+            take_out(host, scratch)?;
+            scratch.sight = Sight::Missing;
+            return Some(Stage::Advance);
         }
         Advance::PassAndForget => {
-            if !table::remove(flows, scratch.seen.place, scratch.seen.control) {
-                return None;
-            }
-            emit(host, EventKind::Destroy, scratch, scratch.seen.control);
-            Some(Tracked {
-                state,
-                reason: None,
-                flow: Flow::Ended(direction),
-            })
+            take_out(host, scratch)?;
+            scratch.tracked.flow = Flow::Ended(direction);
         }
         Advance::Pass => {
             if matches!(direction, Direction::Reply) {
                 scratch.record.status |= SEEN_REPLY;
             }
-            write_back(host, scratch, uses_warm)?;
+            write_back(host, scratch)?;
             account(host, scratch.seen.place, direction, scratch.info.ip_length);
-            Some(Tracked {
-                state,
-                reason: None,
-                flow: Flow::Known(direction),
-            })
         }
         Advance::Refuse(reason) => {
-            write_back(host, scratch, uses_warm)?;
-            Some(Tracked {
-                state: State::Invalid,
-                reason: Some(reason),
-                flow: Flow::Known(direction),
-            })
+            write_back(host, scratch)?;
+            scratch.tracked.state = State::Invalid;
+            scratch.tracked.reason = Some(reason);
         }
     }
+    Some(Stage::Judge)
+}
+
+fn take_out<H: Host>(host: &H, scratch: &Scratch) -> Option<()> {
+    let seen = &scratch.seen;
+    if !table::remove(host.flows(), seen.place, seen.control) {
+        return None;
+    }
+    emit(host, EventKind::Destroy, scratch, seen.control);
+    Some(())
 }
 
 /// Whether a packet reads and writes the warm words of its record.
-#[derive(Clone, Copy)]
-enum WarmUse {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WarmUse {
     No,
     Yes,
 }
@@ -322,7 +337,7 @@ const fn state_of(record: &Record, direction: Direction) -> State {
 /// Writes the record as the packet leaves it; `None` when another CPU was first.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 #[cfg_attr(not(target_arch = "bpf"), inline)]
-fn write_back<H: Host>(host: &H, scratch: &mut Scratch, uses_warm: WarmUse) -> Option<()> {
+fn write_back<H: Host>(host: &H, scratch: &mut Scratch) -> Option<()> {
     let flows = host.flows();
     let seen = &scratch.seen;
     let protocol = scratch.info.protocol;
@@ -333,7 +348,7 @@ fn write_back<H: Host>(host: &H, scratch: &mut Scratch, uses_warm: WarmUse) -> O
         // Before the update: a record whose update succeeded is then never evicted.
         table::confirm(flows, seen.place);
     }
-    let warm = match uses_warm {
+    let warm = match scratch.uses_warm {
         WarmUse::Yes => warm_words(host, seen.place).map(|words| (words, &scratch.warm)),
         WarmUse::No => None,
     };
@@ -359,23 +374,19 @@ fn found<H: Host>(host: &H, seen: &Seen) -> Option<Found<<H::Flows as FlowMemory
 
 /// An ICMP error is RELATED to the flow that it quotes, if that is known and the error goes to
 /// the sender of the packet it quotes.
-#[inline(always)]
-fn track_error<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Tracked {
-    if let Err(reason) = name_quoted(run, scratch) {
-        return Tracked::invalid(reason);
-    }
-    if !matches!(look(run.host, scratch, run.now), Sight::Found) {
+fn judge_error<H: Host>(host: &H, scratch: &Scratch) -> Tracked {
+    if !matches!(scratch.sight, Sight::Found) {
         return Tracked::invalid(Reason::IcmpErrorNoFlow);
     }
     if scratch.info.destination != scratch.oriented.sender() {
         return Tracked::invalid(Reason::IcmpErrorWrongAddress);
     }
-    let quoted = Direction::of(scratch.oriented.side, scratch.record.originator());
-    run.host.trace(Step::Found(scratch.record, quoted.other()));
+    let direction = direction_of(scratch).other();
+    host.trace(Step::Found(scratch.record, direction));
     Tracked {
         state: State::Related,
         reason: None,
-        flow: Flow::Passing(quoted.other()),
+        flow: Flow::Passing(direction),
     }
 }
 
@@ -412,11 +423,7 @@ fn name_quoted<P: Packet, H: Host>(
 /// Puts the record of a new flow into the table. `None` when another CPU was first.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 #[cfg_attr(not(target_arch = "bpf"), inline)]
-pub(crate) fn insert<H: Host>(
-    host: &H,
-    scratch: &Scratch,
-    now: Tick,
-) -> Option<Result<(), Reason>> {
+pub(crate) fn insert<H: Host>(host: &H, scratch: &Scratch) -> Option<Result<(), Reason>> {
     let flow = NewFlow {
         key: &scratch.oriented.key,
         hash: &scratch.hash,
@@ -424,7 +431,7 @@ pub(crate) fn insert<H: Host>(
         warm: &scratch.warm,
         half_open: HalfOpen::Yes,
     };
-    match table::insert(host.flows(), &flow, host.settings(), now) {
+    match table::insert(host.flows(), &flow, host.settings(), scratch.now) {
         Insert::Done(place) => {
             host.trace(Step::Inserted);
             note_start(host, place);

@@ -9,6 +9,7 @@
 
 use keepstate_engine::limits::{ACCOUNTING_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET};
 use keepstate_engine::limits::{CONDITIONS_MAX, RULES_MAX, WARM_WORDS};
+use keepstate_engine::process::Stage;
 use keepstate_engine::settings::Settings;
 use keepstate_engine::verdict::REASON_COUNTERS;
 
@@ -34,6 +35,10 @@ pub const BUCKET_SLOT_WORDS_V6: usize = (SLOTS_PER_BUCKET * SLOT_WORDS_V6) as us
 pub const BUCKET_WARM_WORDS: usize = (SLOTS_PER_BUCKET * WARM_WORDS) as usize;
 pub const BUCKET_ACCOUNTING_WORDS: usize = (SLOTS_PER_BUCKET * ACCOUNTING_WORDS) as usize;
 
+/// Stages of a packet's way that are programs of their own, see
+/// [`keepstate_engine::process::Stage`].
+pub const STAGES: u32 = Stage::Done as u32;
+
 /// Names of maps and programs in the object, and of their pins.
 pub mod names {
     pub const PLANE: &str = "PLANE";
@@ -50,6 +55,28 @@ pub mod names {
     pub const INTERFACES: &str = "INTERFACES";
     pub const EVENTS: &str = "EVENTS";
     pub const REPORT: &str = "REPORT";
+    /// Programs of the later stages. Pinned too: an array of programs that no process and no pin
+    /// holds forgets them.
+    pub const STAGES_XDP: &str = "STAGES_XDP";
+    pub const STAGES_TC: &str = "STAGES_TC";
+
+    /// By number of the stage.
+    pub const XDP_STAGES: [&str; 6] = [
+        "xdp_look",
+        "xdp_advance",
+        "xdp_write",
+        "xdp_judge",
+        "xdp_insert",
+        "xdp_conclude",
+    ];
+    pub const TC_STAGES: [&str; 6] = [
+        "tc_look",
+        "tc_advance",
+        "tc_write",
+        "tc_judge",
+        "tc_insert",
+        "tc_conclude",
+    ];
 
     /// All maps, in the order in which they are pinned.
     pub const MAPS: [&str; 17] = [
@@ -161,7 +188,9 @@ pub struct Counters {
     pub verdicts: [u64; 4],
     /// Events that found the ring full.
     pub events_lost: u64,
-    pub reserved: [u64; 3],
+    /// Packets dropped since the program of a stage was missing.
+    pub lost: u64,
+    pub reserved: [u64; 2],
 }
 
 impl Default for Counters {
@@ -171,7 +200,8 @@ impl Default for Counters {
             states: [0; 8],
             verdicts: [0; 4],
             events_lost: 0,
-            reserved: [0; 3],
+            lost: 0,
+            reserved: [0; 2],
         }
     }
 }

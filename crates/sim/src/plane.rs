@@ -168,7 +168,7 @@ impl<M: FlowMemory, O: Observer> Plane<M, O> {
         let mut prepared = [const { None }; BATCH_PACKETS_MAX];
         let slots = batch.scratch.iter_mut().zip(&mut prepared);
         for ((scratch, prepared), packet) in slots.zip(packets.clone()) {
-            *prepared = Some(prepare(&Bytes(packet), arrival, self, scratch));
+            *prepared = Some(prepare(&Bytes(packet), arrival, self, scratch, now));
         }
         let mut touched = 0;
         for (scratch, _) in batch.scratch.iter().zip(prepared.iter().flatten()) {
@@ -180,14 +180,7 @@ impl<M: FlowMemory, O: Observer> Plane<M, O> {
         std::hint::black_box(touched);
         let slots = batch.scratch.iter_mut().zip(prepared.iter().flatten());
         for ((scratch, prepared), packet) in slots.zip(packets) {
-            each(finish(
-                &Bytes(packet),
-                arrival,
-                self,
-                scratch,
-                *prepared,
-                now,
-            ));
+            each(finish(&Bytes(packet), arrival, self, scratch, *prepared));
         }
     }
 }
