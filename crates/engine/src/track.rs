@@ -349,7 +349,7 @@ fn write_back<H: Host>(host: &H, scratch: &mut Scratch) -> Option<()> {
         table::confirm(flows, seen.place);
     }
     let warm = match scratch.uses_warm {
-        WarmUse::Yes => warm_words(host, seen.place).map(|words| (words, &scratch.warm)),
+        WarmUse::Yes => Some(&scratch.warm),
         WarmUse::No => None,
     };
     let found = found(host, seen)?;

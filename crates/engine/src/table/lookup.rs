@@ -128,8 +128,8 @@ pub fn lookup_at<M: FlowMemory>(
 }
 
 /// Writes a changed record back and gives its new control word; `None` when it changed since it
-/// was found, and the caller looks it up again. `warm` are its warm words and what shall stand
-/// there, for a caller that has read them.
+/// was found, and the caller looks it up again. `warm` is what shall stand in its warm words, for a
+/// caller that has read them.
 ///
 /// A record that differs only in its control word is written by one compare-and-swap; one that
 /// does not differ at all is not written.
@@ -137,17 +137,25 @@ pub fn lookup_at<M: FlowMemory>(
 /// at any instruction must not call this with a record that differs in more.
 #[inline(always)]
 pub fn update<M: FlowMemory>(
-    _memory: &M,
+    memory: &M,
     found: &Found<M::Words>,
     record: &Record,
-    warm: Option<(M::Words, &Warm)>,
+    warm: Option<&Warm>,
     cached: u8,
 ) -> Option<Control> {
     // Not kept together as an option: the pointer would be undefined without one, and the verifier
     // refuses to see that stored.
+    let Place {
+        family,
+        bucket,
+        slot,
+    } = found.place;
     let (warm_words, warm) = match warm {
-        Some((words, warm)) => (words, Some(warm)),
         None => (found.words, None),
+        Some(_) => match memory.warm(family, bucket, slot) {
+            Some(words) => (words, warm),
+            None => (found.words, None),
+        },
     };
     write_changes(&Change {
         words: found.words,
