@@ -110,8 +110,10 @@ pub fn attach(
         LinkLayer::Ethernet => (names::EGRESS_ETHERNET, true),
         LinkLayer::Loopback | LinkLayer::Other => (names::EGRESS_BARE, false),
     };
+    // One marker stands for both directions.
+    let has_clsact = present(&[Kind::Clsact]);
     // The way out first: an answer that leaves without a record would be met by nothing.
-    if !present(&[Kind::TcxEgress, Kind::Clsact]) {
+    if !has_clsact && !present(&[Kind::TcxEgress]) {
         let program = programs.classifier(egress)?;
         attach_classifier(program, pins, interface, TcAttachType::Egress)?;
     }
@@ -119,7 +121,7 @@ pub fn attach(
         if !present(&[Kind::XdpNative, Kind::XdpGeneric]) {
             attach_xdp(programs.xdp()?, pins, interface, mode)?;
         }
-    } else if !present(&[Kind::TcxIngress]) {
+    } else if !has_clsact && !present(&[Kind::TcxIngress]) {
         let program = programs.classifier(names::INGRESS_TC)?;
         attach_classifier(program, pins, interface, TcAttachType::Ingress)?;
     }
@@ -273,6 +275,10 @@ fn replace_one(
             remove_pin(pins, kind, interface.index)?;
             let program = programs.classifier(egress)?;
             attach_clsact(program, pins, interface, TcAttachType::Egress)?;
+            if interface.layer != LinkLayer::Ethernet {
+                let program = programs.classifier(names::INGRESS_TC)?;
+                attach_clsact(program, pins, interface, TcAttachType::Ingress)?;
+            }
         }
     }
     Ok(())
