@@ -220,6 +220,35 @@ fn rules_change_at_once_or_not_at_all() {
 }
 
 #[test]
+fn no_packet_is_lost_while_daemon_and_rules_change() {
+    if !can_run("no_packet_is_lost_while_daemon_and_rules_change") {
+        return;
+    }
+    let bench = Bench::new("load");
+    bench.succeeds(&["up", "--rules", &base_rules()]);
+    let mut ping = bench.namespace.command("ping");
+    ping.args(["-q", "-i", "0.002", "-c", "2000", "-W", "2", "10.9.0.2"]);
+    let ping = ping
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("ping can be started");
+    std::thread::sleep(Duration::from_millis(300));
+    bench.kill_daemon();
+    bench.succeeds(&["up"]);
+    let gateway = workspace_root().join("examples/gateway.sh");
+    let gateway = gateway.display().to_string();
+    for _ in 0..5 {
+        bench.succeeds(&["apply", &gateway]);
+        bench.succeeds(&["apply", &base_rules()]);
+    }
+    let output = ping.wait_with_output().expect("ping ends");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("2000 received"), "{said}");
+    let flows = bench.succeeds(&["flows", "-p", "icmp"]);
+    assert_eq!(flows.lines().count(), 1, "{flows}");
+}
+
+#[test]
 fn the_demo_shows_what_it_says_and_leaves_nothing() {
     if !can_run("the_demo_shows_what_it_says_and_leaves_nothing") {
         return;

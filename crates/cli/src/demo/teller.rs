@@ -35,19 +35,19 @@ impl Teller {
 
     /// A new scene.
     pub(super) fn scene(&self, text: &str) {
-        self.pause(900);
-        println!("\n== {text}");
         self.pause(500);
+        println!("\n== {text}");
+        self.pause(250);
     }
 
     pub(super) fn say(&self, text: &str) {
         println!("   {text}");
-        self.pause(120);
+        self.pause(70);
     }
 
     pub(super) fn faint(&self, text: &str) {
         println!("   {}", self.colour.paint(Paint::Faint, text));
-        self.pause(60);
+        self.pause(40);
     }
 
     /// Something that must be so.
@@ -66,7 +66,7 @@ impl Teller {
                 missed.push(what.to_owned());
             }
         }
-        self.pause(250);
+        self.pause(150);
     }
 
     /// What was not as expected.

@@ -12,7 +12,7 @@ use keepstate_engine::record::{Control, Record, Warm};
 use keepstate_engine::settings::{SETTING_DROP_EVENTS, SETTING_FLOW_EVENTS};
 use keepstate_engine::table::Entry;
 use keepstate_engine::time::Tick;
-use keepstate_engine::tuple::{Family, FlowKey, Side};
+use keepstate_engine::tuple::{Family, FlowKey, Side, Tuple, is_icmp};
 use keepstate_engine::verdict::{Hook, Reason};
 use keepstate_listing as listing;
 
@@ -139,7 +139,10 @@ pub(crate) fn describe(event: &EngineEvent, rules: &Rules, now: Tick) -> Option<
         } else {
             Side::First
         };
-        entry.tuples = [key.tuple(sender), key.tuple(sender.other())];
+        entry.tuples = [
+            packet_tuple(&key, sender),
+            packet_tuple(&key, sender.other()),
+        ];
     }
     Some(Event {
         time_ns: unix_nanoseconds(),
@@ -147,6 +150,16 @@ pub(crate) fn describe(event: &EngineEvent, rules: &Rules, now: Tick) -> Option<
         flow: Flow::from_listing(&entry),
         packet: kind.is_of_packet().then(|| packet(event, rules)),
     })
+}
+
+/// The tuple of a packet whose endpoints the engine ordered by address, ICMP or not.
+fn packet_tuple(key: &FlowKey, sender: Side) -> Tuple {
+    let mut tuple = key.tuple(sender);
+    // Identifier and type of a message are not the one's and the other's, and stay where they are.
+    if is_icmp(tuple.protocol) && sender == Side::Second {
+        (tuple.source_port, tuple.destination_port) = (tuple.destination_port, tuple.source_port);
+    }
+    tuple
 }
 
 fn kind(event: &EngineEvent) -> Option<EventKind> {

@@ -327,6 +327,32 @@ fn a_drop_names_its_rule_and_is_asked_for_only_while_somebody_listens() {
 }
 
 #[test]
+fn a_dropped_ping_is_told_as_it_was_sent() {
+    let rules = Rules::new(PathBuf::new());
+    for (source, destination) in [(0x0a00_0001, 0x0a00_0005), (0x0a00_0005, 0x0a00_0001)] {
+        let tuple = Tuple {
+            family: Family::V4,
+            source: [source, 0, 0, 0],
+            destination: [destination, 0, 0, 0],
+            source_port: 77,
+            destination_port: 0x0800,
+            protocol: 1,
+            zone: 0,
+        };
+        let oriented = tuple.orient();
+        let event = EngineEvent {
+            key: oriented.key.words,
+            side: oriented.side as u8,
+            kind: 4,
+            verdict: 1,
+            ..EngineEvent::default()
+        };
+        let told = super::events::describe(&event, &rules, Tick(0)).unwrap();
+        assert_eq!(*told.flow.to_listing().original(), tuple);
+    }
+}
+
+#[test]
 fn knobs_are_read_and_set() {
     let bench = Bench::new();
     let set = |assignment: &str| {
