@@ -77,3 +77,54 @@ fn a_forged_reset() {
     );
     assert_eq!(window.tone, Tone::Bad);
 }
+
+/// The record that this expression's prelude leaves, played 100 seconds before.
+fn known_flow(expression: &str, settings: &Settings, now: Tick) -> KnownFlow {
+    let mut expression: Expression = expression.parse().expect("an expression");
+    let table = Options::table(settings);
+    let flows = table.as_slices();
+    let plane = Plane::new(flows, *settings, LoadedPolicy::NONE, ());
+    for packet in expression.prelude() {
+        let ip = packet.ip();
+        plane.judge(&ip, &arrival(&ip, &Options::default()), now);
+    }
+    let mut known = None;
+    let buckets = 0..settings.buckets[0];
+    keepstate_engine::table::visit(&flows, Family::V4, buckets, now, |entry| {
+        known = Some(KnownFlow {
+            key: entry.key,
+            record: entry.record,
+            warm: entry.warm,
+        });
+    });
+    known.expect("a record")
+}
+
+#[test]
+fn a_flow_that_is_known_already() {
+    let options = Options::default();
+    let settings = options.settings();
+    let then = Tick(1_000_000);
+    let flow = "tcp 10.0.0.5:5000 > 10.0.0.1:22 state established";
+    let circumstances = Circumstances {
+        settings,
+        now: Tick(1_000_000 + 100 * 16),
+        flows: vec![known_flow(flow, &settings, then)],
+    };
+    let explain = |packet: &str| {
+        let expression = packet.parse().expect("an expression");
+        explain_under(expression, options.clone(), &circumstances)
+    };
+    let reply = explain("tcp 10.0.0.1:22 > 10.0.0.5:5000");
+    assert_eq!(reply.outcome.state, State::Established);
+    let lookup = reply.lines.iter().find(|line| line.topic == "lookup");
+    let lookup = lookup.map(|line| line.text.as_str());
+    assert_eq!(
+        lookup,
+        Some("found, reply direction, ESTABLISHED, 431900 s left")
+    );
+    let forged = explain("tcp 10.0.0.5:5000 > 10.0.0.1:22 rst seq 1");
+    assert_eq!(forged.outcome.state, State::Invalid);
+    let other = explain("tcp 10.0.0.5:5001 > 10.0.0.1:22");
+    assert_eq!(other.outcome.state, State::New);
+}
