@@ -2,6 +2,7 @@
 
 mod bench;
 mod bpf;
+mod btf;
 mod docs;
 mod fuzz;
 mod kernels;
