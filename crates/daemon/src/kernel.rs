@@ -197,6 +197,7 @@ fn load_program(object: &mut Ebpf, name: &str) -> Result<ProgramFd, KernelError>
 }
 
 /// The programs, either with the object that they were loaded from or from their pins.
+#[allow(clippy::large_enum_variant, reason = "there is one of it")]
 pub enum Programs {
     Object(Box<Ebpf>),
     Pinned {

@@ -11,9 +11,10 @@ use keepstate_engine::settings::Settings;
 use keepstate_engine::time::Tick;
 use keepstate_engine::verdict::Hook;
 use keepstate_plane::{PLANE_TEST_CLOCK, PLANE_TEST_HOOK, PLANE_TEST_REPORT, Report, names};
+use keepstate_policy::Compiled;
 
-use crate::kernel::{Kernel, KernelError};
-use crate::mapped::from_bytes;
+use crate::kernel::{Kernel, KernelError, write};
+use crate::mapped::{Raw, bytes_of, from_bytes};
 
 /// The kernel plane under test.
 pub struct Twin {
@@ -51,6 +52,15 @@ impl Twin {
         self.kernel
             .maps
             .change_plane(|plane| plane.test_hook = hook as u32);
+    }
+
+    /// Puts a policy in force; interface patterns are not asked.
+    pub fn load_policy(&mut self, policy: &Compiled) -> Result<(), KernelError> {
+        let maps = &mut self.kernel.maps;
+        let rules: Vec<u8> = policy.rules.iter().flat_map(bytes_of).copied().collect();
+        write(maps.rules.words(), &rules);
+        maps.policies.set(0, Raw(policy.header), 0)?;
+        Ok(())
     }
 
     /// An Ethernet frame that arrives.
