@@ -9,10 +9,12 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use aya::maps::MapInfo;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{NlOptions, TcAttachOptions};
 use aya::programs::{
-    LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode, loaded_programs,
+    LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, Xdp, XdpMode,
+    loaded_programs,
 };
 use keepstate_api::Attachment;
 use keepstate_plane::names;
@@ -351,12 +353,18 @@ fn remove_pin(pins: &Path, kind: Kind, index: u32) -> Result<(), AttachError> {
     removed.map_err(|error| AttachError::Remove(path.display().to_string(), error))
 }
 
-/// Numbers of the programs that are pinned in a directory.
-fn program_ids(pins: &Path) -> Vec<u32> {
-    let programs = names::PROGRAMS.iter();
-    let infos =
-        programs.filter_map(|name| aya::programs::ProgramInfo::from_pin(pins.join(name)).ok());
-    infos.map(|info| info.id()).collect()
+/// Numbers of the programs that use the maps pinned in a directory: those that are pinned, and
+/// those that they jump to.
+pub fn program_ids(pins: &Path) -> Vec<u32> {
+    let Ok(plane) = MapInfo::from_pin(pins.join(names::PLANE)) else {
+        return Vec::new();
+    };
+    let uses_plane = |info: &ProgramInfo| match info.map_ids() {
+        Ok(Some(maps)) => maps.contains(&plane.id()),
+        Ok(None) | Err(_) => false,
+    };
+    let programs = loaded_programs().flatten().filter(uses_plane);
+    programs.map(|info| info.id()).collect()
 }
 
 /// Detaches everything and removes all pins. Works without a daemon; does nothing where there is

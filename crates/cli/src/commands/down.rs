@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use clap::Args;
 use keepstate_api::{Client, ClientError, Reply, Request, Shutdown};
+use keepstate_daemon::attach::{program_ids, wait_until_gone};
 use keepstate_daemon::run::{lock_instance, remove_last_files, remove_leftovers};
 
 use crate::running::{InstanceArgument, unexpected};
@@ -25,6 +26,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let instance = &arguments.instance.instance;
+    let programs = program_ids(&instance.pins());
     let was_running = match Client::connect(instance) {
         Ok(client) => {
             end(client)?;
@@ -43,6 +45,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let lock = lock_instance(instance)?;
     remove_leftovers(instance)?;
     remove_last_files(instance);
+    // The kernel frees programs a moment after their last user.
+    wait_until_gone(&programs)?;
     drop(lock);
     println!("Keepstate is down; nothing is left.");
     Ok(ExitCode::SUCCESS)
