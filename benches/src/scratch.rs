@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use keepstate_testkit::run;
 
@@ -12,7 +13,9 @@ pub(crate) struct Scratch {
 
 impl Scratch {
     pub(crate) fn new() -> anyhow::Result<Self> {
-        let name = format!("keepstate-bench-{}", std::process::id());
+        static SERIAL: AtomicU32 = AtomicU32::new(0);
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let name = format!("keepstate-bench-{}-{serial}", std::process::id());
         let scratch = Self {
             directory: std::env::temp_dir().join(name),
         };
