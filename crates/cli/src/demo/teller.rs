@@ -35,14 +35,14 @@ impl Teller {
 
     /// A new scene.
     pub(super) fn scene(&self, text: &str) {
-        self.pause(500);
+        self.pause(350);
         println!("\n== {text}");
         self.pause(250);
     }
 
     pub(super) fn say(&self, text: &str) {
         println!("   {text}");
-        self.pause(70);
+        self.pause(50);
     }
 
     pub(super) fn faint(&self, text: &str) {
