@@ -164,18 +164,52 @@ fn mend_types(directory: &Path, object: &Path) -> anyhow::Result<()> {
     )
 }
 
+/// What of an object the kernel is given: code, constants, maps, and which of them the code means.
+const SECTIONS: &[&str] = &[
+    ".text",
+    ".rel.text",
+    "classifier",
+    ".relclassifier",
+    "xdp.frags",
+    ".relxdp.frags",
+    "maps",
+    ".rodata",
+    ".rodata.cst16",
+    "license",
+];
+
 /// Whether two objects differ in what they do. Type information names files and lines, which
-/// change with any edit.
+/// change with any edit, and symbols carry a number that depends on where the source lies.
 fn differs(directory: &Path, committed: &Path, built: &Path) -> anyhow::Result<bool> {
     if !committed.exists() {
         return Ok(true);
     }
-    let bare = |object: &Path, name: &str| -> anyhow::Result<Vec<u8>> {
-        let path = directory.join(name);
-        let sections = [".BTF", ".BTF.ext", ".rel.BTF", ".rel.BTF.ext"];
-        let removed = sections.map(|section| format!("--remove-section={section}"));
-        shell::run(Command::new(OBJCOPY).args(removed).arg(object).arg(&path))?;
-        Ok(std::fs::read(path)?)
-    };
-    Ok(bare(committed, "committed.o")? != bare(built, "built.o")?)
+    ensure!(
+        !contents(directory, built, ".text")?.is_empty(),
+        "the object that was built has no code"
+    );
+    for section in SECTIONS {
+        if contents(directory, committed, section)? != contents(directory, built, section)? {
+            println!("section {section} differs");
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The bytes of a section, none where the object has no such section.
+fn contents(directory: &Path, object: &Path, section: &str) -> anyhow::Result<Vec<u8>> {
+    let dump = directory.join("section");
+    let _ = std::fs::remove_file(&dump);
+    let output = Command::new(OBJCOPY)
+        .arg("--dump-section")
+        .arg(format!("{section}={}", dump.display()))
+        .arg(object)
+        .arg("/dev/null")
+        .output()
+        .with_context(|| format!("cannot start {OBJCOPY}"))?;
+    if !output.status.success() {
+        return Ok(Vec::new());
+    }
+    Ok(std::fs::read(&dump)?)
 }
