@@ -226,7 +226,10 @@ fn port_scan(teller: &Arc<Teller>, cast: &Cast, watch: &Watch) -> anyhow::Result
 }
 
 fn forgeries(teller: &Arc<Teller>, cast: &Cast, watch: &Watch, port: u16) -> anyhow::Result<()> {
+    // The connection's numbers are random, and a segment from far behind may pass as an old one:
+    // of four numbers a quarter of the circle apart, one at least is far ahead.
     const FAR: u32 = 0x3000_0000;
+    const QUARTERS: [u32; 4] = [0, 1 << 30, 2 << 30, 3 << 30];
     teller.scene("The attacker sends segments in the client's name");
     let forged = |flags, payload: &[u8]| Tcp {
         source_port: port,
@@ -263,12 +266,18 @@ fn forgeries(teller: &Arc<Teller>, cast: &Cast, watch: &Watch, port: u16) -> any
         ("a damaged SYN is INVALID", damaged, Checksum::Wrong),
     ];
     for (what, segment, checksum) in attempts {
-        let packet = Packet {
-            checksum,
-            ..Packet::new(IpAddr::V4(CLIENT), IpAddr::V4(SERVER), Body::Tcp(segment))
-        };
         let mark = watch.mark();
-        cast.attacker.run(move || programs::send_raw(&packet))??;
+        for quarter in QUARTERS {
+            let segment = Tcp {
+                sequence: segment.sequence.wrapping_add(quarter),
+                ..segment.clone()
+            };
+            let packet = Packet {
+                checksum,
+                ..Packet::new(IpAddr::V4(CLIENT), IpAddr::V4(SERVER), Body::Tcp(segment))
+            };
+            cast.attacker.run(move || programs::send_raw(&packet))??;
+        }
         let is_wanted = |event: &Event| {
             let packet = event.packet.as_ref();
             event.kind == EventKind::Drop && packet.is_some_and(|packet| packet.state == "INVALID")
