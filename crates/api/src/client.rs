@@ -3,12 +3,17 @@
 use std::io::{self, BufReader, BufWriter, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::flow::Flow;
 use crate::frame::{self, FrameError, REPLY_BYTES_MAX};
 use crate::instance::Instance;
 use crate::message::{Failure, Hello, PROTOCOL, Reply, Request};
+
+/// How long a daemon that hangs up before it has said anything may take to be gone: while a process
+/// dies its socket takes connections that nobody will answer.
+const DYING_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a daemon could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -29,11 +34,29 @@ pub enum ClientError {
     #[error("the daemon hung up")]
     HungUp,
     #[error("the daemon cannot be understood")]
-    Frame(#[from] FrameError),
+    Frame(#[source] FrameError),
     #[error(transparent)]
     Refused(#[from] Failure),
     #[error("the daemon answered something else than was asked")]
     Unexpected,
+}
+
+impl From<FrameError> for ClientError {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::Cut => Self::HungUp,
+            FrameError::Io(error) if is_hang_up(&error) => Self::HungUp,
+            error => Self::Frame(error),
+        }
+    }
+}
+
+/// Whether a connection ended because the other end is no more.
+fn is_hang_up(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected
+    )
 }
 
 /// A connection to a daemon. Calls block.
@@ -50,7 +73,20 @@ impl Client {
         Self::connect_to(&instance.socket())
     }
 
+    /// A daemon that is dying is waited for, until nobody listens any more.
     pub fn connect_to(path: &Path) -> Result<Self, ClientError> {
+        let deadline = Instant::now() + DYING_PATIENCE;
+        loop {
+            match Self::greet(path) {
+                Err(ClientError::HungUp) if Instant::now() < deadline => {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn greet(path: &Path) -> Result<Self, ClientError> {
         let stream = UnixStream::connect(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 ClientError::NotRunning(path.to_owned())
@@ -119,5 +155,63 @@ impl Client {
                 _ => return Err(ClientError::Unexpected.into()),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    struct Socket(PathBuf);
+
+    impl Socket {
+        fn new(label: &str) -> Self {
+            let name = format!("keepstate-client-{label}-{}", std::process::id());
+            Self(std::env::temp_dir().join(name))
+        }
+    }
+
+    impl Drop for Socket {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_daemon_that_dies_unasked_is_not_running() {
+        let socket = Socket::new("dies");
+        let listener = UnixListener::bind(&socket.0).unwrap();
+        let path = socket.0.clone();
+        let client = thread::spawn(move || Client::connect_to(&path));
+        // One client is hung up on, another waits to be accepted, when the socket goes.
+        drop(listener.accept().unwrap());
+        thread::sleep(Duration::from_millis(100));
+        drop(listener);
+        let error = client.join().unwrap().unwrap_err();
+        assert!(matches!(error, ClientError::NotRunning(_)), "{error}");
+    }
+
+    #[test]
+    fn a_daemon_that_dies_within_a_conversation_has_hung_up() {
+        let socket = Socket::new("hangs-up");
+        let listener = UnixListener::bind(&socket.0).unwrap();
+        let path = socket.0.clone();
+        let client = thread::spawn(move || {
+            let mut client = Client::connect_to(&path).unwrap();
+            client.ask(&Request::Status).unwrap_err()
+        });
+        let (mut stream, _) = listener.accept().unwrap();
+        let hello = Hello {
+            protocol: PROTOCOL,
+            version: String::new(),
+            instance: String::new(),
+            pid: 1,
+        };
+        frame::write(&mut stream, &hello).unwrap();
+        drop(stream);
+        let error = client.join().unwrap();
+        assert!(matches!(error, ClientError::HungUp), "{error}");
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keepstate_api::{ApplyMode, Instance, RuleFile, RuleProblem, Shutdown};
 use keepstate_engine::settings::Settings;
@@ -26,6 +26,10 @@ pub const FLOWS_MAX_DEFAULT: u32 = 262_144;
 
 /// How often the programs are told about interfaces and the wall clock.
 const FOLLOW_SYSTEM: Duration = Duration::from_secs(2);
+
+/// How long a daemon that is dying may hold its lock: the kernel closes what a process has open one
+/// after the other, the socket perhaps before the lock.
+const DYING_PATIENCE: Duration = Duration::from_secs(5);
 
 const BPFFS: &str = "/sys/fs/bpf";
 const BPFFS_MAGIC: u64 = 0xcafe_4a11;
@@ -209,6 +213,7 @@ fn follow_system(kernel: &Arc<KernelPlane>) -> Result<(), RunError> {
 pub fn lock_instance(instance: &Instance) -> Result<File, RunError> {
     let path = instance.lock();
     let failed = |error| RunError::File(path.clone(), error);
+    let deadline = Instant::now() + DYING_PATIENCE;
     loop {
         let file = File::options()
             .create(true)
@@ -218,6 +223,10 @@ pub fn lock_instance(instance: &Instance) -> Result<File, RunError> {
             .map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(10));
+                continue;
+            }
             Err(TryLockError::WouldBlock) => return Err(RunError::Running(instance.clone())),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }

@@ -56,9 +56,11 @@ fn end(mut client: Client) -> anyhow::Result<()> {
     let process = client.hello().pid;
     client.set_patience(Some(PATIENCE))?;
     let leave = Shutdown::Nothing;
-    match client.ask(&Request::Shutdown { leave })? {
-        Reply::Done => {}
-        _ => return Err(unexpected()),
+    match client.ask(&Request::Shutdown { leave }) {
+        // One that dies before it answers leaves the rest to us.
+        Ok(Reply::Done) | Err(ClientError::HungUp) => {}
+        Ok(_) => return Err(unexpected()),
+        Err(error) => return Err(error.into()),
     }
     let deadline = Instant::now() + PATIENCE;
     // What it holds open goes with it.
