@@ -2,7 +2,7 @@
 
 use keepstate_engine::policy::POLICY_USES_INTERFACES;
 use keepstate_engine::process::{Arrival, Checksums, Outcome, Path, Stage, prepare, step};
-use keepstate_engine::verdict::Verdict;
+use keepstate_engine::verdict::{Reason, Verdict};
 use keepstate_engine::wire::Link;
 use keepstate_plane::{PLANE_TEST_REPORT, REPORT_NONE};
 
@@ -88,7 +88,9 @@ pub fn end() -> Fate {
 pub fn lost() -> Fate {
     if let Some(counters) = maps::COUNTERS.get_ptr_mut(0) {
         // SAFETY: as in `count`.
-        unsafe { (*counters).lost += 1 };
+        let counters = unsafe { &mut *counters };
+        counters.verdicts[Verdict::Drop as usize] += 1;
+        counters.reasons[Reason::StageMissing as usize] += 1;
     }
     Fate::Drop
 }

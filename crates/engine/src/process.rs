@@ -308,7 +308,9 @@ pub fn step<P: Packet, H: Host>(
     match stage {
         Stage::Look => track::look(host, scratch),
         Stage::Advance => track::advance(&run, scratch),
-        Stage::Write => track::write(host, scratch).unwrap_or_else(|| again(host, scratch)),
+        Stage::Write => {
+            track::write(host, scratch).unwrap_or_else(|| again(host, scratch, Reason::RecordBusy))
+        }
         Stage::Judge => judge(host, arrival.path, scratch),
         Stage::Insert => insert(host, scratch),
         Stage::Conclude => conclude(host, scratch),
@@ -335,20 +337,20 @@ fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
             scratch.refusal = result.err();
             Stage::Conclude
         }
-        None => again(host, scratch),
+        None => again(host, scratch, Reason::InsertContended),
     }
 }
 
 /// Another CPU came in between: track the packet again. Rules that matched before that are then
 /// counted twice.
 #[inline(always)]
-fn again<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
+fn again<H: Host>(host: &H, scratch: &mut Scratch, reason: Reason) -> Stage {
     scratch.rounds += 1;
     if scratch.rounds < ROUNDS_MAX {
         return Stage::Look;
     }
     track::count(host.flows(), gauges::CONTENDED);
-    scratch.outcome = Outcome::refused(Reason::InsertContended);
+    scratch.outcome = Outcome::refused(reason);
     host.trace(Step::Verdict(Verdict::Drop));
     emit_refusal(host, scratch);
     Stage::Done

@@ -149,7 +149,8 @@ reasons! {
     35 IcmpErrorNoFlow "icmp_error_no_flow" "The packet that the ICMP error quotes belongs to no known flow."
     36 IcmpErrorWrongAddress "icmp_error_wrong_address" "The ICMP error is not addressed to the sender of the packet it quotes."
     37 SctpTruncated "sctp_truncated" "The packet ends within its SCTP header."
-    38 RecordBusy "record_busy" "Another CPU held the record for longer than a packet may wait; it was judged without the record's windows."
+    38 RecordBusy "record_busy" "Other CPUs kept changing the record while the packet was judged; the sender will try again."
+    39 StageMissing "stage_missing" "A program of the kernel plane is missing, so the packet could not be judged."
 }
 
 /// Length of an array of counters indexed by [`Reason`].

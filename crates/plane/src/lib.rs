@@ -188,9 +188,7 @@ pub struct Counters {
     pub verdicts: [u64; 4],
     /// Events that found the ring full.
     pub events_lost: u64,
-    /// Packets dropped since the program of a stage was missing.
-    pub lost: u64,
-    pub reserved: [u64; 2],
+    pub reserved: [u64; 3],
 }
 
 impl Default for Counters {
@@ -200,8 +198,7 @@ impl Default for Counters {
             states: [0; 8],
             verdicts: [0; 4],
             events_lost: 0,
-            lost: 0,
-            reserved: [0; 2],
+            reserved: [0; 3],
         }
     }
 }
