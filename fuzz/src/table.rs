@@ -6,7 +6,9 @@ use keepstate_engine::conntrack::tcp::{SegmentKind, TcpState};
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::record::{Record, Warm, Window};
 use keepstate_engine::settings::Settings;
-use keepstate_engine::table::{self, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, gauges};
+use keepstate_engine::table::{
+    self, Displaced, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, gauges,
+};
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{Direction, Family, FlowKey, Tuple};
 use keepstate_flowmemory::{Accounting, OwnedTable, SliceTable, WordsAt};
@@ -80,14 +82,19 @@ impl<'a> Check<'a> {
             record,
             half_open: half_open == HalfOpen::Yes,
         };
-        match table::insert(&self.memory, &flow, &self.settings, NOW) {
+        let mut displaced = Displaced::NOTHING;
+        let inserted = table::insert(&self.memory, &flow, &self.settings, NOW, &mut displaced);
+        if displaced.control.0 != 0 {
+            let evicted = self.model.remove(&displaced.key.words);
+            assert!(
+                evicted.is_some_and(|(_, known)| known.half_open),
+                "what made room was not half-open"
+            );
+        }
+        match inserted {
             Insert::Done(_) => {
                 let before = self.model.insert(key.words, (key, known));
-                // It may have been the one that made room for itself.
-                assert!(
-                    before.is_none_or(|(_, known)| known.half_open),
-                    "a second record of one key was made"
-                );
+                assert!(before.is_none(), "a second record of one key was made");
             }
             Insert::Exists => assert!(self.model.contains_key(&key.words)),
             // Room is looked for first, so that a key that is there may be told so too.

@@ -8,8 +8,8 @@ pub enum EventKind {
     New = 1,
     /// A record's protocol state, or SEEN_REPLY, or ASSURED changed.
     Update = 2,
-    /// A record was removed by a packet of its flow (a reset of an unanswered connection, reuse).
-    /// One that made room for another is told by [`crate::table::gauges`] alone.
+    /// A record was removed by a packet: one of its flow (a reset of an unanswered connection,
+    /// reuse), or one of another flow for which it made room.
     Destroy = 3,
     /// A packet was dropped, or was INVALID.
     Drop = 4,

@@ -8,7 +8,7 @@ use crate::judge::{self, Judgement};
 use crate::policy::{NO_RULE, Progress};
 use crate::record::{Record, Warm};
 use crate::settings::SETTING_DROP_EVENTS;
-use crate::table::{self, Hash, Place, gauges};
+use crate::table::{self, Displaced, Hash, Place, gauges};
 use crate::time::Tick;
 use crate::trace::Step;
 use crate::track::{self, Flow, Purpose, Seen, Sight, Tracked, WarmUse};
@@ -128,6 +128,8 @@ pub struct Scratch {
     pub(crate) tracked: Tracked,
     pub(crate) walk: Progress,
     pub(crate) judgement: Judgement,
+    /// What the record of a new flow took the place of.
+    pub(crate) displaced: Displaced,
     /// Why the flow got no record although the rules let it in.
     pub(crate) refusal: Option<Reason>,
     pub(crate) outcome: Outcome,
@@ -178,6 +180,7 @@ impl Default for Scratch {
             tracked: Tracked::NOTHING,
             walk: Progress::START,
             judgement: Judgement::NOTHING,
+            displaced: Displaced::NOTHING,
             refusal: None,
             outcome: Outcome::NOT_JUDGED,
         }

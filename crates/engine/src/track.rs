@@ -8,9 +8,11 @@ use crate::host::{FlowMemory, Host, Packet, Words};
 use crate::process::{Run, Scratch, Stage};
 use crate::record::{CachedOutcomes, Control, EXPECTED, Record, SEEN_REPLY, Warm};
 use crate::settings::{SETTING_ACCOUNTING, SETTING_FLOW_EVENTS, SETTING_TIMESTAMP};
-use crate::table::{self, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Place, gauges};
+use crate::table::{
+    self, Displaced, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Place, gauges,
+};
 use crate::trace::Step;
-use crate::tuple::{Direction, Family, Tuple};
+use crate::tuple::{Direction, Family, FlowKey, Tuple};
 use crate::verdict::{Reason, State};
 use crate::wire;
 
@@ -423,15 +425,26 @@ fn name_quoted<P: Packet, H: Host>(
 /// Puts the record of a new flow into the table. `None` when another CPU was first.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 #[cfg_attr(not(target_arch = "bpf"), inline)]
-pub(crate) fn insert<H: Host>(host: &H, scratch: &Scratch) -> Option<Result<(), Reason>> {
+pub(crate) fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Result<(), Reason>> {
+    let now = scratch.now;
+    let Scratch {
+        oriented,
+        hash,
+        record,
+        warm,
+        displaced,
+        ..
+    } = scratch;
     let flow = NewFlow {
-        key: &scratch.oriented.key,
-        hash: &scratch.hash,
-        record: &scratch.record,
-        warm: &scratch.warm,
+        key: &oriented.key,
+        hash,
+        record,
+        warm,
         half_open: HalfOpen::Yes,
     };
-    match table::insert(host.flows(), &flow, host.settings(), scratch.now) {
+    let inserted = table::insert(host.flows(), &flow, host.settings(), now, displaced);
+    emit_displaced(host, scratch);
+    match inserted {
         Insert::Done(place) => {
             host.trace(Step::Inserted);
             note_start(host, place);
@@ -443,6 +456,22 @@ pub(crate) fn insert<H: Host>(host: &H, scratch: &Scratch) -> Option<Result<(), 
         Insert::Exists => None,
         Insert::Full => Some(Err(Reason::TableFull)),
         Insert::Contended => Some(Err(Reason::InsertContended)),
+    }
+}
+
+/// Tells of the records that an insert took out.
+#[inline(always)]
+fn emit_displaced<H: Host>(host: &H, scratch: &Scratch) {
+    let Displaced {
+        key,
+        control,
+        predecessor,
+    } = &scratch.displaced;
+    if control.0 != 0 {
+        emit_of(host, EventKind::Destroy, key, scratch, *control);
+    }
+    if predecessor.0 != 0 {
+        emit(host, EventKind::Destroy, scratch, *predecessor);
     }
 }
 
@@ -496,13 +525,17 @@ pub(crate) fn count<M: FlowMemory>(flows: &M, gauge: u32) {
     }
 }
 
+#[inline(always)]
+fn emit<H: Host>(host: &H, kind: EventKind, scratch: &Scratch, control: Control) {
+    emit_of(host, kind, &scratch.oriented.key, scratch, control);
+}
+
 #[cfg_attr(target_arch = "bpf", inline(never))]
 #[cfg_attr(not(target_arch = "bpf"), inline)]
-fn emit<H: Host>(host: &H, kind: EventKind, scratch: &Scratch, control: Control) {
+fn emit_of<H: Host>(host: &H, kind: EventKind, key: &FlowKey, scratch: &Scratch, control: Control) {
     if !host.settings().has(SETTING_FLOW_EVENTS) {
         return;
     }
-    let key = &scratch.oriented.key;
     host.emit(&Event {
         key: key.words,
         control: control.0,

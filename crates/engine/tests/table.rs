@@ -4,9 +4,9 @@ mod common;
 
 use common::{checked_contents, gauge, insert, key_v4, key_v6, lookup, record, settings};
 use keepstate_engine::host::{FlowMemory, Words};
-use keepstate_engine::record::{ASSURED, CONTROL_WORD, SlotState};
+use keepstate_engine::record::{ASSURED, CONTROL_WORD, SlotState, Warm};
 use keepstate_engine::settings::Settings;
-use keepstate_engine::table::{self, HalfOpen, Hash, Insert, gauges};
+use keepstate_engine::table::{self, Displaced, HalfOpen, Hash, Insert, NewFlow, gauges};
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{Family, FlowKey};
 use keepstate_flowmemory::{Accounting, OwnedTable, SliceTable, buckets_for};
@@ -315,6 +315,66 @@ fn a_stray_half_open_bit_does_no_harm() {
     insert(&table, &key, &record(LATER), HalfOpen::No, &settings, NOW);
     assert_eq!(words.load(0), u64::from(Hash::of(&key, &settings).tag));
     assert_eq!(checked_contents(&table, &settings, NOW), [key]);
+}
+
+/// Whoever tells of records that end hears of those that an insert takes out.
+#[test]
+fn what_an_insert_displaces_is_told() {
+    for make_key in [
+        (|number| key_v4(number, 1)) as fn(u32) -> FlowKey,
+        |number| key_v6([number, 2, 3, 4], 1),
+    ] {
+        let settings = settings(1, [4, 4], 1);
+        let owned = OwnedTable::new(settings.buckets, Accounting::No);
+        let table = owned.as_slices();
+        let displace = |number, now| {
+            let key = make_key(number);
+            let flow = NewFlow {
+                key: &key,
+                hash: &Hash::of(&key, &settings),
+                record: &record(LATER),
+                warm: &Warm::default(),
+                half_open: HalfOpen::Yes,
+            };
+            let mut displaced = Displaced::NOTHING;
+            let inserted = table::insert(&table, &flow, &settings, now, &mut displaced);
+            assert!(matches!(inserted, Insert::Done(_)), "{inserted:?}");
+            displaced
+        };
+        let none = displace(1, NOW);
+        assert_eq!((none.control.0, none.predecessor.0), (0, 0));
+
+        let first = lookup(&table, &make_key(1), &settings, NOW).expect("the record");
+        let cached = table::update(&table, &first, &first.record, None, 0xff);
+        let evicted = displace(2, NOW);
+        assert_eq!(evicted.key, make_key(1));
+        assert_eq!(Some(evicted.control), cached);
+        assert_eq!(evicted.predecessor.0, 0);
+    }
+}
+
+/// An expired record of the key that comes again goes as well, though nothing wants its room.
+#[test]
+fn an_expired_predecessor_is_told() {
+    let (owned, settings) = small_table();
+    let table = owned.as_slices();
+    let key = key_v4(1, 1);
+    insert(&table, &key, &record(LATER), HalfOpen::Yes, &settings, NOW);
+    let first = lookup(&table, &key, &settings, NOW).expect("the record");
+    let later = Tick(LATER + 1);
+    let flow = NewFlow {
+        key: &key,
+        hash: &Hash::of(&key, &settings),
+        record: &record(LATER + 100),
+        warm: &Warm::default(),
+        half_open: HalfOpen::Yes,
+    };
+    let mut displaced = Displaced::NOTHING;
+    let inserted = table::insert(&table, &flow, &settings, later, &mut displaced);
+    assert!(matches!(inserted, Insert::Done(_)), "{inserted:?}");
+    assert_eq!(displaced.control.0, 0);
+    assert_eq!(displaced.predecessor, first.control);
+    assert_eq!(checked_contents(&table, &settings, later), [key]);
 }
 
 #[test]

@@ -373,6 +373,31 @@ fn a_confirmed_record_is_not_evicted() {
     });
 }
 
+/// It was to make room, and changes at that moment: then another goes, or none.
+#[test]
+fn a_record_that_is_renewed_makes_no_room() {
+    explore(|| {
+        let table = Watched::new(Family::V4, 1);
+        let (old, new) = (key_v4(1, 1), key_v4(2, 1));
+        table.insert(&old, LATER, HalfOpen::Yes, NOW);
+        let renewing = spawn(&table, move |table| {
+            if let Some((found, mut record)) = table.found(&old) {
+                record.deadline = Tick(LATER + 1);
+                let _ = table::update(&Borrowed(table), &found, &record, None, 0);
+            }
+        });
+        let inserting = spawn(&table, move |table| {
+            table.insert(&new, LATER, HalfOpen::Yes, NOW)
+        });
+        renewing.join().expect("no panic");
+        let left = match inserting.join().expect("no panic") {
+            Insert::Done(_) => new,
+            _ => old,
+        };
+        assert_eq!(table.contents(NOW), [left]);
+    });
+}
+
 /// Gauges and tags stay right when buckets change under claims and removals.
 #[test]
 fn a_small_table_under_many_inserts() {

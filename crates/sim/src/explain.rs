@@ -6,7 +6,7 @@ use keepstate_engine::host::FlowMemory;
 use keepstate_engine::process::{Arrival, Checksums, Outcome};
 use keepstate_engine::record::{Record, Warm};
 use keepstate_engine::settings::Settings;
-use keepstate_engine::table::{HalfOpen, Hash, NewFlow, insert};
+use keepstate_engine::table::{Displaced, HalfOpen, Hash, NewFlow, insert};
 use keepstate_engine::time::Tick;
 use keepstate_engine::trace::{RuleTrial, Step, WindowCheck};
 use keepstate_engine::tuple::{Direction, Family, FlowKey, Tuple};
@@ -115,6 +115,7 @@ pub fn explain_under(
 
 /// Puts a flow into an empty table, where there is room for it.
 fn know<M: FlowMemory>(flows: &M, settings: &Settings, known: &KnownFlow, now: Tick) {
+    let mut displaced = Displaced::NOTHING;
     let flow = NewFlow {
         key: &known.key,
         hash: &Hash::of(&known.key, settings),
@@ -122,7 +123,7 @@ fn know<M: FlowMemory>(flows: &M, settings: &Settings, known: &KnownFlow, now: T
         warm: &known.warm,
         half_open: HalfOpen::No,
     };
-    insert(flows, &flow, settings, now);
+    insert(flows, &flow, settings, now, &mut displaced);
 }
 
 /// Explains the next frame of a replay.

@@ -13,7 +13,7 @@ use keepstate_engine::conntrack::tcp::TcpState;
 use keepstate_engine::event::Event as EngineEvent;
 use keepstate_engine::record::{Record, Warm};
 use keepstate_engine::settings::SETTING_DROP_EVENTS;
-use keepstate_engine::table::{self, HalfOpen, Hash, Insert, NewFlow};
+use keepstate_engine::table::{self, Displaced, HalfOpen, Hash, Insert, NewFlow};
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{Family, Tuple};
 
@@ -224,7 +224,10 @@ fn insert(plane: &MemoryPlane, port: u16, state: TcpState) {
         warm: &Warm::default(),
         half_open: HalfOpen::Yes,
     };
-    let result = table::insert(&plane.flows(), &flow, &settings, Tick(0));
+    let result = {
+        let mut displaced = Displaced::NOTHING;
+        table::insert(&plane.flows(), &flow, &settings, Tick(0), &mut displaced)
+    };
     assert!(matches!(result, Insert::Done(_)), "{result:?}");
 }
 

@@ -50,7 +50,7 @@ use core::marker::PhantomData;
 use super::remove::{release, remove};
 use super::tags::Tags;
 use super::{
-    HalfOpen, Hash, Insert, Kind, NewFlow, Place, V4, V6, count_down, count_up, gauges,
+    Displaced, HalfOpen, Hash, Insert, Kind, NewFlow, Place, V4, V6, count_down, count_up, gauges,
     key_matches, load_control, load_tags,
 };
 use crate::host::{FlowMemory, Repeat, Words};
@@ -66,10 +66,13 @@ pub fn insert<M: FlowMemory>(
     flow: &NewFlow<'_>,
     settings: &Settings,
     now: Tick,
+    displaced: &mut Displaced,
 ) -> Insert {
+    displaced.control = Control(0);
+    displaced.predecessor = Control(0);
     match flow.key.family {
-        Family::V4 => insert_kind::<V4, M>(memory, flow, settings, now),
-        Family::V6 => insert_kind::<V6, M>(memory, flow, settings, now),
+        Family::V4 => insert_kind::<V4, M>(memory, flow, settings, now, displaced),
+        Family::V6 => insert_kind::<V6, M>(memory, flow, settings, now, displaced),
     }
 }
 
@@ -78,9 +81,10 @@ fn insert_kind<K: Kind, M: FlowMemory>(
     flow: &NewFlow<'_>,
     settings: &Settings,
     now: Tick,
+    displaced: &mut Displaced,
 ) -> Insert {
     if (is_at_limit(memory, flow.half_open, settings) || !has_room::<K, M>(memory, flow.hash))
-        && make_room::<K, M>(memory, flow.hash, now) == Room::None
+        && make_room::<K, M>(memory, flow.hash, now, displaced) == Room::None
     {
         count_up(memory, gauges::REFUSED);
         return Insert::Full;
@@ -100,7 +104,7 @@ fn insert_kind<K: Kind, M: FlowMemory>(
                 continue;
             }
         }
-        match settle::<K, M>(memory, flow, place, now) {
+        match settle::<K, M>(memory, flow, &place, now, displaced) {
             Settled::Alone => {
                 publish::<K, M>(memory, flow, place);
                 return Insert::Done(place);
@@ -140,9 +144,11 @@ enum Settled {
 fn settle<K: Kind, M: FlowMemory>(
     memory: &M,
     flow: &NewFlow<'_>,
-    place: Place,
+    place: &Place,
     now: Tick,
+    displaced: &mut Displaced,
 ) -> Settled {
+    let place = *place;
     if !meets_equal_tag::<K, M>(memory, flow.hash) {
         return Settled::Alone;
     }
@@ -153,7 +159,9 @@ fn settle<K: Kind, M: FlowMemory>(
         Conflict::Gone => Settled::KeepsClaim,
         Conflict::Exists => Settled::Exists,
         Conflict::Expired(control) => {
-            remove(memory, other, control);
+            if remove(memory, other, control) {
+                displaced.predecessor = control;
+            }
             Settled::KeepsClaim
         }
         Conflict::Claimed if other.rank() < place.rank() => {
@@ -393,17 +401,22 @@ fn publish<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: Place)
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Room {
-    /// A record went, or another CPU was at the one that should have gone.
     Made,
     None,
 }
 
 /// Gives up one record of the key's buckets, if there is one that may go.
-fn make_room<K: Kind, M: FlowMemory>(memory: &M, hash: &Hash, now: Tick) -> Room {
+fn make_room<K: Kind, M: FlowMemory>(
+    memory: &M,
+    hash: &Hash,
+    now: Tick,
+    displaced: &mut Displaced,
+) -> Room {
     let mut search = MakeRoom::<K, M> {
         memory,
         buckets: hash.candidates(),
         now,
+        displaced,
         room: Room::None,
         kind: PhantomData,
     };
@@ -416,6 +429,7 @@ struct MakeRoom<'a, K, M> {
     /// The next one to be searched first.
     buckets: [u32; 4],
     now: Tick,
+    displaced: &'a mut Displaced,
     room: Room,
     kind: PhantomData<K>,
 }
@@ -436,7 +450,12 @@ impl<K: Kind, M: FlowMemory> Repeat for MakeRoom<'_, K, M> {
             bucket,
             slot: victim.slot,
         };
-        give_up(self.memory, tags, place, victim.control, self.now);
+        note_key::<K, M>(self.memory, place, &mut self.displaced.key);
+        if !give_up(self.memory, tags, place, victim.control, self.now) {
+            // It changed meanwhile: another one must go, or none.
+            return true;
+        }
+        self.displaced.control = victim.control;
         self.room = Room::Made;
         false
     }
@@ -490,10 +509,38 @@ fn find_victim<K: Kind, M: FlowMemory>(
 
 /// Removes a record, unless it was confirmed or changed since `control` was read; see
 /// [`super::confirm`] for why the tag is read again.
-fn give_up<M: FlowMemory>(memory: &M, tags: M::Words, place: Place, control: Control, now: Tick) {
+fn give_up<M: FlowMemory>(
+    memory: &M,
+    tags: M::Words,
+    place: Place,
+    control: Control,
+    now: Tick,
+) -> bool {
     if control.deadline().has_passed(now) {
-        remove(memory, place, control);
-    } else if Tags(tags.load(0)).is_half_open(place.slot) && remove(memory, place, control) {
+        return remove(memory, place, control);
+    }
+    let is_evicted = Tags(tags.load(0)).is_half_open(place.slot) && remove(memory, place, control);
+    if is_evicted {
         count_up(memory, gauges::EVICTED);
+    }
+    is_evicted
+}
+
+/// The key of a record that may go. It is that record's if the removal succeeds after it was read.
+fn note_key<K: Kind, M: FlowMemory>(memory: &M, place: Place, key: &mut FlowKey) {
+    let Some(words) = K::words(memory, place) else {
+        return;
+    };
+    key.family = K::FAMILY;
+    key.words[0] = words.load(KEY_WORD) & !KEY_WORD0_FOREIGN_BITS;
+    key.words[1] = words.load(KEY_WORD + 1);
+    if K::FAMILY == Family::V6 {
+        key.words[2] = words.load(KEY_WORD + 2);
+        key.words[3] = words.load(KEY_WORD + 3);
+        key.words[4] = words.load(KEY_WORD + 4);
+    } else {
+        key.words[2] = 0;
+        key.words[3] = 0;
+        key.words[4] = 0;
     }
 }

@@ -64,7 +64,7 @@ use crate::host::{FlowMemory, Words};
 use crate::record::{CONTROL_WORD, Control, KEY_WORD, Record, Warm};
 #[cfg(doc)]
 use crate::settings::Settings;
-use crate::tuple::{Family, FlowKey, KEY_WORD0_FOREIGN_BITS};
+use crate::tuple::{Family, FlowKey, KEY_WORD0_FOREIGN_BITS, Oriented};
 
 /// Words of [`FlowMemory::gauges`].
 pub mod gauges {
@@ -143,6 +143,25 @@ pub struct NewFlow<'a> {
     pub record: &'a Record,
     pub warm: &'a Warm,
     pub half_open: HalfOpen,
+}
+
+/// Records that an insert took out, for whoever tells of records that end. A control word of zero
+/// is none.
+#[derive(Clone, Copy, Debug)]
+pub struct Displaced {
+    /// Key of the record that made room: half-open, or expired.
+    pub key: FlowKey,
+    pub control: Control,
+    /// An expired record of the new flow's own key.
+    pub predecessor: Control,
+}
+
+impl Displaced {
+    pub const NOTHING: Self = Self {
+        key: Oriented::EMPTY.key,
+        control: Control(0),
+        predecessor: Control(0),
+    };
 }
 
 /// What became of an insert.

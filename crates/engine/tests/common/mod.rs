@@ -6,7 +6,9 @@ use keepstate_engine::conntrack::tcp::{SegmentKind, TcpState};
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::record::{Record, Warm, Window};
 use keepstate_engine::settings::Settings;
-use keepstate_engine::table::{self, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, gauges};
+use keepstate_engine::table::{
+    self, Displaced, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, gauges,
+};
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{Direction, Family, FlowKey, Tuple};
 
@@ -90,7 +92,8 @@ pub(crate) fn insert<M: FlowMemory>(
         warm: &Warm::default(),
         half_open,
     };
-    table::insert(memory, &flow, settings, now)
+    let mut displaced = Displaced::NOTHING;
+    table::insert(memory, &flow, settings, now, &mut displaced)
 }
 
 /// A record that was found, and what it holds.
