@@ -4,21 +4,39 @@
 //! `BPF_PROG_TEST_RUN`, and the clock stands where the test puts it.
 
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::Duration;
 
+use aya::maps::{MapData, ProgramArray, RingBuf};
 use aya::programs::{TestRun as _, TestRunOptions};
+use keepstate_engine::event::Event;
+use keepstate_engine::process::Stage;
 use keepstate_engine::settings::Settings;
 use keepstate_engine::time::Tick;
-use keepstate_engine::verdict::Hook;
-use keepstate_plane::{PLANE_TEST_CLOCK, PLANE_TEST_HOOK, PLANE_TEST_REPORT, Report, names};
+use keepstate_engine::verdict::{Hook, Reason};
+use keepstate_plane::{
+    Counters, Interface, InterfaceKey, PLANE_TEST_CLOCK, PLANE_TEST_HOOK, PLANE_TEST_REPORT,
+    Report, RuleCounter, names,
+};
 use keepstate_policy::Compiled;
 
-use crate::kernel::{Kernel, KernelError, write};
+use crate::kernel::{Kernel, KernelError, Programs, write};
 use crate::mapped::{Raw, bytes_of, from_bytes};
+
+/// The loopback: test runs take place on it.
+const TEST_INTERFACE: u32 = 1;
+
+/// The program that sees a packet first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    IngressXdp,
+    IngressTc,
+    EgressEthernet,
+    EgressBare,
+}
 
 /// The kernel plane under test.
 pub struct Twin {
     pub kernel: Kernel,
+    events: RingBuf<MapData>,
 }
 
 /// What came back from a run.
@@ -26,19 +44,22 @@ pub struct Twin {
 pub struct Run {
     /// What the program returned, e.g. `XDP_PASS`.
     pub returned: u32,
-    /// For one packet, on average over the repetitions.
-    pub duration: Duration,
     /// The engine's outcome.
     pub report: Report,
 }
 
 impl Twin {
     pub fn new(settings: &Settings) -> Result<Self, KernelError> {
-        let kernel = Kernel::private(settings)?;
+        let mut kernel = Kernel::private(settings)?;
         kernel.maps.change_plane(|plane| {
             plane.flags = PLANE_TEST_CLOCK | PLANE_TEST_HOOK | PLANE_TEST_REPORT;
         });
-        Ok(Self { kernel })
+        let events = kernel.maps.events.take();
+        let events = events.ok_or_else(|| KernelError::Missing(names::EVENTS.to_owned()))?;
+        Ok(Self {
+            kernel,
+            events: RingBuf::try_from(events)?,
+        })
     }
 
     pub fn set_clock(&self, now: Tick) {
@@ -54,7 +75,7 @@ impl Twin {
             .change_plane(|plane| plane.test_hook = hook as u32);
     }
 
-    /// Puts a policy in force; interface patterns are not asked.
+    /// Puts a policy in force.
     pub fn load_policy(&mut self, policy: &Compiled) -> Result<(), KernelError> {
         let maps = &mut self.kernel.maps;
         let rules: Vec<u8> = policy.rules.iter().flat_map(bytes_of).copied().collect();
@@ -63,39 +84,83 @@ impl Twin {
         Ok(())
     }
 
-    /// An Ethernet frame that arrives.
-    pub fn ingress(&mut self, frame: &[u8]) -> Result<Run, KernelError> {
-        self.ingress_repeated(frame, 1)
+    /// Says which interface patterns the packets that follow match, with a VLAN tag or, for zero,
+    /// without one.
+    pub fn set_interface(&mut self, vlan: u32, patterns: u64) -> Result<(), KernelError> {
+        let key = InterfaceKey {
+            index: TEST_INTERFACE,
+            vlan,
+        };
+        let interface = Interface {
+            patterns: [patterns; 2],
+            index: TEST_INTERFACE,
+            reserved: 0,
+        };
+        let interfaces = &mut self.kernel.maps.interfaces;
+        interfaces.insert(Raw(key), Raw(interface), 0)?;
+        Ok(())
     }
 
-    /// The same frame many times.
-    pub fn ingress_repeated(&mut self, frame: &[u8], repeat: u32) -> Result<Run, KernelError> {
+    /// Hands a frame to a program; to the bare ones, a packet whose bytes 12 and 13 say what it is
+    /// as the type of an Ethernet frame would.
+    pub fn run(&mut self, entry: Entry, frame: &[u8]) -> Result<Run, KernelError> {
         let options = TestRunOptions {
             data_in: Some(frame),
-            repeat,
             ..TestRunOptions::default()
         };
-        let result = self.kernel.programs.xdp()?.test_run(options)?;
-        Ok(self.result(result.return_value, result.duration))
-    }
-
-    /// An Ethernet frame that this host sends.
-    pub fn egress(&mut self, frame: &[u8]) -> Result<Run, KernelError> {
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            ..TestRunOptions::default()
+        let programs = &mut self.kernel.programs;
+        let result = match entry {
+            Entry::IngressXdp => programs.xdp()?.test_run(options)?,
+            Entry::IngressTc => programs.classifier(names::INGRESS_TC)?.test_run(options)?,
+            Entry::EgressEthernet => {
+                let program = programs.classifier(names::EGRESS_ETHERNET)?;
+                program.test_run(options)?
+            }
+            Entry::EgressBare => programs.classifier(names::EGRESS_BARE)?.test_run(options)?,
         };
-        let program = self.kernel.programs.classifier(names::EGRESS_ETHERNET)?;
-        let result = program.test_run(options)?;
-        Ok(self.result(result.return_value, result.duration))
-    }
-
-    fn result(&self, returned: u32, duration: Duration) -> Run {
-        Run {
-            returned,
-            duration,
+        Ok(Run {
+            returned: result.return_value,
             report: self.report(),
+        })
+    }
+
+    /// What a rule has matched.
+    pub fn rule_counter(&self, index: u32) -> Result<RuleCounter, KernelError> {
+        let values = self.kernel.maps.rule_counters.get(&index, 0)?;
+        let mut sum = RuleCounter::default();
+        for Raw(each) in values.iter() {
+            sum.packets += each.packets;
+            sum.bytes += each.bytes;
         }
+        Ok(sum)
+    }
+
+    /// Packets that were dropped or INVALID for a reason.
+    pub fn reason_counter(&self, reason: Reason) -> Result<u64, KernelError> {
+        let values = self.kernel.maps.counters.get(&0, 0)?;
+        let count = |Raw(each): &Raw<Counters>| each.reasons[reason as usize];
+        Ok(values.iter().map(count).sum())
+    }
+
+    /// Takes a stage of the packets that come by XDP away.
+    pub fn remove_stage(&mut self, stage: Stage) -> Result<(), KernelError> {
+        let Programs::Object(object) = &mut self.kernel.programs else {
+            return Err(KernelError::Missing(names::STAGES_XDP.to_owned()));
+        };
+        let map = object
+            .map_mut(names::STAGES_XDP)
+            .ok_or_else(|| KernelError::Missing(names::STAGES_XDP.to_owned()))?;
+        ProgramArray::try_from(map)?.clear_index(&(stage as u32))?;
+        Ok(())
+    }
+
+    /// The events since this was last asked.
+    pub fn events(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Some(item) = self.events.next() {
+            events.extend(from_bytes::<Event>(&item));
+        }
+        events
     }
 
     fn report(&self) -> Report {

@@ -66,10 +66,27 @@ pub enum Mood {
     Lossy,
 }
 
+/// Where the hosts of generated traffic are: their addresses differ from these in the last byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Networks {
+    pub v4: Ipv4Addr,
+    pub v6: Ipv6Addr,
+}
+
+impl Default for Networks {
+    fn default() -> Self {
+        Self {
+            v4: Ipv4Addr::new(10, 0, 0, 0),
+            v6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0),
+        }
+    }
+}
+
 /// An endless stream of packets.
 #[derive(Clone, Debug)]
 pub struct Traffic {
     random: Random,
+    networks: Networks,
     mood: Mood,
     time_ns: u64,
     connections: Vec<Connection>,
@@ -122,12 +139,18 @@ impl Iterator for Traffic {
 
 impl Traffic {
     pub fn new(seed: u64, mood: Mood) -> Self {
+        Self::between(Networks::default(), seed, mood)
+    }
+
+    /// Traffic of hosts in other networks.
+    pub fn between(networks: Networks, seed: u64, mood: Mood) -> Self {
         let mut random = Random::new(seed);
         let connections = (0..CONNECTIONS)
-            .map(|_| Connection::new(&mut random))
+            .map(|_| Connection::new(&mut random, networks))
             .collect();
         Self {
             random,
+            networks,
             mood,
             time_ns: START_NS,
             connections,
@@ -167,7 +190,7 @@ impl Traffic {
         let random = &mut self.random;
         let at = random.below(CONNECTIONS as u64) as usize;
         if self.connections[at].age > 40 && random.happens(20) {
-            self.connections[at] = Connection::new(random);
+            self.connections[at] = Connection::new(random, self.networks);
         }
         let connection = &mut self.connections[at];
         match self.mood {
@@ -185,7 +208,7 @@ impl Traffic {
 
     fn datagram(&mut self) -> Packet {
         let random = &mut self.random;
-        let (from, to) = ends(random);
+        let (from, to) = ends(random, self.networks);
         let ports = [53, 4000, 4001];
         let length = random.below(80) as usize;
         let datagram = Udp {
@@ -198,7 +221,7 @@ impl Traffic {
 
     fn query(&mut self) -> Packet {
         let random = &mut self.random;
-        let (from, to) = ends(random);
+        let (from, to) = ends(random, self.networks);
         let [high, low] = (random.below(3) as u16).to_be_bytes();
         let rest = [high, low, 0, 1];
         let payload = vec![0x61; random.below(40) as usize];
@@ -223,7 +246,7 @@ impl Traffic {
             return self.query();
         };
         let is_v4 = quoted.first().is_some_and(|byte| byte >> 4 == 4);
-        let (mut from, mut to) = ends_of(random, is_v4);
+        let (mut from, mut to) = ends_of(random, self.networks, is_v4);
         if random.happens(80)
             && let Some((source, destination)) = addresses(&quoted)
         {
@@ -275,7 +298,7 @@ impl Traffic {
 
     fn other(&mut self) -> Packet {
         let random = &mut self.random;
-        let (from, to) = ends(random);
+        let (from, to) = ends(random, self.networks);
         let protocol = random.one_of(&[2, 4, 50, 51, 89, 103, 112, 253]);
         let payload = vec![0; 8 + random.below(40) as usize];
         // A chain of extension headers begins with 51 in IPv6, and with 4 another packet.
@@ -310,8 +333,8 @@ impl Traffic {
 }
 
 impl Connection {
-    fn new(random: &mut Random) -> Self {
-        let (from, to) = ends(random);
+    fn new(random: &mut Random, networks: Networks) -> Self {
+        let (from, to) = ends(random, networks);
         let end = |random: &mut Random, address, port| End {
             address,
             port,
@@ -466,18 +489,18 @@ fn options(flags: u8, acknowledged: u32, random: &mut Random) -> Vec<u8> {
     options
 }
 
-fn ends(random: &mut Random) -> (IpAddr, IpAddr) {
+fn ends(random: &mut Random, networks: Networks) -> (IpAddr, IpAddr) {
     let is_v4 = random.happens(70);
-    ends_of(random, is_v4)
+    ends_of(random, networks, is_v4)
 }
 
 /// Two of a few hosts, rarely one and the same.
-fn ends_of(random: &mut Random, is_v4: bool) -> (IpAddr, IpAddr) {
+fn ends_of(random: &mut Random, networks: Networks, is_v4: bool) -> (IpAddr, IpAddr) {
     let host = |number: u8| -> IpAddr {
         if is_v4 {
-            Ipv4Addr::new(10, 0, 0, number).into()
+            (networks.v4 | Ipv4Addr::new(0, 0, 0, number)).into()
         } else {
-            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number.into()).into()
+            (networks.v6 | Ipv6Addr::from(u128::from(number))).into()
         }
     };
     let from = 1 + random.below(4) as u8;

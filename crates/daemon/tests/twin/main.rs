@@ -1,0 +1,238 @@
+//! The same packets through the native engine and through the loaded programs: same outcome, and
+//! the same tables afterwards, word by word.
+
+mod pair;
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use keepstate_daemon::twin::{Entry, Twin};
+use keepstate_engine::process::Stage;
+use keepstate_engine::table::gauges;
+use keepstate_engine::time::Tick;
+use keepstate_engine::tuple::Family;
+use keepstate_engine::verdict::Reason;
+use keepstate_engine::wire::Link;
+use keepstate_policy::{Compiled, FileKind, Policy, compile, parse_rules};
+use keepstate_sim::capture::{NetworkPacket, Reader, network_packet};
+use keepstate_sim::traffic::{Mood, Networks, Traffic};
+use pair::{Memory, TC_FRAME_BYTES_MIN, Twins, settings};
+
+const GENERATED: usize = 100_000;
+
+/// Of these, every other one leaves through the egress program.
+const GENERATED_BOTH_WAYS: usize = 30_000;
+
+const RULES: &str = "*filter
+:INPUT DROP [0:0]
+:FORWARD DROP [0:0]
+:OUTPUT ACCEPT [0:0]
+:services - [0:0]
+-A FORWARD -m conntrack --ctstate INVALID -j DROP
+-A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
+-A FORWARD -i out+ -p udp --dport 53 -j DROP
+-A FORWARD -i in0 -p tcp --dport 22 -j services
+-A FORWARD -p tcp -j services
+-A FORWARD -p udp --dport 1:40000 -j ACCEPT
+-A FORWARD -p icmp -j ACCEPT
+-A FORWARD -p ipv6-icmp -j ACCEPT
+-A OUTPUT -o out+ -p udp --dport 4001 -j DROP
+-A services -p tcp --dport 1:50000 -j ACCEPT
+-A services -j RETURN
+COMMIT
+";
+
+#[test]
+fn generated_packets_fare_alike() {
+    if !keepstate_testkit::root_or_skip("generated_packets_fare_alike") {
+        return;
+    }
+    let policy = policy();
+    for (seed, mood) in [(1, Mood::Hostile), (2, Mood::Lossy)] {
+        let memory = Memory::new();
+        let mut twins = Twins::new(&memory, &policy);
+        for packet in Traffic::new(seed, mood).take(GENERATED / 2) {
+            let now = Tick::from_nanoseconds(packet.time_ns);
+            twins.compare(
+                &ethernet(&packet.ip),
+                Entry::IngressXdp,
+                now,
+                &format!("{mood:?}"),
+            );
+        }
+        println!(
+            "{mood:?}: {} compared, {} left out",
+            twins.compared, twins.left_out
+        );
+        assert!(twins.compared > GENERATED / 2 - GENERATED / 20);
+        assert!(twins.gauge(gauges::INSERTED) > 1_000);
+        assert!(
+            twins.gauge(gauges::EVICTED) > 0,
+            "no record made room for another"
+        );
+        assert!(twins.compare_rule_counters() > 5);
+        let evicted = twins.gauge(gauges::EVICTED);
+        assert!(twins.ended as u64 >= evicted, "a record ended in silence");
+    }
+}
+
+#[test]
+fn packets_of_this_host_fare_alike() {
+    if !keepstate_testkit::root_or_skip("packets_of_this_host_fare_alike") {
+        return;
+    }
+    let policy = policy();
+    let memory = Memory::new();
+    let mut twins = Twins::new(&memory, &policy);
+    let traffic = Traffic::new(3, Mood::Hostile).take(GENERATED_BOTH_WAYS);
+    for (number, packet) in traffic.enumerate() {
+        let path = if number % 2 == 0 {
+            Entry::EgressEthernet
+        } else {
+            Entry::IngressXdp
+        };
+        let now = Tick::from_nanoseconds(packet.time_ns);
+        twins.compare(&ethernet(&packet.ip), path, now, "both ways");
+    }
+    println!(
+        "both ways: {} compared, {} left out",
+        twins.compared, twins.left_out
+    );
+    assert!(twins.gauge(gauges::INSERTED) > 1_000);
+    assert!(twins.compare_rule_counters() > 5);
+}
+
+/// As through tun or WireGuard: packets begin with their IP header.
+#[test]
+fn packets_without_link_layer_fare_alike() {
+    if !keepstate_testkit::root_or_skip("packets_without_link_layer_fare_alike") {
+        return;
+    }
+    // A test run reads a type where an Ethernet header has it, which is in the source address.
+    let networks = Networks {
+        v4: Ipv4Addr::new(8, 0, 0, 0),
+        v6: Ipv6Addr::new(0x2001, 0xdb8, 0x86dd, 0, 0, 0, 0, 0),
+    };
+    let policy = policy();
+    let memory = Memory::new();
+    let mut twins = Twins::new(&memory, &policy);
+    let traffic = Traffic::between(networks, 4, Mood::Hostile).take(GENERATED_BOTH_WAYS);
+    for (number, packet) in traffic.enumerate() {
+        let entry = if number % 3 == 0 {
+            Entry::EgressBare
+        } else {
+            Entry::IngressTc
+        };
+        let mut ip = packet.ip;
+        ip.resize(ip.len().max(TC_FRAME_BYTES_MIN), 0);
+        let now = Tick::from_nanoseconds(packet.time_ns);
+        twins.compare(&ip, entry, now, "bare");
+    }
+    println!(
+        "bare: {} compared, {} left out",
+        twins.compared, twins.left_out
+    );
+    assert!(twins.compared > GENERATED_BOTH_WAYS - GENERATED_BOTH_WAYS / 20);
+    assert!(twins.gauge(gauges::INSERTED) > 1_000);
+    assert!(twins.compare_rule_counters() > 5);
+}
+
+#[test]
+fn a_missing_stage_drops_with_a_reason() {
+    const XDP_DROP: u32 = 1;
+    if !keepstate_testkit::root_or_skip("a_missing_stage_drops_with_a_reason") {
+        return;
+    }
+    let mut twin = Twin::new(&settings()).expect("the programs load");
+    twin.load_policy(&policy()).expect("the policy fits");
+    twin.remove_stage(Stage::Judge).expect("the stage is there");
+    let mut packets = Traffic::new(5, Mood::Lossy);
+    let packet = packets.next().expect("traffic is endless");
+    let run = twin.run(Entry::IngressXdp, &ethernet(&packet.ip));
+    assert_eq!(run.expect("a test run").returned, XDP_DROP);
+    let counted = twin.reason_counter(Reason::StageMissing);
+    assert_eq!(counted.expect("there are counters"), 1);
+}
+
+#[test]
+fn captured_packets_fare_alike() {
+    const NAME: &str = "captured_packets_fare_alike";
+    if !keepstate_testkit::root_or_skip(NAME) {
+        return;
+    }
+    let Some(shared) = keepstate_testkit::shared_dir_or_skip(NAME) else {
+        return;
+    };
+    let mut captures = Vec::new();
+    collect(&shared.join("captures/public"), &mut captures);
+    captures.sort();
+    let policy = policy();
+    let memory = Memory::new();
+    let mut twins = Twins::new(&memory, &policy);
+    for path in &captures {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let Ok(file) = std::fs::File::open(path) else {
+            continue;
+        };
+        let Ok(mut reader) = Reader::new(std::io::BufReader::new(file)) else {
+            continue;
+        };
+        let mut latest = 0;
+        while let Ok(Some(frame)) = reader.next_frame() {
+            let NetworkPacket::Packet { link, bytes, .. } = network_packet(&frame) else {
+                continue;
+            };
+            latest = frame.time_ns.unwrap_or(latest).max(latest);
+            let now = Tick::from_nanoseconds(latest);
+            let what = format!("{name} {}", frame.number);
+            match link {
+                Link::Ethernet => twins.compare(&bytes, Entry::IngressXdp, now, &what),
+                Link::Ipv4 | Link::Ipv6 => {
+                    twins.compare(&ethernet(&bytes), Entry::IngressXdp, now, &what)
+                }
+            }
+        }
+    }
+    println!(
+        "{} captures: {} compared, {} left out",
+        captures.len(),
+        twins.compared,
+        twins.left_out
+    );
+    assert!(twins.compared > 0);
+    assert!(twins.compare_rule_counters() > 5);
+}
+
+fn collect(directory: &std::path::Path, captures: &mut Vec<std::path::PathBuf>) {
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect(&path, captures);
+        } else {
+            captures.push(path);
+        }
+    }
+}
+
+fn policy() -> Compiled {
+    let mut policy = Policy::default();
+    for kind in [Family::V4, Family::V6].map(FileKind::Save) {
+        let parsed = parse_rules(RULES, kind);
+        assert!(!parsed.has_errors(), "{:?}", parsed.diagnostics);
+        policy.merge(parsed);
+    }
+    compile(&policy).expect("the rules above compile")
+}
+
+fn ethernet(ip: &[u8]) -> Vec<u8> {
+    let ethertype: u16 = match ip.first().map(|byte| byte >> 4) {
+        Some(6) => 0x86dd,
+        _ => 0x0800,
+    };
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    frame.extend(ethertype.to_be_bytes());
+    frame.extend(ip);
+    frame
+}
