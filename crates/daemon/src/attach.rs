@@ -2,7 +2,7 @@
 //!
 //! XDP and tcx attachments are links, pinned under a name that says what they are: the kernel
 //! keeps them until the pin goes. Filters of clsact, on kernels before 6.6, live as long as the
-//! queueing discipline; a pinned program reminds whoever takes it down.
+//! queueing discipline; a directory among the pins reminds whoever takes it down.
 
 use std::fs;
 use std::io;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use aya::maps::MapInfo;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
-use aya::programs::tc::{NlOptions, TcAttachOptions};
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{
     LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, Xdp, XdpMode,
     loaded_programs,
@@ -44,11 +44,19 @@ pub enum AttachError {
     Pin(String, #[source] aya::pin::PinError),
     #[error("interfaces cannot be listed")]
     Netlink(#[source] io::Error),
+    #[error("{0} has a clsact queueing discipline of somebody else's, and this kernel has no tcx")]
+    ClsactTaken(String),
+    #[error("{0} cannot be given a clsact queueing discipline")]
+    Clsact(String, #[source] io::Error),
     #[error("{0} cannot be removed")]
     Remove(String, #[source] io::Error),
     #[error("{0} programs are still loaded although nothing holds them")]
     StillLoaded(usize),
 }
+
+/// Where our filter stands in the discipline, which is all ours: known, so that it can be replaced.
+const FILTER_PRIORITY: u16 = 1;
+const FILTER_HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// How a program hangs on an interface. The names are those of pins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,10 +120,8 @@ pub fn attach(
         LinkLayer::Ethernet => (names::EGRESS_ETHERNET, true),
         LinkLayer::Loopback | LinkLayer::Other => (names::EGRESS_BARE, false),
     };
-    // One marker stands for both directions.
-    let has_clsact = present(&[Kind::Clsact]);
     // The way out first: an answer that leaves without a record would be met by nothing.
-    if !has_clsact && !present(&[Kind::TcxEgress]) {
+    if !present(&[Kind::TcxEgress]) {
         let program = programs.classifier(egress)?;
         attach_classifier(program, pins, interface, TcAttachType::Egress)?;
     }
@@ -123,7 +129,7 @@ pub fn attach(
         if !present(&[Kind::XdpNative, Kind::XdpGeneric]) {
             attach_xdp(programs.xdp()?, pins, interface, mode)?;
         }
-    } else if !has_clsact && !present(&[Kind::TcxIngress]) {
+    } else if !present(&[Kind::TcxIngress]) {
         let program = programs.classifier(names::INGRESS_TC)?;
         attach_classifier(program, pins, interface, TcAttachType::Ingress)?;
     }
@@ -171,6 +177,9 @@ fn attach_classifier(
         interface: interface.name.clone(),
         error,
     };
+    if pins.join(Kind::Clsact.pin(interface.index)).exists() {
+        return attach_filter(program, interface, direction);
+    }
     let tcx = TcAttachOptions::TcxOrder(LinkOrder::default());
     if let Ok(id) = program.attach_with_options(&interface.name, direction, tcx) {
         let link = program.take_link(id).map_err(failed)?;
@@ -181,13 +190,32 @@ fn attach_classifier(
         };
         return pin(link, pins, kind, interface);
     }
-    attach_clsact(program, pins, interface, direction)
+    add_clsact(pins, interface)?;
+    attach_filter(program, interface, direction)
 }
 
-/// For kernels before 6.6.
-fn attach_clsact(
+/// For kernels before 6.6. The marker comes first: a discipline without one would not be known for
+/// ours.
+fn add_clsact(pins: &Path, interface: &Interface) -> Result<(), AttachError> {
+    let name = &interface.name;
+    let marker = pins.join(Kind::Clsact.pin(interface.index));
+    let failed = |error| AttachError::Clsact(name.clone(), error);
+    fs::create_dir(&marker).map_err(failed)?;
+    let netlink = Netlink::open().map_err(AttachError::Netlink)?;
+    netlink.add_clsact(interface.index).map_err(|error| {
+        let _ = fs::remove_dir(&marker);
+        match error.kind() {
+            // It stays when we go, and our filters would stay too: better to say so than to leave
+            // something behind.
+            io::ErrorKind::AlreadyExists => AttachError::ClsactTaken(name.clone()),
+            _ => failed(error),
+        }
+    })
+}
+
+/// Hangs a filter on the discipline, in the place of an earlier one where there is one.
+fn attach_filter(
     program: &mut SchedClassifier,
-    pins: &Path,
     interface: &Interface,
     direction: TcAttachType,
 ) -> Result<(), AttachError> {
@@ -195,25 +223,20 @@ fn attach_clsact(
         interface: interface.name.clone(),
         error,
     };
-    let marker = pins.join(Kind::Clsact.pin(interface.index));
-    let netlink = Netlink::open().map_err(AttachError::Netlink)?;
-    match netlink.add_clsact(interface.index) {
-        // One that is there already belongs to somebody else and stays when we go: but then our
-        // filters would stay too. Better to say so than to leave something behind.
-        Err(error) if !marker.exists() => return Err(AttachError::Netlink(error)),
-        _ => {}
-    }
-    let options = TcAttachOptions::Netlink(NlOptions::default());
-    let id = program.attach_with_options(&interface.name, direction, options);
+    let (name, handle) = (&interface.name, FILTER_HANDLE);
+    let earlier = SchedClassifierLink::attached(name, direction, FILTER_PRIORITY, handle, None)
+        .map_err(|_| AttachError::NoInterface(name.clone()))?;
+    let id = program.attach_to_link(earlier).or_else(|_| {
+        let options = TcAttachOptions::Netlink(NlOptions {
+            priority: FILTER_PRIORITY,
+            handle,
+            classid: None,
+        });
+        program.attach_with_options(name, direction, options)
+    });
     let link = program.take_link(id.map_err(failed)?).map_err(failed)?;
     // The filter is to stay when this value goes; what it holds is freed with the process.
     std::mem::forget(link);
-    if !marker.exists() {
-        let name = interface.name.clone();
-        program
-            .pin(&marker)
-            .map_err(|error| AttachError::Pin(name, error))?;
-    }
     Ok(())
 }
 
@@ -273,13 +296,14 @@ fn replace_one(
             drop(program.take_link(id));
         }
         Kind::Clsact => {
-            // Filters cannot be replaced in place: for a moment nothing looks at what leaves.
-            remove_pin(pins, kind, interface.index)?;
-            let program = programs.classifier(egress)?;
-            attach_clsact(program, pins, interface, TcAttachType::Egress)?;
+            attach_filter(
+                programs.classifier(egress)?,
+                interface,
+                TcAttachType::Egress,
+            )?;
             if interface.layer != LinkLayer::Ethernet {
                 let program = programs.classifier(names::INGRESS_TC)?;
-                attach_clsact(program, pins, interface, TcAttachType::Ingress)?;
+                attach_filter(program, interface, TcAttachType::Ingress)?;
             }
         }
     }
@@ -343,13 +367,15 @@ fn pinned(pins: &Path) -> Vec<(Kind, u32)> {
 }
 
 fn remove_pin(pins: &Path, kind: Kind, index: u32) -> Result<(), AttachError> {
-    if kind == Kind::Clsact {
+    let path = pins.join(kind.pin(index));
+    let removed = if kind == Kind::Clsact {
         let netlink = Netlink::open().map_err(AttachError::Netlink)?;
         // The interface may be gone, and its queueing discipline with it.
         let _ = netlink.remove_clsact(index);
-    }
-    let path = pins.join(kind.pin(index));
-    let removed = fs::remove_file(&path);
+        fs::remove_dir(&path)
+    } else {
+        fs::remove_file(&path)
+    };
     removed.map_err(|error| AttachError::Remove(path.display().to_string(), error))
 }
 

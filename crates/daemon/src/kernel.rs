@@ -55,6 +55,30 @@ pub fn object_number() -> u64 {
     })
 }
 
+const STAGE_ARRAYS: [&str; 2] = [names::STAGES_XDP, names::STAGES_TC];
+
+/// Each build has its own arrays of stages: a packet that a program of one build began with never
+/// comes to a program of another.
+fn stages_pin(array: &str) -> String {
+    format!("{array}_{:016x}", object_number())
+}
+
+/// Lets go of the stages of other builds. To be called when none of their programs is attached any
+/// more, nor runs.
+pub fn remove_other_stages(directory: &Path) -> std::io::Result<()> {
+    let own = STAGE_ARRAYS.map(stages_pin);
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let is_stages = STAGE_ARRAYS.iter().any(|array| name.starts_with(array));
+        if is_stages && own.iter().all(|own| *own != name) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Maps and programs, open.
 pub struct Kernel {
     pub maps: Maps,
@@ -84,9 +108,11 @@ impl Kernel {
     pub fn pinned(directory: &Path, settings: &Settings) -> Result<Self, KernelError> {
         let fresh = !directory.join(names::PLANE).exists();
         let mut loader = loader(settings);
-        let stages = [names::STAGES_XDP, names::STAGES_TC];
-        for name in names::MAPS.into_iter().chain([names::REPORT]).chain(stages) {
+        for name in names::MAPS.into_iter().chain([names::REPORT]) {
             loader.map_pin_path(name, directory.join(name));
+        }
+        for name in STAGE_ARRAYS {
+            loader.map_pin_path(name, directory.join(stages_pin(name)));
         }
         let mut object = loader.load(OBJECT)?;
         load_programs(&mut object)?;

@@ -25,9 +25,9 @@ use keepstate_policy::model::Counters as RuleCounters;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::attach;
+use crate::attach::{self, AttachError};
 use crate::clock::{self, Clock};
-use crate::kernel::{AttachMode, Kernel, KernelError, Maps, Programs, write};
+use crate::kernel::{AttachMode, Kernel, KernelError, Maps, Programs, remove_other_stages, write};
 use crate::lock;
 use crate::mapped::{Mapping, Plain, Raw, bytes_of, from_bytes};
 use crate::netlink;
@@ -133,7 +133,7 @@ impl KernelPlane {
     }
 
     /// Hangs the programs on interfaces; on all but the loopback when none is named.
-    pub fn attach(&self, names: &[String], mode: AttachMode) -> Result<(), attach::AttachError> {
+    pub fn attach(&self, names: &[String], mode: AttachMode) -> Result<(), AttachError> {
         let interfaces = attach::interfaces()?;
         let chosen: Vec<&netlink::Interface> = if names.is_empty() {
             let is_wanted = |known: &&netlink::Interface| {
@@ -143,7 +143,7 @@ impl KernelPlane {
         } else {
             let find = |name: &String| {
                 let found = interfaces.iter().find(|known| known.name == *name);
-                found.ok_or_else(|| attach::AttachError::NoInterface(name.clone()))
+                found.ok_or_else(|| AttachError::NoInterface(name.clone()))
             };
             names.iter().map(find).collect::<Result<_, _>>()?
         };
@@ -155,8 +155,12 @@ impl KernelPlane {
     }
 
     /// Puts the loaded programs where those of an earlier build hang.
-    pub fn replace_attached(&self) -> Result<(), attach::AttachError> {
-        attach::replace(&mut lock(&self.programs), &self.pins)
+    pub fn replace_attached(&self) -> Result<(), AttachError> {
+        attach::replace(&mut lock(&self.programs), &self.pins)?;
+        // Packets that the programs before had begun with.
+        std::thread::sleep(GRACE);
+        let removed = remove_other_stages(&self.pins);
+        removed.map_err(|error| AttachError::Remove(self.pins.display().to_string(), error))
     }
 
     /// Tells the programs what changes without them: interfaces and the wall clock. To be called
@@ -460,7 +464,7 @@ impl EventSource for RingEvents {
 }
 
 /// Where the pins of an instance are, for what works without a daemon.
-pub fn remove(pins: &Path) -> Result<(), attach::AttachError> {
+pub fn remove(pins: &Path) -> Result<(), AttachError> {
     let ids = attach::remove_pins(pins)?;
     attach::wait_until_gone(&ids)
 }
