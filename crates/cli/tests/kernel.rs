@@ -79,6 +79,64 @@ impl Bench {
         assert!(wait_until(gone), "the daemon does not die");
     }
 
+    fn pins(&self) -> PathBuf {
+        Path::new("/sys/fs/bpf/keepstate").join(&self.instance)
+    }
+
+    /// Makes the programs that are up look like those of another build.
+    fn disguise_programs(&self) {
+        let pin = self.pins().join("PLANE").display().to_string();
+        let element = ["pinned", &pin, "key", "0", "0", "0", "0"];
+        let shown = self.namespace.run(
+            "bpftool",
+            &[&["-j", "map", "lookup"], &element[..]].concat(),
+        );
+        let shown: serde_json::Value = serde_json::from_str(&shown).expect("bpftool prints JSON");
+        let mut bytes: Vec<&str> = shown["value"]
+            .as_array()
+            .expect("the value is a list of bytes")
+            .iter()
+            .filter_map(|byte| byte.as_str())
+            .collect();
+        // After two words of 32 bits comes the number of the build.
+        bytes[8] = if bytes[8] == "0x00" { "0x01" } else { "0x00" };
+        let mut update = [&["map", "update"], &element[..], &["value"]].concat();
+        update.append(&mut bytes);
+        self.namespace.run("bpftool", &update);
+        for name in self.stage_pins() {
+            let pin = self.pins().join(&name);
+            std::fs::rename(&pin, self.pins().join(format!("{name}0"))).expect("pins have names");
+        }
+    }
+
+    /// Numbers of the programs that hang on the device: those of links, which are pinned, and those
+    /// of filters.
+    fn attached(&self) -> Vec<u64> {
+        let ask = |arguments: &[&str]| -> serde_json::Value {
+            let shown = self.namespace.run("bpftool", arguments);
+            serde_json::from_str(&shown).expect("bpftool prints JSON")
+        };
+        let pins = std::fs::read_dir(self.pins()).expect("it is up").flatten();
+        let paths = pins.map(|pin| pin.path().display().to_string());
+        let links = paths.filter(|path| path.contains("/link_"));
+        let mut ids: Vec<u64> = links
+            .map(|link| ask(&["-j", "link", "show", "pinned", &link]))
+            .filter_map(|link| link["prog_id"].as_u64())
+            .collect();
+        let net = ask(&["-j", "net", "show", "dev", "inner"]);
+        let filters = net[0]["tc"].as_array().into_iter().flatten();
+        // A later bpftool shows links here too.
+        let filters = filters.filter(|filter| filter["kind"].as_str().is_some_and(is_clsact));
+        ids.extend(filters.filter_map(|filter| filter["id"].as_u64()));
+        ids
+    }
+
+    fn stage_pins(&self) -> Vec<String> {
+        let pins = std::fs::read_dir(self.pins()).expect("it is up").flatten();
+        let names = pins.map(|pin| pin.file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.starts_with("STAGES_")).collect()
+    }
+
     /// Files, pins, programs and queueing disciplines that carry this bench's name or hang on its
     /// device.
     fn leftovers(&self) -> Vec<String> {
@@ -115,6 +173,10 @@ impl Drop for Bench {
     }
 }
 
+fn is_clsact(kind: &str) -> bool {
+    kind.starts_with("clsact")
+}
+
 fn wait_until(condition: impl Fn() -> bool) -> bool {
     let deadline = Instant::now() + Duration::from_secs(10);
     while Instant::now() < deadline {
@@ -145,6 +207,7 @@ fn down_leaves_nothing() {
     }
     let bench = Bench::new("down");
     let said = bench.succeeds(&["up", "--rules", &base_rules()]);
+    println!("{said}");
     assert!(said.contains("inner: in by xdp"), "{said}");
     bench.remember_programs();
     assert!(bench.leftovers().len() > 5, "{:?}", bench.leftovers());
@@ -205,6 +268,96 @@ fn a_killed_daemon_is_replaced_and_can_be_taken_down() {
 
     bench.kill_daemon();
     bench.succeeds(&["down"]);
+    assert_eq!(bench.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn programs_of_another_build_are_replaced_without_a_loss() {
+    if !can_run("programs_of_another_build_are_replaced_without_a_loss") {
+        return;
+    }
+    let bench = Bench::new("replaced");
+    bench.succeeds(&["up", "--rules", &base_rules()]);
+    let ping = bench
+        .namespace
+        .command("ping")
+        .args(["-q", "-i", "0.005", "-c", "1000", "-W", "5", "10.9.0.2"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("ping can be started");
+    let before = bench.attached();
+    assert_eq!(before.len(), 2, "{before:?}");
+    bench.kill_daemon();
+    bench.disguise_programs();
+    let stages_before = bench.stage_pins();
+    let said = bench.succeeds(&["up"]);
+    assert!(said.contains("took over"), "{said}");
+    let after = bench.attached();
+    assert_eq!(after.len(), 2, "{after:?}");
+    assert!(after.iter().all(|id| !before.contains(id)), "{after:?}");
+    let stages = bench.stage_pins();
+    assert_eq!(stages.len(), 2, "{stages:?}");
+    assert!(stages.iter().all(|name| !stages_before.contains(name)));
+    let output = ping.wait_with_output().expect("ping ends");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("1000 received"), "{said}");
+    let flows = bench.succeeds(&["flows", "-p", "icmp"]);
+    assert_eq!(flows.lines().count(), 1, "{flows}");
+    assert!(
+        !bench
+            .peer
+            .succeeds("ping", &["-c", "1", "-W", "1", "10.9.0.1"])
+    );
+    bench.succeeds(&["down"]);
+    assert_eq!(bench.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_device_without_ethernet_is_filtered_both_ways() {
+    const NAME: &str = "a_device_without_ethernet_is_filtered_both_ways";
+    if !can_run(NAME) {
+        return;
+    }
+    let bench = Bench::new("bare");
+    for (namespace, local, remote, address) in [
+        (&bench.namespace, "10.9.0.1", "10.9.0.2", "10.8.0.1/24"),
+        (&bench.peer, "10.9.0.2", "10.9.0.1", "10.8.0.2/24"),
+    ] {
+        let ends = ["local", local, "remote", remote];
+        let link = ["link", "add", "tunnel", "type", "ipip"];
+        if !namespace.succeeds("ip", &[&link[..], &ends].concat()) {
+            keepstate_testkit::skip(NAME, "the kernel has no IPIP tunnels");
+            return;
+        }
+        namespace.address("tunnel", address);
+        namespace.up("tunnel");
+    }
+    let said = bench.succeeds(&["up", "-i", "tunnel", "--rules", &base_rules()]);
+    println!("{said}");
+    assert!(said.contains("tunnel: in by "), "{said}");
+    assert!(!said.contains("by none"), "{said}");
+    let from_outside = || {
+        bench
+            .peer
+            .succeeds("ping", &["-c", "1", "-W", "1", "10.8.0.1"])
+    };
+    assert!(!from_outside());
+    bench
+        .namespace
+        .run("ping", &["-c", "2", "-W", "2", "10.8.0.2"]);
+    let flows = bench.succeeds(&["flows", "-p", "icmp"]);
+    assert!(flows.contains("src=10.8.0.1 dst=10.8.0.2"), "{flows}");
+    bench.kill_daemon();
+    bench.disguise_programs();
+    bench.succeeds(&["up", "-i", "tunnel"]);
+    assert!(!from_outside());
+    bench
+        .namespace
+        .run("ping", &["-c", "2", "-W", "2", "10.8.0.2"]);
+    bench.succeeds(&["down"]);
+    assert!(from_outside());
+    let disciplines = bench.namespace.run("tc", &["qdisc", "show"]);
+    assert!(!disciplines.contains("clsact"), "{disciplines}");
     assert_eq!(bench.leftovers(), Vec::<String>::new());
 }
 
