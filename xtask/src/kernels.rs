@@ -1,8 +1,11 @@
-//! `cargo xtask kernels`: the kernel programs on other kernels.
+//! `cargo xtask kernels`: the kernel programs and the daemon on other kernels.
 //!
 //! Debian's kernels are downloaded, not installed, and booted in qemu without hardware help. All
-//! of the system is an initial file system in memory: busybox and our own test programs, linked
-//! statically. Nothing is written outside of `target/kernels`.
+//! of the system is an initial file system in memory: busybox, a few tools, and our own test
+//! programs, linked statically. Nothing is written outside of `target/kernels`.
+
+mod archive;
+mod root;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -23,23 +26,22 @@ const TOOLS: &[Tool] = &[
     tool("cpio", "cpio", "packing the machine's file system"),
     tool("dpkg-deb", "dpkg", "unpacking kernels"),
     tool("apt-get", "apt", "downloading kernels"),
+    tool("xz", "xz-utils", "unpacking kernel modules"),
+    tool("ldd", "libc-bin", "finding the libraries of programs"),
+    tool("ip", "iproute2", "namespaces in the machine"),
+    tool("tc", "iproute2", "looking at what is attached"),
+    tool("bpftool", "bpftool", "looking at what is attached"),
+    tool("ping", "iputils-ping", "traffic in the machine"),
+    tool("nsenter", "util-linux", "namespaces in the machine"),
 ];
 
-/// Where Debian's kernels come from. Lists of their own: the machine's are left alone.
-const SOURCES: &str = "\
-deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian bookworm main
-deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian bookworm-backports main
-";
-
-/// Kernels by the beginning of their version: the oldest supported; the newest backport.
-const SERIES: &[&str] = &["6.1.", ""];
-/// Debian's smallest: what the programs need is built in.
-const FLAVOUR: &str = "-cloud-amd64";
-/// An emulated machine is some twenty times slower than this one.
+/// An emulated machine is some ten times slower than this one; it takes two to four minutes.
 const BOOT_SECONDS_MAX: u64 = 1_200;
 const MEMORY: &str = "3G";
 /// Marks a line of ours on the machine's console.
 const MARK: &str = "KEEPSTATE-RESULT";
+/// Marks the line that names the kernel.
+const KERNEL: &str = "KEEPSTATE-KERNEL";
 /// Lines of the console that are shown when something failed.
 const LINES_OF_FAILURE: usize = 60;
 
@@ -52,14 +54,18 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
     );
     let directory = shell::target_directory()?.join("kernels");
     std::fs::create_dir_all(&directory)?;
-    let programs = build_programs(&directory)?;
-    let root = make_root(&directory, &programs)?;
+    let programs = root::build_programs(&directory)?;
+    let base = root::pack_base(&directory, &programs)?;
     let mut total = Tally::default();
-    for package in packages(&directory, arguments)? {
-        let image = fetch(&directory, &package)?;
-        total.add(boot(&package, &image, &root, &programs)?);
+    let mut summaries = String::new();
+    for package in archive::packages(&directory, arguments)? {
+        let kernel = archive::fetch(&directory, &package)?;
+        let root = root::with_modules(&directory, &base, &kernel)?;
+        let (tally, summary) = boot(&package, &kernel.image, &root, &programs.tests)?;
+        total.add(tally);
+        summaries += &summary;
     }
-    print!("{}", total.report());
+    print!("{summaries}{}", total.report());
     Ok(total.exit_code())
 }
 
@@ -71,186 +77,13 @@ const fn tool(program: &'static str, package: &'static str, purpose: &'static st
     }
 }
 
-/// The daemon's tests (the twin test among them) and its examples (one shows what the verifier
-/// says), as static executables.
-fn build_programs(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    // Examples are built as the programs that they are: `cargo test` would make empty tests of them.
-    let mut programs = build_static(directory, &["test", "--no-run", "--tests"])?;
-    programs.extend(build_static(directory, &["build", "--examples"])?);
-    ensure!(
-        !programs.is_empty(),
-        "the daemon has neither tests nor examples"
-    );
-    Ok(programs)
-}
-
-fn build_static(directory: &Path, command: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
-    let triple = shell::host_triple()?;
-    let output = shell::cargo()
-        .args(command)
-        .args(["--quiet", "--release", "--package", "keepstate-daemon"])
-        .args(["--message-format", "json", "--target", &triple])
-        .arg("--target-dir")
-        .arg(directory.join("build"))
-        .env("RUSTFLAGS", "-Ctarget-feature=+crt-static -Cstrip=symbols")
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot start cargo")?;
-    ensure!(
-        output.status.success(),
-        "the static programs could not be built"
-    );
-    let messages = String::from_utf8_lossy(&output.stdout);
-    let label = "\"executable\":\"";
-    let found = messages
-        .lines()
-        .filter_map(|line| line.split_once(label)?.1.split('"').next());
-    // Tests build the package's own programs too; those lie beside, not in `deps`.
-    let is_wanted = |path: &PathBuf| {
-        let wanted = ["deps", "examples"];
-        path.parent()
-            .is_some_and(|parent| wanted.iter().any(|name| parent.ends_with(name)))
-    };
-    Ok(found.map(PathBuf::from).filter(is_wanted).collect())
-}
-
-/// Packs a file system whose first program runs all of `programs`.
-fn make_root(directory: &Path, programs: &[PathBuf]) -> anyhow::Result<PathBuf> {
-    let tree = directory.join("root");
-    if tree.exists() {
-        std::fs::remove_dir_all(&tree)?;
-    }
-    for name in ["bin", "dev", "proc", "sys", "tmp", "run", "tests"] {
-        std::fs::create_dir_all(tree.join(name))?;
-    }
-    let busybox = shell::find("busybox").context("busybox was there a moment ago")?;
-    std::fs::copy(busybox, tree.join("bin/busybox"))?;
-    for program in programs {
-        let name = program.file_name().context("a program has a name")?;
-        std::fs::copy(program, tree.join("tests").join(name))?;
-    }
-    let init = tree.join("init");
-    std::fs::write(&init, INIT)?;
-    shell::run(Command::new("chmod").arg("755").arg(&init))?;
-    let packed = directory.join("root.cpio");
-    let script = r#"cd "$1" && find . | cpio --quiet -o -H newc > "$2""#;
-    shell::run(
-        Command::new("sh")
-            .args(["-c", script, "sh"])
-            .arg(&tree)
-            .arg(&packed),
-    )?;
-    Ok(packed)
-}
-
-/// The first program of the machine.
-const INIT: &str = r#"#!/bin/busybox sh
-/bin/busybox --install -s /bin
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
-mount -t bpf bpf /sys/fs/bpf
-ip link set lo up
-export KEEPSTATE_SKIP_LOG=/tmp/skipped RUST_BACKTRACE=0
-touch /tmp/skipped
-for program in /tests/*; do
-    "$program"
-    echo "KEEPSTATE-RESULT $? ${program##*/}"
-done
-cat /tmp/skipped
-poweroff -f
-"#;
-
-/// Names of the packages of the kernels to boot: those of the arguments, else one of each series.
-fn packages(directory: &Path, arguments: &[String]) -> anyhow::Result<Vec<String>> {
-    let lists = directory.join("apt");
-    for name in ["lists/partial", "archives/partial"] {
-        std::fs::create_dir_all(lists.join(name))?;
-    }
-    std::fs::write(lists.join("sources.list"), SOURCES)?;
-    shell::run(apt("apt-get", directory).args(["update", "-qq"]))?;
-    if !arguments.is_empty() {
-        return Ok(arguments.to_vec());
-    }
-    let output = apt("apt-cache", directory)
-        .args([
-            "search",
-            "--names-only",
-            "^linux-image-[0-9].*-cloud-amd64$",
-        ])
-        .output()
-        .context("cannot start apt-cache")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let names: Vec<_> = text
-        .lines()
-        .filter_map(|line| line.split_whitespace().next())
-        .collect();
-    let newest = |series: &&str| {
-        let begin = format!("linux-image-{series}");
-        let of_series = names.iter().filter(|name| name.starts_with(&begin));
-        of_series
-            .max_by_key(|name| version(name))
-            .map(|name| (*name).to_owned())
-    };
-    let found: Vec<_> = SERIES.iter().filter_map(newest).collect();
-    ensure!(
-        found.len() == SERIES.len(),
-        "the archive has no kernels of some series: {found:?}"
-    );
-    Ok(found)
-}
-
-/// The numbers in a name, which order versions.
-fn version(name: &str) -> Vec<u32> {
-    let name = name.trim_end_matches(FLAVOUR);
-    let parts = name.split(|character: char| !character.is_ascii_digit());
-    parts.filter_map(|digits| digits.parse().ok()).collect()
-}
-
-fn apt(program: &str, directory: &Path) -> Command {
-    let lists = directory.join("apt");
-    let mut command = Command::new(program);
-    for (option, path) in [
-        ("Dir::Etc::sourcelist", lists.join("sources.list")),
-        ("Dir::Etc::sourceparts", PathBuf::from("-")),
-        ("Dir::State::lists", lists.join("lists")),
-        ("Dir::Cache", lists),
-    ] {
-        command
-            .arg("-o")
-            .arg(format!("{option}={}", path.display()));
-    }
-    command
-}
-
-/// The bootable image of a package.
-fn fetch(directory: &Path, package: &str) -> anyhow::Result<PathBuf> {
-    let tree = directory.join(package);
-    if !tree.join("boot").exists() {
-        std::fs::create_dir_all(&tree)?;
-        shell::run(
-            apt("apt-get", directory)
-                .args(["download", "-q", package])
-                .current_dir(&tree),
-        )?;
-        let script = "for archive in *.deb; do dpkg-deb -x \"$archive\" . ; done; rm -f -- *.deb";
-        shell::run(Command::new("sh").args(["-c", script]).current_dir(&tree))?;
-    }
-    let entries = std::fs::read_dir(tree.join("boot"))?
-        .flatten()
-        .map(|entry| entry.path());
-    let is_image = |path: &PathBuf| {
-        path.file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz"))
-    };
-    entries
-        .into_iter()
-        .find(is_image)
-        .with_context(|| format!("{package} holds no kernel"))
-}
-
 /// Runs the programs on a kernel.
-fn boot(package: &str, image: &Path, root: &Path, programs: &[PathBuf]) -> anyhow::Result<Tally> {
+fn boot(
+    package: &str,
+    image: &Path,
+    root: &Path,
+    programs: &[PathBuf],
+) -> anyhow::Result<(Tally, String)> {
     println!("{package}: booting");
     let console = root.with_file_name(format!("{package}.log"));
     let took = emulate(image, root, &console)?;
@@ -272,7 +105,7 @@ fn boot(package: &str, image: &Path, root: &Path, programs: &[PathBuf]) -> anyho
         took.as_secs(),
         console.display()
     );
-    Ok(tally)
+    Ok((tally, summary(package, &log)))
 }
 
 fn emulate(image: &Path, root: &Path, console: &Path) -> anyhow::Result<Duration> {
@@ -336,9 +169,45 @@ fn judge(package: &str, log: &str, programs: &[PathBuf]) -> Tally {
     tally
 }
 
-/// Exit status and name, of a line that [`INIT`] printed.
+/// What a run on a kernel has shown, in three lines.
+fn summary(package: &str, log: &str) -> String {
+    // The firmware's last words stand before it on the same line.
+    let mark = |line: &str| Some(line.split_once(KERNEL)?.1.trim().to_owned());
+    let kernel = log.lines().find_map(mark);
+    let instructions = log.lines().filter_map(|line| {
+        let (program, rest) = line
+            .split_once(" of 1000000 instructions")?
+            .0
+            .split_once(' ')?;
+        Some((rest.trim().parse::<u64>().ok()?, program))
+    });
+    let largest = instructions.max();
+    let compared = log.lines().filter_map(|line| {
+        let words = line.split_once(" compared, ")?.0;
+        words.rsplit(' ').next()?.parse::<u64>().ok()
+    });
+    let compared: u64 = compared.sum();
+    let attached = log.lines().find(|line| is_attachment(line));
+    let unknown = || "unknown".to_owned();
+    format!(
+        "{package}: {}\n  largest program: {}\n  twin test: {compared} packets compared and \
+         equal\n  attached: {}\n",
+        kernel.unwrap_or_else(unknown),
+        largest.map_or_else(unknown, |(count, program)| format!(
+            "{program}, {count} of 1000000 instructions walked by the verifier"
+        )),
+        attached.map_or_else(unknown, |line| line.trim().to_owned()),
+    )
+}
+
+/// Exit status and name, of a line that the first program of the machine printed.
 fn result(line: &str) -> Option<(&str, &str)> {
     line.split_once(MARK)?.1.trim().split_once(' ')
+}
+
+/// What `keepstate up` says of an interface.
+fn is_attachment(line: &str) -> bool {
+    line.contains(": in by ")
 }
 
 /// Lines of the programs that are worth repeating.
@@ -346,14 +215,17 @@ fn tells(line: &str) -> bool {
     ["test ", "SKIPPED ", MARK]
         .iter()
         .any(|begin| line.starts_with(begin))
+        || line.contains(KERNEL)
+        || is_attachment(line)
         || line.contains("instructions")
+        || line.contains(" compared, ")
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
 
-    use super::{judge, result, version};
+    use super::{judge, result, summary};
 
     #[test]
     fn a_program_without_tests_passes_nothing() {
@@ -375,11 +247,19 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_ordered_by_number() {
-        let name = |version: &str| format!("linux-image-{version}-cloud-amd64");
-        assert!(version(&name("6.12.95+deb12")) > version(&name("6.12.9+deb12")));
-        assert!(version(&name("6.1.0-50")) > version(&name("6.1.0-47")));
-        assert!(version(&name("6.12.90+deb12.1")) > version(&name("6.12.90+deb12")));
+    fn what_was_shown_is_summed_up() {
+        let log = "\x1b[2JKEEPSTATE-KERNEL Linux 6.1.0\n\
+                   xdp_look             7793 of 1000000 instructions,  10664 bytes\n\
+                   clock                  23 of 1000000 instructions,    224 bytes\n\
+                   Hostile: 30 compared, 1 left out\nboth ways: 12 compared, 0 left out\n\
+                   inner: in by xdp native, out by clsact\n";
+        assert_eq!(
+            summary("kernel", log),
+            "kernel: Linux 6.1.0\n  largest program: xdp_look, 7793 of 1000000 instructions walked \
+             by the verifier\n  twin test: 42 packets compared and equal\n  attached: inner: in by \
+             xdp native, out by clsact\n"
+        );
+        assert!(summary("kernel", "").contains("attached: unknown"));
     }
 
     #[test]

@@ -66,7 +66,7 @@ const TASKS: &[Task] = &[
     Task {
         name: "kernels",
         arguments: "[PACKAGE]...",
-        help: "boot Debian's 6.1 and newest backport in qemu and run the twin test there",
+        help: "boot Debian's 6.1 and newest backports in qemu; twin test and daemon there",
         run: kernels::run,
     },
     Task {
