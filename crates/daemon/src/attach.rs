@@ -4,6 +4,7 @@
 //! keeps them until the pin goes. Filters of clsact, on kernels before 6.6, live as long as the
 //! queueing discipline; a directory among the pins reminds whoever takes it down.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -364,6 +365,21 @@ fn pinned(pins: &Path) -> Vec<(Kind, u32)> {
     let entries = fs::read_dir(pins).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     names.filter_map(|name| Kind::of_pin(&name)).collect()
+}
+
+/// Interfaces that something hangs on, or has hung on if they are gone.
+pub fn attached_indexes(pins: &Path) -> BTreeSet<u32> {
+    pinned(pins).into_iter().map(|(_, index)| index).collect()
+}
+
+/// Takes the programs off an interface, or only forgets it if it is gone.
+pub fn detach(pins: &Path, index: u32) -> Result<(), AttachError> {
+    for (kind, attached) in pinned(pins) {
+        if attached == index {
+            remove_pin(pins, kind, index)?;
+        }
+    }
+    Ok(())
 }
 
 fn remove_pin(pins: &Path, kind: Kind, index: u32) -> Result<(), AttachError> {

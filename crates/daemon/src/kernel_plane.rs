@@ -27,6 +27,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::attach::{self, AttachError};
 use crate::clock::{self, Clock};
+use crate::follow::{Choice, Follower};
 use crate::kernel::{AttachMode, Kernel, KernelError, Maps, Programs, remove_other_stages, write};
 use crate::lock;
 use crate::mapped::{Mapping, Plain, Raw, bytes_of, from_bytes};
@@ -53,6 +54,8 @@ pub struct KernelPlane {
     conditions: Mapping,
     tables: Mutex<Tables>,
     programs: Mutex<Programs>,
+    /// Locked before the programs.
+    follower: Mutex<Follower>,
     events: Mutex<Option<Map>>,
     clock: Clock,
     /// Held while the plane's words are read, changed and written back.
@@ -110,6 +113,7 @@ impl KernelPlane {
                 flipped: Instant::now(),
             }),
             programs: Mutex::new(programs),
+            follower: Mutex::new(Follower::new(Choice::Nothing, AttachMode::default())),
             events: Mutex::new(events),
             clock: Clock::default(),
             changing: Mutex::new(()),
@@ -132,26 +136,18 @@ impl KernelPlane {
         Ok(())
     }
 
-    /// Hangs the programs on interfaces; on all but the loopback when none is named.
+    /// Hangs the programs on interfaces; where none is named on all on which the IP stack takes
+    /// Ethernet frames.
     pub fn attach(&self, names: &[String], mode: AttachMode) -> Result<(), AttachError> {
-        let interfaces = attach::interfaces()?;
-        let chosen: Vec<&netlink::Interface> = if names.is_empty() {
-            let is_wanted = |known: &&netlink::Interface| {
-                known.layer == netlink::LinkLayer::Ethernet && known.vlan.is_none()
-            };
-            interfaces.iter().filter(is_wanted).collect()
-        } else {
-            let find = |name: &String| {
-                let found = interfaces.iter().find(|known| known.name == *name);
-                found.ok_or_else(|| AttachError::NoInterface(name.clone()))
-            };
-            names.iter().map(find).collect::<Result<_, _>>()?
-        };
-        let mut programs = lock(&self.programs);
-        for interface in chosen {
-            attach::attach(&mut programs, &self.pins, interface, mode)?;
-        }
-        Ok(())
+        let mut follower = lock(&self.follower);
+        *follower = Follower::new(Choice::of(names), mode);
+        follower.begin(&mut lock(&self.programs), &self.pins)
+    }
+
+    /// The same for interfaces that came since. To be called when interfaces change.
+    pub fn follow_interfaces(&self) -> Result<(), AttachError> {
+        let mut follower = lock(&self.follower);
+        follower.follow(&mut lock(&self.programs), &self.pins)
     }
 
     /// Puts the loaded programs where those of an earlier build hang.
@@ -352,6 +348,7 @@ impl Plane for KernelPlane {
     }
 
     fn remove(&self) -> Result<(), PlaneError> {
+        *lock(&self.follower) = Follower::new(Choice::Nothing, AttachMode::default());
         attach::remove_pins(&self.pins)?;
         Ok(())
     }

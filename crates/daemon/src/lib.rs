@@ -3,6 +3,7 @@
 
 pub mod attach;
 mod clock;
+mod follow;
 pub mod kernel;
 pub mod kernel_plane;
 pub mod mapped;

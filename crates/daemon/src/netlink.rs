@@ -5,7 +5,10 @@
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
@@ -26,10 +29,12 @@ const RTM_DELQDISC: u16 = 37;
 
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_VLAN_ID: u16 = 1;
 const VETH_INFO_PEER: u16 = 1;
 const IFA_ADDRESS: u16 = 1;
@@ -65,12 +70,24 @@ pub enum LinkLayer {
     Other,
 }
 
+/// Where the IP stack takes the packets that come by an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Here.
+    Station,
+    /// On the bridge, bond or team that this is a port of.
+    Port,
+    /// At the interfaces that this VRF groups.
+    Vrf,
+}
+
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     pub index: u32,
     pub name: String,
     pub layer: LinkLayer,
+    pub role: Role,
     /// For a VLAN, its identifier and the interface it is on.
     pub vlan: Option<(u16, u32)>,
 }
@@ -82,14 +99,7 @@ pub struct Netlink {
 
 impl Netlink {
     pub fn open() -> io::Result<Self> {
-        let socket = rustix::net::socket_with(
-            AddressFamily::NETLINK,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            // NETLINK_ROUTE is protocol zero.
-            None,
-        )?;
-        rustix::net::bind(&socket, &SocketAddrNetlink::new(0, 0))?;
+        let socket = open(0)?;
         Ok(Self { socket })
     }
 
@@ -232,6 +242,52 @@ impl Netlink {
     }
 }
 
+/// A socket that hears of interfaces that come, go and change.
+pub struct LinkChanges {
+    socket: OwnedFd,
+}
+
+impl LinkChanges {
+    pub fn open() -> io::Result<Self> {
+        const GROUP_LINK: u32 = 1;
+        let socket = open(GROUP_LINK)?;
+        Ok(Self { socket })
+    }
+
+    /// Waits until something may have changed, or time is up. What it was is to be asked for.
+    pub fn wait(&self, patience: Duration) -> io::Result<()> {
+        let timeout = Timespec::try_from(patience).map_err(io::Error::other)?;
+        match poll(
+            &mut [PollFd::new(&self.socket, PollFlags::IN)],
+            Some(&timeout),
+        ) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut buffer = vec![0; ANSWER_BYTES];
+        loop {
+            match rustix::net::recv(&self.socket, buffer.as_mut_slice(), RecvFlags::DONTWAIT) {
+                // More came than the socket holds: one more reason to ask.
+                Ok(_) | Err(Errno::NOBUFS | Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+fn open(groups: u32) -> io::Result<OwnedFd> {
+    let socket = rustix::net::socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        // NETLINK_ROUTE is protocol zero.
+        None,
+    )?;
+    rustix::net::bind(&socket, &SocketAddrNetlink::new(0, groups))?;
+    Ok(socket)
+}
+
 /// An error number of zero is an acknowledgement.
 fn error(body: &[u8]) -> io::Result<()> {
     match number(body, 0).map(|number| number as i32) {
@@ -330,8 +386,25 @@ fn interface(body: &[u8]) -> Option<Interface> {
         index,
         name: String::from_utf8_lossy(name).into_owned(),
         layer,
+        role: role(attributes),
         vlan: vlan(attributes),
     })
+}
+
+fn role(attributes: &[u8]) -> Role {
+    let info = find(attributes, IFLA_LINKINFO).unwrap_or_default();
+    if find(info, IFLA_INFO_KIND) == Some(b"vrf\0") {
+        return Role::Vrf;
+    }
+    let has_master = find(attributes, IFLA_MASTER)
+        .and_then(|master| number(master, 0))
+        .is_some_and(|master| master != 0);
+    // A member of a VRF still hands its packets to the IP stack itself.
+    if has_master && find(info, IFLA_INFO_SLAVE_KIND) != Some(b"vrf\0") {
+        Role::Port
+    } else {
+        Role::Station
+    }
 }
 
 fn vlan(attributes: &[u8]) -> Option<(u16, u32)> {

@@ -19,12 +19,13 @@ use signal_hook::iterator::Signals;
 use crate::attach::{self, AttachError};
 use crate::kernel::{AttachMode, Kernel, KernelError, object_number, pinned_build};
 use crate::kernel_plane::KernelPlane;
+use crate::netlink::LinkChanges;
 use crate::server::{ApplyError, Origin, Plane, PlaneError, Rules, Server, ServerError};
 
 /// Flows that a table is made for unless told otherwise, as with Linux on larger machines.
 pub const FLOWS_MAX_DEFAULT: u32 = 262_144;
 
-/// How often the programs are told about interfaces and the wall clock.
+/// How often the programs are told about interfaces and the wall clock, at least.
 const FOLLOW_SYSTEM: Duration = Duration::from_secs(2);
 
 /// How long a daemon that is dying may hold its lock: the kernel closes what a process has open one
@@ -38,7 +39,7 @@ const BPFFS_MAGIC: u64 = 0xcafe_4a11;
 #[derive(Clone, Debug)]
 pub struct Options {
     pub instance: Instance,
-    /// All Ethernet interfaces when empty.
+    /// When empty, all on which the IP stack takes Ethernet frames, those of later included.
     pub interfaces: Vec<String>,
     pub mode: AttachMode,
     /// Put in force before anything is attached.
@@ -118,11 +119,12 @@ fn serve(
     if origin == Origin::Adopted {
         kernel.replace_attached()?;
     }
+    let changes = LinkChanges::open().map_err(AttachError::Netlink)?;
     kernel.attach(&options.interfaces, options.mode)?;
     let socket = instance.socket();
     let server = Server::start(instance.clone(), &socket, Arc::clone(&plane), rules, origin)?;
     listen_to_signals(&server, signals)?;
-    follow_system(&kernel)?;
+    follow_system(&kernel, changes)?;
     ready(&*plane, origin);
     let ending = server.wait();
     let result = match ending.leave {
@@ -192,16 +194,22 @@ fn listen_to_signals(server: &Server, mut signals: Signals) -> Result<(), RunErr
 }
 
 /// A thread that ends with the process.
-fn follow_system(kernel: &Arc<KernelPlane>) -> Result<(), RunError> {
+fn follow_system(kernel: &Arc<KernelPlane>, changes: LinkChanges) -> Result<(), RunError> {
     let kernel = Arc::downgrade(kernel);
     let thread = thread::Builder::new().name("system".to_owned());
     let spawned = thread.spawn(move || {
         loop {
-            thread::sleep(FOLLOW_SYSTEM);
+            if changes.wait(FOLLOW_SYSTEM).is_err() {
+                // Nothing can be heard: then time alone decides.
+                thread::sleep(FOLLOW_SYSTEM);
+            }
             let Some(kernel) = kernel.upgrade() else {
                 return;
             };
             if let Err(error) = kernel.follow_system() {
+                eprintln!("keepstate: {error}");
+            }
+            if let Err(error) = kernel.follow_interfaces() {
                 eprintln!("keepstate: {error}");
             }
         }

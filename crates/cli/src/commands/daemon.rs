@@ -33,7 +33,8 @@ pub(crate) struct Arguments {
 /// How to start.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct StartArguments {
-    /// Filter on this interface; all Ethernet interfaces when none is named.
+    /// Filter on this interface. When none is named, on all Ethernet interfaces, those that come
+    /// later included; of a bridge or bond on itself and not on its ports.
     #[arg(long = "interface", short = 'i', value_name = "IF")]
     pub(crate) interfaces: Vec<String>,
 
