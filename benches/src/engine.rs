@@ -144,7 +144,7 @@ pub(crate) fn policy(rules: u32) -> LoadedPolicy {
         target: target::ACCEPT,
         number: 1,
         hook: 2,
-        ..EMPTY_RULE
+        ..Rule::ALWAYS
     };
     let port = |port: u16, number: u32| Rule {
         flags: RULE_PROTOCOL | RULE_DESTINATION_PORT | RULE_FLOW_ONLY,
@@ -153,18 +153,18 @@ pub(crate) fn policy(rules: u32) -> LoadedPolicy {
         target: target::ACCEPT,
         number,
         hook: 2,
-        ..EMPTY_RULE
+        ..Rule::ALWAYS
     };
     let any = Rule {
         target: target::ACCEPT,
         number: rules,
         hook: 2,
-        ..EMPTY_RULE
+        ..Rule::ALWAYS
     };
     let end = Rule {
         target: target::DROP,
         hook: 2,
-        ..EMPTY_RULE
+        ..Rule::ALWAYS
     };
     let mut list = Vec::new();
     // As the last of the rules, so that the walk meets all of them unless it is remembered.
@@ -197,28 +197,6 @@ pub(crate) fn policy(rules: u32) -> LoadedPolicy {
         ..LoadedPolicy::NONE
     }
 }
-
-const EMPTY_RULE: Rule = Rule {
-    source: [0; 4],
-    source_mask: [0; 4],
-    destination: [0; 4],
-    destination_mask: [0; 4],
-    flags: 0,
-    states: 0,
-    source_port: [0; 2],
-    destination_port: [0; 2],
-    protocol: 0,
-    in_interface: 0,
-    out_interface: 0,
-    target: target::CONTINUE,
-    jump: 0,
-    conditions: 0,
-    condition_count: 0,
-    number: 0,
-    chain: 0,
-    hook: 0,
-    reserved: [0; 5],
-};
 
 const ARRIVAL: Arrival = Arrival {
     link: Link::Ethernet,

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use keepstate_engine::host::{FlowMemory, Words};
-use keepstate_engine::process::{Arrival, Checksums, Outcome, Path, Scratch, process};
+use keepstate_engine::process::{Arrival, Outcome, Scratch, process};
 use keepstate_engine::settings::{
     SETTING_ACCOUNTING, SETTING_CHECKSUM, SETTING_TCP_BE_LIBERAL, SETTING_TCP_LOOSE, Settings,
     Timeout,
@@ -19,7 +19,7 @@ use keepstate_flowmemory::{Accounting, OwnedTable, SliceTable};
 use keepstate_sim::build::{self, Body, Icmp, Packet, Tcp, Udp};
 use keepstate_sim::plane::{LoadedPolicy, Plane};
 
-use crate::wire::{Strict, error_about};
+use crate::wire::{self, Strict, error_about};
 
 /// Bytes that make one packet.
 const STEP_BYTES: usize = 12;
@@ -224,25 +224,13 @@ fn damaged(packet: &Packet, step: &[u8; STEP_BYTES]) -> Vec<u8> {
 }
 
 fn arrival(packet: &Packet, step: &[u8; STEP_BYTES]) -> Arrival {
-    let how = step[9];
     Arrival {
         link: if packet.source.is_ipv4() {
             Link::Ipv4
         } else {
             Link::Ipv6
         },
-        path: if how & 4 == 0 {
-            Path::Ingress
-        } else {
-            Path::Local
-        },
-        checksums: match (how >> 3) & 3 {
-            0 => Checksums::Unverified,
-            1 => Checksums::UnverifiedOrPartial,
-            _ => Checksums::Trusted,
-        },
-        zone: u16::from(how >> 7),
-        interfaces: 1,
+        ..wire::arrival(step[9])
     }
 }
 

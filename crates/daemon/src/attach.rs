@@ -59,6 +59,15 @@ pub enum AttachError {
 const FILTER_PRIORITY: u16 = 1;
 const FILTER_HANDLE: TcHandle = TcHandle::new(0, 1);
 
+impl AttachError {
+    fn program(interface: &Interface, error: ProgramError) -> Self {
+        Self::Program {
+            interface: interface.name.clone(),
+            error,
+        }
+    }
+}
+
 /// How a program hangs on an interface. The names are those of pins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -143,29 +152,20 @@ fn attach_xdp(
     interface: &Interface,
     mode: AttachMode,
 ) -> Result<(), AttachError> {
-    let failed = |error| AttachError::Program {
-        interface: interface.name.clone(),
-        error,
-    };
-    let mut last = None;
+    let mut last = ProgramError::NotAttached;
     for mode in mode.attempts() {
         match program.attach_to_if_index(interface.index, *mode) {
             Ok(id) => {
-                let link = program.take_link(id).map_err(failed)?;
-                let link = FdLink::try_from(link).map_err(|_| {
-                    // Without links there is nothing to pin; no kernel that is supported is so old.
-                    failed(ProgramError::NotAttached)
-                })?;
                 let kind = match mode {
                     XdpMode::Skb => Kind::XdpGeneric,
                     _ => Kind::XdpNative,
                 };
-                return pin(link, pins, kind, interface);
+                return pin(program.take_link(id), pins, kind, interface);
             }
-            Err(error) => last = Some(error),
+            Err(error) => last = error,
         }
     }
-    Err(failed(last.unwrap_or(ProgramError::NotAttached)))
+    Err(AttachError::program(interface, last))
 }
 
 fn attach_classifier(
@@ -174,22 +174,16 @@ fn attach_classifier(
     interface: &Interface,
     direction: TcAttachType,
 ) -> Result<(), AttachError> {
-    let failed = |error| AttachError::Program {
-        interface: interface.name.clone(),
-        error,
-    };
     if pins.join(Kind::Clsact.pin(interface.index)).exists() {
         return attach_filter(program, interface, direction);
     }
     let tcx = TcAttachOptions::TcxOrder(LinkOrder::default());
     if let Ok(id) = program.attach_with_options(&interface.name, direction, tcx) {
-        let link = program.take_link(id).map_err(failed)?;
-        let link = FdLink::try_from(link).map_err(|_| failed(ProgramError::NotAttached))?;
         let kind = match direction {
             TcAttachType::Ingress => Kind::TcxIngress,
             _ => Kind::TcxEgress,
         };
-        return pin(link, pins, kind, interface);
+        return pin(program.take_link(id), pins, kind, interface);
     }
     add_clsact(pins, interface)?;
     attach_filter(program, interface, direction)
@@ -220,10 +214,7 @@ fn attach_filter(
     interface: &Interface,
     direction: TcAttachType,
 ) -> Result<(), AttachError> {
-    let failed = |error| AttachError::Program {
-        interface: interface.name.clone(),
-        error,
-    };
+    let failed = |error| AttachError::program(interface, error);
     let (name, handle) = (&interface.name, FILTER_HANDLE);
     let earlier = SchedClassifierLink::attached(name, direction, FILTER_PRIORITY, handle, None)
         .map_err(|_| AttachError::NoInterface(name.clone()))?;
@@ -241,7 +232,19 @@ fn attach_filter(
     Ok(())
 }
 
-fn pin(link: FdLink, pins: &Path, kind: Kind, interface: &Interface) -> Result<(), AttachError> {
+/// Pins the link by which a program was attached.
+fn pin<L>(
+    link: Result<L, ProgramError>,
+    pins: &Path,
+    kind: Kind,
+    interface: &Interface,
+) -> Result<(), AttachError>
+where
+    FdLink: TryFrom<L>,
+{
+    // Without links there is nothing to pin; no kernel that is supported is so old.
+    let link = link.and_then(|link| FdLink::try_from(link).map_err(|_| ProgramError::NotAttached));
+    let link = link.map_err(|error| AttachError::program(interface, error))?;
     let path = pins.join(kind.pin(interface.index));
     let pinned = link.pin(path);
     pinned.map_err(|error| AttachError::Pin(interface.name.clone(), error))?;
@@ -275,10 +278,7 @@ fn replace_one(
     let path = pins.join(kind.pin(interface.index));
     let link = || -> Result<FdLink, LinkError> { Ok(PinnedLink::from_pin(&path)?.into()) };
     let broken = |error| AttachError::Link(interface.name.clone(), error);
-    let failed = |error| AttachError::Program {
-        interface: interface.name.clone(),
-        error,
-    };
+    let failed = |error| AttachError::program(interface, error);
     match kind {
         Kind::XdpNative | Kind::XdpGeneric => {
             let program = programs.xdp()?;

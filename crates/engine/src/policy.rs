@@ -93,6 +93,31 @@ pub struct Rule {
 
 const _: () = assert!(size_of::<Rule>() == 128);
 
+impl Rule {
+    /// Matches every packet, and does nothing.
+    pub const ALWAYS: Self = Self {
+        source: [0; 4],
+        source_mask: [0; 4],
+        destination: [0; 4],
+        destination_mask: [0; 4],
+        flags: RULE_FLOW_ONLY,
+        states: 0,
+        source_port: [0; 2],
+        destination_port: [0; 2],
+        protocol: 0,
+        in_interface: 0,
+        out_interface: 0,
+        target: target::CONTINUE,
+        jump: NO_RULE,
+        conditions: 0,
+        condition_count: 0,
+        number: 0,
+        chain: 0,
+        hook: 0,
+        reserved: [0; 5],
+    };
+}
+
 pub const RULE_PROTOCOL: u32 = 1 << 0;
 pub const RULE_SOURCE_PORT: u32 = 1 << 1;
 pub const RULE_DESTINATION_PORT: u32 = 1 << 2;

@@ -2,7 +2,7 @@
 
 use keepstate_engine::limits::INTERFACE_PATTERNS_MAX;
 use keepstate_engine::policy::{
-    NO_RULE, POLICY_USES_INTERFACES, RULE_DESTINATION_PORT, RULE_FLOW_ONLY, RULE_IN_INTERFACE,
+    POLICY_USES_INTERFACES, RULE_DESTINATION_PORT, RULE_FLOW_ONLY, RULE_IN_INTERFACE,
     RULE_NOT_DESTINATION, RULE_NOT_DESTINATION_PORT, RULE_NOT_IN_INTERFACE, RULE_NOT_OUT_INTERFACE,
     RULE_NOT_PROTOCOL, RULE_NOT_SOURCE, RULE_NOT_SOURCE_PORT, RULE_OUT_INTERFACE, RULE_PROTOCOL,
     RULE_SOURCE_PORT, RULE_STATES, Rule as CompiledRule, target,
@@ -105,7 +105,7 @@ fn end(compiled: &mut Compiled, layout: &Layout<'_>, chain: &Chain<'_>, number: 
         target,
         hook,
         chain: number,
-        ..ALWAYS
+        ..CompiledRule::ALWAYS
     };
     push(compiled, layout, rule, text);
 }
@@ -134,7 +134,7 @@ fn continuation(
             target,
             jump,
             chain: number,
-            ..ALWAYS
+            ..CompiledRule::ALWAYS
         };
         push(compiled, layout, rule, format!("part of {text}"));
     }
@@ -144,29 +144,6 @@ fn continuation(
 const fn hook_number(hook: Hook) -> u32 {
     hook as u32 + 1
 }
-
-/// Matches everything.
-const ALWAYS: CompiledRule = CompiledRule {
-    source: [0; 4],
-    source_mask: [0; 4],
-    destination: [0; 4],
-    destination_mask: [0; 4],
-    flags: RULE_FLOW_ONLY,
-    states: 0,
-    source_port: [0; 2],
-    destination_port: [0; 2],
-    protocol: 0,
-    in_interface: 0,
-    out_interface: 0,
-    target: target::CONTINUE,
-    jump: NO_RULE,
-    conditions: 0,
-    condition_count: 0,
-    number: 0,
-    chain: 0,
-    hook: 0,
-    reserved: [0; 5],
-};
 
 struct Lowering<'a, 'b> {
     compiled: &'a mut Compiled,
@@ -188,7 +165,7 @@ impl Lowering<'_, '_> {
                 Target::Jump(_) => target::JUMP,
                 Target::Goto(_) => target::GOTO,
             },
-            ..ALWAYS
+            ..CompiledRule::ALWAYS
         };
         addresses(&mut lowered, rule);
         if let Some(test) = &rule.protocol {
