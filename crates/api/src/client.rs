@@ -15,6 +15,9 @@ use crate::message::{Failure, Hello, PROTOCOL, Reply, Request};
 /// dies its socket takes connections that nobody will answer.
 const DYING_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a daemon may take to greet: one that was stopped or hangs never does.
+const GREETING_PATIENCE: Duration = Duration::from_secs(20);
+
 /// Why a daemon could not be asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -33,6 +36,8 @@ pub enum ClientError {
     Version { found: u32 },
     #[error("the daemon hung up")]
     HungUp,
+    #[error("the daemon does not answer")]
+    Silent,
     #[error("the daemon cannot be understood")]
     Frame(#[source] FrameError),
     #[error(transparent)]
@@ -46,6 +51,8 @@ impl From<FrameError> for ClientError {
         match error {
             FrameError::Cut => Self::HungUp,
             FrameError::Io(error) if is_hang_up(&error) => Self::HungUp,
+            // How a socket says that a time is up.
+            FrameError::Io(error) if error.kind() == io::ErrorKind::WouldBlock => Self::Silent,
             error => Self::Frame(error),
         }
     }
@@ -77,7 +84,7 @@ impl Client {
     pub fn connect_to(path: &Path) -> Result<Self, ClientError> {
         let deadline = Instant::now() + DYING_PATIENCE;
         loop {
-            match Self::greet(path) {
+            match Self::greet(path, GREETING_PATIENCE) {
                 Err(ClientError::HungUp) if Instant::now() < deadline => {
                     thread::sleep(Duration::from_millis(10));
                 }
@@ -86,7 +93,7 @@ impl Client {
         }
     }
 
-    fn greet(path: &Path) -> Result<Self, ClientError> {
+    fn greet(path: &Path, patience: Duration) -> Result<Self, ClientError> {
         let stream = UnixStream::connect(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 ClientError::NotRunning(path.to_owned())
@@ -97,6 +104,9 @@ impl Client {
                 error,
             },
         })?;
+        stream
+            .set_read_timeout(Some(patience))
+            .map_err(FrameError::Io)?;
         let mut input = BufReader::new(stream.try_clone().map_err(FrameError::Io)?);
         let hello: Hello = frame::read(&mut input, REPLY_BYTES_MAX)?.ok_or(ClientError::HungUp)?;
         if hello.protocol != PROTOCOL {
@@ -104,6 +114,7 @@ impl Client {
                 found: hello.protocol,
             });
         }
+        stream.set_read_timeout(None).map_err(FrameError::Io)?;
         Ok(Self {
             input,
             output: BufWriter::new(stream),
@@ -191,6 +202,14 @@ mod tests {
         drop(listener);
         let error = client.join().unwrap().unwrap_err();
         assert!(matches!(error, ClientError::NotRunning(_)), "{error}");
+    }
+
+    #[test]
+    fn a_daemon_that_hangs_is_not_waited_for() {
+        let socket = Socket::new("hangs");
+        let _listener = UnixListener::bind(&socket.0).unwrap();
+        let error = Client::greet(&socket.0, Duration::from_millis(50)).unwrap_err();
+        assert!(matches!(error, ClientError::Silent), "{error}");
     }
 
     #[test]
