@@ -92,8 +92,8 @@ fn print_table(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
     )?;
     writeln!(
         out,
-        "table       {} made, {} ended, {} evicted, {} refused for want of room, {} contended",
-        table.inserted, table.removed, table.evicted, table.refused, table.contended
+        "table       {} made, {} ended, {} evicted, {} refused for want of room, {} contended, {} busy",
+        table.inserted, table.removed, table.evicted, table.refused, table.contended, table.busy
     )?;
     let expiry = &status.expiry;
     writeln!(
