@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use keepstate_engine::conntrack::tcp::TcpState;
 use keepstate_engine::host::Words;
-use keepstate_engine::limits::ACCOUNTING_WORDS;
-use keepstate_engine::record::{ASSURED, Control, Record, SEEN_REPLY, STATE_WORDS, Warm};
+use keepstate_engine::record::{
+    ASSURED, Control, EXPECTED, FIXED_TIMEOUT, Record, SEEN_REPLY, STATE_WORDS, Warm,
+};
 use keepstate_engine::table::Entry;
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{Address, Family, FlowKey, Tuple, is_icmp};
@@ -35,8 +36,17 @@ pub struct Flow {
     /// Packets in both directions were seen.
     pub replied: bool,
     pub assured: bool,
+    /// A helper foretold the flow.
+    #[serde(skip_serializing_if = "is_false", default)]
+    pub expected: bool,
+    /// The timeout was set by hand and is not renewed.
+    #[serde(skip_serializing_if = "is_false", default)]
+    pub fixed_timeout: bool,
     pub mark: u32,
     pub seconds_left: u32,
+    /// A number for the flow; zero where it is not known. Two flows seldom have the same.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub id: u32,
     /// Nanoseconds since 1970, where start times are kept.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub started_ns: Option<u64>,
@@ -83,6 +93,22 @@ pub struct Window {
     pub flags: u8,
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks for this form"
+)]
+const fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks for this form"
+)]
+const fn is_zero(value: &u32) -> bool {
+    *value == 0
+}
+
 impl Flow {
     /// A record of the flow table.
     pub fn from_table(entry: &Entry, now: Tick) -> Self {
@@ -91,10 +117,6 @@ impl Flow {
             flow.original.window = Some(Window::new(&entry.record.windows[0]));
             flow.reply.window = Some(Window::new(&entry.record.windows[1]));
         }
-        let started = entry
-            .accounting
-            .map(|words| words[ACCOUNTING_WORDS as usize - 1]);
-        flow.started_ns = started.filter(|started| *started != 0);
         flow
     }
 
@@ -113,16 +135,24 @@ impl Flow {
             tcp_state: state,
             replied: entry.record.has(SEEN_REPLY),
             assured: entry.record.has(ASSURED),
+            expected: entry.record.has(EXPECTED),
+            fixed_timeout: entry.record.has(FIXED_TIMEOUT),
             mark: entry.mark,
             seconds_left: entry.seconds_left,
-            started_ns: None,
+            id: entry.id,
+            started_ns: entry.started_ns,
         }
     }
 
     /// What is needed to print the flow as conntrack and `/proc` do.
     pub fn to_listing(&self) -> listing::Entry {
         let state = self.tcp_state.as_deref().and_then(tcp_state_named);
-        let status = [(self.replied, SEEN_REPLY), (self.assured, ASSURED)];
+        let status = [
+            (self.replied, SEEN_REPLY),
+            (self.assured, ASSURED),
+            (self.expected, EXPECTED),
+            (self.fixed_timeout, FIXED_TIMEOUT),
+        ];
         let set = status.into_iter().filter(|(is_set, _)| *is_set);
         listing::Entry {
             tuples: [self.tuple(&self.original), self.tuple(&self.reply)],
@@ -133,6 +163,8 @@ impl Flow {
             },
             mark: self.mark,
             seconds_left: self.seconds_left,
+            id: self.id,
+            started_ns: self.started_ns,
             counters: self
                 .original
                 .counters()

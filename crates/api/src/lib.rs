@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod edit;
 mod event;
 mod filter;
 mod flow;
@@ -18,8 +19,12 @@ mod message;
 mod status;
 
 pub use self::client::{Client, ClientError};
+pub use self::edit::{FlowChange, MarkChange, NewFlow, Unable};
 pub use self::event::{Event, EventKind, EventKinds, PacketEvent};
-pub use self::filter::{AddressFilter, Filter, FilterError, Replied};
+pub use self::filter::{
+    AddressFilter, Filter, FilterError, FlowStatus, Foreign, MarkFilter, Replied, StatusFilter,
+    prefix_mask,
+};
 pub use self::flow::{Endpoints, Flow, Icmp, RawRecord, Window, engine_address};
 pub use self::instance::{Instance, InstanceError};
 pub use self::message::{

@@ -2,13 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::edit::{FlowChange, NewFlow, Unable};
 use crate::event::{Event, EventKinds};
 use crate::filter::Filter;
 use crate::flow::{Flow, RawRecord};
 use crate::status::{RulesText, Status};
 
 /// Version of everything in this crate that crosses the socket. A client refuses another.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// The first line, from the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +36,19 @@ pub enum Request {
     Policy,
     /// Answered by any number of [`Reply::Flow`], then [`Reply::FlowsEnd`].
     Flows { filter: Filter },
+    /// As [`Request::Flows`]; afterwards the counters of the flows are zero.
+    ResetCounters { filter: Filter },
+    /// The flow of a packet. Answered by [`Reply::Flow`] or [`Reply::Unable`].
+    Find { query: Query },
+    /// Makes a record. Answered by [`Reply::Done`] or [`Reply::Unable`].
+    Insert { flow: NewFlow },
+    /// Changes records, and tells those that it changed as [`Request::Flows`] does;
+    /// [`Reply::Unable`] instead of the end when it stopped.
+    Change { filter: Filter, change: FlowChange },
+    /// Removes records, and tells them as [`Request::Flows`] does.
+    Remove { filter: Filter },
+    /// Removes records. Answered by [`Reply::FlowsEnd`].
+    Flush { filter: Filter },
     /// Answered by [`Reply::Listening`], then any number of [`Reply::Event`] and
     /// [`Reply::EventsLost`] until the client hangs up.
     Events { kinds: EventKinds },
@@ -115,6 +129,9 @@ pub enum Reply {
     Flow(Box<Flow>),
     FlowsEnd {
         shown: u64,
+    },
+    Unable {
+        why: Unable,
     },
     Listening,
     Event(Box<Event>),

@@ -1,6 +1,7 @@
-//! `keepstate`: see [`commands`] for what it can do.
+//! `keepstate`: see [`commands`] for what it can do. Called by the name of `conntrack`, it is that.
 
 mod commands;
+mod conntrack;
 mod demo;
 mod failure;
 mod output;
@@ -8,8 +9,16 @@ mod rules;
 mod running;
 mod simulation;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args_os()
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect();
+    let program = arguments.first().map(Path::new).and_then(Path::file_name);
+    if program.is_some_and(|name| name == "conntrack") {
+        return conntrack::run(&arguments);
+    }
     failure::report(commands::run())
 }

@@ -3,6 +3,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod calendar;
+mod forms;
 pub mod sysctl;
 
 use std::fmt::{self, Display, Formatter};
@@ -13,6 +15,8 @@ use keepstate_engine::table;
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{Address, Direction, Family, FlowKey, Tuple};
 use keepstate_engine::wire::transport::{ICMP, ICMPV6, TCP, UDP};
+
+pub use self::forms::{Line, Save, Style, Telling, Xml};
 
 const DCCP: u8 = 33;
 const GRE: u8 = 47;
@@ -27,6 +31,10 @@ pub struct Entry {
     pub record: Record,
     pub mark: u32,
     pub seconds_left: u32,
+    /// Zero where it is not known.
+    pub id: u32,
+    /// Nanoseconds since 1970, where start times are kept.
+    pub started_ns: Option<u64>,
     /// By [`Direction`]; `None` where flows are not counted.
     pub counters: Option<[Counters; 2]>,
 }
@@ -46,12 +54,15 @@ impl Entry {
             record: *record,
             mark: warm.mark,
             seconds_left: record.deadline.seconds_left(now),
+            id: 0,
+            started_ns: None,
             counters: None,
         }
     }
 
     /// A record of the flow table.
     pub fn from_table(entry: &table::Entry, now: Tick) -> Self {
+        let started = entry.accounting.map(|[.., started]| started);
         let counters = entry.accounting.map(|words| {
             let [packets, bytes, reply_packets, reply_bytes, _start] = words;
             let reply = Counters {
@@ -62,6 +73,7 @@ impl Entry {
         });
         Self {
             counters,
+            started_ns: started.filter(|started| *started != 0),
             ..Self::new(&entry.key, &entry.record, &entry.warm, now)
         }
     }
@@ -152,19 +164,11 @@ pub struct ConntrackLine<'a>(&'a Entry);
 
 impl Display for ConntrackLine<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let entry = self.0;
-        let protocol = entry.original().protocol;
-        let name = protocol_name(protocol);
-        write!(f, "{name:<8} {protocol} {}", entry.seconds_left)?;
-        if let Some(state) = entry.tcp_state() {
-            write!(f, " {state}")?;
-        }
-        entry.write_directions(f, AddressForm::Short)?;
-        write!(f, " mark={}", entry.mark)?;
-        if entry.original().zone != 0 {
-            write!(f, " zone={}", entry.original().zone)?;
-        }
-        f.write_str(" use=1")
+        let style = Style {
+            references: 1,
+            ..Style::default()
+        };
+        self.0.line(style).fmt(f)
     }
 }
 

@@ -112,6 +112,7 @@ impl Arguments {
                 (_, true) => Some(Replied::Unreplied),
                 _ => None,
             },
+            ..Filter::default()
         }
     }
 

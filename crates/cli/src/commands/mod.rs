@@ -35,6 +35,12 @@ enum Command {
     Explain(explain::Arguments),
     Replay(replay::Arguments),
     Daemon(daemon::Arguments),
+    /// List, make, change, remove and follow flows, with the command line of conntrack.
+    #[command(disable_help_flag = true)]
+    Conntrack {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
 }
 
 /// Runs the subcommand that the command line names.
@@ -50,5 +56,11 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Daemon(arguments) => daemon::run(&arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Replay(arguments) => replay::run(arguments),
+        Command::Conntrack { options } => {
+            let name = std::iter::once("conntrack".to_owned());
+            Ok(crate::conntrack::run(
+                &name.chain(options).collect::<Vec<_>>(),
+            ))
+        }
     }
 }

@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 
 use keepstate_api::{
-    ControlStatus, FailureKind, Filter, Flow, PolicyText, Query, RawRecord, Reply, Request,
-    Running, Status, TableStatus, Traffic, engine_address, frame,
+    ControlStatus, FailureKind, PolicyText, Query, RawRecord, Reply, Request, Running, Status,
+    TableStatus, Traffic, engine_address, frame,
 };
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::limits::{RATED_LOAD_PERCENT, SLOTS_PER_BUCKET};
@@ -24,17 +24,22 @@ use keepstate_plane::Counters;
 use super::connection::{Output, failure};
 use super::plane::PlaneError;
 use super::rules::ApplyError;
-use super::{Origin, Shared};
-
-/// Buckets that are read before what was found is written.
-const BUCKETS_PER_STEP: u32 = 4096;
+use super::{Origin, Shared, edit, flows};
 
 const FLOW_COUNT: &str = "nf_conntrack_count";
 
 /// Answers one request, all but those that end the conversation. Errors are the client's.
 pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> io::Result<()> {
     let reply = match request {
-        Request::Flows { filter } => return flows(shared, &filter, output),
+        Request::Flows { filter } => return flows::list(shared, &filter, output),
+        Request::ResetCounters { filter } => return flows::reset_counters(shared, &filter, output),
+        Request::Remove { filter } => return flows::remove(shared, &filter, output),
+        Request::Flush { filter } => return flows::flush(shared, &filter, output),
+        Request::Change { filter, change } => {
+            return edit::change(shared, &filter, &change, output);
+        }
+        Request::Find { query } => Ok(flows::find(shared, &query)),
+        Request::Insert { flow } => Ok(edit::insert(shared, &flow)),
         Request::Sysctl { name } => return sysctls(shared, name.as_deref(), output),
         Request::Status => status(shared).map(|status| Reply::Status(Box::new(status))),
         Request::Apply { files, mode } => match shared.rules.apply(&*shared.plane, &files, mode) {
@@ -116,8 +121,8 @@ fn status(shared: &Shared) -> Result<Status, PlaneError> {
 
 fn table_status(shared: &Shared) -> TableStatus {
     let settings = shared.plane.settings();
-    let flows = shared.plane.flows();
-    let gauge = |word| flows.gauges().map_or(0, |words| words.load(word));
+    let memory = shared.plane.flows();
+    let gauge = |word| memory.gauges().map_or(0, |words| words.load(word));
     // A removal that is counted before its insertion must not look like 2^64 flows.
     let level = |word| (gauge(word) as i64).max(0) as u64;
     TableStatus {
@@ -159,32 +164,6 @@ fn traffic(counters: &Counters) -> Traffic {
 fn policy_text(shared: &Shared) -> Result<PolicyText, PlaneError> {
     let rules = shared.rules.text(&*shared.plane)?;
     Ok(PolicyText { rules })
-}
-
-fn flows(shared: &Shared, filter: &Filter, output: &mut Output) -> io::Result<()> {
-    let memory = shared.plane.flows();
-    let [v4, v6] = shared.plane.settings().buckets;
-    let mut shown = 0;
-    for (family, buckets) in [(Family::V4, v4), (Family::V6, v6)] {
-        let mut next = 0;
-        while next < buckets {
-            let end = buckets.min(next.saturating_add(BUCKETS_PER_STEP));
-            let now = shared.plane.now();
-            let mut found = Vec::new();
-            table::visit(&memory, family, next..end, now, |entry| {
-                let flow = Flow::from_table(entry, now);
-                if filter.matches(&flow) {
-                    found.push(flow);
-                }
-            });
-            for flow in found {
-                shown += 1;
-                frame::write(output, &Reply::Flow(Box::new(flow)))?;
-            }
-            next = end;
-        }
-    }
-    frame::write(output, &Reply::FlowsEnd { shown })
 }
 
 fn running(shared: &Shared, query: Option<Query>) -> Result<Reply, PlaneError> {

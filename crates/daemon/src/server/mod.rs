@@ -7,8 +7,10 @@
 
 mod answer;
 mod connection;
+mod edit;
 mod events;
 mod expiry;
+mod flows;
 pub mod memory;
 mod plane;
 mod rules;

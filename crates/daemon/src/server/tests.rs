@@ -32,14 +32,14 @@ COMMIT
 ";
 
 /// A server over plain memory in a directory of its own.
-struct Bench {
+pub(super) struct Bench {
     directory: PathBuf,
-    plane: Arc<MemoryPlane>,
+    pub(super) plane: Arc<MemoryPlane>,
     server: Option<Server>,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let name = format!("keepstate-{}-{serial}", std::process::id());
@@ -74,7 +74,7 @@ impl Bench {
         self.directory.join("sock")
     }
 
-    fn client(&self) -> Client {
+    pub(super) fn client(&self) -> Client {
         Client::connect_to(&self.socket()).unwrap()
     }
 
@@ -99,7 +99,7 @@ impl Bench {
         }
     }
 
-    fn status(&self) -> keepstate_api::Status {
+    pub(super) fn status(&self) -> keepstate_api::Status {
         match self.ask(&Request::Status) {
             Reply::Status(status) => *status,
             other => panic!("{other:?}"),

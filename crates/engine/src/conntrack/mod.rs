@@ -112,7 +112,7 @@ pub(crate) fn advance<P: Packet, H: Host>(
 
 /// Whether a flow may still be given up for another: a SYN without its handshake, a datagram
 /// without an answer.
-pub(crate) const fn half_open(status: u8, protocol: u8) -> HalfOpen {
+pub const fn half_open(status: u8, protocol: u8) -> HalfOpen {
     let completed = if protocol == TCP { ASSURED } else { SEEN_REPLY };
     if status & completed != 0 {
         HalfOpen::No

@@ -1,0 +1,58 @@
+//! Flows that are made and changed by hand.
+
+use serde::{Deserialize, Serialize};
+
+use crate::filter::FlowStatus;
+use crate::message::Query;
+
+/// A record to be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewFlow {
+    /// The first packet of the flow.
+    pub first: Query,
+    pub seconds: u32,
+    #[serde(default)]
+    pub status: Vec<FlowStatus>,
+    #[serde(default)]
+    pub mark: u32,
+    /// Name of a TCP state.
+    #[serde(default)]
+    pub tcp_state: Option<String>,
+}
+
+/// What becomes of records; what is not named stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FlowChange {
+    pub seconds: Option<u32>,
+    /// Bits to be set; nothing clears one.
+    pub status: Vec<FlowStatus>,
+    pub mark: Option<MarkChange>,
+    /// Name of a TCP state.
+    pub tcp_state: Option<String>,
+}
+
+/// The mark's bits in `clear` are cleared, then those in `flip` are flipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarkChange {
+    pub clear: u32,
+    pub flip: u32,
+}
+
+/// Why a record was not made, found or changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unable {
+    /// There is one of that name.
+    Exists,
+    Missing,
+    /// Records do not hold it.
+    Unsupported,
+    /// It cannot be changed by hand, or packets kept changing the record.
+    Busy,
+    /// The table is full.
+    Full,
+    /// Not the name of a flow.
+    Invalid,
+}

@@ -1,0 +1,279 @@
+//! Records that are made and changed by hand.
+//!
+//! Nothing here takes the lock bit of a record: the daemon may be killed at any instruction. All
+//! that is changed lies in the control word, but for the mark; see [`Draft::publish`].
+
+use std::io;
+use std::ops::ControlFlow;
+
+use keepstate_api::{
+    Event, EventKind, Filter, Flow, FlowChange, FlowStatus, MarkChange, NewFlow, Reply, Unable,
+    frame,
+};
+use keepstate_engine::conntrack::tcp::TcpState;
+use keepstate_engine::conntrack::{Tracker, half_open};
+use keepstate_engine::host::{FlowMemory, Words};
+use keepstate_engine::record::{
+    ASSURED, CONTROL_WORD, EXPECTED, FIXED_TIMEOUT, ORIGINATOR_IS_SECOND, Record, SEEN_REPLY, Warm,
+};
+use keepstate_engine::settings::{SETTING_FLOW_EVENTS, SETTING_TIMESTAMP, Settings};
+use keepstate_engine::table::{self, Entry, HalfOpen, Hash, Insert};
+use keepstate_engine::time::Tick;
+use keepstate_engine::tuple::{Oriented, Side, is_icmp};
+
+use super::connection::Output;
+use super::{Shared, flows, unix_nanoseconds};
+
+/// Word of [`FlowMemory::accounting`] that holds the start time.
+const ACCOUNTING_START: u32 = 4;
+
+/// Makes a record.
+pub(super) fn insert(shared: &Shared, flow: &NewFlow) -> Reply {
+    match try_insert(shared, flow) {
+        Ok(()) => Reply::Done,
+        Err(why) => Reply::Unable { why },
+    }
+}
+
+fn try_insert(shared: &Shared, flow: &NewFlow) -> Result<(), Unable> {
+    let oriented = flows::name(&flow.first).ok_or(Unable::Invalid)?;
+    check_name(flow, &oriented)?;
+    let plane = &*shared.plane;
+    let (settings, now, memory) = (plane.settings(), plane.now(), plane.flows());
+    let record = first_record(flow, &oriented, now)?;
+    let warm = Warm {
+        mark: flow.mark,
+        ..Warm::default()
+    };
+    let inserted = table::insert(
+        &memory,
+        &table::NewFlow {
+            key: &oriented.key,
+            hash: &Hash::of(&oriented.key, &settings),
+            record: &record,
+            warm: &warm,
+            half_open: half_open(record.status, flow.first.protocol),
+        },
+        &settings,
+        now,
+    );
+    let place = match inserted {
+        Insert::Done(place) => place,
+        Insert::Exists => return Err(Unable::Exists),
+        Insert::Full => return Err(Unable::Full),
+        Insert::Contended => return Err(Unable::Busy),
+    };
+    if settings.has(SETTING_TIMESTAMP)
+        && let Some(words) = memory.accounting(place.family, place.bucket, place.slot)
+    {
+        words.store(ACCOUNTING_START, unix_nanoseconds());
+    }
+    if let Some(entry) = flows::locate(shared, &oriented, now) {
+        publish_event(shared, &settings, EventKind::New, &entry, now);
+    }
+    Ok(())
+}
+
+/// Whether packets could ever belong to the flow.
+fn check_name(flow: &NewFlow, oriented: &Oriented) -> Result<(), Unable> {
+    let first = &flow.first;
+    let has_ports = (first.source_port, first.destination_port) != (0, 0);
+    let is_tcp = match Tracker::of(first.protocol, oriented.key.family) {
+        Tracker::Tcp => true,
+        Tracker::Udp => false,
+        // A reply begins nothing.
+        Tracker::Icmp if oriented.side == Side::Second => return Err(Unable::Invalid),
+        Tracker::Icmp => false,
+        Tracker::Generic if is_icmp(first.protocol) => return Err(Unable::Invalid),
+        Tracker::Generic if has_ports => return Err(Unable::Unsupported),
+        Tracker::Generic => false,
+    };
+    if flow.tcp_state.is_some() && !is_tcp {
+        return Err(Unable::Unsupported);
+    }
+    Ok(())
+}
+
+fn first_record(flow: &NewFlow, oriented: &Oriented, now: Tick) -> Result<Record, Unable> {
+    let mut record = Record {
+        deadline: now.after_seconds(flow.seconds),
+        status: status_bits(&flow.status, 0)?,
+        tcp_state: tcp_state(flow.tcp_state.as_deref())?.unwrap_or(TcpState::None),
+        ..Record::EMPTY
+    };
+    if oriented.side == Side::Second || oriented.key.is_reflexive() {
+        record.status |= ORIGINATOR_IS_SECOND;
+    }
+    if Tracker::of(flow.first.protocol, oriented.key.family) == Tracker::Udp {
+        // An answered flow is a stream from its next packet on, as in the kernel.
+        record.windows[0].end = now.0;
+    }
+    Ok(record)
+}
+
+/// The bits of a status; an error for those that nobody sets by hand.
+fn status_bits(status: &[FlowStatus], present: u8) -> Result<u8, Unable> {
+    status.iter().try_fold(0, |bits, status| match status {
+        FlowStatus::SeenReply => Ok(bits | SEEN_REPLY),
+        FlowStatus::Assured => Ok(bits | ASSURED),
+        FlowStatus::FixedTimeout => Ok(bits | FIXED_TIMEOUT),
+        FlowStatus::Expected if present & EXPECTED != 0 => Ok(bits),
+        FlowStatus::Expected => Err(Unable::Busy),
+        FlowStatus::Offload => Err(Unable::Unsupported),
+    })
+}
+
+fn tcp_state(name: Option<&str>) -> Result<Option<TcpState>, Unable> {
+    let Some(name) = name else {
+        return Ok(None);
+    };
+    let mut states = (0..=TcpState::SynSent2 as u8).map(TcpState::from_number);
+    let found = states.find(|state| state.name() == name);
+    found.map(Some).ok_or(Unable::Invalid)
+}
+
+/// Changes records, and tells those that it changed.
+pub(super) fn change(
+    shared: &Shared,
+    filter: &Filter,
+    change: &FlowChange,
+    output: &mut Output,
+) -> io::Result<()> {
+    let mut shown = 0;
+    let walked = flows::for_each(shared, filter, |entry, now, _| {
+        match change_one(shared, filter, change, entry, now) {
+            Ok(None) => Ok(()),
+            Ok(Some(flow)) => {
+                shown += 1;
+                frame::write(output, &Reply::Flow(Box::new(flow))).map_err(ControlFlow::Break)
+            }
+            Err(why) => Err(ControlFlow::Continue(why)),
+        }
+    });
+    let last = match walked {
+        Ok(()) => Reply::FlowsEnd { shown },
+        Err(ControlFlow::Continue(why)) => Reply::Unable { why },
+        Err(ControlFlow::Break(error)) => return Err(error),
+    };
+    frame::write(output, &last)
+}
+
+/// Changes one record; the flow as it then is, or `None` when there was nothing to change.
+fn change_one(
+    shared: &Shared,
+    filter: &Filter,
+    change: &FlowChange,
+    entry: &Entry,
+    now: Tick,
+) -> Result<Option<Flow>, Unable> {
+    let memory = shared.plane.flows();
+    let mut entry = *entry;
+    for _ in 0..flows::EDIT_TRIES_MAX {
+        let draft = Draft::new(change, &entry, now)?;
+        if !draft.differs(&entry, now) {
+            return Ok(None);
+        }
+        if let Some(changed) = draft.publish(&memory, &entry) {
+            let settings = shared.plane.settings();
+            publish_event(shared, &settings, EventKind::Update, &changed, now);
+            return Ok(Some(flows::describe(shared, &changed, now)));
+        }
+        match flows::again(shared, filter, &entry, now) {
+            Some(current) => entry = current,
+            None => return Ok(None),
+        }
+    }
+    Err(Unable::Busy)
+}
+
+/// A record as it shall be.
+struct Draft {
+    record: Record,
+    mark: u32,
+}
+
+impl Draft {
+    fn new(change: &FlowChange, entry: &Entry, now: Tick) -> Result<Self, Unable> {
+        let mut record = entry.record;
+        record.status |= status_bits(&change.status, record.status)?;
+        if let Some(seconds) = change.seconds {
+            record.deadline = now.after_seconds(seconds);
+        }
+        if let Some(state) = tcp_state(change.tcp_state.as_deref())? {
+            if Tracker::of(entry.key.protocol(), entry.key.family) != Tracker::Tcp {
+                return Err(Unable::Unsupported);
+            }
+            record.tcp_state = state;
+        }
+        let mark = match change.mark {
+            Some(MarkChange { clear, flip }) => (entry.warm.mark & !clear) ^ flip,
+            None => entry.warm.mark,
+        };
+        Ok(Self { record, mark })
+    }
+
+    fn differs(&self, entry: &Entry, now: Tick) -> bool {
+        let old = &entry.record;
+        self.mark != entry.warm.mark
+            || self.record.status != old.status
+            || self.record.tcp_state != old.tcp_state
+            || self.record.deadline.seconds_left(now) != old.deadline.seconds_left(now)
+    }
+
+    /// Writes it, and returns the record as it is then; `None` when a packet was first.
+    ///
+    /// The mark goes first, by a compare-and-swap of its own word, then the control word with its
+    /// next version. When the second succeeds, no packet has written the record since it was read,
+    /// and one that has read the old mark fails at its own swap and reads again. When it fails, the
+    /// mark may stand or not, and the caller starts again from what is there. A daemon killed in
+    /// between leaves a record with the new mark.
+    fn publish<M: FlowMemory>(&self, memory: &M, entry: &Entry) -> Option<Entry> {
+        const MARK_SHIFT: u32 = 32;
+        let place = entry.place;
+        let words = memory.slot(place.family, place.bucket, place.slot)?;
+        if self.mark != entry.warm.mark {
+            let warm = memory.warm(place.family, place.bucket, place.slot)?;
+            let old = warm.load(0);
+            if (old >> MARK_SHIFT) as u32 != entry.warm.mark {
+                return None;
+            }
+            let new = (u64::from(self.mark) << MARK_SHIFT) | (old & u64::from(u32::MAX));
+            if warm.compare_exchange(0, old, new) != old {
+                return None;
+            }
+        }
+        let protocol = entry.key.protocol();
+        let becomes = half_open(self.record.status, protocol);
+        if half_open(entry.record.status, protocol) != becomes && becomes == HalfOpen::No {
+            // Before the swap: a record whose swap succeeded is then never given up.
+            table::confirm(memory, place);
+        }
+        let control = self.record.control(entry.control);
+        let found = words.compare_exchange(CONTROL_WORD, entry.control.0, control.0);
+        (found == entry.control.0).then_some(Entry {
+            control,
+            record: self.record,
+            warm: Warm {
+                mark: self.mark,
+                ..entry.warm
+            },
+            ..*entry
+        })
+    }
+}
+
+fn publish_event(shared: &Shared, settings: &Settings, kind: EventKind, entry: &Entry, now: Tick) {
+    if !settings.has(SETTING_FLOW_EVENTS) {
+        return;
+    }
+    shared.hub.publish(Event {
+        time_ns: unix_nanoseconds(),
+        kind,
+        flow: flows::describe(shared, entry, now),
+        packet: None,
+    });
+}
+
+#[cfg(test)]
+#[path = "edit_tests.rs"]
+mod tests;

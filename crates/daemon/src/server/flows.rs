@@ -1,0 +1,223 @@
+//! Flows for clients: listed, found, and removed.
+
+use std::io;
+
+use keepstate_api::{Filter, Flow, Query, Reply, Unable, engine_address, frame};
+use keepstate_engine::conntrack;
+use keepstate_engine::host::{FlowMemory, Words};
+use keepstate_engine::record::Record;
+use keepstate_engine::settings::SETTING_FLOW_EVENTS;
+use keepstate_engine::table::{self, Entry, Hash, Lookup};
+use keepstate_engine::time::Tick;
+use keepstate_engine::tuple::{Family, Oriented, Tuple};
+
+use super::connection::Output;
+use super::{Shared, events};
+
+/// Buckets that are read before what was found is written: some thousand flows are in memory at
+/// a time, however many there are.
+const BUCKETS_PER_STEP: u32 = 512;
+
+/// How often a record is taken in hand again because a packet changed it meanwhile.
+pub(super) const EDIT_TRIES_MAX: u32 = 64;
+
+/// A flow as clients see it.
+pub(super) fn describe(shared: &Shared, entry: &Entry, now: Tick) -> Flow {
+    let settings = shared.plane.settings();
+    Flow {
+        id: Hash::of(&entry.key, &settings).id,
+        ..Flow::from_table(entry, now)
+    }
+}
+
+pub(super) fn list(shared: &Shared, filter: &Filter, output: &mut Output) -> io::Result<()> {
+    tell_each(shared, filter, output, |_, _, flow| Ok(Some(flow)))
+}
+
+/// Lists flows with the counters that they had until now.
+pub(super) fn reset_counters(
+    shared: &Shared,
+    filter: &Filter,
+    output: &mut Output,
+) -> io::Result<()> {
+    tell_each(shared, filter, output, |entry, now, _| {
+        let mut entry = *entry;
+        take_counters(shared, &mut entry);
+        Ok(Some(describe(shared, &entry, now)))
+    })
+}
+
+/// Removes flows and tells them.
+pub(super) fn remove(shared: &Shared, filter: &Filter, output: &mut Output) -> io::Result<()> {
+    tell_each(shared, filter, output, |entry, now, _| {
+        Ok(take_out(shared, filter, entry, now))
+    })
+}
+
+/// Removes flows and says how many.
+pub(super) fn flush(shared: &Shared, filter: &Filter, output: &mut Output) -> io::Result<()> {
+    let mut shown = 0;
+    let walked = for_each(shared, filter, |entry, now, _| {
+        shown += u64::from(take_out(shared, filter, entry, now).is_some());
+        Ok::<_, std::convert::Infallible>(())
+    });
+    let Ok(()) = walked;
+    frame::write(output, &Reply::FlowsEnd { shown })
+}
+
+pub(super) fn find(shared: &Shared, query: &Query) -> Reply {
+    let now = shared.plane.now();
+    let Some(oriented) = name(query) else {
+        return Reply::Unable {
+            why: Unable::Invalid,
+        };
+    };
+    match locate(shared, &oriented, now) {
+        Some(entry) => Reply::Flow(Box::new(describe(shared, &entry, now))),
+        None => Reply::Unable {
+            why: Unable::Missing,
+        },
+    }
+}
+
+/// The name of a packet's flow; `None` when it is not that of any.
+pub(super) fn name(query: &Query) -> Option<Oriented> {
+    let (family, source) = engine_address(query.source);
+    let (other, destination) = engine_address(query.destination);
+    if family != other {
+        return None;
+    }
+    conntrack::orient(Tuple {
+        family,
+        source,
+        destination,
+        source_port: query.source_port,
+        destination_port: query.destination_port,
+        protocol: query.protocol,
+        zone: query.zone,
+    })
+}
+
+/// The record of a name.
+pub(super) fn locate(shared: &Shared, oriented: &Oriented, now: Tick) -> Option<Entry> {
+    let memory = shared.plane.flows();
+    let hash = Hash::of(&oriented.key, &shared.plane.settings());
+    let mut record = Record::EMPTY;
+    let found = table::lookup(&memory, &oriented.key, &hash, now, &mut record);
+    let place = match found {
+        Lookup::Found(found) => found.place,
+        Lookup::Busy(place) => place,
+        Lookup::Missing => return None,
+    };
+    let mut located = None;
+    table::visit(
+        &memory,
+        place.family,
+        place.bucket..place.bucket + 1,
+        now,
+        |entry| {
+            if entry.key == oriented.key {
+                located = Some(*entry);
+            }
+        },
+    );
+    located
+}
+
+/// The record as it is now, if it is still there and the filter fits it.
+pub(super) fn again(shared: &Shared, filter: &Filter, entry: &Entry, now: Tick) -> Option<Entry> {
+    let bucket = entry.place.bucket;
+    let mut current = None;
+    table::visit(
+        &shared.plane.flows(),
+        entry.place.family,
+        bucket..bucket + 1,
+        now,
+        |found| {
+            if found.place == entry.place && found.key == entry.key {
+                current = Some(*found);
+            }
+        },
+    );
+    current.filter(|current| filter.matches(&describe(shared, current, now)))
+}
+
+/// Shows `act` each flow that the filter fits, and the client what comes back.
+pub(super) fn tell_each(
+    shared: &Shared,
+    filter: &Filter,
+    output: &mut Output,
+    mut act: impl FnMut(&Entry, Tick, Flow) -> io::Result<Option<Flow>>,
+) -> io::Result<()> {
+    let mut shown = 0;
+    for_each(shared, filter, |entry, now, flow| {
+        let Some(flow) = act(entry, now, flow)? else {
+            return Ok(());
+        };
+        shown += 1;
+        frame::write(output, &Reply::Flow(Box::new(flow)))
+    })?;
+    frame::write(output, &Reply::FlowsEnd { shown })
+}
+
+/// Shows each flow that the filter fits, part of the table by part. `act` may change the table.
+pub(super) fn for_each<E>(
+    shared: &Shared,
+    filter: &Filter,
+    mut act: impl FnMut(&Entry, Tick, Flow) -> Result<(), E>,
+) -> Result<(), E> {
+    let [v4, v6] = shared.plane.settings().buckets;
+    let only = filter.only_family();
+    let mut found = Vec::new();
+    for (family, buckets) in [(Family::V4, v4), (Family::V6, v6)] {
+        if only.is_some_and(|only| only != family) {
+            continue;
+        }
+        let mut next = 0;
+        while next < buckets {
+            let end = buckets.min(next.saturating_add(BUCKETS_PER_STEP));
+            let now = shared.plane.now();
+            table::visit(&shared.plane.flows(), family, next..end, now, |entry| {
+                let flow = describe(shared, entry, now);
+                if filter.matches(&flow) {
+                    found.push((*entry, flow));
+                }
+            });
+            for (entry, flow) in found.drain(..) {
+                act(&entry, now, flow)?;
+            }
+            next = end;
+        }
+    }
+    Ok(())
+}
+
+/// Takes a record out; the flow as it was, unless it is gone or no longer fits.
+fn take_out(shared: &Shared, filter: &Filter, entry: &Entry, now: Tick) -> Option<Flow> {
+    let mut entry = *entry;
+    for _ in 0..EDIT_TRIES_MAX {
+        if table::remove(&shared.plane.flows(), entry.place, entry.control) {
+            if shared.plane.settings().has(SETTING_FLOW_EVENTS) {
+                shared.hub.publish(events::expired(&entry, now));
+            }
+            return Some(describe(shared, &entry, now));
+        }
+        entry = again(shared, filter, &entry, now)?;
+    }
+    None
+}
+
+/// Takes the counters of a record, which are then zero. No packet is counted twice or not at all.
+fn take_counters(shared: &Shared, entry: &mut Entry) {
+    const COUNTERS: usize = 4;
+    let place = entry.place;
+    let memory = shared.plane.flows();
+    let words = memory.accounting(place.family, place.bucket, place.slot);
+    let (Some(words), Some(counters)) = (words, entry.accounting.as_mut()) else {
+        return;
+    };
+    for (word, counter) in (0..).zip(counters.iter_mut().take(COUNTERS)) {
+        *counter = words.load(word);
+        words.add(word, counter.wrapping_neg());
+    }
+}
