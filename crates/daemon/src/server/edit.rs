@@ -12,17 +12,18 @@ use keepstate_api::{
 };
 use keepstate_engine::conntrack::tcp::TcpState;
 use keepstate_engine::conntrack::{Tracker, half_open};
+use keepstate_engine::event::{Event as EngineEvent, EventKind as EngineKind};
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::record::{
     ASSURED, CONTROL_WORD, EXPECTED, FIXED_TIMEOUT, ORIGINATOR_IS_SECOND, Record, SEEN_REPLY, Warm,
 };
 use keepstate_engine::settings::{SETTING_FLOW_EVENTS, SETTING_TIMESTAMP, Settings};
-use keepstate_engine::table::{self, Entry, HalfOpen, Hash, Insert};
+use keepstate_engine::table::{self, Displaced, Entry, HalfOpen, Hash, Insert};
 use keepstate_engine::time::Tick;
-use keepstate_engine::tuple::{Oriented, Side, is_icmp};
+use keepstate_engine::tuple::{FlowKey, Oriented, Side, is_icmp};
 
 use super::connection::Output;
-use super::{Shared, flows, unix_nanoseconds};
+use super::{Shared, events, flows, unix_nanoseconds};
 
 /// Word of [`FlowMemory::accounting`] that holds the start time.
 const ACCOUNTING_START: u32 = 4;
@@ -45,6 +46,7 @@ fn try_insert(shared: &Shared, flow: &NewFlow) -> Result<(), Unable> {
         mark: flow.mark,
         ..Warm::default()
     };
+    let mut displaced = Displaced::NOTHING;
     let inserted = table::insert(
         &memory,
         &table::NewFlow {
@@ -56,7 +58,9 @@ fn try_insert(shared: &Shared, flow: &NewFlow) -> Result<(), Unable> {
         },
         &settings,
         now,
+        &mut displaced,
     );
+    tell_displaced(shared, &settings, &displaced, &oriented.key, now);
     let place = match inserted {
         Insert::Done(place) => place,
         Insert::Exists => return Err(Unable::Exists),
@@ -259,6 +263,38 @@ impl Draft {
             },
             ..*entry
         })
+    }
+}
+
+/// Tells of the records that went for a new one.
+fn tell_displaced(
+    shared: &Shared,
+    settings: &Settings,
+    displaced: &Displaced,
+    own: &FlowKey,
+    now: Tick,
+) {
+    if !settings.has(SETTING_FLOW_EVENTS) {
+        return;
+    }
+    let ended = [
+        (&displaced.key, displaced.control),
+        (own, displaced.predecessor),
+    ];
+    for (key, control) in ended {
+        if control.0 == 0 {
+            continue;
+        }
+        let event = EngineEvent {
+            key: key.words,
+            control: control.0,
+            kind: EngineKind::Destroy as u8,
+            family: key.family as u8,
+            ..EngineEvent::default()
+        };
+        if let Some(event) = events::describe(&event, &shared.rules, now) {
+            shared.hub.publish(event);
+        }
     }
 }
 
