@@ -282,7 +282,7 @@ impl RawRecord {
             key: entry.key.words,
             is_v6: entry.key.family == Family::V6,
             control: entry.control.0,
-            state: entry.record.words(),
+            state: entry.record.words().0,
             mark: warm.mark,
             last_window: warm.last_window,
             last_scale: warm.last_scale,

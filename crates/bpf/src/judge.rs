@@ -51,7 +51,11 @@ pub fn begin<C: Context>(
     let Memory {
         scratch, arrival, ..
     } = memory;
-    Some(prepare(&host, arrival, &host, scratch, host::now(plane)))
+    let stage = prepare(&host, arrival, &host, scratch, host::now(plane));
+    if matches!(stage, Stage::Steady) {
+        return Some(step(&host, arrival, &host, scratch, Stage::Steady));
+    }
+    Some(stage)
 }
 
 /// Any later step: what a program that is jumped to does.

@@ -137,6 +137,11 @@ pub trait Host {
     /// where [`crate::settings::SETTING_TIMESTAMP`] is set.
     fn wall_clock(&self) -> u64;
 
+    /// Whether anybody listens to [`Host::trace`]: then no stage may be passed over.
+    fn is_traced(&self) -> bool {
+        false
+    }
+
     /// Told of each step, for `explain`. Does nothing in the kernel.
     fn trace(&self, _step: Step) {}
 }

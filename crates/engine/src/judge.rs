@@ -86,8 +86,22 @@ fn remembered<H: Host>(
     scratch: &Scratch,
     direction: Direction,
 ) -> Option<Judgement> {
+    let judgement = recall(host, path, scratch.seen.cached, direction)?;
+    host.count_rule(judgement.rule, scratch.info.ip_length);
+    host.trace(Step::Cached(judgement.rule));
+    Some(judgement)
+}
+
+/// The outcome that the low byte of a record's key tells of.
+#[inline(always)]
+pub(crate) fn recall<H: Host>(
+    host: &H,
+    path: Path,
+    cached: u8,
+    direction: Direction,
+) -> Option<Judgement> {
     let policy = host.policy();
-    let number = CachedOutcomes(scratch.seen.cached).outcome(policy.epoch, direction);
+    let number = CachedOutcomes(cached).outcome(policy.epoch, direction);
     if number == 0 {
         return None;
     }
@@ -98,8 +112,6 @@ fn remembered<H: Host>(
     if matches!(path, Path::Local) != matches!(hook, Hook::Output) {
         return None;
     }
-    host.count_rule(index, scratch.info.ip_length);
-    host.trace(Step::Cached(index));
     let answer = Answer {
         target: rule.target,
         decided_by: DecidedBy::Rule,

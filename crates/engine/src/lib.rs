@@ -19,6 +19,7 @@ pub mod policy;
 pub mod process;
 pub mod record;
 pub mod settings;
+mod steady;
 pub mod table;
 pub mod time;
 pub mod trace;

@@ -8,6 +8,7 @@ use crate::judge::{self, Judgement};
 use crate::policy::{NO_RULE, Progress};
 use crate::record::{Record, Warm};
 use crate::settings::SETTING_DROP_EVENTS;
+use crate::steady;
 use crate::table::{self, Displaced, Hash, Place, gauges};
 use crate::time::Tick;
 use crate::trace::Step;
@@ -193,7 +194,7 @@ const ROUNDS_MAX: u32 = 4;
 
 /// Steps that a packet can take at most: all of them in each round, and twice where a connection
 /// is opened again.
-const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 8;
+const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 8 + 1;
 
 /// What is to be done next with a packet. All that one step hands to the next is in the scratch
 /// memory, so that a plane may run each of them on its own: the kernel's verifier has no
@@ -215,6 +216,8 @@ pub enum Stage {
     Conclude = 5,
     /// Nothing: [`Scratch::outcome`] is the outcome.
     Done = 6,
+    /// Try the short way of [`crate::steady`]; the first, for packets that may go it.
+    Steady = 7,
 }
 
 /// Judges one packet.
@@ -272,7 +275,10 @@ pub fn prepare<P: Packet, H: Host>(
         host,
         now,
     };
-    track::name(&run, scratch)
+    match track::name(&run, scratch) {
+        Stage::Look if steady::is_ordinary(&scratch.info) => Stage::Steady,
+        stage => stage,
+    }
 }
 
 /// The other steps of [`process`].
@@ -318,6 +324,7 @@ pub fn step<P: Packet, H: Host>(
         Stage::Insert => insert(host, scratch),
         Stage::Conclude => conclude(host, scratch),
         Stage::Done => Stage::Done,
+        Stage::Steady => steady::advance(host, arrival.path, scratch),
     }
 }
 

@@ -211,6 +211,12 @@ impl Control {
         Self(kept | ((deadline.0 as u64) << DEADLINE_SHIFT) | self.next_version())
     }
 
+    /// This word as if `direction` were the original one, see [`StateWords::mirrored`].
+    #[must_use]
+    pub const fn mirrored(self, direction: Direction) -> Self {
+        Self(self.0 ^ ((direction as u64) << LAST_DIRECTION_SHIFT))
+    }
+
     /// Whether all but the version is the same.
     pub const fn differs_only_in_version(self, other: Self) -> bool {
         (self.0 ^ other.0) & !VERSION_MASK == 0
@@ -229,6 +235,62 @@ pub const STATE_WORDS: u32 = 6;
 pub const KEY_WORD: u32 = STATE_WORDS;
 const WORD_WINDOWS: u32 = 1;
 const WORD_DETAIL: u32 = 5;
+
+// In the detail word: flags of the originator, of the responder, and then their scales.
+const FLAGS_BITS: u32 = 6;
+const SCALES_SHIFT: u32 = 12;
+const SCALE_BITS: u32 = 4;
+
+/// The words of a slot between its control word and its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateWords(pub [u64; STATE_WORDS as usize - 1]);
+
+impl StateWords {
+    pub fn load<W: Words>(words: W) -> Self {
+        Self([
+            words.load(WORD_WINDOWS),
+            words.load(WORD_WINDOWS + 1),
+            words.load(WORD_WINDOWS + 2),
+            words.load(WORD_WINDOWS + 3),
+            words.load(WORD_DETAIL),
+        ])
+    }
+
+    pub fn store<W: Words>(self, words: W) {
+        let [ends_original, ends_reply, wins_original, wins_reply, detail] = self.0;
+        words.store(WORD_WINDOWS, ends_original);
+        words.store(WORD_WINDOWS + 1, ends_reply);
+        words.store(WORD_WINDOWS + 2, wins_original);
+        words.store(WORD_WINDOWS + 3, wins_reply);
+        words.store(WORD_DETAIL, detail);
+    }
+
+    /// Whether all words are equal, without a branch for each.
+    pub const fn is_same(self, other: Self) -> bool {
+        let ([a, b, c, d, e], [v, w, x, y, z]) = (self.0, other.0);
+        (a ^ v) | (b ^ w) | (c ^ x) | (d ^ y) | (e ^ z) == 0
+    }
+
+    /// These words as if `direction` were the original one: whoever sends in that direction comes
+    /// first. Twice gives the words themselves. Without branches, which the kernel's verifier
+    /// would follow one by one.
+    #[must_use]
+    pub const fn mirrored(self, direction: Direction) -> Self {
+        let all = 0_u64.wrapping_sub(direction as u64);
+        let [mut end, mut other_end, mut win, mut other_win, mut detail] = self.0;
+        let ends = (end ^ other_end) & all;
+        end ^= ends;
+        other_end ^= ends;
+        let wins = (win ^ other_win) & all;
+        win ^= wins;
+        other_win ^= wins;
+        let flags = (detail ^ (detail >> FLAGS_BITS)) & all & ((1 << FLAGS_BITS) - 1);
+        let scales = (detail ^ (detail >> SCALE_BITS)) & all & (0xf << SCALES_SHIFT);
+        let differences = flags | scales;
+        detail ^= differences | (flags << FLAGS_BITS) | (scales << SCALE_BITS);
+        Self([end, other_end, win, other_win, detail])
+    }
+}
 
 impl Record {
     /// A record of nothing.
@@ -291,11 +353,12 @@ impl Record {
 
     /// Reads the words after the control word.
     pub fn read<W: Words>(control: Control, words: W) -> Self {
-        let end = [words.load(WORD_WINDOWS), words.load(WORD_WINDOWS + 1)];
-        let win = [words.load(WORD_WINDOWS + 2), words.load(WORD_WINDOWS + 3)];
-        let detail = words.load(WORD_DETAIL);
-        let [end_original, end_reply] = end;
-        let [win_original, win_reply] = win;
+        Self::from_words(control, StateWords::load(words))
+    }
+
+    /// The record that these words tell of.
+    pub fn from_words(control: Control, words: StateWords) -> Self {
+        let [end_original, end_reply, win_original, win_reply, detail] = words.0;
         let bits = control.0;
         Self {
             deadline: control.deadline(),
@@ -313,14 +376,14 @@ impl Record {
                 window(
                     end_original,
                     win_original,
-                    (detail >> 12) as u8,
+                    (detail >> SCALES_SHIFT) as u8,
                     detail as u8,
                 ),
                 window(
                     end_reply,
                     win_reply,
-                    (detail >> 16) as u8,
-                    (detail >> 6) as u8,
+                    (detail >> (SCALES_SHIFT + SCALE_BITS)) as u8,
+                    (detail >> FLAGS_BITS) as u8,
                 ),
             ],
             last_end: (detail >> 32) as u32,
@@ -328,35 +391,25 @@ impl Record {
         }
     }
 
-    /// Writes the words after the control word.
-    pub fn write<W: Words>(&self, words: W) {
-        let [ends_original, ends_reply, wins_original, wins_reply, detail] = self.words();
-        words.store(WORD_WINDOWS, ends_original);
-        words.store(WORD_WINDOWS + 1, ends_reply);
-        words.store(WORD_WINDOWS + 2, wins_original);
-        words.store(WORD_WINDOWS + 3, wins_reply);
-        words.store(WORD_DETAIL, detail);
-    }
-
     /// The words after the control word.
-    pub const fn words(&self) -> [u64; STATE_WORDS as usize - 1] {
+    pub const fn words(&self) -> StateWords {
         let [original, reply] = &self.windows;
-        [
+        StateWords([
             pair(original.end, original.max_end),
             pair(reply.end, reply.max_end),
             pair(original.max_window, original.max_ack),
             pair(reply.max_window, reply.max_ack),
             self.detail(),
-        ]
+        ])
     }
 
     const fn detail(&self) -> u64 {
         let [original, reply] = &self.windows;
         ((self.last_end as u64) << 32)
             | ((self.last_ack_hash as u64 & 0xfff) << 20)
-            | ((reply.scale as u64 & 0xf) << 16)
-            | ((original.scale as u64 & 0xf) << 12)
-            | ((reply.flags as u64 & 0x3f) << 6)
+            | ((reply.scale as u64 & 0xf) << (SCALES_SHIFT + SCALE_BITS))
+            | ((original.scale as u64 & 0xf) << SCALES_SHIFT)
+            | ((reply.flags as u64 & 0x3f) << FLAGS_BITS)
             | (original.flags as u64 & 0x3f)
     }
 }

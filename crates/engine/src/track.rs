@@ -491,7 +491,22 @@ pub(crate) fn remember<H: Host>(host: &H, scratch: &Scratch, direction: Directio
 /// Words of [`FlowMemory::accounting`].
 const ACCOUNTING_START: u32 = 4;
 
-fn account<H: Host>(host: &H, place: Place, direction: Direction, bytes: u32) {
+/// Asks for the words that [`account`] will write.
+#[inline(always)]
+pub(crate) fn touch_accounting<H: Host>(host: &H, place: Place) {
+    if !host.settings().has(SETTING_ACCOUNTING) {
+        return;
+    }
+    let words = host
+        .flows()
+        .accounting(place.family, place.bucket, place.slot);
+    if let Some(words) = words {
+        core::hint::black_box(words.load(0));
+    }
+}
+
+#[inline(always)]
+pub(crate) fn account<H: Host>(host: &H, place: Place, direction: Direction, bytes: u32) {
     if !host.settings().has(SETTING_ACCOUNTING) {
         return;
     }

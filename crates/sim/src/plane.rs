@@ -70,6 +70,10 @@ pub struct RuleCounter {
 
 /// Is told what happens while a packet is judged.
 pub trait Observer {
+    /// Whether [`Observer::step`] does anything.
+    fn wants_steps(&self) -> bool {
+        false
+    }
     fn step(&self, _step: Step) {}
     fn event(&self, _event: &Event) {}
 }
@@ -90,6 +94,10 @@ impl Recorder {
 }
 
 impl Observer for Recorder {
+    fn wants_steps(&self) -> bool {
+        true
+    }
+
     fn step(&self, step: Step) {
         self.steps.borrow_mut().push(step);
     }
@@ -231,6 +239,10 @@ impl<M: FlowMemory, O: Observer> Host for Plane<M, O> {
 
     fn wall_clock(&self) -> u64 {
         self.wall_ns.get()
+    }
+
+    fn is_traced(&self) -> bool {
+        self.observer.wants_steps()
     }
 
     fn trace(&self, step: Step) {

@@ -15,7 +15,7 @@ pub(super) fn begin(settings: &Settings, now: Tick) -> Record {
     record
 }
 
-pub(super) fn advance(settings: &Settings, record: &mut Record, now: Tick) {
+pub(crate) fn advance(settings: &Settings, record: &mut Record, now: Tick) {
     let stream_from = Tick(record.windows[0].end);
     let is_stream = record.has(SEEN_REPLY) && stream_from.has_passed(now) && stream_from != now;
     if !is_stream {

@@ -383,7 +383,7 @@ fn publish<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: Place)
         words.store(KEY_WORD + 3, word3);
         words.store(KEY_WORD + 4, word4);
     }
-    flow.record.write(words);
+    flow.record.words().store(words);
     if let Some(warm) = memory.warm(K::FAMILY, place.bucket, place.slot) {
         flow.warm.write(warm);
     }

@@ -4,7 +4,7 @@ use super::tags::Tags;
 use super::{Found, Hash, Kind, Lookup, Place, V4, V6, key_matches, load_control};
 use crate::host::{FlowMemory, Repeat, Words};
 use crate::limits::{RECORD_READS_MAX, SLOTS_PER_BUCKET, WRITER_WAITS_MAX};
-use crate::record::{CONTROL_WORD, Control, KEY_WORD, Record, SlotState, Warm};
+use crate::record::{CONTROL_WORD, Control, KEY_WORD, Record, SlotState, StateWords, Warm};
 use crate::time::Tick;
 use crate::tuple::{Family, FlowKey, KEY_WORD0_FOREIGN_BITS};
 
@@ -160,37 +160,45 @@ pub fn update<M: FlowMemory>(
     write_changes(&Change {
         words: found.words,
         control: found.control,
+        new: record.control(found.control),
+        state: record.words(),
         cached: (found.cached, cached),
-        record,
         warm_words,
         warm,
     })
 }
 
 /// What [`update`] shall write, and where.
-struct Change<'a, W> {
-    words: W,
-    control: Control,
+pub(super) struct Change<'a, W> {
+    pub(super) words: W,
+    pub(super) control: Control,
     /// Old and new.
-    cached: (u8, u8),
-    record: &'a Record,
+    pub(super) cached: (u8, u8),
+    /// What the control word shall be, and the words after it.
+    pub(super) new: Control,
+    pub(super) state: StateWords,
     /// Of the warm words, or anything where there are none to be written.
-    warm_words: W,
-    warm: Option<&'a Warm>,
+    pub(super) warm_words: W,
+    pub(super) warm: Option<&'a Warm>,
 }
 
 #[inline(never)]
 fn write_changes<W: Words>(change: &Change<'_, W>) -> Option<Control> {
+    write_here(change)
+}
+
+#[inline(always)]
+pub(super) fn write_here<W: Words>(change: &Change<'_, W>) -> Option<Control> {
     let Change {
         words,
         control: old,
+        new,
+        state,
         cached: (old_cached, cached),
-        record,
         warm_words,
         warm,
     } = *change;
-    let new = record.control(old);
-    let is_same = is_same_state(words, record.words());
+    let is_same = StateWords::load(words).is_same(state);
     let changed_warm = warm.filter(|warm| Warm::read(warm_words) != **warm);
     // Should another CPU be writing, its words may be among those read here; the control word is
     // then no longer `old`, and the swap fails.
@@ -205,7 +213,7 @@ fn write_changes<W: Words>(change: &Change<'_, W>) -> Option<Control> {
         return None;
     }
     if !is_same {
-        record.write(words);
+        state.store(words);
     }
     if let Some(warm) = changed_warm {
         warm.write(warm_words);
@@ -216,18 +224,6 @@ fn write_changes<W: Words>(change: &Change<'_, W>) -> Option<Control> {
     }
     words.store(CONTROL_WORD, new.0);
     Some(new)
-}
-
-/// Whether a slot holds these words after its control word. Without a branch for each word, and
-/// without keeping any of them.
-fn is_same_state<W: Words>(words: W, new: [u64; 5]) -> bool {
-    let [new1, new2, new3, new4, new5] = new;
-    let difference = (words.load(CONTROL_WORD + 1) ^ new1)
-        | (words.load(CONTROL_WORD + 2) ^ new2)
-        | (words.load(CONTROL_WORD + 3) ^ new3)
-        | (words.load(CONTROL_WORD + 4) ^ new4)
-        | (words.load(CONTROL_WORD + 5) ^ new5);
-    difference == 0
 }
 
 /// Reads the record of a slot in one piece, if it is the key's, live and has not expired. The key

@@ -50,6 +50,7 @@ mod hash;
 mod insert;
 mod lookup;
 mod remove;
+mod steady;
 mod sweep;
 mod tags;
 
@@ -58,6 +59,7 @@ use self::tags::Tags;
 pub use self::insert::insert;
 pub use self::lookup::{lookup, lookup_at, touch_slot, touch_tags, update};
 pub use self::remove::{confirm, remove};
+pub(crate) use self::steady::{glance, open, update_steady};
 pub use self::sweep::{Entry, forget_outcomes, leftovers, recover, sweep, visit};
 
 use crate::host::{FlowMemory, Words};
@@ -189,7 +191,7 @@ impl Place {
 
 /// A family as a type: each gets code of its own. Code for both would ask for the memory of one
 /// family and then, as far as the kernel's verifier can tell, treat it as memory of the other.
-trait Kind {
+pub(crate) trait Kind {
     const FAMILY: Family;
 
     fn words<M: FlowMemory>(memory: &M, place: Place) -> Option<M::Words> {
@@ -197,8 +199,8 @@ trait Kind {
     }
 }
 
-struct V4;
-struct V6;
+pub(crate) struct V4;
+pub(crate) struct V6;
 
 impl Kind for V4 {
     const FAMILY: Family = Family::V4;

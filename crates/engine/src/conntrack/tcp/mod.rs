@@ -7,7 +7,9 @@ pub mod transitions;
 mod window;
 
 use self::transitions::{Transition, transition};
-use self::window::{Judgement, acknowledgement_hash, before, check, first_window, segment_end};
+use self::window::{
+    Judgement, acknowledgement_hash, before, check, check_here, first_window, segment_end,
+};
 use crate::host::{Host, Packet};
 use crate::process::Run;
 use crate::record::{
@@ -224,7 +226,7 @@ pub(crate) fn begin<P: Packet, H: Host>(
         kind,
         direction: Direction::Original,
     };
-    if let Judgement::Outside(reason) = check(run, &segment, record, warm) {
+    if let Judgement::Outside(reason) = check(run.host, &segment, record, warm) {
         return Err(reason);
     }
     record.last_kind = kind;
@@ -284,7 +286,7 @@ pub(crate) fn advance<P: Packet, H: Host>(
         Exception::Refuse(reason) => return Advance::Refuse(reason),
     };
     if needs_window {
-        match check(run, &segment, record, warm) {
+        match check(run.host, &segment, record, warm) {
             Judgement::Inside | Judgement::Tolerated => {}
             Judgement::Ignored => return Advance::Pass,
             Judgement::Outside(reason) => {
@@ -295,6 +297,32 @@ pub(crate) fn advance<P: Packet, H: Host>(
     }
     run.host.trace(Step::TcpState(old, to));
     settle(settings, &segment, record, (from, to), run.now)
+}
+
+/// Advances an established, assured connection by a plain ACK whose sender is the original
+/// direction of `record`: what [`advance`] does with it. `false` where that is not all there is
+/// to it; the record is then of no use any more.
+#[inline(always)]
+pub(crate) fn advance_steady<H: Host>(
+    host: &H,
+    info: &PacketInfo,
+    record: &mut Record,
+    now: Tick,
+) -> bool {
+    let segment = Segment {
+        info,
+        kind: SegmentKind::Ack,
+        direction: Direction::Original,
+    };
+    // Not among what such a segment changes, see `needs_warm`.
+    let mut warm = Warm::default();
+    match check_here(host, &segment, record, &mut warm) {
+        Judgement::Inside | Judgement::Tolerated => {}
+        Judgement::Ignored | Judgement::Outside(_) => return false,
+    }
+    const STAYS: (TcpState, TcpState) = (TcpState::Established, TcpState::Established);
+    let advance = settle(host.settings(), &segment, record, STAYS, now);
+    matches!(advance, Advance::Pass)
 }
 
 /// A SYN to a connection that has ended.

@@ -10,8 +10,7 @@
 //! 4. it acknowledges nothing too old.
 
 use super::{Segment, SegmentKind};
-use crate::host::{Host, Packet};
-use crate::process::Run;
+use crate::host::Host;
 use crate::record::{
     Record, WINDOW_LIBERAL, WINDOW_MAX_ACK_KNOWN, WINDOW_SACK_PERMITTED, WINDOW_SCALED,
     WINDOW_UNACKNOWLEDGED, Warm, Window,
@@ -63,6 +62,7 @@ const fn after(a: u32, b: u32) -> bool {
 }
 
 /// Sequence number after a segment.
+#[inline(always)]
 pub(super) fn segment_end(info: &PacketInfo) -> u32 {
     let payload = info
         .transport_length
@@ -143,8 +143,19 @@ fn begin_sender(info: &PacketInfo, end: u32, record: &mut Record, direction: Dir
 /// Holds a segment against the windows and moves them on.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 #[cfg_attr(not(target_arch = "bpf"), inline)]
-pub(super) fn check<P: Packet, H: Host>(
-    run: &Run<'_, P, H>,
+pub(super) fn check<H: Host>(
+    host: &H,
+    segment: &Segment<'_>,
+    record: &mut Record,
+    warm: &mut Warm,
+) -> Judgement {
+    check_here(host, segment, record, warm)
+}
+
+/// As [`check`], where the caller knows so much of segment and record that little of it is left.
+#[inline(always)]
+pub(super) fn check_here<H: Host>(
+    host: &H,
     segment: &Segment<'_>,
     record: &mut Record,
     warm: &mut Warm,
@@ -169,13 +180,14 @@ pub(super) fn check<P: Packet, H: Host>(
         numbers.sequence = sent;
         numbers.end = sent;
     }
-    let judgement = compare(run.host, direction, record, &numbers);
+    let judgement = compare(host, direction, record, &numbers);
     if matches!(judgement, Judgement::Inside) {
         advance(segment, record, warm, &numbers);
     }
     judgement
 }
 
+#[inline(always)]
 fn read_numbers(info: &PacketInfo, receiver: &Window) -> Numbers {
     let selective = receiver.flags & WINDOW_SACK_PERMITTED != 0 && has_options(info);
     Numbers {
@@ -199,6 +211,7 @@ const fn is_reset_without_ack(info: &PacketInfo) -> bool {
 
 /// Takes over the numbers of a sender whose window is not known yet, or that starts anew.
 /// `true` when nothing is left to check: the SYN of a simultaneous open.
+#[inline(always)]
 fn meets_unknown_sender(segment: &Segment<'_>, record: &mut Record, numbers: &Numbers) -> bool {
     let Segment {
         info, direction, ..
@@ -240,6 +253,7 @@ fn pick_up_sender(record: &mut Record, direction: Direction, numbers: &Numbers) 
 
 /// The four conditions. Moves `end` where only the first fails by no more than a window: the
 /// receiver may well take the data, and its acknowledgement must then not look wrong.
+#[inline(always)]
 fn compare<H: Host>(
     host: &H,
     direction: Direction,
@@ -301,6 +315,7 @@ const fn unless(liberal: bool, judgement: Judgement) -> Judgement {
 }
 
 /// Moves the windows on by a segment inside them.
+#[inline(always)]
 fn advance(segment: &Segment<'_>, record: &mut Record, warm: &mut Warm, numbers: &Numbers) {
     let Segment {
         info,
@@ -340,6 +355,7 @@ fn advance(segment: &Segment<'_>, record: &mut Record, warm: &mut Warm, numbers:
     }
 }
 
+#[inline(always)]
 fn advance_receiver(receiver: &mut Window, numbers: &Numbers, window: u32, sender_max_end: u32) {
     if receiver.max_window != 0 && after(numbers.end, sender_max_end) {
         let beyond = numbers.end.wrapping_sub(sender_max_end);
@@ -355,6 +371,7 @@ fn advance_receiver(receiver: &mut Window, numbers: &Numbers, window: u32, sende
 }
 
 /// Counts the same acknowledgement coming again.
+#[inline(always)]
 fn note_acknowledgement(
     direction: Direction,
     record: &mut Record,

@@ -1,0 +1,180 @@
+//! The short way of a packet against the long one: same outcomes, same tables, word by word.
+
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+use keepstate_engine::host::Host as _;
+use keepstate_engine::limits::{
+    ACCOUNTING_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
+};
+use keepstate_engine::policy::{
+    NO_RULE, POLICY_NONE, PolicyHeader, RULE_FLOW_ONLY, RULE_STATES, Rule, target,
+};
+use keepstate_engine::process::{Arrival, Checksums, Path, Scratch, Stage, prepare, step};
+use keepstate_engine::settings::{SETTING_ACCOUNTING, Settings};
+use keepstate_engine::table::gauges;
+use keepstate_engine::time::Tick;
+use keepstate_engine::verdict::{State, Verdict};
+use keepstate_engine::wire::Link;
+use keepstate_flowmemory::{FamilySlices, SliceTable, buckets_for};
+use keepstate_sim::packet::Bytes;
+use keepstate_sim::plane::{LoadedPolicy, Observer, Plane};
+use keepstate_sim::traffic::{Mood, Traffic};
+
+const FLOWS_MAX: u32 = 512;
+const PACKETS: usize = 60_000;
+
+/// Listens to every step, so that none is passed over.
+struct Listener;
+
+impl Observer for Listener {
+    fn wants_steps(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn both_ways_lead_to_the_same() {
+    for (seed, mood) in [(11, Mood::Lossy), (12, Mood::Hostile)] {
+        let memories = [Memory::new(), Memory::new()];
+        let short = Plane::new(memories[0].table(), settings(), policy(), ());
+        let long = Plane::new(memories[1].table(), settings(), policy(), Listener);
+        assert!(long.is_traced() && !short.is_traced());
+        for packet in Traffic::new(seed, mood).take(PACKETS) {
+            let now = Tick::from_nanoseconds(packet.time_ns);
+            let arrival = arrival(&packet.ip);
+            let outcomes = (
+                short.judge(&packet.ip, &arrival, now),
+                long.judge(&packet.ip, &arrival, now),
+            );
+            assert_eq!(outcomes.0, outcomes.1, "{mood:?}: {:02x?}", packet.ip);
+        }
+        assert_eq!(memories[0].words(), memories[1].words(), "{mood:?}");
+        for rule in 0..policy().header.rules {
+            assert_eq!(short.rule_counter(rule), long.rule_counter(rule));
+        }
+    }
+}
+
+#[test]
+fn most_packets_of_established_flows_go_the_short_way() {
+    let memory = Memory::new();
+    let plane = Plane::new(memory.table(), settings(), policy(), ());
+    let mut scratch = Scratch::default();
+    let (mut established, mut short) = (0, 0);
+    for packet in Traffic::new(13, Mood::Lossy).take(PACKETS) {
+        let now = Tick::from_nanoseconds(packet.time_ns);
+        let (bytes, arrival) = (Bytes(&packet.ip), arrival(&packet.ip));
+        let mut stage = prepare(&bytes, &arrival, &plane, &mut scratch, now);
+        let mut steps = 0;
+        while stage != Stage::Done {
+            stage = step(&bytes, &arrival, &plane, &mut scratch, stage);
+            steps += 1;
+        }
+        let outcome = scratch.outcome();
+        if (outcome.state, outcome.verdict) == (State::Established, Verdict::Accept) {
+            established += 1;
+            short += u32::from(steps == 1);
+        }
+    }
+    println!("{short} of {established} packets of established flows");
+    assert!(short > established / 4, "{short} of {established}");
+}
+
+fn arrival(ip: &[u8]) -> Arrival {
+    Arrival {
+        link: match ip.first().map(|byte| byte >> 4) {
+            Some(6) => Link::Ipv6,
+            _ => Link::Ipv4,
+        },
+        path: Path::Ingress,
+        checksums: Checksums::Unverified,
+        zone: 0,
+        interfaces: 0,
+    }
+}
+
+fn settings() -> Settings {
+    let buckets = buckets_for(FLOWS_MAX);
+    let mut settings = Settings::defaults(FLOWS_MAX, [buckets, buckets]);
+    settings.flags |= SETTING_ACCOUNTING;
+    settings
+}
+
+/// Invalid packets are dropped, all others pass; what established ones meet is remembered.
+fn policy() -> LoadedPolicy {
+    let rule = |states: u32, target: u8, number: u32| Rule {
+        flags: RULE_STATES | RULE_FLOW_ONLY,
+        states,
+        target,
+        number,
+        hook: 1,
+        ..Rule::ALWAYS
+    };
+    let end = Rule {
+        flags: RULE_FLOW_ONLY,
+        target: target::ACCEPT,
+        hook: 1,
+        ..Rule::ALWAYS
+    };
+    let mut header = PolicyHeader {
+        rules: 3,
+        entry: [[0; 3]; 2],
+        cached: [NO_RULE; 8],
+        ..PolicyHeader::NONE
+    };
+    header.flags &= !POLICY_NONE;
+    header.cached[0] = 1;
+    LoadedPolicy {
+        header,
+        rules: vec![
+            rule(u32::from(State::Invalid.bit()), target::DROP, 1),
+            rule(u32::from(State::Established.bit()), target::ACCEPT, 2),
+            end,
+        ],
+        ..LoadedPolicy::NONE
+    }
+}
+
+/// A flow table's memory.
+struct Memory {
+    families: [[Vec<AtomicU64>; 4]; 2],
+    gauges: Vec<AtomicU64>,
+}
+
+impl Memory {
+    fn new() -> Self {
+        let words = |count: u32| (0..count).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
+        let [v4, v6] = settings().buckets;
+        let family = |buckets: u32, slot_words: u32| {
+            let slots = buckets * SLOTS_PER_BUCKET;
+            [
+                words(buckets),
+                words(slots * slot_words),
+                words(slots * WARM_WORDS),
+                words(slots * ACCOUNTING_WORDS),
+            ]
+        };
+        Self {
+            families: [family(v4, SLOT_WORDS_V4), family(v6, SLOT_WORDS_V6)],
+            gauges: words(gauges::WORDS),
+        }
+    }
+
+    fn table(&self) -> SliceTable<'_> {
+        let families = self
+            .families
+            .each_ref()
+            .map(|[tags, slots, warm, accounting]| FamilySlices {
+                tags,
+                slots,
+                warm,
+                accounting,
+            });
+        SliceTable::new(families, &self.gauges)
+    }
+
+    fn words(&self) -> Vec<u64> {
+        let arrays = self.families.iter().flatten().chain([&self.gauges]);
+        arrays.flatten().map(|word| word.load(SeqCst)).collect()
+    }
+}
