@@ -1,11 +1,14 @@
 //! The flow table in the kernel, with all CPUs at it at once: they insert the same flows from both
-//! sides, evict, confirm and reset, while another thread lets time pass and removes what has
-//! expired, as the daemon does.
+//! sides in the same instant, evict, confirm and reset, while another thread lets time pass and
+//! removes what has expired, as the daemon does. In between all stand still, and the table is
+//! looked through.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use keepstate_daemon::kernel::{Kernel, Maps};
@@ -30,17 +33,20 @@ const FRAMES: usize = 500;
 /// Connections that are opened and reset from both sides: their records come and go.
 const DUELS: u16 = 12;
 
-const RUNS: usize = 100_000;
+/// In each round all connections are opened at once, and then come frames of all kinds.
+const ROUNDS: usize = 600;
+const FRAMES_PER_ROUND: usize = 100;
 
 /// A table that is crowded: most inserts meet others in their buckets.
 const BUCKETS: u32 = 8;
 const FLOWS_MAX: u32 = 24;
 const HALF_OPEN_MAX: u32 = 20;
 
-/// Every so many rounds the thread that removes takes all records, for each packet to find none.
-const ROUNDS_PER_CLEARING: usize = 3;
-/// More than any timeout.
-const AGES: u32 = 1 << 30;
+/// The thread that removes lets most half-open flows live some ten sweeps.
+const TICKS_PER_SWEEP: u32 = 200;
+const BETWEEN_SWEEPS: Duration = Duration::from_micros(200);
+/// More than any timeout but that of a connection at rest.
+const AGES: u32 = 1 << 20;
 
 #[test]
 fn the_table_withstands_all_cpus_at_once() {
@@ -61,27 +67,39 @@ fn the_table_withstands_all_cpus_at_once() {
     });
     let program: &Xdp = programs.xdp().expect("the program is there");
     let traffic = Traffic::new(6, Mood::Lossy).take(FRAMES);
+    let duels: Vec<[Vec<u8>; 4]> = (0..DUELS).map(duel).collect();
     let mut frames: Vec<Vec<u8>> = traffic.map(|packet| ethernet(&packet.ip)).collect();
-    frames.extend((0..DUELS).flat_map(duel));
+    // As often as all other frames together.
+    frames.extend(duels.iter().flatten().cycle().take(FRAMES).cloned());
     let cpus = cpus();
-    let maps: &Maps = maps;
-    let is_over = AtomicBool::new(false);
+    let bench = Bench {
+        maps,
+        settings,
+        program,
+        duels,
+        frames,
+        meeting: Meeting {
+            members: cpus.len(),
+            arrived: AtomicUsize::new(0),
+        },
+        removing: Mutex::new(()),
+        wrong: Mutex::new(String::new()),
+        is_over: AtomicBool::new(false),
+    };
+    let bench = &bench;
     let removed = thread::scope(|scope| {
-        let remover = scope.spawn(|| remove_until(maps, &settings, &is_over));
+        let remover = scope.spawn(|| bench.remove());
         let senders: Vec<_> = cpus
             .iter()
             .enumerate()
-            .map(|(number, cpu)| {
-                let frames = &frames;
-                scope.spawn(move || send(program, frames, *cpu, number as u64))
-            })
+            .map(|(number, cpu)| scope.spawn(move || bench.send(number, *cpu)))
             .collect();
-        for sender in senders {
-            sender.join().expect("no panic");
-        }
-        is_over.store(true, SeqCst);
+        let results: Vec<_> = senders.into_iter().map(|sender| sender.join()).collect();
+        bench.is_over.store(true, SeqCst);
+        assert!(results.iter().all(Result::is_ok), "a sender panicked");
         remover.join().expect("no panic")
     });
+    assert_eq!(*bench.wrong.lock().expect("nobody panics with it"), "");
     let flows = flows(maps);
     let gauge = |gauge| flows.gauges().map_or(0, |words| words.load(gauge));
     println!(
@@ -95,9 +113,121 @@ fn the_table_withstands_all_cpus_at_once() {
     assert!(gauge(gauges::INSERTED) > 1_000);
     assert!(gauge(gauges::EVICTED) > 0);
     assert!(removed > 0);
-    // The limit is read before it is counted up.
-    assert!(gauge(gauges::COUNT) <= u64::from(FLOWS_MAX) + cpus.len() as u64);
-    check(&flows, &settings);
+}
+
+/// What all threads share.
+struct Bench<'a> {
+    maps: &'a Maps,
+    settings: Settings,
+    program: &'a Xdp,
+    duels: Vec<[Vec<u8>; 4]>,
+    frames: Vec<Vec<u8>>,
+    meeting: Meeting,
+    /// Held while records are removed.
+    removing: Mutex<()>,
+    /// What was found to be wrong: the senders end then.
+    wrong: Mutex<String>,
+    is_over: AtomicBool,
+}
+
+/// Where the senders wait for each other: not asleep, so that they leave in the same instant.
+struct Meeting {
+    members: usize,
+    arrived: AtomicUsize,
+}
+
+impl Meeting {
+    fn meet(&self) {
+        /// Looks until the CPU is left to others, one of which may be waited for.
+        const LOOKS: u32 = 10_000;
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let last = (self.arrived.fetch_add(1, SeqCst) / self.members + 1) * self.members;
+        let deadline = Instant::now() + PATIENCE;
+        let mut looks = 0;
+        while self.arrived.load(SeqCst) < last {
+            looks += 1;
+            if looks % LOOKS == 0 {
+                assert!(Instant::now() < deadline, "the other senders are gone");
+                thread::yield_now();
+            }
+            std::hint::spin_loop();
+        }
+    }
+}
+
+impl Bench<'_> {
+    /// Hands frames to the program on one CPU.
+    fn send(&self, number: usize, cpu: usize) {
+        let mut set = CpuSet::new();
+        set.set(cpu);
+        sched_setaffinity(None, &set).expect("the CPU is allowed");
+        let mut random = Random::new(number as u64);
+        for _ in 0..ROUNDS {
+            for [one_side, _, other_side, _] in &self.duels {
+                self.meeting.meet();
+                self.run([one_side, other_side][number % 2]);
+            }
+            if !self.look_through(number, Next::GoOn) {
+                return;
+            }
+            for _ in 0..FRAMES_PER_ROUND {
+                self.run(&self.frames[random.below(self.frames.len() as u64) as usize]);
+            }
+            if !self.look_through(number, Next::Clear) {
+                return;
+            }
+        }
+    }
+
+    fn run(&self, frame: &[u8]) {
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ..TestRunOptions::default()
+        };
+        self.program.test_run(options).expect("a test run");
+    }
+
+    /// Stands still, and lets one of the senders check the table. `false` if something is wrong.
+    fn look_through(&self, number: usize, next: Next) -> bool {
+        self.meeting.meet();
+        if number == 0 {
+            let _guard = self.removing.lock().expect("nobody panics with it");
+            let flows = flows(self.maps);
+            if let Err(wrong) = check(&flows, &self.settings, self.meeting.members) {
+                *self.wrong.lock().expect("nobody panics with it") = wrong;
+            }
+            if next == Next::Clear {
+                let now = Tick(self.maps.plane().test_tick + AGES);
+                sweep(&flows, &self.settings, now);
+            }
+        }
+        self.meeting.meet();
+        let wrong = self.wrong.lock().expect("nobody panics with it");
+        wrong.is_empty()
+    }
+
+    /// Lets time pass and removes what has expired; returns how many records that were.
+    fn remove(&self) -> usize {
+        let flows = flows(self.maps);
+        let mut removed = 0;
+        while !self.is_over.load(SeqCst) {
+            {
+                let _guard = self.removing.lock().expect("nobody panics with it");
+                let now = Tick(self.maps.plane().test_tick + TICKS_PER_SWEEP);
+                self.maps.change_plane(|plane| plane.test_tick = now.0);
+                removed += sweep(&flows, &self.settings, now);
+            }
+            thread::sleep(BETWEEN_SWEEPS);
+        }
+        removed
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    GoOn,
+    /// With an empty table.
+    Clear,
 }
 
 /// The CPUs that this process may use, two at least, be it twice the same.
@@ -113,7 +243,7 @@ fn cpus() -> Vec<usize> {
 }
 
 /// What both ends of a connection send that both of them open and refuse.
-fn duel(number: u16) -> Vec<Vec<u8>> {
+fn duel(number: u16) -> [Vec<u8>; 4] {
     const SYN_AT: u32 = 1000;
     let (one, other): (IpAddr, IpAddr) = if number.is_multiple_of(2) {
         (
@@ -142,54 +272,19 @@ fn duel(number: u16) -> Vec<Vec<u8>> {
         };
         Packet::new(source, destination, Body::Tcp(segment)).ethernet()
     };
-    let mut frames = Vec::new();
-    for is_back in [false, true] {
-        frames.push(segment(is_back, SYN, 0));
-        frames.push(segment(!is_back, RST | ACK, SYN_AT + 1));
-    }
-    // As often as all other frames together.
-    let times = FRAMES / (frames.len() * usize::from(DUELS)) + 1;
-    std::iter::repeat_n(frames, times).flatten().collect()
+    [
+        segment(false, SYN, 0),
+        segment(true, RST | ACK, SYN_AT + 1),
+        segment(true, SYN, 0),
+        segment(false, RST | ACK, SYN_AT + 1),
+    ]
 }
 
-/// Hands frames to the program on one CPU. All CPUs draw the same ones about half of the time.
-fn send(program: &Xdp, frames: &[Vec<u8>], cpu: usize, seed: u64) {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    sched_setaffinity(None, &set).expect("the CPU is allowed");
-    let mut together = Random::new(7);
-    let mut apart = Random::new(seed);
-    for _ in 0..RUNS {
-        let common = together.below(frames.len() as u64);
-        let own = apart.below(frames.len() as u64);
-        let number = if together.happens(50) { common } else { own };
-        let options = TestRunOptions {
-            data_in: Some(&frames[number as usize]),
-            ..TestRunOptions::default()
-        };
-        program.test_run(options).expect("a test run");
-    }
-}
-
-/// Lets time pass and removes what has expired; returns how many records that were.
-fn remove_until(maps: &Maps, settings: &Settings, is_over: &AtomicBool) -> usize {
-    let flows = flows(maps);
+/// Removes what has expired; returns how many records that were.
+fn sweep(flows: &SliceTable<'_>, settings: &Settings, now: Tick) -> usize {
     let mut removed = 0;
-    for round in 0.. {
-        if is_over.load(SeqCst) {
-            break;
-        }
-        let now = Tick(maps.plane().test_tick + 1);
-        maps.change_plane(|plane| plane.test_tick = now.0);
-        let now = if round % ROUNDS_PER_CLEARING == 0 {
-            Tick(now.0 + AGES)
-        } else {
-            now
-        };
-        for (family, buckets) in [Family::V4, Family::V6].into_iter().zip(settings.buckets) {
-            table::sweep(&flows, family, 0..buckets, now, |_| removed += 1);
-        }
-        thread::yield_now();
+    for (family, buckets) in [Family::V4, Family::V6].into_iter().zip(settings.buckets) {
+        table::sweep(flows, family, 0..buckets, now, |_| removed += 1);
     }
     removed
 }
@@ -205,17 +300,21 @@ fn flows(maps: &Maps) -> SliceTable<'_> {
 }
 
 /// What holds whenever nobody is at work: no slot is between two states, no key has two records,
-/// and the gauges say what the slots hold.
-fn check(flows: &SliceTable<'_>, settings: &Settings) {
+/// the gauges say what the slots hold, and the limit was passed by no more than those who read it
+/// at once.
+fn check(flows: &SliceTable<'_>, settings: &Settings, cpus: usize) -> Result<(), String> {
     let (mut records, mut half_open) = (0, 0);
+    let mut wrong = Vec::new();
     for (family, buckets) in [Family::V4, Family::V6].into_iter().zip(settings.buckets) {
         table::leftovers(flows, family, 0..buckets, |place, control| {
-            panic!("neither live nor empty: {place:?} {control:?}");
+            wrong.push(format!("neither live nor empty: {place:?} {control:?}"));
         });
         let mut keys = HashSet::new();
         // At a time before all deadlines nothing has expired yet.
         table::visit(flows, family, 0..buckets, Tick(0), |entry| {
-            assert!(keys.insert(entry.key.words), "two records: {entry:?}");
+            if !keys.insert(entry.key.words) {
+                wrong.push(format!("a second record: {entry:?}"));
+            }
         });
         for bucket in 0..buckets {
             let tags = flows.tags(family, bucket).map_or(0, |words| words.load(0));
@@ -226,11 +325,19 @@ fn check(flows: &SliceTable<'_>, settings: &Settings) {
         }
     }
     let gauge = |gauge| flows.gauges().map_or(0, |words| words.load(gauge));
-    assert_eq!(gauge(gauges::COUNT), records);
-    assert_eq!(gauge(gauges::HALF_OPEN), half_open);
-    assert_eq!(
-        gauge(gauges::INSERTED) - gauge(gauges::REMOVED),
-        records,
-        "inserted less removed"
-    );
+    let expected = [
+        (gauge(gauges::COUNT), records),
+        (gauge(gauges::HALF_OPEN), half_open),
+        (gauge(gauges::INSERTED) - gauge(gauges::REMOVED), records),
+    ];
+    if expected.iter().any(|(counted, there)| counted != there) {
+        wrong.push(format!("gauges and what is there: {expected:?}"));
+    }
+    if records >= u64::from(FLOWS_MAX) + cpus as u64 {
+        wrong.push(format!("{records} records"));
+    }
+    match wrong.is_empty() {
+        true => Ok(()),
+        false => Err(wrong.join("\n")),
+    }
 }
