@@ -61,6 +61,7 @@ use crate::time::Tick;
 use crate::tuple::{Family, FlowKey, KEY_WORD0_FOREIGN_BITS};
 
 /// Makes a record.
+#[inline]
 pub fn insert<M: FlowMemory>(
     memory: &M,
     flow: &NewFlow<'_>,
@@ -76,6 +77,7 @@ pub fn insert<M: FlowMemory>(
     }
 }
 
+#[cfg_attr(target_arch = "bpf", inline(never))]
 fn insert_kind<K: Kind, M: FlowMemory>(
     memory: &M,
     flow: &NewFlow<'_>,
@@ -406,6 +408,7 @@ enum Room {
 }
 
 /// Gives up one record of the key's buckets, if there is one that may go.
+#[cfg_attr(target_arch = "bpf", inline(never))]
 fn make_room<K: Kind, M: FlowMemory>(
     memory: &M,
     hash: &Hash,
