@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail, ensure};
 
 use crate::btf;
 use crate::shell::{self, Tool};
+use crate::stack;
 
 /// The object beside its source.
 const OBJECT: &str = "crates/bpf/keepstate.bpf.o";
@@ -64,6 +65,11 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
     let built = build(&directory, &linker)?;
     let committed = shell::root().join(OBJECT);
     let is_stale = differs(&directory, &committed, &built)?;
+    let (stack, program) = stack::largest(&std::fs::read(&built)?)?;
+    println!(
+        "on Linux 6.1 {program} takes {stack} bytes of stack, of {}",
+        stack::STACK_BYTES_MAX
+    );
     // Also when checking: what is tested next is what was built from this source.
     std::fs::copy(&built, &committed).with_context(|| format!("cannot write {OBJECT}"))?;
     match (is_check, is_stale) {

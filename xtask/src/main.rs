@@ -7,6 +7,7 @@ mod docs;
 mod fuzz;
 mod kernels;
 mod shell;
+mod stack;
 mod tally;
 mod test;
 
