@@ -3,7 +3,7 @@
 
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use keepstate_testkit::{Namespace, programs_or_skip, root_or_skip, workspace_root};
@@ -188,6 +188,19 @@ fn wait_until(condition: impl Fn() -> bool) -> bool {
     false
 }
 
+fn interrupt(child: &Child) -> bool {
+    let process = child.id().to_string();
+    let status = Command::new("kill").args(["-INT", &process]).status();
+    status.is_ok_and(|status| status.success())
+}
+
+/// Of `N packets transmitted, M received`, the last words of ping.
+fn sent_and_received(said: &str) -> Option<(u64, u64)> {
+    let line = said.lines().find(|line| line.contains(" transmitted"))?;
+    let mut numbers = line.split(' ').filter_map(|word| word.parse().ok());
+    Some((numbers.next()?, numbers.next()?))
+}
+
 fn can_run(test: &str) -> bool {
     root_or_skip(test)
         && programs_or_skip(test, &["ip", "tc", "bpftool", "nsenter", "kill", "ping"])
@@ -281,7 +294,7 @@ fn programs_of_another_build_are_replaced_without_a_loss() {
     let ping = bench
         .namespace
         .command("ping")
-        .args(["-q", "-i", "0.005", "-c", "1000", "-W", "5", "10.9.0.2"])
+        .args(["-q", "-i", "0.005", "10.9.0.2"])
         .stdout(Stdio::piped())
         .spawn()
         .expect("ping can be started");
@@ -298,9 +311,12 @@ fn programs_of_another_build_are_replaced_without_a_loss() {
     let stages = bench.stage_pins();
     assert_eq!(stages.len(), 2, "{stages:?}");
     assert!(stages.iter().all(|name| !stages_before.contains(name)));
+    assert!(interrupt(&ping), "ping does not run any more");
     let output = ping.wait_with_output().expect("ping ends");
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(said.contains("1000 received"), "{said}");
+    let (sent, received) = sent_and_received(&said).expect("ping sums up");
+    // The last one may be under way.
+    assert!(sent > 10 && received + 1 >= sent, "{said}");
     let flows = bench.succeeds(&["flows", "-p", "icmp"]);
     assert_eq!(flows.lines().count(), 1, "{flows}");
     assert!(
