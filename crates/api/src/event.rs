@@ -67,6 +67,17 @@ pub struct Event {
     /// What the packet that caused this was.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub packet: Option<PacketEvent>,
+    /// The program that made, changed or removed the flow by hand.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub by: Option<Program>,
+}
+
+/// A client of the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    pub pid: u32,
+    /// `None` when it was gone before it could be asked for.
+    pub name: Option<String>,
 }
 
 /// The packet of an event.

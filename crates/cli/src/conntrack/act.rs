@@ -247,7 +247,7 @@ pub(super) fn summary(command: Command, count: u64) -> Option<(String, bool)> {
     };
     let may_be_none = matches!(
         command,
-        Command::List | Command::Add | Command::ListExpected
+        Command::List | Command::Add | Command::Event | Command::ListExpected
     );
     Some((format!("{count} {what}."), count != 0 || may_be_none))
 }

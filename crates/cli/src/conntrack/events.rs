@@ -1,52 +1,287 @@
 //! `-E`: what happens, while it happens.
-
-use keepstate_api::{ClientError, EventKind, EventKinds, Reply, Request};
-use keepstate_listing::Telling;
-
-use super::act::Session;
-use super::invocation::Invocation;
-use super::problem::Problem;
-use crate::output::stdout;
+//!
+//! A thread reads events as fast as they come, so that a slow terminal does not hold up the daemon; those that
+//! wait are bounded. When some were lost all the same, the flows that are there are told instead,
+//! and the end of those that were told before and are gone.
 
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use keepstate_api::{
+    Client, ClientError, Event, EventKind, EventKinds, Filter, Flow, Reply, Request,
+};
+use keepstate_listing::{Style, Telling};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::act::{Session, connect};
+use super::invocation::{Events, Invocation};
+use super::known::Known;
+use super::output::{Frame, now_ns};
+use super::problem::{BANNER, Problem};
+use crate::output::stdout;
+
+/// Events that wait to be printed, unless `-b` says how many bytes they may take.
+const QUEUE_EVENTS: usize = 32_768;
+
+/// What an event takes while it waits.
+const EVENT_BYTES: usize = 1024;
+
+/// How often signals are looked for.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Time between two looks at the whole table: where events are lost again and again, the looks
+/// must not be what holds the program up.
+const RESYNC_PAUSE: Duration = Duration::from_secs(3);
+
+type Out = std::io::BufWriter<std::io::StdoutLock<'static>>;
+
+enum Message {
+    Event(Box<Event>),
+    Failed(Problem),
+}
 
 /// Tells events until it is interrupted.
 pub(super) fn follow(session: &mut Session, invocation: &Invocation) -> Result<(), Problem> {
     let filter = invocation.filter()?;
+    let interrupted = interruption()?;
+    let mut client = connect()?;
     let kinds = EventKinds::Flows;
-    let client = session.client()?;
     match client.ask(&Request::Events { kinds })? {
         Reply::Listening => {}
         _ => return Err(ClientError::Unexpected.into()),
     }
-    let mut out = stdout();
+    let (queue, messages) = sync_channel(queue_length(invocation));
+    let lost = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&lost);
+    thread::spawn(move || read(client, &queue, &counter));
+    let mut teller = Teller {
+        invocation,
+        filter,
+        out: stdout(),
+        frame: Frame::new(&invocation.output, "conntrack"),
+        known: Known::default(),
+        told_until_ns: 0,
+        count: 0,
+    };
+    let result = teller.run(&messages, &lost, &interrupted);
+    session.count = teller.count;
+    teller.frame.close(&mut teller.out)?;
+    teller.out.flush()?;
+    result
+}
+
+/// Set when it is time to end.
+fn interruption() -> Result<Arc<AtomicBool>, Problem> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+    }
+    Ok(interrupted)
+}
+
+fn queue_length(invocation: &Invocation) -> usize {
+    if !invocation.given.has('b') {
+        return QUEUE_EVENTS;
+    }
+    let bytes = usize::try_from(invocation.buffer_bytes).unwrap_or(0);
+    let length = (bytes / EVENT_BYTES).clamp(1, QUEUE_EVENTS * 32);
+    eprintln!("NOTICE: {length} events may wait to be printed.");
+    length
+}
+
+/// Reads until the connection ends.
+fn read(mut client: Client, queue: &SyncSender<Message>, lost: &AtomicU64) {
     loop {
-        let event = match client.reply()? {
-            Reply::Event(event) => event,
-            Reply::EventsLost { count } => {
-                eprintln!("WARNING: {count} events were lost.");
+        let event = match client.reply() {
+            Ok(Reply::Event(event)) => event,
+            Ok(Reply::EventsLost { count }) => {
+                lost.fetch_add(count, Ordering::Relaxed);
                 continue;
             }
-            _ => return Err(ClientError::Unexpected.into()),
+            Ok(_) => return fail(queue, ClientError::Unexpected.into()),
+            Err(error) => return fail(queue, error.into()),
         };
-        if !filter.matches(&event.flow) {
-            continue;
+        match queue.try_send(Message::Event(event)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => {
+                lost.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(TrySendError::Disconnected(_)) => return,
         }
-        let telling = match event.kind {
-            EventKind::New => Telling::New,
-            EventKind::Update => Telling::Updated,
-            EventKind::Destroy => Telling::Ended,
-            EventKind::Drop | EventKind::Invalid => continue,
+    }
+}
+
+fn fail(queue: &SyncSender<Message>, problem: Problem) {
+    // Nobody may be there to hear it.
+    let _ = queue.send(Message::Failed(problem));
+}
+
+/// Prints events.
+struct Teller<'a> {
+    invocation: &'a Invocation,
+    filter: Filter,
+    out: Out,
+    frame: Frame,
+    known: Known,
+    /// Events before this are in what was told of the whole table.
+    told_until_ns: u64,
+    count: u64,
+}
+
+impl Teller<'_> {
+    fn run(
+        &mut self,
+        messages: &Receiver<Message>,
+        lost: &AtomicU64,
+        interrupted: &AtomicBool,
+    ) -> Result<(), Problem> {
+        let mut last_look: Option<Instant> = None;
+        while !interrupted.load(Ordering::Relaxed) {
+            match messages.recv_timeout(PATIENCE) {
+                Ok(Message::Event(event)) => self.event(&event)?,
+                Ok(Message::Failed(problem)) => return Err(problem),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(ClientError::HungUp.into()),
+            }
+            let may_look = last_look.is_none_or(|last| last.elapsed() >= RESYNC_PAUSE);
+            if may_look && lost.load(Ordering::Relaxed) != 0 {
+                self.resynchronise(lost.swap(0, Ordering::Relaxed))?;
+                last_look = Some(Instant::now());
+            }
+        }
+        let lost = lost.load(Ordering::Relaxed);
+        if lost != 0 {
+            eprintln!("{BANNER}: WARNING: {lost} events were lost.");
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, event: &Event) -> Result<(), Problem> {
+        let telling = match (event.kind, &event.by) {
+            (EventKind::New, None) => Telling::New,
+            (EventKind::New, Some(_)) => Telling::Made,
+            (EventKind::Update, None) => Telling::Updated,
+            (EventKind::Update, Some(_)) => Telling::Changed,
+            (EventKind::Destroy, _) => Telling::Ended,
+            (EventKind::Drop | EventKind::Invalid, _) => return Ok(()),
         };
-        let style = invocation.output.style(telling, 1);
-        invocation.output.print(&mut out, &event.flow, style, "")?;
-        out.flush()?;
+        if event.time_ns < self.told_until_ns {
+            return Ok(());
+        }
+        if !self.filter.matches(&event.flow) || !is_wanted(self.invocation.events, telling) {
+            return Ok(());
+        }
+        match telling {
+            Telling::Ended => self.known.remove(&event.flow),
+            _ => self.known.add(&event.flow),
+        }
+        if self.invocation.output.json {
+            serde_json::to_writer(&mut self.out, event).map_err(std::io::Error::from)?;
+            writeln!(self.out)?;
+            self.out.flush()?;
+            self.count += 1;
+            return Ok(());
+        }
+        let behind = match &event.by {
+            None => String::new(),
+            Some(program) => {
+                let name = program.name.as_ref();
+                let name = name.map_or_else(String::new, |name| format!(" progname={name}"));
+                format!(" [USERSPACE] portid={}{name}", program.pid)
+            }
+        };
+        self.print(&event.flow, telling, event.time_ns, &behind)?;
+        self.out.flush()?;
+        Ok(())
+    }
+
+    fn print(
+        &mut self,
+        flow: &Flow,
+        telling: Telling,
+        time_ns: u64,
+        behind: &str,
+    ) -> Result<(), Problem> {
+        let output = &self.invocation.output;
+        self.frame.open(&mut self.out)?;
+        if output.timestamp && !output.xml {
+            let (seconds, rest) = (time_ns / 1_000_000_000, time_ns % 1_000_000_000);
+            write!(self.out, "[{seconds}.{:06}]\t", rest / 1000)?;
+        }
+        let style = Style {
+            when: output.timestamp,
+            now_ns: time_ns,
+            ..output.style(telling, 1)
+        };
+        output.print(&mut self.out, flow, style, behind)?;
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Tells the flows that are there as updates, and the end of those that are not any more.
+    fn resynchronise(&mut self, lost: u64) -> Result<(), Problem> {
+        eprintln!(
+            "{BANNER}: WARNING: {lost} events were lost; the flows that are there follow as \
+             updates."
+        );
+        self.told_until_ns = now_ns();
+        let filter = self.filter.clone();
+        let wants_updates = is_wanted(self.invocation.events, Telling::Updated);
+        let mut missing = self.known.take();
+        let mut shown = 0_u64;
+        connect()?.flows(&Request::Flows { filter }, |flow| {
+            missing.remove(&flow);
+            self.known.add(&flow);
+            if wants_updates {
+                shown += 1;
+                self.print(&flow, Telling::Updated, now_ns(), "")?;
+            }
+            Ok::<_, Problem>(())
+        })?;
+        if is_wanted(self.invocation.events, Telling::Ended) {
+            for flow in missing.flows() {
+                shown += 1;
+                let flow = Flow {
+                    seconds_left: 0,
+                    ..flow
+                };
+                self.print(&flow, Telling::Ended, now_ns(), "")?;
+            }
+        }
+        self.out.flush()?;
+        let forgotten = self.known.forgotten();
+        eprintln!("{BANNER}: resynchronised by {shown} events.");
+        if forgotten {
+            eprintln!(
+                "{BANNER}: WARNING: so many flows were told that the end of some may not be."
+            );
+        }
+        Ok(())
+    }
+}
+
+fn is_wanted(events: Events, telling: Telling) -> bool {
+    if !(events.new || events.updates || events.destroy) {
+        return true;
+    }
+    match telling {
+        Telling::Listed => false,
+        Telling::New | Telling::Made => events.new,
+        Telling::Updated | Telling::Changed => events.updates,
+        Telling::Ended => events.destroy,
     }
 }
 
 /// Nothing expects flows: there is nothing to tell until it is interrupted.
 pub(super) fn wait_for_expectations() -> Result<(), Problem> {
-    loop {
-        std::thread::park();
+    let interrupted = interruption()?;
+    while !interrupted.load(Ordering::Relaxed) {
+        thread::sleep(PATIENCE);
     }
+    eprintln!("{BANNER}: 0 expectation events have been shown.");
+    Ok(())
 }

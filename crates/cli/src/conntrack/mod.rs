@@ -7,6 +7,7 @@ mod act;
 mod events;
 mod getopt;
 mod invocation;
+mod known;
 mod labels;
 mod load;
 mod nat;

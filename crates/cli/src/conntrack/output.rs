@@ -134,7 +134,7 @@ impl Frame {
     }
 }
 
-fn now_ns() -> u64 {
+pub(super) fn now_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     // A clock before 1970 is not set at all.
     since.map_or(0, |since| since.as_nanos() as u64)

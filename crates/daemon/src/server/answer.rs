@@ -39,7 +39,7 @@ pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> 
             return edit::change(shared, &filter, &change, output);
         }
         Request::Find { query } => Ok(flows::find(shared, &query)),
-        Request::Insert { flow } => Ok(edit::insert(shared, &flow)),
+        Request::Insert { flow } => Ok(edit::insert(shared, &flow, output)),
         Request::Sysctl { name } => return sysctls(shared, name.as_deref(), output),
         Request::Status => status(shared).map(|status| Reply::Status(Box::new(status))),
         Request::Apply { files, mode } => match shared.rules.apply(&*shared.plane, &files, mode) {

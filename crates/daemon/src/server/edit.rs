@@ -7,7 +7,7 @@ use std::io;
 use std::ops::ControlFlow;
 
 use keepstate_api::{
-    Event, EventKind, Filter, Flow, FlowChange, FlowStatus, MarkChange, NewFlow, Reply, Unable,
+    EventKind, Filter, Flow, FlowChange, FlowStatus, MarkChange, NewFlow, Program, Reply, Unable,
     frame,
 };
 use keepstate_engine::conntrack::tcp::TcpState;
@@ -29,14 +29,15 @@ use super::{Shared, events, flows, unix_nanoseconds};
 const ACCOUNTING_START: u32 = 4;
 
 /// Makes a record.
-pub(super) fn insert(shared: &Shared, flow: &NewFlow) -> Reply {
-    match try_insert(shared, flow) {
+pub(super) fn insert(shared: &Shared, flow: &NewFlow, output: &Output) -> Reply {
+    let by = flows::caller(shared, output);
+    match try_insert(shared, by.as_ref(), flow) {
         Ok(()) => Reply::Done,
         Err(why) => Reply::Unable { why },
     }
 }
 
-fn try_insert(shared: &Shared, flow: &NewFlow) -> Result<(), Unable> {
+fn try_insert(shared: &Shared, by: Option<&Program>, flow: &NewFlow) -> Result<(), Unable> {
     let oriented = flows::name(&flow.first).ok_or(Unable::Invalid)?;
     check_name(flow, &oriented)?;
     let plane = &*shared.plane;
@@ -60,7 +61,7 @@ fn try_insert(shared: &Shared, flow: &NewFlow) -> Result<(), Unable> {
         now,
         &mut displaced,
     );
-    tell_displaced(shared, &settings, &displaced, &oriented.key, now);
+    tell_displaced(shared, &settings, &displaced, &oriented.key);
     let place = match inserted {
         Insert::Done(place) => place,
         Insert::Exists => return Err(Unable::Exists),
@@ -72,8 +73,8 @@ fn try_insert(shared: &Shared, flow: &NewFlow) -> Result<(), Unable> {
     {
         words.store(ACCOUNTING_START, unix_nanoseconds());
     }
-    if let Some(entry) = flows::locate(shared, &oriented, now) {
-        publish_event(shared, &settings, EventKind::New, &entry, now);
+    if let Some(entry) = flows::locate(shared, &oriented.key, now) {
+        publish_event(shared, by, EventKind::New, &entry, now);
     }
     Ok(())
 }
@@ -144,8 +145,9 @@ pub(super) fn change(
     output: &mut Output,
 ) -> io::Result<()> {
     let mut shown = 0;
+    let by = flows::caller(shared, output);
     let walked = flows::for_each(shared, filter, |entry, now, _| {
-        match change_one(shared, filter, change, entry, now) {
+        match change_one(shared, by.as_ref(), filter, change, entry, now) {
             Ok(None) => Ok(()),
             Ok(Some(flow)) => {
                 shown += 1;
@@ -165,6 +167,7 @@ pub(super) fn change(
 /// Changes one record; the flow as it then is, or `None` when there was nothing to change.
 fn change_one(
     shared: &Shared,
+    by: Option<&Program>,
     filter: &Filter,
     change: &FlowChange,
     entry: &Entry,
@@ -178,8 +181,7 @@ fn change_one(
             return Ok(None);
         }
         if let Some(changed) = draft.publish(&memory, &entry) {
-            let settings = shared.plane.settings();
-            publish_event(shared, &settings, EventKind::Update, &changed, now);
+            publish_event(shared, by, EventKind::Update, &changed, now);
             return Ok(Some(flows::describe(shared, &changed, now)));
         }
         match flows::again(shared, filter, &entry, now) {
@@ -267,13 +269,7 @@ impl Draft {
 }
 
 /// Tells of the records that went for a new one.
-fn tell_displaced(
-    shared: &Shared,
-    settings: &Settings,
-    displaced: &Displaced,
-    own: &FlowKey,
-    now: Tick,
-) {
+fn tell_displaced(shared: &Shared, settings: &Settings, displaced: &Displaced, own: &FlowKey) {
     if !settings.has(SETTING_FLOW_EVENTS) {
         return;
     }
@@ -292,22 +288,17 @@ fn tell_displaced(
             family: key.family as u8,
             ..EngineEvent::default()
         };
-        if let Some(event) = events::describe(&event, &shared.rules, now) {
+        if let Some(event) = events::told(shared, &event) {
             shared.hub.publish(event);
         }
     }
 }
 
-fn publish_event(shared: &Shared, settings: &Settings, kind: EventKind, entry: &Entry, now: Tick) {
-    if !settings.has(SETTING_FLOW_EVENTS) {
-        return;
+fn publish_event(shared: &Shared, by: Option<&Program>, kind: EventKind, entry: &Entry, now: Tick) {
+    if shared.plane.settings().has(SETTING_FLOW_EVENTS) {
+        let event = events::of_record(shared, kind, entry, now, by);
+        shared.hub.publish(event);
     }
-    shared.hub.publish(Event {
-        time_ns: unix_nanoseconds(),
-        kind,
-        flow: flows::describe(shared, entry, now),
-        packet: None,
-    });
 }
 
 #[cfg(test)]

@@ -141,6 +141,9 @@ fn a_mark_survives_packets_that_write_beside_it() {
         scope.spawn(|| {
             for number in 1..=PACKETS {
                 packet(plane, number);
+                if number % 8 == 0 {
+                    std::thread::yield_now();
+                }
             }
         });
         for bit in 1..32 {

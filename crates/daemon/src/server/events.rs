@@ -1,23 +1,24 @@
 //! Events on their way from the programs to whoever listens.
 
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use keepstate_api::{Event, EventKind, EventKinds, EventStatus, Flow, PacketEvent};
+use keepstate_api::{Event, EventKind, EventKinds, EventStatus, Flow, PacketEvent, Program};
 use keepstate_engine::event::{Event as EngineEvent, EventKind as EngineKind};
 use keepstate_engine::host::Words;
 use keepstate_engine::policy::NO_RULE;
 use keepstate_engine::record::{Control, Record, Warm};
 use keepstate_engine::settings::{SETTING_DROP_EVENTS, SETTING_FLOW_EVENTS};
-use keepstate_engine::table::Entry;
+use keepstate_engine::table::{Entry, Hash};
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{Family, FlowKey, Side, Tuple, is_icmp};
 use keepstate_engine::verdict::{Hook, Reason};
 use keepstate_listing as listing;
 
 use super::rules::{RuleName, Rules};
-use super::unix_nanoseconds;
+use super::{Shared, flows, unix_nanoseconds};
 
 /// Events that wait for a client; one that does not read loses those beyond.
 const QUEUE_EVENTS: usize = 16_384;
@@ -109,26 +110,67 @@ impl Hub {
     }
 }
 
-/// What the daemon tells of a flow whose time was up.
-pub(crate) fn expired(entry: &Entry, now: Tick) -> Event {
+/// What happened to a record otherwise than by a packet.
+pub(crate) fn of_record(
+    shared: &Shared,
+    kind: EventKind,
+    entry: &Entry,
+    now: Tick,
+    by: Option<&Program>,
+) -> Event {
     Event {
         time_ns: unix_nanoseconds(),
-        kind: EventKind::Destroy,
-        flow: Flow::from_table(entry, now),
+        kind,
+        flow: flows::describe(shared, entry, now),
         packet: None,
+        by: by.cloned(),
+    }
+}
+
+/// The program at the other end of a connection.
+pub(crate) fn program(client: &UnixStream) -> Option<Program> {
+    let credentials = rustix::net::sockopt::socket_peercred(client).ok()?;
+    let pid = credentials.pid.as_raw_nonzero().get();
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+    Some(Program {
+        pid: pid as u32,
+        name: name.ok().map(|name| name.trim_end().to_owned()),
+    })
+}
+
+/// An event of the programs in words, with what the table knows of its flow.
+pub(crate) fn told(shared: &Shared, event: &EngineEvent) -> Option<Event> {
+    let now = shared.plane.now();
+    let mut told = describe(event, &shared.rules, now)?;
+    if told.kind.is_of_packet() {
+        return Some(told);
+    }
+    let key = FlowKey {
+        family: family(event)?,
+        words: event.key,
+    };
+    told.flow.id = Hash::of(&key, &shared.plane.settings()).id;
+    if matches!(told.kind, EventKind::New | EventKind::Update)
+        && let Some(entry) = flows::locate(shared, &key, now)
+    {
+        told.flow.mark = entry.warm.mark;
+    }
+    Some(told)
+}
+
+fn family(event: &EngineEvent) -> Option<Family> {
+    match event.family {
+        0 => Some(Family::V4),
+        1 => Some(Family::V6),
+        _ => None,
     }
 }
 
 /// An event of the programs in words; `None` for one that is not understood.
 pub(crate) fn describe(event: &EngineEvent, rules: &Rules, now: Tick) -> Option<Event> {
     let kind = kind(event)?;
-    let family = match event.family {
-        0 => Family::V4,
-        1 => Family::V6,
-        _ => return None,
-    };
     let key = FlowKey {
-        family,
+        family: family(event)?,
         words: event.key,
     };
     let record = Record::read(Control(event.control), NoWords);
@@ -149,6 +191,7 @@ pub(crate) fn describe(event: &EngineEvent, rules: &Rules, now: Tick) -> Option<
         kind,
         flow: Flow::from_listing(&entry),
         packet: kind.is_of_packet().then(|| packet(event, rules)),
+        by: None,
     })
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use keepstate_api::ExpiryStatus;
+use keepstate_api::{EventKind, ExpiryStatus};
 use keepstate_engine::settings::SETTING_FLOW_EVENTS;
 use keepstate_engine::table;
 use keepstate_engine::time::TICKS_PER_SECOND;
@@ -66,7 +66,9 @@ fn search(shared: &Shared, step: u32) -> u64 {
             removed += 1;
             latest = latest.max(now.0.wrapping_sub(entry.record.deadline.0));
             if tells {
-                shared.hub.publish(events::expired(entry, now));
+                let kind = EventKind::Destroy;
+                let event = events::of_record(shared, kind, entry, now, None);
+                shared.hub.publish(event);
             }
         });
     }

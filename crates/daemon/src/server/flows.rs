@@ -2,14 +2,16 @@
 
 use std::io;
 
-use keepstate_api::{Filter, Flow, Query, Reply, Unable, engine_address, frame};
+use keepstate_api::{
+    EventKind, Filter, Flow, Program, Query, Reply, Unable, engine_address, frame,
+};
 use keepstate_engine::conntrack;
 use keepstate_engine::host::{FlowMemory, Words};
-use keepstate_engine::record::Record;
+use keepstate_engine::record::{CONTROL_WORD, Control, Record};
 use keepstate_engine::settings::SETTING_FLOW_EVENTS;
 use keepstate_engine::table::{self, Entry, Hash, Lookup};
 use keepstate_engine::time::Tick;
-use keepstate_engine::tuple::{Family, Oriented, Tuple};
+use keepstate_engine::tuple::{Family, FlowKey, Oriented, Tuple};
 
 use super::connection::Output;
 use super::{Shared, events};
@@ -49,16 +51,20 @@ pub(super) fn reset_counters(
 
 /// Removes flows and tells them.
 pub(super) fn remove(shared: &Shared, filter: &Filter, output: &mut Output) -> io::Result<()> {
+    let by = &caller(shared, output);
+    let by = by.as_ref();
     tell_each(shared, filter, output, |entry, now, _| {
-        Ok(take_out(shared, filter, entry, now))
+        Ok(take_out(shared, by, filter, entry, now))
     })
 }
 
 /// Removes flows and says how many.
 pub(super) fn flush(shared: &Shared, filter: &Filter, output: &mut Output) -> io::Result<()> {
+    let by = &caller(shared, output);
+    let by = by.as_ref();
     let mut shown = 0;
     let walked = for_each(shared, filter, |entry, now, _| {
-        shown += u64::from(take_out(shared, filter, entry, now).is_some());
+        shown += u64::from(take_out(shared, by, filter, entry, now).is_some());
         Ok::<_, std::convert::Infallible>(())
     });
     let Ok(()) = walked;
@@ -72,7 +78,7 @@ pub(super) fn find(shared: &Shared, query: &Query) -> Reply {
             why: Unable::Invalid,
         };
     };
-    match locate(shared, &oriented, now) {
+    match locate(shared, &oriented.key, now) {
         Some(entry) => Reply::Flow(Box::new(describe(shared, &entry, now))),
         None => Reply::Unable {
             why: Unable::Missing,
@@ -98,12 +104,18 @@ pub(super) fn name(query: &Query) -> Option<Oriented> {
     })
 }
 
+/// Who asks, where somebody will be told.
+pub(super) fn caller(shared: &Shared, output: &Output) -> Option<Program> {
+    let tells = shared.plane.settings().has(SETTING_FLOW_EVENTS);
+    tells.then(|| events::program(output.get_ref())).flatten()
+}
+
 /// The record of a name.
-pub(super) fn locate(shared: &Shared, oriented: &Oriented, now: Tick) -> Option<Entry> {
+pub(super) fn locate(shared: &Shared, key: &FlowKey, now: Tick) -> Option<Entry> {
     let memory = shared.plane.flows();
-    let hash = Hash::of(&oriented.key, &shared.plane.settings());
+    let hash = Hash::of(key, &shared.plane.settings());
     let mut record = Record::EMPTY;
-    let found = table::lookup(&memory, &oriented.key, &hash, now, &mut record);
+    let found = table::lookup(&memory, key, &hash, now, &mut record);
     let place = match found {
         Lookup::Found(found) => found.place,
         Lookup::Busy(place) => place,
@@ -116,7 +128,7 @@ pub(super) fn locate(shared: &Shared, oriented: &Oriented, now: Tick) -> Option<
         place.bucket..place.bucket + 1,
         now,
         |entry| {
-            if entry.key == oriented.key {
+            if entry.key == *key {
                 located = Some(*entry);
             }
         },
@@ -126,20 +138,38 @@ pub(super) fn locate(shared: &Shared, oriented: &Oriented, now: Tick) -> Option<
 
 /// The record as it is now, if it is still there and the filter fits it.
 pub(super) fn again(shared: &Shared, filter: &Filter, entry: &Entry, now: Tick) -> Option<Entry> {
-    let bucket = entry.place.bucket;
-    let mut current = None;
-    table::visit(
-        &shared.plane.flows(),
-        entry.place.family,
-        bucket..bucket + 1,
-        now,
-        |found| {
-            if found.place == entry.place && found.key == entry.key {
+    let current = reread(shared, entry, now)?;
+    // Packets mostly move windows and deadlines. What filters ask for is seldom another, and the
+    // less is done before the next try, the better is its chance.
+    let is_alike = current.warm.mark == entry.warm.mark
+        && current.record.status == entry.record.status
+        && current.record.tcp_state == entry.record.tcp_state
+        && filter.seconds_left.is_none();
+    (is_alike || filter.matches(&describe(shared, &current, now))).then_some(current)
+}
+
+/// Reads a record again; `None` when it is gone.
+fn reread(shared: &Shared, entry: &Entry, now: Tick) -> Option<Entry> {
+    let memory = shared.plane.flows();
+    let place = entry.place;
+    let buckets = place.bucket..place.bucket + 1;
+    for _ in 0..EDIT_TRIES_MAX {
+        let mut current = None;
+        table::visit(&memory, place.family, buckets.clone(), now, |found| {
+            if found.place == place && found.key == entry.key {
                 current = Some(*found);
             }
-        },
-    );
-    current.filter(|current| filter.matches(&describe(shared, current, now)))
+        });
+        if current.is_some() {
+            return current;
+        }
+        let words = memory.slot(place.family, place.bucket, place.slot)?;
+        if !Control(words.load(CONTROL_WORD)).is_locked() {
+            return None;
+        }
+        std::thread::yield_now();
+    }
+    None
 }
 
 /// Shows `act` each flow that the filter fits, and the client what comes back.
@@ -193,12 +223,20 @@ pub(super) fn for_each<E>(
 }
 
 /// Takes a record out; the flow as it was, unless it is gone or no longer fits.
-fn take_out(shared: &Shared, filter: &Filter, entry: &Entry, now: Tick) -> Option<Flow> {
+fn take_out(
+    shared: &Shared,
+    by: Option<&Program>,
+    filter: &Filter,
+    entry: &Entry,
+    now: Tick,
+) -> Option<Flow> {
     let mut entry = *entry;
     for _ in 0..EDIT_TRIES_MAX {
         if table::remove(&shared.plane.flows(), entry.place, entry.control) {
             if shared.plane.settings().has(SETTING_FLOW_EVENTS) {
-                shared.hub.publish(events::expired(&entry, now));
+                let kind = EventKind::Destroy;
+                let event = events::of_record(shared, kind, &entry, now, by);
+                shared.hub.publish(event);
             }
             return Some(describe(shared, &entry, now));
         }

@@ -260,7 +260,7 @@ impl Ending {
 fn read_events(shared: &Arc<Shared>, mut source: Box<dyn EventSource>) {
     while !shared.is_ending() {
         let result = source.wait(EVENT_PATIENCE, &mut |event| {
-            if let Some(event) = events::describe(event, &shared.rules, shared.plane.now()) {
+            if let Some(event) = events::told(shared, event) {
                 shared.hub.publish(event);
             }
         });
