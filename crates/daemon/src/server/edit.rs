@@ -175,11 +175,16 @@ fn change_one(
 ) -> Result<Option<Flow>, Unable> {
     let memory = shared.plane.flows();
     let mut entry = *entry;
+    let mut tried_mark = None;
     for _ in 0..flows::EDIT_TRIES_MAX {
-        let draft = Draft::new(change, &entry, now)?;
-        if !draft.differs(&entry, now) {
+        let mut draft = Draft::new(change, &entry, now)?;
+        if tried_mark == Some(entry.warm.mark) {
+            // From an earlier try: flipping its bits again would take them back.
+            draft.mark = entry.warm.mark;
+        } else if !draft.differs(&entry, now) {
             return Ok(None);
         }
+        tried_mark = Some(draft.mark);
         if let Some(changed) = draft.publish(&memory, &entry) {
             publish_event(shared, by, EventKind::Update, &changed, now);
             return Ok(Some(flows::describe(shared, &changed, now)));
@@ -231,23 +236,18 @@ impl Draft {
     /// The mark goes first, by a compare-and-swap of its own word, then the control word with its
     /// next version. When the second succeeds, no packet has written the record since it was read,
     /// and one that has read the old mark fails at its own swap and reads again. When it fails, the
-    /// mark may stand or not, and the caller starts again from what is there. A daemon killed in
+    /// mark is taken back, since the slot may hold another record by now; a packet that has read
+    /// it meanwhile may write it once more, so the next try may find it there. A daemon killed in
     /// between leaves a record with the new mark.
     fn publish<M: FlowMemory>(&self, memory: &M, entry: &Entry) -> Option<Entry> {
-        const MARK_SHIFT: u32 = 32;
         let place = entry.place;
         let words = memory.slot(place.family, place.bucket, place.slot)?;
-        if self.mark != entry.warm.mark {
-            let warm = memory.warm(place.family, place.bucket, place.slot)?;
-            let old = warm.load(0);
-            if (old >> MARK_SHIFT) as u32 != entry.warm.mark {
-                return None;
-            }
-            let new = (u64::from(self.mark) << MARK_SHIFT) | (old & u64::from(u32::MAX));
-            if warm.compare_exchange(0, old, new) != old {
-                return None;
-            }
-        }
+        let warm = memory.warm(place.family, place.bucket, place.slot)?;
+        let swapped = if self.mark == entry.warm.mark {
+            None
+        } else {
+            Some(swap_mark(warm, entry.warm.mark, self.mark)?)
+        };
         let protocol = entry.key.protocol();
         let becomes = half_open(self.record.status, protocol);
         if half_open(entry.record.status, protocol) != becomes && becomes == HalfOpen::No {
@@ -256,7 +256,13 @@ impl Draft {
         }
         let control = self.record.control(entry.control);
         let found = words.compare_exchange(CONTROL_WORD, entry.control.0, control.0);
-        (found == entry.control.0).then_some(Entry {
+        if found != entry.control.0 {
+            if let Some([old, new]) = swapped {
+                warm.compare_exchange(MARK_WORD, new, old);
+            }
+            return None;
+        }
+        Some(Entry {
             control,
             record: self.record,
             warm: Warm {
@@ -266,6 +272,18 @@ impl Draft {
             ..*entry
         })
     }
+}
+
+/// Warm word that holds the mark, and where in it.
+const MARK_WORD: u32 = 0;
+const MARK_SHIFT: u32 = 32;
+
+/// Swaps a mark for another; the word before and after, or `None` when it was not there.
+fn swap_mark<W: Words>(warm: W, from: u32, to: u32) -> Option<[u64; 2]> {
+    let old = warm.load(MARK_WORD);
+    let new = (u64::from(to) << MARK_SHIFT) | (old & u64::from(u32::MAX));
+    let is_there = (old >> MARK_SHIFT) as u32 == from;
+    (is_there && warm.compare_exchange(MARK_WORD, old, new) == old).then_some([old, new])
 }
 
 /// Tells of the records that went for a new one.
