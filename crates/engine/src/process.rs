@@ -154,6 +154,9 @@ impl Scratch {
     pub fn touch_slot<H: Host>(&mut self, host: &H) -> u64 {
         let touched = table::touch_slot(host.flows(), self.info.family, &self.hash);
         self.guess = touched.map(|(place, _)| place);
+        if let Some(place) = self.guess {
+            track::touch_accounting(host, place);
+        }
         touched.map_or(0, |(_, word)| word)
     }
 }

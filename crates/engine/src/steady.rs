@@ -118,6 +118,14 @@ fn advanced<H: Host, W: Words>(
     let Scratch {
         info, record, now, ..
     } = scratch;
+    // The kernel's stack has no room for it; a compiler for other machines keeps most of it in
+    // registers, where it need not lie in memory afterwards.
+    let mut own = Record::EMPTY;
+    let record = if cfg!(target_arch = "bpf") {
+        record
+    } else {
+        &mut own
+    };
     let (control, state) = (found.control, StateWords::load(found.words));
     if is_tcp(info) {
         // The sender first: then each field has its place, and none has to be looked for.
