@@ -109,4 +109,7 @@ pub struct ControlStatus {
     pub malformed: u64,
     /// Connections refused because there were too many.
     pub refused: u64,
+    /// Flows made by hand.
+    #[serde(default)]
+    pub inserted: u64,
 }

@@ -33,11 +33,29 @@ const EVENT_BYTES: usize = 1024;
 /// How often signals are looked for.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Time between two looks at the whole table: where events are lost again and again, the looks
+/// Events that are printed before the buffer is flushed, while more wait.
+const EVENTS_PER_FLUSH: usize = 256;
+
+/// Time between two looks at the whole table, unless nothing happens: where events are lost again and again, the looks
 /// must not be what holds the program up.
 const RESYNC_PAUSE: Duration = Duration::from_secs(3);
 
 type Out = std::io::BufWriter<std::io::StdoutLock<'static>>;
+
+/// What the thread that reads and the one that prints share.
+#[derive(Default)]
+struct Shared {
+    /// Events that were lost and not yet made up for.
+    lost: AtomicU64,
+    /// Events before this are in what was told of the whole table.
+    told_until_ns: AtomicU64,
+}
+
+impl Shared {
+    fn is_told(&self, event: &Event) -> bool {
+        event.time_ns < self.told_until_ns.load(Ordering::Relaxed)
+    }
+}
 
 enum Message {
     Event(Box<Event>),
@@ -55,19 +73,19 @@ pub(super) fn follow(session: &mut Session, invocation: &Invocation) -> Result<(
         _ => return Err(ClientError::Unexpected.into()),
     }
     let (queue, messages) = sync_channel(queue_length(invocation));
-    let lost = Arc::new(AtomicU64::new(0));
-    let counter = Arc::clone(&lost);
-    thread::spawn(move || read(client, &queue, &counter));
+    let shared = Arc::new(Shared::default());
+    let readers = Arc::clone(&shared);
+    thread::spawn(move || read(client, &queue, &readers));
     let mut teller = Teller {
         invocation,
         filter,
         out: stdout(),
         frame: Frame::new(&invocation.output, "conntrack"),
         known: Known::default(),
-        told_until_ns: 0,
+        shared: &shared,
         count: 0,
     };
-    let result = teller.run(&messages, &lost, &interrupted);
+    let result = teller.run(&messages, &interrupted);
     session.count = teller.count;
     teller.frame.close(&mut teller.out)?;
     teller.out.flush()?;
@@ -94,12 +112,13 @@ fn queue_length(invocation: &Invocation) -> usize {
 }
 
 /// Reads until the connection ends.
-fn read(mut client: Client, queue: &SyncSender<Message>, lost: &AtomicU64) {
+fn read(mut client: Client, queue: &SyncSender<Message>, shared: &Shared) {
     loop {
         let event = match client.reply() {
+            Ok(Reply::Event(event)) if shared.is_told(&event) => continue,
             Ok(Reply::Event(event)) => event,
             Ok(Reply::EventsLost { count }) => {
-                lost.fetch_add(count, Ordering::Relaxed);
+                shared.lost.fetch_add(count, Ordering::Relaxed);
                 continue;
             }
             Ok(_) => return fail(queue, ClientError::Unexpected.into()),
@@ -108,7 +127,7 @@ fn read(mut client: Client, queue: &SyncSender<Message>, lost: &AtomicU64) {
         match queue.try_send(Message::Event(event)) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => {
-                lost.fetch_add(1, Ordering::Relaxed);
+                shared.lost.fetch_add(1, Ordering::Relaxed);
             }
             Err(TrySendError::Disconnected(_)) => return,
         }
@@ -127,8 +146,7 @@ struct Teller<'a> {
     out: Out,
     frame: Frame,
     known: Known,
-    /// Events before this are in what was told of the whole table.
-    told_until_ns: u64,
+    shared: &'a Shared,
     count: u64,
 }
 
@@ -136,28 +154,40 @@ impl Teller<'_> {
     fn run(
         &mut self,
         messages: &Receiver<Message>,
-        lost: &AtomicU64,
         interrupted: &AtomicBool,
     ) -> Result<(), Problem> {
         let mut last_look: Option<Instant> = None;
         while !interrupted.load(Ordering::Relaxed) {
-            match messages.recv_timeout(PATIENCE) {
-                Ok(Message::Event(event)) => self.event(&event)?,
-                Ok(Message::Failed(problem)) => return Err(problem),
-                Err(RecvTimeoutError::Timeout) => {}
+            let is_idle = match messages.recv_timeout(PATIENCE) {
+                Ok(first) => {
+                    self.message(first)?;
+                    for more in messages.try_iter().take(EVENTS_PER_FLUSH) {
+                        self.message(more)?;
+                    }
+                    self.out.flush()?;
+                    false
+                }
+                Err(RecvTimeoutError::Timeout) => true,
                 Err(RecvTimeoutError::Disconnected) => return Err(ClientError::HungUp.into()),
-            }
-            let may_look = last_look.is_none_or(|last| last.elapsed() >= RESYNC_PAUSE);
-            if may_look && lost.load(Ordering::Relaxed) != 0 {
-                self.resynchronise(lost.swap(0, Ordering::Relaxed))?;
+            };
+            let has_paused = last_look.is_none_or(|last| last.elapsed() >= RESYNC_PAUSE);
+            if (is_idle || has_paused) && self.shared.lost.load(Ordering::Relaxed) != 0 {
+                self.resynchronise()?;
                 last_look = Some(Instant::now());
             }
         }
-        let lost = lost.load(Ordering::Relaxed);
+        let lost = self.shared.lost.load(Ordering::Relaxed);
         if lost != 0 {
             eprintln!("{BANNER}: WARNING: {lost} events were lost.");
         }
         Ok(())
+    }
+
+    fn message(&mut self, message: Message) -> Result<(), Problem> {
+        match message {
+            Message::Event(event) => self.event(&event),
+            Message::Failed(problem) => Err(problem),
+        }
     }
 
     fn event(&mut self, event: &Event) -> Result<(), Problem> {
@@ -169,7 +199,7 @@ impl Teller<'_> {
             (EventKind::Destroy, _) => Telling::Ended,
             (EventKind::Drop | EventKind::Invalid, _) => return Ok(()),
         };
-        if event.time_ns < self.told_until_ns {
+        if self.shared.is_told(event) {
             return Ok(());
         }
         if !self.filter.matches(&event.flow) || !is_wanted(self.invocation.events, telling) {
@@ -182,7 +212,6 @@ impl Teller<'_> {
         if self.invocation.output.json {
             serde_json::to_writer(&mut self.out, event).map_err(std::io::Error::from)?;
             writeln!(self.out)?;
-            self.out.flush()?;
             self.count += 1;
             return Ok(());
         }
@@ -194,9 +223,7 @@ impl Teller<'_> {
                 format!(" [USERSPACE] portid={}{name}", program.pid)
             }
         };
-        self.print(&event.flow, telling, event.time_ns, &behind)?;
-        self.out.flush()?;
-        Ok(())
+        self.print(&event.flow, telling, event.time_ns, &behind)
     }
 
     fn print(
@@ -223,12 +250,14 @@ impl Teller<'_> {
     }
 
     /// Tells the flows that are there as updates, and the end of those that are not any more.
-    fn resynchronise(&mut self, lost: u64) -> Result<(), Problem> {
+    fn resynchronise(&mut self) -> Result<(), Problem> {
+        let until = &self.shared.told_until_ns;
+        until.store(now_ns(), Ordering::Relaxed);
+        let lost = self.shared.lost.swap(0, Ordering::Relaxed);
         eprintln!(
             "{BANNER}: WARNING: {lost} events were lost; the flows that are there follow as \
              updates."
         );
-        self.told_until_ns = now_ns();
         let filter = self.filter.clone();
         let wants_updates = is_wanted(self.invocation.events, Telling::Updated);
         let mut missing = self.known.take();

@@ -70,3 +70,6 @@ fn try_run(arguments: &[String]) -> Result<ExitCode, Problem> {
         ExitCode::FAILURE
     })
 }
+
+#[cfg(test)]
+mod tests;

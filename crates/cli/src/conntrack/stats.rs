@@ -18,7 +18,7 @@ pub(super) fn flows(reply: Reply) -> Result<(), Problem> {
         stdout(),
         "cpu=0   \tfound=0 invalid={invalid} insert={} insert_failed={} drop={} early_drop={} \
          error=0 search_restart={} clash_resolve=0 chaintoolong=0 ",
-        table.inserted,
+        status.control.inserted,
         table.contended,
         table.refused,
         table.evicted,

@@ -22,10 +22,11 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new(label: &str) -> Self {
-        Self::with_rules(label, "iptables -P INPUT ACCEPT\n")
+        Self::with(label, "iptables -P INPUT ACCEPT\n", &[])
     }
 
-    pub(crate) fn with_rules(label: &str, rules: &str) -> Self {
+    /// With rules, and knobs that are set in both namespaces.
+    pub(crate) fn with(label: &str, rules: &str, knobs: &[&str]) -> Self {
         let [kernel, kernel_peer] = pair("kernel");
         let [ours, our_peer] = pair(label);
         let instance = format!("test-{}-{label}", std::process::id());
@@ -45,7 +46,13 @@ impl Bench {
         let script = bench.link.with_file_name("rules.sh");
         std::fs::write(&script, rules).expect("a script can be written");
         let rules = script.display().to_string();
-        let up = bench.keepstate(&["up", "--rules", &rules, "--instance", &bench.instance]);
+        let mut arguments = vec!["up", "--rules", &rules, "--instance", &bench.instance];
+        for knob in knobs {
+            let (name, value) = knob.split_once('=').expect("a knob has a value");
+            bench.kernel.sysctl(&format!("net.netfilter.{name}"), value);
+            arguments.extend(["--sysctl", knob]);
+        }
+        let up = bench.keepstate(&arguments);
         assert!(
             up.status.success(),
             "{}",
@@ -143,7 +150,8 @@ impl Outcome {
 
 /// A line without its identifier and timeout, and the timeout.
 fn without_chance(line: &str) -> (String, Option<i64>) {
-    let line = cut_number(line, "id=");
+    let line = without_times(line);
+    let line = cut_number(&line, "id=");
     let line = cut_number(&line.0, "<id>");
     for mark in ["<timeout>", "-t "] {
         let (cut, number) = cut_number(&line.0, mark);
@@ -170,6 +178,23 @@ fn without_chance(line: &str) -> (String, Option<i64>) {
     let mut words = words.clone();
     words[at] = "T";
     (words.join(" "), number)
+}
+
+/// A line without points in time and the seconds between them.
+fn without_times(line: &str) -> String {
+    let mut line = line.to_owned();
+    for mark in ["[start=", "[stop="] {
+        if let Some((before, after)) = line.split_once(mark) {
+            // As long as the dates that asctime writes.
+            let date = after.find(']').filter(|length| *length == 24);
+            let date = date.expect("a date ends with a bracket");
+            line = format!("{before}{mark}*{}", &after[date..]);
+        }
+    }
+    for mark in ["delta-time=", "<deltatime>", "<start>", "<stop>"] {
+        line = cut_number(&line, mark).0;
+    }
+    line
 }
 
 /// A line without the number behind the last such mark, and the number.

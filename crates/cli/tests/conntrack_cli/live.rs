@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use keepstate_testkit::{programs_or_skip, run};
 
@@ -29,10 +29,7 @@ impl Listener {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn();
-        let listener = Self(child.expect("conntrack can be started"));
-        // Neither says when it begins to listen.
-        std::thread::sleep(Duration::from_millis(1500));
-        listener
+        Self(child.expect("conntrack can be started"))
     }
 
     /// Interrupts it, as a terminal does.
@@ -42,8 +39,6 @@ impl Listener {
     }
 
     fn stop(mut self) -> Outcome {
-        // The last event may be on its way.
-        std::thread::sleep(Duration::from_millis(1000));
         self.interrupt();
         let mut output = std::process::Output {
             status: self.0.wait().expect("conntrack ends"),
@@ -65,6 +60,11 @@ impl Listener {
         output.stdout = lines.collect::<String>().into_bytes();
         Outcome::of(&output)
     }
+}
+
+/// Neither says when it begins to listen, and the last event may be on its way.
+fn settle() {
+    std::thread::sleep(Duration::from_millis(1000));
 }
 
 /// A line without the number and name of the program behind it.
@@ -115,10 +115,12 @@ fn events_are_told_as_by_conntrack() {
         let words_of = words(options);
         let theirs = Listener::theirs(&bench, &words_of);
         let ours = Listener::ours(&bench, &words_of);
+        settle();
         for operation in OPERATIONS {
             bench.theirs(&words(operation));
             bench.ours(&words(operation));
         }
+        settle();
         let (theirs, ours) = (theirs.stop(), ours.stop());
         assert!(!ours.printed.is_empty());
         assert!(
@@ -151,6 +153,7 @@ fn packets_make_the_same_flows_and_events() {
     let options = words("-f ipv4 -e NEW,UPDATES");
     let theirs = Listener::theirs(&bench, &options);
     let ours = Listener::ours(&bench, &options);
+    settle();
     for peer in [&bench.kernel_peer, &bench.our_peer] {
         assert!(peer.succeeds("ping", &["-c", "1", "-e", "77", "10.9.0.1"]));
         // Nobody listens there: refused.
@@ -170,6 +173,7 @@ fn packets_make_the_same_flows_and_events() {
         );
         assert!(!ours.printed.is_empty());
     }
+    settle();
     let (theirs, ours) = (theirs.stop(), ours.stop());
     assert!(
         ours.is_like(&theirs),
@@ -185,7 +189,7 @@ fn a_flow_made_by_hand_is_one_of_packets() {
     }
     let rules = "iptables -P INPUT DROP\n\
                  iptables -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT\n";
-    let bench = Bench::with_rules("hand", rules);
+    let bench = Bench::with("hand", rules, &[]);
     let ping = || {
         let ping = ["-c", "1", "-W", "2", "-e", "78", "10.9.0.1"];
         bench.our_peer.succeeds("ping", &ping)
@@ -199,6 +203,50 @@ fn a_flow_made_by_hand_is_one_of_packets() {
     assert_eq!(listed.printed.len(), 1, "{listed:?}");
     assert!(listed.timeouts[0] <= 30, "it was not renewed: {listed:?}");
     assert!(listed.printed[0].contains("mark=4"), "{listed:?}");
+}
+
+#[test]
+fn counters_and_start_times_are_shown_as_by_conntrack() {
+    let test = "counters_and_start_times_are_shown_as_by_conntrack";
+    if !can_run(test) || !programs_or_skip(test, &["ping", "iptables"]) {
+        return;
+    }
+    let knobs = ["nf_conntrack_acct=1", "nf_conntrack_timestamp=1"];
+    let bench = Bench::with("counters", "iptables -P INPUT ACCEPT\n", &knobs);
+    let track = [
+        "-A",
+        "INPUT",
+        "-m",
+        "conntrack",
+        "--ctstate",
+        "NEW",
+        "-j",
+        "ACCEPT",
+    ];
+    bench.kernel.run("iptables", &track);
+    let make = "-I -s 10.0.0.1 -d 10.0.0.2 -p tcp --sport 1 --dport 2 -t 900 --state ESTABLISHED";
+    for peer in [&bench.kernel_peer, &bench.our_peer] {
+        assert!(peer.succeeds("ping", &["-c", "3", "-i", "0.2", "-e", "77", "10.9.0.1"]));
+    }
+    for line in [
+        make,
+        "-L -f ipv4",
+        "-L -f ipv4 -o ktimestamp",
+        "-L -f ipv4 -o xml",
+        "-L -f ipv4 -o xml,ktimestamp",
+        "-L -f ipv4 -o ktimestamp,id,extended",
+        "-G -s 10.0.0.1 -d 10.0.0.2 -p tcp --sport 1 --dport 2",
+        "-L -z -f ipv4",
+        "-L -z -f ipv4",
+        "-D -p icmp",
+        "-D -p tcp -o extended",
+    ] {
+        let (theirs, ours) = (bench.theirs(&words(line)), bench.ours(&words(line)));
+        assert!(
+            ours.is_like(&theirs),
+            "{line}\n  theirs: {theirs:#?}\n  ours: {ours:#?}"
+        );
+    }
 }
 
 /// A file of commands that make flows, a port each.
@@ -244,6 +292,7 @@ fn lost_events_are_counted_and_made_up_for() {
     };
     // One event may wait, and nobody reads what is printed.
     let mut listener = Listener::ours(&bench, &words("-b 1"));
+    settle();
     load(commands(&bench, "-I", 0..3000));
     load(commands(&bench, "-D", 0..1000));
     let mut stdout = listener.0.stdout.take().expect("its output was asked for");
@@ -252,11 +301,8 @@ fn lost_events_are_counted_and_made_up_for() {
         stdout.read_to_string(&mut printed).expect("it prints text");
         printed
     });
-    // It looks at the table at once, or some seconds after it last did.
-    let deadline = Instant::now() + Duration::from_secs(8);
-    while Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    // It looks at the table as soon as nothing more happens.
+    std::thread::sleep(Duration::from_secs(4));
     listener.interrupt();
     listener.0.wait().expect("it ends");
     let printed = reader.join().expect("it was read");

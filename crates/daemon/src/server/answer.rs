@@ -115,6 +115,7 @@ fn status(shared: &Shared) -> Result<Status, PlaneError> {
             requests: read(&tally.requests),
             malformed: read(&tally.malformed),
             refused: read(&tally.refused),
+            inserted: read(&tally.inserted),
         },
     })
 }

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
 
 use keepstate_api::{
     EventKind, Filter, Flow, FlowChange, FlowStatus, MarkChange, NewFlow, Program, Reply, Unable,
@@ -32,7 +33,10 @@ const ACCOUNTING_START: u32 = 4;
 pub(super) fn insert(shared: &Shared, flow: &NewFlow, output: &Output) -> Reply {
     let by = flows::caller(shared, output);
     match try_insert(shared, by.as_ref(), flow) {
-        Ok(()) => Reply::Done,
+        Ok(()) => {
+            shared.tally.inserted.fetch_add(1, Ordering::Relaxed);
+            Reply::Done
+        }
         Err(why) => Reply::Unable { why },
     }
 }

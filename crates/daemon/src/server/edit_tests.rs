@@ -3,7 +3,7 @@ use keepstate_api::{
     Reply, Request, Unable,
 };
 use keepstate_engine::conntrack;
-use keepstate_engine::host::FlowMemory;
+use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::record::{Record, Warm};
 use keepstate_engine::table::{self, Hash, Lookup};
 use keepstate_engine::time::Tick;
@@ -101,6 +101,33 @@ fn flows_are_made_found_changed_and_removed() {
     assert_eq!(flushed, Reply::FlowsEnd { shown: 25 });
     let table = bench.status().table;
     assert_eq!((table.flows, table.half_open), (0, 0));
+}
+
+#[test]
+fn counters_are_told_once_and_begin_again() {
+    let bench = Bench::new();
+    assert_eq!(insert(&bench, new_flow(1)), Reply::Done);
+    let oriented = flows::name(&query(1)).unwrap();
+    let hash = Hash::of(&oriented.key, &bench.plane.settings());
+    let memory = bench.plane.flows();
+    let mut record = Record::EMPTY;
+    let found = table::lookup(&memory, &oriented.key, &hash, Tick(0), &mut record);
+    let Lookup::Found(found) = found else {
+        panic!("{found:?}");
+    };
+    let place = found.place;
+    let words = memory.accounting(place.family, place.bucket, place.slot);
+    words.unwrap().add(0, 5);
+    words.unwrap().add(3, 700);
+    let filter = Filter::default();
+    let told = tell(&bench, &Request::ResetCounters { filter });
+    assert_eq!(told[0].original.packets, Some(5));
+    assert_eq!(told[0].reply.bytes, Some(700));
+    words.unwrap().add(0, 1);
+    let filter = Filter::default();
+    let told = tell(&bench, &Request::Flows { filter });
+    assert_eq!(told[0].original.packets, Some(1));
+    assert_eq!(told[0].reply.bytes, Some(0));
 }
 
 #[test]

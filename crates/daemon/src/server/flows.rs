@@ -8,7 +8,7 @@ use keepstate_api::{
 use keepstate_engine::conntrack;
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::record::{CONTROL_WORD, Control, Record};
-use keepstate_engine::settings::SETTING_FLOW_EVENTS;
+use keepstate_engine::settings::{SETTING_ACCOUNTING, SETTING_FLOW_EVENTS};
 use keepstate_engine::table::{self, Entry, Hash, Lookup};
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{Family, FlowKey, Oriented, Tuple};
@@ -26,10 +26,18 @@ pub(super) const EDIT_TRIES_MAX: u32 = 64;
 /// A flow as clients see it.
 pub(super) fn describe(shared: &Shared, entry: &Entry, now: Tick) -> Flow {
     let settings = shared.plane.settings();
-    Flow {
+    let mut flow = Flow {
         id: Hash::of(&entry.key, &settings).id,
         ..Flow::from_table(entry, now)
+    };
+    let was_counted = entry.accounting.is_some_and(|[original, ..]| original != 0);
+    if !was_counted && !settings.has(SETTING_ACCOUNTING) {
+        // There is room for counters, for the sake of start times or of later.
+        for endpoints in [&mut flow.original, &mut flow.reply] {
+            (endpoints.packets, endpoints.bytes) = (None, None);
+        }
     }
+    flow
 }
 
 pub(super) fn list(shared: &Shared, filter: &Filter, output: &mut Output) -> io::Result<()> {

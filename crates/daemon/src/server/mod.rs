@@ -81,6 +81,7 @@ pub(crate) struct Tally {
     pub(crate) requests: AtomicU64,
     pub(crate) malformed: AtomicU64,
     pub(crate) refused: AtomicU64,
+    pub(crate) inserted: AtomicU64,
 }
 
 /// Why the server ends, and who waits for it.
