@@ -28,7 +28,7 @@ pub enum Telling {
 }
 
 /// What a form shows beside the flow itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Style {
     pub telling: Telling,
     /// `-o extended`.
@@ -43,13 +43,29 @@ pub struct Style {
     pub references: u32,
     /// Nanoseconds since 1970 at which the flow is told, or ended.
     pub now_ns: u64,
-    /// Seconds that local time is ahead of UTC.
-    pub utc_offset: i64,
+    /// Seconds that local time is ahead of UTC at a second since 1970.
+    pub utc_offset: fn(i64) -> i64,
+}
+
+impl Default for Style {
+    fn default() -> Self {
+        Self {
+            telling: Telling::Listed,
+            network_layer: false,
+            id: false,
+            start: false,
+            when: false,
+            references: 1,
+            now_ns: 0,
+            utc_offset: |_| 0,
+        }
+    }
 }
 
 impl Style {
-    const fn date(&self, nanoseconds: u64) -> Date {
-        Date::of((nanoseconds / NANOSECONDS) as i64 + self.utc_offset)
+    fn date(&self, nanoseconds: u64) -> Date {
+        let seconds = (nanoseconds / NANOSECONDS) as i64;
+        Date::of(seconds.saturating_add((self.utc_offset)(seconds)))
     }
 
     fn shows_counters(&self) -> bool {

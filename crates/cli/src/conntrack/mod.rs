@@ -19,6 +19,7 @@ mod request;
 mod stats;
 mod usage;
 mod values;
+mod zone;
 
 use std::process::ExitCode;
 

@@ -8,6 +8,7 @@ use keepstate_listing::{Style, Telling};
 
 use super::invocation::{is_beginning, parse_names};
 use super::problem::Problem;
+use super::zone::utc_offset;
 
 /// Forms that were asked for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,7 +72,7 @@ impl Output {
             when: false,
             references,
             now_ns: now_ns(),
-            utc_offset: 0,
+            utc_offset,
         }
     }
 
