@@ -34,14 +34,14 @@ pub(super) struct Programs {
     keepstate: PathBuf,
 }
 
-/// The daemon's tests (the twin test among them) and its examples (one shows what the verifier
-/// says), and the tests of the program in namespaces.
+/// The twin test, the daemon's examples (one shows what the verifier says), and the tests of the
+/// program in namespaces.
 pub(super) fn build_programs(directory: &Path) -> anyhow::Result<Programs> {
     let daemon = ["--package", "keepstate-daemon"];
     let cli = ["--package", "keepstate-cli"];
     let build =
         |command: &[&str], package: &[&str]| build_static(directory, &[command, package].concat());
-    let mut tests = build(&["test", "--no-run", "--tests"], &daemon)?;
+    let mut tests = build(&["test", "--no-run", "--test", "twin"], &daemon)?;
     // Examples are built as the programs that they are: `cargo test` would make empty tests of them.
     tests.extend(build(&["build", "--examples"], &daemon)?);
     tests.extend(build(&["test", "--no-run", "--test", "kernel"], &cli)?);

@@ -15,8 +15,9 @@ use super::daemon::{self, StartArguments};
 use crate::output::stdout;
 use crate::running::unexpected;
 
-/// How long a daemon may take to load its programs: the verifier is slow on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a daemon may take to load its programs: the verifier is slow on a busy machine, and
+/// takes more than a minute on an emulated one. A daemon that ends is noticed at once.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Attach the firewall and start its daemon.
 ///
