@@ -11,7 +11,9 @@ use aya::util::nr_cpus;
 use keepstate_api::Attachment;
 use keepstate_engine::event::Event;
 use keepstate_engine::limits::{CONDITIONS_MAX, POLICY_EPOCHS, RULES_MAX};
-use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
+use keepstate_engine::policy::{
+    Condition, POLICY_NONE, POLICY_UNSETTLED, PolicyHeader, Rule, SettledInterfaces,
+};
 use keepstate_engine::settings::Settings;
 use keepstate_engine::table;
 use keepstate_engine::time::Tick;
@@ -32,6 +34,7 @@ use crate::kernel::{AttachMode, Kernel, KernelError, Maps, Programs, remove_othe
 use crate::lock;
 use crate::mapped::{Mapping, Plain, Raw, bytes_of, from_bytes};
 use crate::netlink;
+use crate::patterns::{matching, settled};
 use crate::server::{EventSource, Plane, PlaneError};
 
 /// Packets that were being judged when the policy changed have long been judged after this time:
@@ -148,6 +151,43 @@ impl KernelPlane {
     pub fn follow_interfaces(&self) -> Result<(), AttachError> {
         let mut follower = lock(&self.follower);
         follower.follow(&mut lock(&self.programs), &self.pins)
+    }
+
+    /// Keeps the settled interfaces of the policy in force what the attached ones have in common.
+    /// To be called when something was attached or let go.
+    ///
+    /// No packet's verdict hangs on when this is done: a packet that does not give the settled
+    /// answers walks the rules and leaves no trace, so that all that a new interface can cost
+    /// before this is a walk for each packet. What was remembered under the old answers does not
+    /// fit the new ones, though. So the policy gets a new epoch, and while it changes packets
+    /// neither use nor make memories: the two cannot be exchanged in one step.
+    pub fn settle_interfaces(&self) -> Result<(), PlaneError> {
+        let mut tables = lock(&self.tables);
+        let active = self.words().active & 1;
+        let old = tables.header(active)?;
+        let settled = tables.settled(active, &self.pins)?;
+        let is_settled = old.settled == settled && old.flags & POLICY_UNSETTLED == 0;
+        if is_settled || old.flags & POLICY_NONE != 0 {
+            return Ok(());
+        }
+        let unsettled = PolicyHeader {
+            flags: old.flags | POLICY_UNSETTLED,
+            ..old
+        };
+        tables.set_header(active, unsettled)?;
+        std::thread::sleep(GRACE);
+        let epoch = (old.epoch + 1) % POLICY_EPOCHS;
+        self.forget_outcomes(epoch);
+        let changed = PolicyHeader {
+            epoch,
+            settled,
+            ..unsettled
+        };
+        tables.set_header(active, changed)?;
+        std::thread::sleep(GRACE);
+        let flags = changed.flags & !POLICY_UNSETTLED;
+        tables.set_header(active, PolicyHeader { flags, ..changed })?;
+        Ok(())
     }
 
     /// Puts the loaded programs where those of an earlier build hang.
@@ -279,10 +319,7 @@ impl Plane for KernelPlane {
 
     fn policy(&self) -> Result<(PolicyHeader, Vec<Rule>), PlaneError> {
         let active = self.words().active & 1;
-        let Raw(header) = lock(&self.tables)
-            .policies
-            .get(&active, 0)
-            .map_err(KernelError::from)?;
+        let header = lock(&self.tables).header(active)?;
         let start = (active * RULES_MAX) as usize * RULE_WORDS;
         let count = header.rules.min(RULES_MAX) as usize;
         let words = &self.rules.words()[start..start + count * RULE_WORDS];
@@ -292,7 +329,7 @@ impl Plane for KernelPlane {
     fn rule_counters(&self) -> Result<Vec<RuleCounters>, PlaneError> {
         let active = self.words().active & 1;
         let tables = lock(&self.tables);
-        let Raw(header) = tables.policies.get(&active, 0).map_err(KernelError::from)?;
+        let header = tables.header(active)?;
         let mut list = Vec::with_capacity(header.rules as usize);
         for index in 0..header.rules.min(RULES_MAX) {
             let values = tables.rule_counters.get(&(active * RULES_MAX + index), 0);
@@ -311,7 +348,7 @@ impl Plane for KernelPlane {
         let active = self.words().active & 1;
         let slot = active ^ 1;
         std::thread::sleep(GRACE.saturating_sub(tables.flipped.elapsed()));
-        let Raw(old) = tables.policies.get(&active, 0).map_err(KernelError::from)?;
+        let old = tables.header(active)?;
         let epoch = (old.epoch + 1) % POLICY_EPOCHS;
         self.forget_outcomes(epoch);
         self.write_policy(&mut tables, slot, policy, counters)?;
@@ -319,12 +356,10 @@ impl Plane for KernelPlane {
         tables.tell_interfaces()?;
         let header = PolicyHeader {
             epoch,
+            settled: tables.settled(slot, &self.pins)?,
             ..policy.header
         };
-        tables
-            .policies
-            .set(slot, Raw(header), 0)
-            .map_err(KernelError::from)?;
+        tables.set_header(slot, header)?;
         self.change(|plane| plane.active = slot);
         tables.flipped = Instant::now();
         Ok(())
@@ -355,6 +390,27 @@ impl Plane for KernelPlane {
 }
 
 impl Tables {
+    fn header(&self, slot: u32) -> Result<PolicyHeader, KernelError> {
+        let Raw(header) = self.policies.get(&slot, 0)?;
+        Ok(header)
+    }
+
+    fn set_header(&mut self, slot: u32, header: PolicyHeader) -> Result<(), KernelError> {
+        Ok(self.policies.set(slot, Raw(header), 0)?)
+    }
+
+    /// What the attached interfaces have in common, for the policy in a slot.
+    fn settled(&self, slot: u32, pins: &Path) -> Result<SettledInterfaces, PlaneError> {
+        let Some(patterns) = &self.patterns[slot as usize] else {
+            return Ok(SettledInterfaces::NONE);
+        };
+        if patterns.is_empty() {
+            return Ok(SettledInterfaces::NONE);
+        }
+        let present = attach::interfaces()?;
+        Ok(settled(patterns, &attach::attached_indexes(pins), &present))
+    }
+
     /// Writes which patterns each interface matches.
     fn tell_interfaces(&mut self) -> Result<(), PlaneError> {
         let present = attach::interfaces()?;
@@ -404,17 +460,6 @@ impl Tables {
         }
         Ok(())
     }
-}
-
-/// Bits of the patterns that a name fits.
-fn matching(patterns: &[String], name: &str) -> u64 {
-    let fits = |pattern: &String| match pattern.strip_suffix('+') {
-        Some(beginning) => name.starts_with(beginning),
-        None => name == pattern,
-    };
-    let numbered = patterns.iter().take(64).enumerate();
-    let matching = numbered.filter(|(_, pattern)| fits(pattern));
-    matching.fold(0, |bits, (number, _)| bits | 1 << number)
 }
 
 fn read_value<T: Plain>(words: &[AtomicU64]) -> T {

@@ -8,6 +8,7 @@ pub mod kernel;
 pub mod kernel_plane;
 pub mod mapped;
 pub mod netlink;
+mod patterns;
 pub mod run;
 pub mod server;
 pub mod twin;

@@ -121,6 +121,7 @@ fn serve(
     }
     let changes = LinkChanges::open().map_err(AttachError::Netlink)?;
     kernel.attach(&options.interfaces, options.mode)?;
+    kernel.settle_interfaces()?;
     let socket = instance.socket();
     let server = Server::start(instance.clone(), &socket, Arc::clone(&plane), rules, origin)?;
     listen_to_signals(&server, signals)?;
@@ -210,6 +211,9 @@ fn follow_system(kernel: &Arc<KernelPlane>, changes: LinkChanges) -> Result<(), 
                 eprintln!("keepstate: {error}");
             }
             if let Err(error) = kernel.follow_interfaces() {
+                eprintln!("keepstate: {error}");
+            }
+            if let Err(error) = kernel.settle_interfaces() {
                 eprintln!("keepstate: {error}");
             }
         }

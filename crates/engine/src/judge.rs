@@ -65,16 +65,32 @@ pub(crate) fn judge<H: Host>(host: &H, path: Path, scratch: &mut Scratch) {
         return;
     }
     host.trace(Step::Chain(route.hook));
+    let settled = host.policy().settled_for(info.in_interfaces);
     let question = Question {
         info,
         state: tracked.state,
+        in_interfaces: match path {
+            Path::Local => 0,
+            Path::Ingress => info.in_interfaces,
+        },
         out_interfaces: route.out_interfaces,
+        // What is made here comes by no interface, ever. Where a packet leaves that is forwarded
+        // is for the routing table to say, from packet to packet.
+        settled_in: match path {
+            Path::Local => u64::MAX,
+            Path::Ingress => settled.unwrap_or(0),
+        },
+        settled_out: match path {
+            Path::Local => settled.unwrap_or(0),
+            Path::Ingress => 0,
+        },
     };
     let entry = entry(host.policy(), info.family, route.hook);
     walk_in(host, entry, &question, progress);
     let answer = &progress.answer;
     *judgement = judgement_of(answer, route.hook);
-    if known.is_some() && matches!(answer.depends_on, DependsOn::Flow) {
+    let is_settled = settled.is_some() && matches!(answer.depends_on, DependsOn::Flow);
+    if known.is_some() && is_settled {
         judgement.cacheable = number_of(host.policy(), answer.rule);
     }
 }
@@ -86,22 +102,23 @@ fn remembered<H: Host>(
     scratch: &Scratch,
     direction: Direction,
 ) -> Option<Judgement> {
-    let judgement = recall(host, path, scratch.seen.cached, direction)?;
+    let judgement = recall(host, path, scratch, direction)?;
     host.count_rule(judgement.rule, scratch.info.ip_length);
     host.trace(Step::Cached(judgement.rule));
     Some(judgement)
 }
 
-/// The outcome that the low byte of a record's key tells of.
+/// The outcome that the low byte of a record's key tells of, if it is this packet's too.
 #[inline(always)]
 pub(crate) fn recall<H: Host>(
     host: &H,
     path: Path,
-    cached: u8,
+    scratch: &Scratch,
     direction: Direction,
 ) -> Option<Judgement> {
     let policy = host.policy();
-    let number = CachedOutcomes(cached).outcome(policy.epoch, direction);
+    policy.settled_for(scratch.info.in_interfaces)?;
+    let number = CachedOutcomes(scratch.seen.cached).outcome(policy.epoch, direction);
     if number == 0 {
         return None;
     }

@@ -28,12 +28,40 @@ pub struct PolicyHeader {
     /// Rules whose outcome a record may remember, by number less one: index of the rule, or
     /// [`NO_RULE`].
     pub cached: [u32; 8],
+    pub settled: SettledInterfaces,
+}
+
+/// What nearly all packets answer to some of the interface patterns: `lo`, say, which does not fit
+/// any interface that packets are judged on.
+///
+/// A remembered outcome was found with these answers and none to any other pattern, and serves
+/// only packets that give them too. So whoever chooses the patterns may choose badly, or late when
+/// an interface comes or goes: then packets walk that need not, but none gets another's outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SettledInterfaces {
+    /// Which patterns, a bit each.
+    pub patterns: u64,
+    /// Which of them nearly all packets match; their interface is the one the packet came by, or
+    /// leaves by if it was made here.
+    pub answers: u64,
+}
+
+impl SettledInterfaces {
+    /// No rule that names an interface has a part in what is remembered.
+    pub const NONE: Self = Self {
+        patterns: 0,
+        answers: 0,
+    };
 }
 
 /// No policy is loaded: everything is accepted, but still tracked.
 pub const POLICY_NONE: u32 = 1 << 0;
 /// Some rule names an incoming or outgoing interface.
 pub const POLICY_USES_INTERFACES: u32 = 1 << 1;
+/// No outcome is remembered or taken from memory: [`PolicyHeader::settled`] is about to change,
+/// and the epoch with it.
+pub const POLICY_UNSETTLED: u32 = 1 << 2;
 
 /// "No rule" where an index is expected.
 pub const NO_RULE: u32 = u32::MAX;
@@ -47,7 +75,19 @@ impl PolicyHeader {
         epoch: 0,
         flags: POLICY_NONE,
         cached: [NO_RULE; 8],
+        settled: SettledInterfaces::NONE,
     };
+
+    /// The settled patterns, for a packet that gives the settled answers; `None` for one that does
+    /// not, which has no part in remembered outcomes.
+    #[inline(always)]
+    pub(crate) const fn settled_for(&self, interfaces: u64) -> Option<u64> {
+        let SettledInterfaces { patterns, answers } = self.settled;
+        if self.flags & POLICY_UNSETTLED != 0 || (interfaces ^ answers) & patterns != 0 {
+            return None;
+        }
+        Some(patterns)
+    }
 }
 
 /// One rule, 128 bytes. A rule matches when every field that its flags name matches, and every
@@ -133,7 +173,7 @@ pub const RULE_NOT_IN_INTERFACE: u32 = 1 << 11;
 pub const RULE_NOT_OUT_INTERFACE: u32 = 1 << 12;
 pub const RULE_NOT_STATES: u32 = 1 << 13;
 /// The rule looks at nothing that differs between the established packets of one direction of a
-/// flow (interfaces do differ).
+/// flow, but for the interfaces that it names.
 pub const RULE_FLOW_ONLY: u32 = 1 << 14;
 
 /// Targets of rules.
@@ -166,7 +206,40 @@ pub struct Condition {
 pub struct Question<'a> {
     pub info: &'a PacketInfo,
     pub state: State,
+    /// Which interface patterns each interface matches: none where there is no such interface.
+    pub in_interfaces: u64,
     pub out_interfaces: u64,
+    /// Patterns whose answers above are those of every packet that may use a remembered outcome.
+    pub settled_in: u64,
+    pub settled_out: u64,
+}
+
+impl Question<'_> {
+    /// Whether another packet of the same direction of a flow could fare differently with a rule.
+    #[inline(always)]
+    fn depends_on(&self, rule: &Rule, trial: RuleTrial) -> DependsOn {
+        if rule.flags & RULE_FLOW_ONLY == 0 {
+            return DependsOn::Packet;
+        }
+        let is_settled = match trial {
+            // The rule was done with before it came to interfaces.
+            RuleTrial::State
+            | RuleTrial::Protocol
+            | RuleTrial::SourcePort
+            | RuleTrial::DestinationPort => true,
+            _ => {
+                let is_open = |flag, settled: u64, pattern: u8| {
+                    rule.flags & flag != 0 && settled >> (pattern & 63) & 1 == 0
+                };
+                !is_open(RULE_IN_INTERFACE, self.settled_in, rule.in_interface)
+                    && !is_open(RULE_OUT_INTERFACE, self.settled_out, rule.out_interface)
+            }
+        };
+        match is_settled {
+            true => DependsOn::Flow,
+            false => DependsOn::Packet,
+        }
+    }
 }
 
 /// What a walk found.
@@ -179,7 +252,8 @@ pub struct Answer {
     pub decided_by: DecidedBy,
     /// Index of the rule that decided.
     pub rule: u32,
-    /// Whether every rule that was tried looks at nothing but the flow, see [`RULE_FLOW_ONLY`].
+    /// Whether every rule that was tried looked at nothing but the flow and settled interfaces,
+    /// see [`RULE_FLOW_ONLY`].
     pub depends_on: DependsOn,
 }
 
@@ -259,10 +333,10 @@ impl<H: Host> Repeat for Walk<'_, H> {
         let Some(rule) = self.host.rule(at) else {
             return false;
         };
-        if rule.flags & RULE_FLOW_ONLY == 0 {
+        let trial = try_rule(self.host, rule, self.question);
+        if matches!(self.question.depends_on(rule, trial), DependsOn::Packet) {
             self.progress.answer.depends_on = DependsOn::Packet;
         }
-        let trial = try_rule(self.host, rule, self.question);
         self.host.trace(Step::Rule(at, trial));
         if !matches!(trial, RuleTrial::Matched) {
             self.progress.at = at.wrapping_add(1);
@@ -325,7 +399,7 @@ fn try_rule<H: Host>(host: &H, rule: &Rule, question: &Question<'_>) -> RuleTria
         return trial;
     }
     if has(RULE_IN_INTERFACE) {
-        let matches = info.in_interfaces >> (rule.in_interface & 63) & 1 != 0;
+        let matches = question.in_interfaces >> (rule.in_interface & 63) & 1 != 0;
         if matches == has(RULE_NOT_IN_INTERFACE) {
             return RuleTrial::InInterface;
         }

@@ -60,7 +60,7 @@ fn pass<K: Kind, H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Option
         cached: found.cached,
     };
     let (control, state) = advanced(host, scratch, &found, direction)?;
-    let judgement = judge::recall(host, path, scratch.seen.cached, direction)?;
+    let judgement = judge::recall(host, path, scratch, direction)?;
     if !matches!(judgement.verdict, Verdict::Accept) {
         return None;
     }

@@ -7,9 +7,10 @@ use keepstate_engine::limits::{
     ACCOUNTING_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
 };
 use keepstate_engine::policy::{
-    NO_RULE, POLICY_NONE, PolicyHeader, RULE_FLOW_ONLY, RULE_STATES, Rule, target,
+    NO_RULE, POLICY_NONE, POLICY_UNSETTLED, PolicyHeader, RULE_FLOW_ONLY, RULE_IN_INTERFACE,
+    RULE_STATES, Rule, SettledInterfaces, target,
 };
-use keepstate_engine::process::{Arrival, Checksums, Path, Scratch, Stage, prepare, step};
+use keepstate_engine::process::{Arrival, Checksums, Outcome, Path, Scratch, Stage, prepare, step};
 use keepstate_engine::settings::{SETTING_ACCOUNTING, Settings};
 use keepstate_engine::table::gauges;
 use keepstate_engine::time::Tick;
@@ -57,8 +58,76 @@ fn both_ways_lead_to_the_same() {
 
 #[test]
 fn most_packets_of_established_flows_go_the_short_way() {
+    let (established, short) = established_and_short(policy());
+    println!("{short} of {established} packets of established flows");
+    assert!(short > established / 4, "{short} of {established}");
+}
+
+/// `-i lo -j ACCEPT` stands first, and no packet comes by an interface that fits.
+#[test]
+fn a_rule_with_a_settled_interface_keeps_nobody_from_the_short_way() {
+    let (established, usual) = established_and_short(policy());
+    let settled = SettledInterfaces {
+        patterns: 1,
+        answers: 0,
+    };
+    let short = |change: fn(&mut PolicyHeader)| {
+        let mut policy = policy_with_loopback();
+        policy.header.settled = settled;
+        change(&mut policy.header);
+        established_and_short(policy)
+    };
+    assert_eq!(short(|_| {}), (established, usual));
+    let none = (established, 0);
+    let unsettled = short(|header| header.settled = SettledInterfaces::NONE);
+    assert_eq!(unsettled, none);
+    assert_eq!(short(|header| header.settled.answers = 1), none);
+    assert_eq!(short(|header| header.flags |= POLICY_UNSETTLED), none);
+}
+
+/// Each packet comes by an interface of its own choice: what is remembered of one must not serve
+/// another that the rules treat otherwise, whatever is said to be settled.
+#[test]
+fn memories_do_not_show() {
+    for (seed, patterns, answers) in [(21, 0b01, 0), (22, 0b11, 0b01), (23, 0b10, 0)] {
+        let memories = [Memory::new(), Memory::new()];
+        let mut settled = policy_with_loopback();
+        settled.header.settled = SettledInterfaces { patterns, answers };
+        let remembers = Plane::new(memories[0].table(), settings(), settled, ());
+        let mut forgets = policy_with_loopback();
+        forgets.header.cached = [NO_RULE; 8];
+        let forgets = Plane::new(memories[1].table(), settings(), forgets, ());
+        for (number, packet) in Traffic::new(seed, Mood::Lossy).take(PACKETS).enumerate() {
+            let now = Tick::from_nanoseconds(packet.time_ns);
+            let arrival = Arrival {
+                // Nearly all by the same.
+                interfaces: if number % 5 == 0 {
+                    (number as u64 / 5) & 3
+                } else {
+                    answers
+                },
+                ..arrival(&packet.ip)
+            };
+            // All chains are one here, and a memory names the first of them.
+            let judged = |plane: &Plane<_, _>| Outcome {
+                hook: None,
+                ..plane.judge(&packet.ip, &arrival, now)
+            };
+            let outcomes = (judged(&remembers), judged(&forgets));
+            assert_eq!(outcomes.0, outcomes.1, "{patterns:b}: {:02x?}", packet.ip);
+        }
+        for rule in 0..policy_with_loopback().header.rules {
+            assert_eq!(remembers.rule_counter(rule), forgets.rule_counter(rule));
+        }
+        let [with, without] = memories.map(|memory| memory.words());
+        assert_eq!(with != without, patterns & 1 != 0, "{patterns:b}");
+    }
+}
+
+/// Accepted packets of established flows, and how many of them went the short way.
+fn established_and_short(policy: LoadedPolicy) -> (u32, u32) {
     let memory = Memory::new();
-    let plane = Plane::new(memory.table(), settings(), policy(), ());
+    let plane = Plane::new(memory.table(), settings(), policy, ());
     let mut scratch = Scratch::default();
     let (mut established, mut short) = (0, 0);
     for packet in Traffic::new(13, Mood::Lossy).take(PACKETS) {
@@ -76,8 +145,7 @@ fn most_packets_of_established_flows_go_the_short_way() {
             short += u32::from(steps == 1);
         }
     }
-    println!("{short} of {established} packets of established flows");
-    assert!(short > established / 4, "{short} of {established}");
+    (established, short)
 }
 
 fn arrival(ip: &[u8]) -> Arrival {
@@ -133,6 +201,23 @@ fn policy() -> LoadedPolicy {
         ],
         ..LoadedPolicy::NONE
     }
+}
+
+/// The same after a rule that accepts what comes by an interface of the first pattern.
+fn policy_with_loopback() -> LoadedPolicy {
+    let mut policy = policy();
+    let first = Rule {
+        flags: RULE_FLOW_ONLY | RULE_IN_INTERFACE,
+        target: target::ACCEPT,
+        number: 1,
+        hook: 1,
+        ..Rule::ALWAYS
+    };
+    policy.rules.insert(0, first);
+    policy.header.rules += 1;
+    policy.header.cached[0] += 1;
+    policy.header.cached[1] = 0;
+    policy
 }
 
 /// A flow table's memory.

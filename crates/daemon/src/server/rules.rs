@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use keepstate_api::{
     Applied, ApplyMode, PolicyStatus, RuleFamily, RuleFile, RuleProblem, RulesText,
 };
-use keepstate_engine::policy::{POLICY_NONE, PolicyHeader};
+use keepstate_engine::policy::{POLICY_NONE, POLICY_UNSETTLED, PolicyHeader};
 use keepstate_engine::tuple::Family;
 use keepstate_policy::model::Policy;
 use keepstate_policy::{
@@ -99,7 +99,7 @@ impl Rules {
             let Some(known) = recall_from(&self.directory.join(name)) else {
                 continue;
             };
-            if known.compiled.rules == rules && same_but_epoch(&known.compiled.header, &header) {
+            if known.compiled.rules == rules && is_loaded_from(&known.compiled.header, &header) {
                 plane.recognize(&known.compiled);
                 *in_force = InForce::Known(Box::new(known));
                 return Ok(());
@@ -254,9 +254,15 @@ fn recall_from(path: &Path) -> Option<Known> {
     })
 }
 
-fn same_but_epoch(one: &PolicyHeader, other: &PolicyHeader) -> bool {
-    let epoch = one.epoch;
-    *one == PolicyHeader { epoch, ..*other }
+/// Whether a policy in the kernel is a compiled one, but for what was added on loading it.
+fn is_loaded_from(compiled: &PolicyHeader, loaded: &PolicyHeader) -> bool {
+    *compiled
+        == PolicyHeader {
+            epoch: compiled.epoch,
+            settled: compiled.settled,
+            flags: loaded.flags & !POLICY_UNSETTLED,
+            ..*loaded
+        }
 }
 
 fn texts(policy: &Policy, counters: ShowCounters) -> RulesText {

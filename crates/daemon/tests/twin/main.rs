@@ -7,6 +7,7 @@ mod pair;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use keepstate_daemon::twin::{Entry, Twin};
+use keepstate_engine::policy::SettledInterfaces;
 use keepstate_engine::process::Stage;
 use keepstate_engine::table::gauges;
 use keepstate_engine::time::Tick;
@@ -100,6 +101,34 @@ fn packets_of_this_host_fare_alike() {
     );
     assert!(twins.gauge(gauges::INSERTED) > 1_000);
     assert!(twins.compare_rule_counters() > 5);
+}
+
+/// The interface rule that most rulesets begin with, and packets of which some match it.
+#[test]
+fn memories_beside_settled_interfaces_fare_alike() {
+    if !keepstate_testkit::root_or_skip("memories_beside_settled_interfaces_fare_alike") {
+        return;
+    }
+    let rules = RULES.replacen("-A FORWARD", "-A FORWARD -i lo -j ACCEPT\n-A FORWARD", 1);
+    let mut policy = compiled(&rules);
+    assert_eq!(policy.interface_patterns[0], "lo");
+    let remembered = |policy: &Compiled| {
+        let memory = Memory::new();
+        let mut twins = Twins::new(&memory, policy);
+        let mut now = Tick(0);
+        for packet in Traffic::new(6, Mood::Lossy).take(GENERATED_BOTH_WAYS) {
+            now = Tick::from_nanoseconds(packet.time_ns);
+            twins.compare(&ethernet(&packet.ip), Entry::IngressXdp, now, "settled");
+        }
+        assert!(twins.compare_rule_counters() > 5);
+        twins.remembered(now)
+    };
+    assert_eq!(remembered(&policy), 0);
+    policy.header.settled = SettledInterfaces {
+        patterns: 0b01,
+        answers: 0,
+    };
+    assert!(remembered(&policy) > 0);
 }
 
 /// As through tun or WireGuard: packets begin with their IP header.
@@ -218,9 +247,13 @@ fn collect(directory: &std::path::Path, captures: &mut Vec<std::path::PathBuf>) 
 }
 
 fn policy() -> Compiled {
+    compiled(RULES)
+}
+
+fn compiled(rules: &str) -> Compiled {
     let mut policy = Policy::default();
     for kind in [Family::V4, Family::V6].map(FileKind::Save) {
-        let parsed = parse_rules(RULES, kind);
+        let parsed = parse_rules(rules, kind);
         assert!(!parsed.has_errors(), "{:?}", parsed.diagnostics);
         policy.merge(parsed);
     }

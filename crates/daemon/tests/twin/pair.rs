@@ -12,8 +12,9 @@ use keepstate_engine::process::{Arrival, Checksums, Outcome, Path};
 use keepstate_engine::settings::{
     SETTING_ACCOUNTING, SETTING_DROP_EVENTS, SETTING_FLOW_EVENTS, SETTING_TIMESTAMP, Settings,
 };
-use keepstate_engine::table::gauges;
+use keepstate_engine::table::{self, gauges};
 use keepstate_engine::time::Tick;
+use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::{Hook, Verdict};
 use keepstate_engine::wire::Link;
 use keepstate_flowmemory::{FamilySlices, SliceTable, buckets_for};
@@ -199,6 +200,18 @@ impl<'a> Twins<'a> {
 
     pub(crate) fn gauge(&self, gauge: u32) -> u64 {
         self.memory.gauges[gauge as usize].load(SeqCst)
+    }
+
+    /// Live records that remember an outcome.
+    pub(crate) fn remembered(&self, now: Tick) -> usize {
+        let table = self.memory.table();
+        let mut remembered = 0;
+        for (family, buckets) in [Family::V4, Family::V6].into_iter().zip(settings().buckets) {
+            table::visit(&table, family, 0..buckets, now, |flow| {
+                remembered += usize::from(flow.cached != 0);
+            });
+        }
+        remembered
     }
 
     /// Packets and bytes of all rules; returns how many have matched.

@@ -2,8 +2,8 @@
 
 use keepstate_engine::limits::CACHED_OUTCOMES_MAX;
 use keepstate_engine::policy::{
-    NO_RULE, RULE_DESTINATION_PORT, RULE_FLOW_ONLY, RULE_PROTOCOL, RULE_SOURCE_PORT, RULE_STATES,
-    Rule, target,
+    NO_RULE, RULE_DESTINATION_PORT, RULE_IN_INTERFACE, RULE_OUT_INTERFACE, RULE_PROTOCOL,
+    RULE_SOURCE_PORT, RULE_STATES, Rule, target,
 };
 use keepstate_engine::verdict::State;
 
@@ -17,8 +17,8 @@ struct Candidate {
 }
 
 /// The best rules to remember: of each built-in chain first those that decide about all
-/// established packets that come to them, and those that no rule before them keeps from being
-/// remembered.
+/// established packets that come to them, and those that no rule before them may keep from being
+/// remembered: one that names an interface does, unless the interface turns out to be settled.
 pub(super) fn choose(compiled: &Compiled) -> [u32; 8] {
     let mut candidates = Vec::new();
     for chain in &compiled.chains {
@@ -39,12 +39,11 @@ fn scan(compiled: &Compiled, first: u32, end: u32, candidates: &mut Vec<Candidat
     let mut passed_interfaces = false;
     for index in first..=end {
         let rule = &compiled.rules[index as usize];
-        if rule.flags & RULE_FLOW_ONLY == 0 {
-            passed_interfaces = true;
+        if !meets_established(rule) {
             continue;
         }
-        let decides = matches!(rule.target, target::ACCEPT | target::DROP);
-        if !decides || !meets_established(rule) {
+        passed_interfaces |= names_interface(rule);
+        if !matches!(rule.target, target::ACCEPT | target::DROP) {
             continue;
         }
         let certain = is_bare(rule);
@@ -62,8 +61,15 @@ fn meets_established(rule: &Rule) -> bool {
     rule.flags & RULE_STATES == 0 || rule.states & u32::from(State::Established.bit()) != 0
 }
 
+const fn names_interface(rule: &Rule) -> bool {
+    rule.flags & (RULE_IN_INTERFACE | RULE_OUT_INTERFACE) != 0
+}
+
 /// Whether a rule looks at nothing but the state.
 fn is_bare(rule: &Rule) -> bool {
     let looks = RULE_PROTOCOL | RULE_SOURCE_PORT | RULE_DESTINATION_PORT;
-    rule.flags & looks == 0 && rule.source_mask == [0; 4] && rule.destination_mask == [0; 4]
+    rule.flags & looks == 0
+        && !names_interface(rule)
+        && rule.source_mask == [0; 4]
+        && rule.destination_mask == [0; 4]
 }

@@ -61,7 +61,7 @@ fn the_base_template_compiles_to_its_rules_and_policies() {
     assert_eq!(shown(&compiled), expected);
     assert_eq!(compiled.header.entry, [[0, 5, 6], [7, 8, 9]]);
     assert_eq!(compiled.interface_patterns, ["lo"]);
-    assert_eq!(compiled.header.cached, [5, 6, 7, 8, 9, 1, NO_RULE, NO_RULE]);
+    assert_eq!(compiled.header.cached, [5, 6, 7, 8, 9, 1, 0, NO_RULE]);
     assert_eq!(compiled, compile(&policy_of(BASE_TEMPLATE)).unwrap());
 }
 

@@ -195,13 +195,15 @@ impl Fast<'_> {
             source_port: probe.source_port,
             destination_port: probe.destination_port,
             ip_length: BYTES,
-            in_interfaces: self.bits(probe.incoming),
             ..PacketInfo::EMPTY
         };
         let question = Question {
             info: &info,
             state: probe.state,
+            in_interfaces: self.bits(probe.incoming),
             out_interfaces: self.bits(probe.outgoing),
+            settled_in: 0,
+            settled_out: 0,
         };
         let entry = self.compiled.header.entry[family as usize][probe.hook as usize];
         let answer = walk(self, entry, &question);
