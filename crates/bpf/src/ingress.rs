@@ -13,6 +13,7 @@ use keepstate_engine::wire::Link;
 
 use crate::egress::{self, SkbContext};
 use crate::host::Context;
+use crate::jump;
 use crate::judge::{self, Fate, Way, begin, proceed};
 use crate::maps;
 use crate::packet::PacketView;
@@ -70,7 +71,7 @@ fn go_on(context: &XdpContext, stage: Option<Stage>) -> u32 {
         Some(Stage::Done) => judge::end(),
         Some(stage) => {
             // SAFETY: the array holds XDP programs alone.
-            unsafe { maps::STAGES_XDP.tail_call(context, stage as u32) };
+            unsafe { jump::to_stage(context.ctx.cast(), &maps::STAGES_XDP, stage) };
             judge::lost()
         }
     };

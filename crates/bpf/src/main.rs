@@ -16,6 +16,7 @@ mod egress;
 mod host;
 mod ingress;
 mod judge;
+mod jump;
 mod maps;
 mod memory;
 mod packet;

@@ -120,6 +120,7 @@ impl Settings {
         self.flags & flag != 0
     }
 
+    #[inline(always)]
     /// Seconds of a timeout. Indexed by number, not by slice, so that no bounds check can panic.
     pub fn seconds(&self, timeout: Timeout) -> u32 {
         match self.timeouts.get(checked_index(timeout as usize)) {

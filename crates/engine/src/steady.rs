@@ -11,7 +11,7 @@ use crate::host::{Host, Words};
 use crate::judge;
 use crate::process::{Outcome, Path, Scratch, Stage};
 use crate::record::{ASSURED, Control, Record, SEEN_REPLY, StateWords};
-use crate::table::{self, Found, Kind, Place, V4, V6};
+use crate::table::{self, Kind, Place, V4, V6};
 use crate::time::Tick;
 use crate::track::{self, Seen};
 use crate::tuple::{Direction, Family};
@@ -53,18 +53,21 @@ fn pass<K: Kind, H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Option
     if !is_at_rest(found.control, &scratch.info, scratch.now) {
         return None;
     }
+    let words = found.words;
     let direction = Direction::of(scratch.oriented.side, found.control.originator());
     scratch.seen = Seen {
         place,
         control: found.control,
         cached: found.cached,
     };
-    let (control, state) = advanced(host, scratch, &found, direction)?;
     let judgement = judge::recall(host, path, scratch, direction)?;
-    if !matches!(judgement.verdict, Verdict::Accept) {
+    if !matches!(judgement.verdict, Verdict::Accept)
+        || !advance_record(host, scratch, words, direction)
+    {
         return None;
     }
-    table::update_steady(&found, control, state)?;
+    let (control, state) = written(scratch, direction);
+    table::update_steady(words, scratch.seen.control, control, state)?;
     let info = &scratch.info;
     track::account(host, scratch.seen.place, direction, info.ip_length);
     host.count_rule(judgement.rule, info.ip_length);
@@ -107,37 +110,38 @@ fn is_at_rest(control: Control, info: &PacketInfo, now: Tick) -> bool {
         && !control.deadline().has_passed(now)
 }
 
-/// The record as the packet leaves it; `None` if more changes than what every packet changes.
+/// Advances the record by the packet; `false` if more changes than what every packet changes.
 #[inline(always)]
-fn advanced<H: Host, W: Words>(
+fn advance_record<H: Host, W: Words>(
     host: &H,
     scratch: &mut Scratch,
-    found: &Found<W>,
+    words: W,
     direction: Direction,
-) -> Option<(Control, StateWords)> {
-    let Scratch {
-        info, record, now, ..
-    } = scratch;
-    // The kernel's stack has no room for it; a compiler for other machines keeps most of it in
-    // registers, where it need not lie in memory afterwards.
-    let mut own = Record::EMPTY;
-    let record = if cfg!(target_arch = "bpf") {
-        record
-    } else {
-        &mut own
-    };
-    let (control, state) = (found.control, StateWords::load(found.words));
+) -> bool {
+    let (now, control, state) = (scratch.now, scratch.seen.control, StateWords::load(words));
+    let Scratch { info, record, .. } = scratch;
     if is_tcp(info) {
         // The sender first: then each field has its place, and none has to be looked for.
-        let control = control.mirrored(direction);
-        *record = Record::from_words(control, state.mirrored(direction));
-        let passes = tcp::advance_steady(host, info, record, *now);
-        let control = record.control(control).mirrored(direction);
-        return passes.then(|| (control, record.words().mirrored(direction)));
+        *record = Record::from_words(control.mirrored(direction), state.mirrored(direction));
+        return tcp::advance_steady(host, info, record, now);
     }
     *record = Record::from_words(control, state);
-    udp::advance(host.settings(), record, *now);
-    (record.status == control.status()).then(|| (record.control(control), state))
+    udp::advance(host.settings(), record, now);
+    record.status == control.status()
+}
+
+/// What is to stand in the slot of the record that [`advance_record`] has made.
+#[inline(always)]
+fn written(scratch: &Scratch, direction: Direction) -> (Control, StateWords) {
+    let Scratch {
+        info, record, seen, ..
+    } = scratch;
+    let (control, state) = (record.control(seen.control), record.words());
+    if is_tcp(info) {
+        (control.mirrored(direction), state.mirrored(direction))
+    } else {
+        (control, state)
+    }
 }
 
 const fn is_tcp(info: &PacketInfo) -> bool {

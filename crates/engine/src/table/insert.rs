@@ -224,6 +224,7 @@ fn claim_slot<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: &mu
     };
     place.bucket = bucket;
     place.slot = tags.empty().lowest();
+    touch::<K, M>(memory, *place);
     let claimed = tags.with(place.slot, tag_byte(flow));
     if tags.empty().is_none() || words.compare_exchange(0, tags.0, claimed.0) != tags.0 {
         return Claim::None;
@@ -237,6 +238,18 @@ fn claim_slot<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: &mu
     }
     free_control::<K, M>(memory, *place);
     Claim::Held
+}
+
+/// Asks for all that will be written of a slot at once: later, with atomic operations in between,
+/// one miss of the cache would wait for the other.
+#[inline(always)]
+fn touch<K: Kind, M: FlowMemory>(memory: &M, place: Place) {
+    let Place { bucket, slot, .. } = place;
+    let first = |words: Option<M::Words>| words.map_or(0, |words| words.load(0));
+    let slot_word = first(memory.slot(K::FAMILY, bucket, slot));
+    let warm = first(memory.warm(K::FAMILY, bucket, slot));
+    let accounting = first(memory.accounting(K::FAMILY, bucket, slot));
+    core::hint::black_box(slot_word ^ warm ^ accounting);
 }
 
 fn has_room<K: Kind, M: FlowMemory>(memory: &M, hash: &Hash) -> bool {

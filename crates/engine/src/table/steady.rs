@@ -74,18 +74,19 @@ pub(crate) fn open<K: Kind, M: FlowMemory>(
 /// Writes a record that was [opened](open) back; `None` when another CPU changed it meanwhile.
 #[inline(always)]
 pub(crate) fn update_steady<W: Words>(
-    found: &Found<W>,
+    words: W,
+    old: Control,
     new: Control,
     state: StateWords,
 ) -> Option<()> {
-    write_here(&Change {
-        words: found.words,
-        control: found.control,
+    let change = Change {
+        words,
+        control: old,
         new,
         state,
-        cached: (found.cached, found.cached),
-        warm_words: found.words,
+        cached: (0, 0),
+        warm_words: words,
         warm: None,
-    })
-    .map(|_| ())
+    };
+    write_here(&change).map(|_| ())
 }

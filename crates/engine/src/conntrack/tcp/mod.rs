@@ -3,22 +3,21 @@
 //! [`transitions`] says what a segment's kind does to a state, `window` whether its numbers fit.
 //! This file puts the two together, with the exceptions that real stacks make necessary.
 
+mod exceptions;
 pub mod transitions;
 mod window;
 
+use self::exceptions::{Exception, exception};
 use self::transitions::{Transition, transition};
-use self::window::{
-    Judgement, acknowledgement_hash, before, check, check_here, first_window, segment_end,
-};
+use self::window::{Judgement, acknowledgement_hash, check, check_here, first_window, segment_end};
 use crate::host::{Host, Packet};
 use crate::process::Run;
 use crate::record::{
-    ASSURED, FIXED_TIMEOUT, LAST_CHALLENGE_EXPECTED, LAST_SACK_PERMITTED, LAST_SCALED,
-    LAST_SIMULTANEOUS_OPEN, Record, SEEN_REPLY, WINDOW_CLOSE_INITIATED, WINDOW_LIBERAL,
-    WINDOW_MAX_ACK_KNOWN, WINDOW_SACK_PERMITTED, WINDOW_SCALED, WINDOW_UNACKNOWLEDGED, Warm,
-    Window,
+    ASSURED, FIXED_TIMEOUT, LAST_CHALLENGE_EXPECTED, LAST_SACK_PERMITTED, LAST_SCALED, Record,
+    SEEN_REPLY, WINDOW_CLOSE_INITIATED, WINDOW_LIBERAL, WINDOW_SACK_PERMITTED, WINDOW_SCALED,
+    WINDOW_UNACKNOWLEDGED, Warm, Window,
 };
-use crate::settings::{SETTING_TCP_IGNORE_INVALID_RST, SETTING_TCP_LOOSE, Settings, Timeout};
+use crate::settings::{SETTING_TCP_LOOSE, Settings, Timeout};
 use crate::time::Tick;
 use crate::trace::Step;
 use crate::tuple::Direction;
@@ -421,109 +420,6 @@ fn note_ignored(segment: &Segment<'_>, record: &mut Record, warm: &mut Warm) {
     if is_challenge {
         warm.last_ack = info.tcp_ack;
     }
-}
-
-/// What the table of transitions cannot say.
-enum Exception {
-    None,
-    /// Another state than the table's.
-    State(TcpState),
-    /// This state, and the numbers need not fit.
-    SkipWindow(TcpState),
-    /// Let through, nothing changes but `warm`.
-    PassUnchanged,
-    Refuse(Reason),
-}
-
-#[inline(always)]
-fn exception(
-    settings: &Settings,
-    segment: &Segment<'_>,
-    record: &Record,
-    warm: &mut Warm,
-    (from, to): (TcpState, TcpState),
-) -> Exception {
-    let Segment {
-        info,
-        kind,
-        direction,
-    } = *segment;
-    match (to, kind) {
-        (TcpState::TimeWait, SegmentKind::Ack)
-            if matches!(from, TcpState::LastAck)
-                && record.last_direction != direction
-                && matches!(record.last_kind, SegmentKind::Syn)
-                && warm.last_flags & LAST_CHALLENGE_EXPECTED != 0 =>
-        {
-            warm.last_flags &= !LAST_CHALLENGE_EXPECTED;
-            Exception::PassUnchanged
-        }
-        (TcpState::SynSent2, _) => {
-            warm.last_flags |= LAST_SIMULTANEOUS_OPEN;
-            Exception::None
-        }
-        (TcpState::SynRecv, SegmentKind::Ack)
-            if matches!(direction, Direction::Reply)
-                && warm.last_flags & LAST_SIMULTANEOUS_OPEN != 0 =>
-        {
-            Exception::State(TcpState::Established)
-        }
-        (TcpState::Close, SegmentKind::Rst) => reset(settings, info, direction, record, warm, from),
-        _ => Exception::None,
-    }
-}
-
-/// A RST is believed only when it is at the number its receiver expects (RFC 5961 section 3); one
-/// inside the window passes, and the connection stays until the receiver has agreed.
-#[inline(always)]
-fn reset(
-    settings: &Settings,
-    info: &PacketInfo,
-    direction: Direction,
-    record: &Record,
-    warm: &Warm,
-    from: TcpState,
-) -> Exception {
-    if record.tcp_state.is_closing() {
-        // The tuple may be in use again already; the numbers are those of the old connection.
-        return Exception::SkipWindow(TcpState::Close);
-    }
-    let receiver = record.window(direction.other());
-    let after_syn = matches!(record.last_kind, SegmentKind::Syn);
-    let after_ack = matches!(record.last_kind, SegmentKind::Ack);
-    let mut state = TcpState::Close;
-    if receiver.flags & WINDOW_MAX_ACK_KNOWN != 0 && !after_syn {
-        let sequence = info.tcp_sequence;
-        let established = matches!(record.tcp_state, TcpState::Established) && record.has(ASSURED);
-        if sequence == 0 && !established {
-            return Exception::None;
-        }
-        if before(sequence, receiver.max_ack) && !settings.has(SETTING_TCP_IGNORE_INVALID_RST) {
-            return Exception::Refuse(Reason::TcpBadReset);
-        }
-        if !established || sequence == receiver.max_ack {
-            return Exception::None;
-        }
-        let follows_data =
-            after_ack && record.last_direction == direction && sequence == record.last_end;
-        if follows_data {
-            return Exception::None;
-        }
-        state = from;
-    }
-    let answers_let_through =
-        (record.has(SEEN_REPLY) && after_syn) || (!record.has(ASSURED) && after_ack);
-    if answers_let_through && info.tcp_ack == record.last_end {
-        return Exception::SkipWindow(state);
-    }
-    let answers_challenge = matches!(from, TcpState::SynSent)
-        && after_ack
-        && matches!(record.last_direction, Direction::Reply)
-        && info.tcp_sequence == warm.last_ack;
-    if answers_challenge {
-        return Exception::SkipWindow(state);
-    }
-    Exception::State(state)
 }
 
 /// The end of a segment's way: it is inside the window, or its numbers do not matter.
