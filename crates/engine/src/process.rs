@@ -219,7 +219,7 @@ pub enum Stage {
     Conclude = 5,
     /// Nothing: [`Scratch::outcome`] is the outcome.
     Done = 6,
-    /// Try the short way of [`crate::steady`]; the first, for packets that may go it.
+    /// Try the short way of an established packet; the first, for packets that may go it.
     Steady = 7,
 }
 
