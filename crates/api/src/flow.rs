@@ -3,9 +3,8 @@
 use std::net::IpAddr;
 
 use keepstate_engine::conntrack::tcp::TcpState;
-use keepstate_engine::host::Words;
 use keepstate_engine::record::{
-    ASSURED, Control, EXPECTED, FIXED_TIMEOUT, Record, SEEN_REPLY, STATE_WORDS, Warm,
+    ASSURED, Control, EXPECTED, FIXED_TIMEOUT, Record, SEEN_REPLY, STATE_WORDS, StateWords, Warm,
 };
 use keepstate_engine::table::Entry;
 use keepstate_engine::time::Tick;
@@ -298,7 +297,7 @@ impl RawRecord {
             family,
             words: self.key,
         };
-        let record = Record::read(Control(self.control), StateWords(&self.state));
+        let record = Record::from_words(Control(self.control), StateWords(self.state));
         let warm = Warm {
             mark: self.mark,
             last_window: self.last_window,
@@ -309,26 +308,6 @@ impl RawRecord {
         };
         (key, record, warm)
     }
-}
-
-/// The words after the control word, to be read only.
-#[derive(Clone, Copy)]
-struct StateWords<'a>(&'a [u64; STATE_WORDS as usize - 1]);
-
-impl Words for StateWords<'_> {
-    fn load(self, word: u32) -> u64 {
-        let index = (word as usize).checked_sub(1);
-        let found = index.and_then(|index| self.0.get(index));
-        found.copied().unwrap_or(0)
-    }
-
-    fn store(self, _word: u32, _value: u64) {}
-
-    fn compare_exchange(self, _word: u32, old: u64, _new: u64) -> u64 {
-        !old
-    }
-
-    fn add(self, _word: u32, _amount: u64) {}
 }
 
 #[cfg(test)]
