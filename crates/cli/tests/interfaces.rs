@@ -1,13 +1,14 @@
 //! Which interfaces `keepstate up` filters on when none is named, while they come and go. Skipped
 //! where there are no rights for it.
 
+#[path = "support/program.rs"]
+mod program;
+
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use keepstate_testkit::{Namespace, programs_or_skip, root_or_skip, skip, workspace_root};
-
-const KEEPSTATE: &str = env!("CARGO_BIN_EXE_keepstate");
 
 /// A namespace with a daemon, and a neighbour.
 struct Host {
@@ -26,18 +27,12 @@ impl Host {
     }
 
     fn keepstate(&self, arguments: &[&str]) -> Output {
-        let mut command: Command = self.namespace.command(KEEPSTATE);
-        command.args(arguments).args(["--instance", &self.instance]);
-        command.output().expect("the program can be started")
+        program::keepstate(&self.namespace, &self.instance, arguments)
     }
 
     #[track_caller]
     fn succeeds(&self, arguments: &[&str]) -> String {
-        let output = self.keepstate(arguments);
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let wrong = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{arguments:?}: {said}{wrong}");
-        said
+        program::succeeds(&self.namespace, &self.instance, arguments)
     }
 
     fn up(&self) {

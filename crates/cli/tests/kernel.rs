@@ -1,14 +1,15 @@
 //! The firewall in the kernel, in network namespaces of the tests' own: what is put up, taken over
 //! and taken down. Skipped where there are no rights for it.
 
+#[path = "support/program.rs"]
+mod program;
+
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use keepstate_testkit::{Namespace, programs_or_skip, root_or_skip, workspace_root};
-
-const KEEPSTATE: &str = env!("CARGO_BIN_EXE_keepstate");
 
 /// A namespace with a device, and a daemon that goes with it.
 struct Bench {
@@ -49,18 +50,12 @@ impl Bench {
     }
 
     fn keepstate(&self, arguments: &[&str]) -> Output {
-        let mut command = self.namespace.command(KEEPSTATE);
-        command.args(arguments).args(["--instance", &self.instance]);
-        command.output().expect("the program can be started")
+        program::keepstate(&self.namespace, &self.instance, arguments)
     }
 
     #[track_caller]
     fn succeeds(&self, arguments: &[&str]) -> String {
-        let output = self.keepstate(arguments);
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let wrong = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{arguments:?}: {said}{wrong}");
-        said
+        program::succeeds(&self.namespace, &self.instance, arguments)
     }
 
     fn daemon(&self) -> u32 {
@@ -440,7 +435,9 @@ fn the_demo_shows_what_it_says_and_leaves_nothing() {
     if !can_run("the_demo_shows_what_it_says_and_leaves_nothing") {
         return;
     }
-    let output = Command::new(KEEPSTATE).args(["demo", "--fast"]).output();
+    let output = Command::new(program::KEEPSTATE)
+        .args(["demo", "--fast"])
+        .output();
     let output = output.expect("the program can be started");
     let said = String::from_utf8_lossy(&output.stdout);
     let wrong = String::from_utf8_lossy(&output.stderr);
@@ -454,7 +451,7 @@ fn a_demo_that_is_interrupted_leaves_nothing() {
     if !can_run("a_demo_that_is_interrupted_leaves_nothing") {
         return;
     }
-    let mut command = Command::new(KEEPSTATE);
+    let mut command = Command::new(program::KEEPSTATE);
     let command = command
         .arg("demo")
         .stdout(Stdio::null())
@@ -494,7 +491,7 @@ fn a_demo_that_is_interrupted_leaves_nothing() {
 #[test]
 fn without_rights_the_demo_says_so_and_plays_in_user_space() {
     use std::os::unix::process::CommandExt;
-    let mut command = Command::new(KEEPSTATE);
+    let mut command = Command::new(program::KEEPSTATE);
     command.args(["demo", "--fast"]);
     if keepstate_testkit::is_root() {
         const NOBODY: u32 = 65_534;

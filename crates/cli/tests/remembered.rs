@@ -1,8 +1,11 @@
 //! Outcomes that records remember while interfaces come and go. Skipped where there are no rights
 //! for it.
 
+#[path = "support/program.rs"]
+mod program;
+
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use keepstate_daemon::kernel::Kernel;
@@ -12,8 +15,6 @@ use keepstate_engine::policy::{PolicyHeader, SettledInterfaces};
 use keepstate_engine::record::{CONTROL_WORD, CachedOutcomes, Control, KEY_WORD, SlotState};
 use keepstate_engine::tuple::Direction;
 use keepstate_testkit::{Namespace, programs_or_skip, root_or_skip, workspace_root};
-
-const KEEPSTATE: &str = env!("CARGO_BIN_EXE_keepstate");
 
 /// Bit of the pattern `lo`, which is the first that the rules name, and of `late`.
 const LO: u64 = 0b01;
@@ -42,13 +43,7 @@ impl Host {
 
     #[track_caller]
     fn succeeds(&self, arguments: &[&str]) -> String {
-        let mut command: Command = self.namespace.command(KEEPSTATE);
-        command.args(arguments).args(["--instance", &self.instance]);
-        let output = command.output().expect("the program can be started");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let wrong = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{arguments:?}: {said}{wrong}");
-        said
+        program::succeeds(&self.namespace, &self.instance, arguments)
     }
 
     fn up(&self, rules: &Path) {
@@ -100,7 +95,7 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        let mut down = self.namespace.command(KEEPSTATE);
+        let mut down = self.namespace.command(program::KEEPSTATE);
         let _ = down.args(["down", "--instance", &self.instance]).output();
     }
 }

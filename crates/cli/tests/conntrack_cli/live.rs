@@ -130,6 +130,13 @@ fn events_are_told_as_by_conntrack() {
     }
 }
 
+/// The kernel tracks where rules ask for states.
+fn let_kernel_track(bench: &Bench) {
+    let rule = words("-A INPUT -m conntrack --ctstate NEW -j ACCEPT");
+    let rule: Vec<&str> = rule.iter().map(String::as_str).collect();
+    bench.kernel.run("iptables", &rule);
+}
+
 #[test]
 fn packets_make_the_same_flows_and_events() {
     let test = "packets_make_the_same_flows_and_events";
@@ -137,18 +144,7 @@ fn packets_make_the_same_flows_and_events() {
         return;
     }
     let bench = Bench::new("packets");
-    // The kernel tracks where rules ask for states.
-    let track = [
-        "-A",
-        "INPUT",
-        "-m",
-        "conntrack",
-        "--ctstate",
-        "NEW",
-        "-j",
-        "ACCEPT",
-    ];
-    bench.kernel.run("iptables", &track);
+    let_kernel_track(&bench);
     // The end of the connection that is refused shows another state: see docs/conntrack.md.
     let options = words("-f ipv4 -e NEW,UPDATES");
     let theirs = Listener::theirs(&bench, &options);
@@ -213,17 +209,7 @@ fn counters_and_start_times_are_shown_as_by_conntrack() {
     }
     let knobs = ["nf_conntrack_acct=1", "nf_conntrack_timestamp=1"];
     let bench = Bench::with("counters", "iptables -P INPUT ACCEPT\n", &knobs);
-    let track = [
-        "-A",
-        "INPUT",
-        "-m",
-        "conntrack",
-        "--ctstate",
-        "NEW",
-        "-j",
-        "ACCEPT",
-    ];
-    bench.kernel.run("iptables", &track);
+    let_kernel_track(&bench);
     let make = "-I -s 10.0.0.1 -d 10.0.0.2 -p tcp --sport 1 --dport 2 -t 900 --state ESTABLISHED";
     for peer in [&bench.kernel_peer, &bench.our_peer] {
         assert!(peer.succeeds("ping", &["-c", "3", "-i", "0.2", "-e", "77", "10.9.0.1"]));
