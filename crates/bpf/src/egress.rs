@@ -84,6 +84,8 @@ stages! {
     tc_judge Judge
     tc_insert Insert
     tc_conclude Conclude
+    tc_name Name
+    tc_parse Parse
 }
 
 /// Jumps to the program of a stage, or ends.

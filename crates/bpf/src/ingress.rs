@@ -61,6 +61,8 @@ stages! {
     xdp_judge Judge
     xdp_insert Insert
     xdp_conclude Conclude
+    xdp_name Name
+    xdp_parse Parse
 }
 
 /// Jumps to the program of a stage, or ends.

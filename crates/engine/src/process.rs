@@ -9,13 +9,13 @@ use crate::policy::{NO_RULE, Progress};
 use crate::record::{Record, Warm};
 use crate::settings::SETTING_DROP_EVENTS;
 use crate::steady;
-use crate::table::{self, Displaced, Hash, Place, gauges};
+use crate::table::{self, Displaced, Hash, Place, Seen, gauges};
 use crate::time::Tick;
 use crate::trace::Step;
-use crate::track::{self, Flow, Purpose, Seen, Sight, Tracked, WarmUse};
+use crate::track::{self, Flow, Purpose, Sight, Tracked, WarmUse};
 use crate::tuple::{Direction, Oriented};
 use crate::verdict::{Hook, Reason, State, Verdict};
-use crate::wire::{self, Link, PacketInfo, Unparsed};
+use crate::wire::{self, Extensions, Link, PacketInfo, Unparsed};
 
 /// How a packet came to the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,22 +142,14 @@ impl Scratch {
         &self.outcome
     }
 
-    /// Between [`prepare`] and [`finish`], first for all packets at hand: reads the tags of the
-    /// buckets where the record may lie.
+    /// Between [`prepare`] and [`finish`], for all packets at hand: asks for the record that the
+    /// tags of the flow's buckets tell of.
     #[inline(always)]
-    pub fn touch_tags<H: Host>(&self, host: &H) -> u64 {
-        table::touch_tags(host.flows(), self.info.family, &self.hash)
-    }
-
-    /// Then for all of them: reads the record that these tags tell of.
-    #[inline(always)]
-    pub fn touch_slot<H: Host>(&mut self, host: &H) -> u64 {
-        let touched = table::touch_slot(host.flows(), self.info.family, &self.hash);
-        self.guess = touched.map(|(place, _)| place);
+    pub fn prefetch<H: Host>(&mut self, host: &H) {
+        self.guess = table::prefetch_slot(host.flows(), self.info.family, &self.hash);
         if let Some(place) = self.guess {
-            track::touch_accounting(host, place);
+            track::prefetch_accounting(host, place);
         }
-        touched.map_or(0, |(_, word)| word)
     }
 }
 
@@ -217,10 +209,14 @@ pub enum Stage {
     Insert = 4,
     /// Put the outcome together.
     Conclude = 5,
+    /// Read TCP options and name the flow; the first, for packets that cannot go the short way.
+    Name = 6,
+    /// Read the headers of a packet that has IPv6 extension headers.
+    Parse = 7,
     /// Nothing: [`Scratch::outcome`] is the outcome.
-    Done = 6,
+    Done = 8,
     /// Try the short way of an established packet; the first, for packets that may go it.
-    Steady = 7,
+    Steady = 9,
 }
 
 /// Judges one packet.
@@ -251,37 +247,58 @@ pub fn prepare<P: Packet, H: Host>(
     scratch.rounds = 0;
     scratch.refusal = None;
     scratch.now = now;
-    match wire::parse_into(packet, arrival, host.settings(), &mut scratch.info) {
-        Ok(()) => {}
-        Err(Unparsed::NotIp) => {
-            host.trace(Step::NotParsed(None));
-            scratch.outcome = Outcome::NOT_JUDGED;
-            return Stage::Done;
-        }
-        Err(Unparsed::Damaged(reason)) => {
-            host.trace(Step::NotParsed(Some(reason)));
-            scratch.outcome = Outcome::refused(reason);
-            return Stage::Done;
-        }
-    }
+    // Programs have no stack left for the rest in the one that sees a packet first.
+    let extensions = if cfg!(target_arch = "bpf") {
+        Extensions::Report
+    } else {
+        Extensions::Read
+    };
     let info = &mut scratch.info;
-    if info.protocol == wire::transport::TCP
-        && info.damage.is_none()
-        && wire::tcp_options::has_options(info)
-    {
-        wire::tcp_options::read(packet, host, info);
+    if let Err(unparsed) = wire::parse_headers(packet, arrival, extensions, info) {
+        return refuse(host, scratch, unparsed);
     }
-    host.trace(Step::Parsed(scratch.info));
-    let run = Run {
+    let is_ordinary = !host.is_traced() && steady::is_ordinary(packet, info);
+    if is_ordinary {
+        track::name_ordinary(arrival, host, scratch);
+        steady::approach(host, scratch);
+    }
+    match wire::verify(packet, arrival, host.settings(), &mut scratch.info) {
+        Ok(()) if is_ordinary && scratch.info.damage.is_none() => Stage::Steady,
+        Ok(()) if cfg!(target_arch = "bpf") => Stage::Name,
+        Ok(()) => step(packet, arrival, host, scratch, Stage::Name),
+        Err(unparsed) => refuse(host, scratch, unparsed),
+    }
+}
+
+/// As [`prepare`], for a packet that has extension headers.
+#[inline(always)]
+fn parse_extended<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
+    let Run {
         packet,
         arrival,
         host,
-        now,
-    };
-    match track::name(&run, scratch) {
-        Stage::Look if steady::is_ordinary(&scratch.info) => Stage::Steady,
-        stage => stage,
+        ..
+    } = *run;
+    let info = &mut scratch.info;
+    let parsed = wire::parse_headers(packet, arrival, Extensions::Read, info)
+        .and_then(|()| wire::verify(packet, arrival, host.settings(), info));
+    match parsed {
+        Ok(()) => Stage::Name,
+        Err(unparsed) => refuse(host, scratch, unparsed),
     }
+}
+
+/// What becomes of a packet that was not parsed.
+#[inline(always)]
+fn refuse<H: Host>(host: &H, scratch: &mut Scratch, unparsed: Unparsed) -> Stage {
+    let (reason, outcome) = match unparsed {
+        Unparsed::Extended => return Stage::Parse,
+        Unparsed::NotIp => (None, Outcome::NOT_JUDGED),
+        Unparsed::Damaged(reason) => (Some(reason), Outcome::refused(reason)),
+    };
+    host.trace(Step::NotParsed(reason));
+    scratch.outcome = outcome;
+    Stage::Done
 }
 
 /// The other steps of [`process`].
@@ -326,6 +343,16 @@ pub fn step<P: Packet, H: Host>(
         Stage::Judge => judge(host, arrival.path, scratch),
         Stage::Insert => insert(host, scratch),
         Stage::Conclude => conclude(host, scratch),
+        Stage::Name => {
+            let info = &mut scratch.info;
+            let is_sound = info.protocol == wire::transport::TCP && info.damage.is_none();
+            if is_sound && wire::tcp_options::has_options(info) {
+                wire::tcp_options::read(packet, host, info);
+            }
+            host.trace(Step::Parsed(scratch.info));
+            track::name(&run, scratch)
+        }
+        Stage::Parse => parse_extended(&run, scratch),
         Stage::Done => Stage::Done,
         Stage::Steady => steady::advance(host, arrival.path, scratch),
     }

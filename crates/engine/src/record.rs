@@ -211,7 +211,7 @@ impl Control {
         Self(kept | ((deadline.0 as u64) << DEADLINE_SHIFT) | self.next_version())
     }
 
-    /// This word as if `direction` were the original one, see [`StateWords::mirrored`].
+    /// This word as if `direction` were the original one, see [`Record::from_words_of`].
     #[must_use]
     pub const fn mirrored(self, direction: Direction) -> Self {
         Self(self.0 ^ ((direction as u64) << LAST_DIRECTION_SHIFT))
@@ -241,6 +241,9 @@ const FLAGS_BITS: u32 = 6;
 const SCALES_SHIFT: u32 = 12;
 const SCALE_BITS: u32 = 4;
 
+/// Of [`StateWords::digest`]: odd, with bits well spread.
+const DIGEST_MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// The words of a slot between its control word and its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateWords(pub [u64; STATE_WORDS as usize - 1]);
@@ -265,31 +268,43 @@ impl StateWords {
         words.store(WORD_DETAIL, detail);
     }
 
+    /// A number that tells how far both sides have come: two moments of a connection have the same
+    /// when neither `end` nor `max_end` moved in between, or else by a chance of one in 2^64.
+    pub const fn digest(self) -> u64 {
+        let [a, b, ..] = self.0;
+        a.wrapping_mul(DIGEST_MULTIPLIER).wrapping_add(b)
+    }
+
     /// Whether all words are equal, without a branch for each.
     pub const fn is_same(self, other: Self) -> bool {
         let ([a, b, c, d, e], [v, w, x, y, z]) = (self.0, other.0);
         (a ^ v) | (b ^ w) | (c ^ x) | (d ^ y) | (e ^ z) == 0
     }
 
-    /// These words as if `direction` were the original one: whoever sends in that direction comes
-    /// first. Twice gives the words themselves. Without branches, which the kernel's verifier
-    /// would follow one by one.
+    /// These words with the windows of whoever sends in `direction` first, all but the last word,
+    /// which stays as it lies; see [`Record::from_words_of`]. Twice gives the words themselves.
+    /// Without branches, which the kernel's verifier would follow one by one.
+    #[inline(always)]
     #[must_use]
-    pub const fn mirrored(self, direction: Direction) -> Self {
+    pub const fn sender_first(self, direction: Direction) -> Self {
         let all = 0_u64.wrapping_sub(direction as u64);
-        let [mut end, mut other_end, mut win, mut other_win, mut detail] = self.0;
-        let ends = (end ^ other_end) & all;
-        end ^= ends;
-        other_end ^= ends;
-        let wins = (win ^ other_win) & all;
-        win ^= wins;
-        other_win ^= wins;
-        let flags = (detail ^ (detail >> FLAGS_BITS)) & all & ((1 << FLAGS_BITS) - 1);
-        let scales = (detail ^ (detail >> SCALE_BITS)) & all & (0xf << SCALES_SHIFT);
-        let differences = flags | scales;
-        detail ^= differences | (flags << FLAGS_BITS) | (scales << SCALE_BITS);
-        Self([end, other_end, win, other_win, detail])
+        let [end, other_end, win, other_win, detail] = self.0;
+        let (ends, wins) = ((end ^ other_end) & all, (win ^ other_win) & all);
+        Self([
+            end ^ ends,
+            other_end ^ ends,
+            win ^ wins,
+            other_win ^ wins,
+            detail,
+        ])
     }
+}
+
+/// Numbers of the sender and of the receiver of a packet in this direction, in the last word.
+#[inline(always)]
+const fn sides(direction: Direction) -> [u32; 2] {
+    let sender = direction as u32 & 1;
+    [sender, 1 - sender]
 }
 
 impl Record {
@@ -358,8 +373,19 @@ impl Record {
 
     /// The record that these words tell of.
     pub fn from_words(control: Control, words: StateWords) -> Self {
-        let [end_original, end_reply, win_original, win_reply, detail] = words.0;
-        let bits = control.0;
+        Self::from_words_of(control, words, Direction::Original)
+    }
+
+    /// The record as if `direction` were the original one, of words with
+    /// whoever sends in that direction [first](StateWords::sender_first). Then
+    /// each field that a packet of this direction changes has its place, and none is looked for.
+    #[inline(always)]
+    pub fn from_words_of(control: Control, words: StateWords, direction: Direction) -> Self {
+        let [end_sender, end_receiver, win_sender, win_receiver, detail] = words.0;
+        let [sender, receiver] = sides(direction);
+        let scale = |side| (detail >> (SCALES_SHIFT + SCALE_BITS * side)) as u8;
+        let flags = |side| (detail >> (FLAGS_BITS * side)) as u8;
+        let bits = control.mirrored(direction).0;
         Self {
             deadline: control.deadline(),
             status: control.status(),
@@ -373,18 +399,8 @@ impl Record {
             retransmissions: (bits >> RETRANSMISSIONS_SHIFT) as u8 & 0x3f,
             last_window_is_zero: (bits >> WINDOW_ZERO_SHIFT) & 1 != 0,
             windows: [
-                window(
-                    end_original,
-                    win_original,
-                    (detail >> SCALES_SHIFT) as u8,
-                    detail as u8,
-                ),
-                window(
-                    end_reply,
-                    win_reply,
-                    (detail >> (SCALES_SHIFT + SCALE_BITS)) as u8,
-                    (detail >> FLAGS_BITS) as u8,
-                ),
+                window(end_sender, win_sender, scale(sender), flags(sender)),
+                window(end_receiver, win_receiver, scale(receiver), flags(receiver)),
             ],
             last_end: (detail >> 32) as u32,
             last_ack_hash: (detail >> 20) as u16 & 0xfff,
@@ -393,24 +409,33 @@ impl Record {
 
     /// The words after the control word.
     pub const fn words(&self) -> StateWords {
-        let [original, reply] = &self.windows;
+        self.words_of(Direction::Original)
+    }
+
+    /// The words of a record that was made [from words of](Self::from_words_of) this direction,
+    /// sender first.
+    #[inline(always)]
+    pub const fn words_of(&self, direction: Direction) -> StateWords {
+        let [sender, receiver] = &self.windows;
         StateWords([
-            pair(original.end, original.max_end),
-            pair(reply.end, reply.max_end),
-            pair(original.max_window, original.max_ack),
-            pair(reply.max_window, reply.max_ack),
-            self.detail(),
+            pair(sender.end, sender.max_end),
+            pair(receiver.end, receiver.max_end),
+            pair(sender.max_window, sender.max_ack),
+            pair(receiver.max_window, receiver.max_ack),
+            self.detail(direction),
         ])
     }
 
-    const fn detail(&self) -> u64 {
-        let [original, reply] = &self.windows;
+    #[inline(always)]
+    const fn detail(&self, direction: Direction) -> u64 {
+        let [first, second] = &self.windows;
+        let [sender, receiver] = sides(direction);
         ((self.last_end as u64) << 32)
             | ((self.last_ack_hash as u64 & 0xfff) << 20)
-            | ((reply.scale as u64 & 0xf) << (SCALES_SHIFT + SCALE_BITS))
-            | ((original.scale as u64 & 0xf) << SCALES_SHIFT)
-            | ((reply.flags as u64 & 0x3f) << FLAGS_BITS)
-            | (original.flags as u64 & 0x3f)
+            | ((first.scale as u64 & 0xf) << (SCALES_SHIFT + SCALE_BITS * sender))
+            | ((second.scale as u64 & 0xf) << (SCALES_SHIFT + SCALE_BITS * receiver))
+            | ((first.flags as u64 & 0x3f) << (FLAGS_BITS * sender))
+            | ((second.flags as u64 & 0x3f) << (FLAGS_BITS * receiver))
     }
 }
 

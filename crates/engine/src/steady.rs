@@ -7,32 +7,59 @@
 
 use crate::conntrack::tcp::{self, TcpState};
 use crate::conntrack::udp;
-use crate::host::{Host, Words};
+use crate::host::{Host, Packet};
 use crate::judge;
 use crate::process::{Outcome, Path, Scratch, Stage};
 use crate::record::{ASSURED, Control, Record, SEEN_REPLY, StateWords};
-use crate::table::{self, Kind, Place, V4, V6};
+use crate::table::{self, Kind, Place, Seen, V4, V6};
 use crate::time::Tick;
-use crate::track::{self, Seen};
+use crate::track::{self, Sight};
 use crate::tuple::{Direction, Family};
 use crate::verdict::{State, Verdict};
-use crate::wire::PacketInfo;
 use crate::wire::transport::{TCP, UDP, tcp_flag};
+use crate::wire::{Fragment, PacketInfo, tcp_options};
 
 /// Whether a packet may be of a flow in steady state: one that by itself changes no state.
-pub(crate) const fn is_ordinary(info: &PacketInfo) -> bool {
+#[inline(always)]
+pub(crate) fn is_ordinary<P: Packet>(packet: &P, info: &mut PacketInfo) -> bool {
     use tcp_flag::{ACK, FIN, RST, SYN, URG};
+    if info.damage.is_some() || !matches!(info.fragment, Fragment::Whole) {
+        return false;
+    }
     match info.protocol {
-        TCP => info.tcp_flags & (SYN | FIN | RST | URG | ACK) == ACK,
+        TCP => {
+            info.tcp_flags & (SYN | FIN | RST | URG | ACK) == ACK
+                && tcp_options::read_ordinary(packet, info)
+        }
         UDP => true,
         _ => false,
     }
 }
 
+/// Asks for what [`advance`] will need, as soon as the flow has its name: while it comes from
+/// memory, checksums can be verified.
+#[inline(always)]
+pub(crate) fn approach<H: Host>(host: &H, scratch: &mut Scratch) {
+    if !cfg!(target_arch = "bpf") {
+        table::prefetch_tags(host.flows(), scratch.info.family, &scratch.hash);
+        return;
+    }
+    // Programs have no instruction that only asks, so the record is looked for at once.
+    scratch.sight = match seen(host, scratch) {
+        Some(()) => Sight::Found,
+        None => Sight::Missing,
+    };
+}
+
 /// [`Stage::Done`] when the packet was judged, [`Stage::Look`] when the other stages have to.
 #[inline(always)]
 pub(crate) fn advance<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Stage {
-    if host.is_traced() {
+    let found = if cfg!(target_arch = "bpf") {
+        matches!(scratch.sight, Sight::Found).then_some(())
+    } else {
+        seen(host, scratch)
+    };
+    if found.is_none() {
         return Stage::Look;
     }
     let passed = match scratch.oriented.key.family {
@@ -45,31 +72,66 @@ pub(crate) fn advance<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> S
     }
 }
 
-#[cfg_attr(target_arch = "bpf", inline(never))]
-#[cfg_attr(not(target_arch = "bpf"), inline)]
-fn pass<K: Kind, H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Option<()> {
-    let place = place::<K, H>(host, scratch)?;
-    let found = table::open::<K, _>(host.flows(), &scratch.oriented.key, place)?;
-    if !is_at_rest(found.control, &scratch.info, scratch.now) {
-        return None;
+/// Notes where the record is, and what its control word was.
+#[inline(always)]
+fn seen<H: Host>(host: &H, scratch: &mut Scratch) -> Option<()> {
+    match scratch.oriented.key.family {
+        Family::V4 => seen_of::<V4, H>(host, scratch),
+        Family::V6 => seen_of::<V6, H>(host, scratch),
     }
-    let words = found.words;
-    let direction = Direction::of(scratch.oriented.side, found.control.originator());
-    scratch.seen = Seen {
-        place,
-        control: found.control,
-        cached: found.cached,
+}
+
+#[inline(always)]
+fn seen_of<K: Kind, H: Host>(host: &H, scratch: &mut Scratch) -> Option<()> {
+    let Scratch {
+        oriented,
+        hash,
+        seen,
+        guess,
+        ..
+    } = scratch;
+    let guessed = match *guess {
+        Some(place) if !cfg!(target_arch = "bpf") => {
+            table::see::<K, _>(host.flows(), &oriented.key, place, seen)
+        }
+        _ => None,
     };
-    let judgement = judge::recall(host, path, scratch, direction)?;
-    if !matches!(judgement.verdict, Verdict::Accept)
-        || !advance_record(host, scratch, words, direction)
-    {
+    if guessed.is_some() {
+        return guessed;
+    }
+    let early = |place| track::prefetch_accounting(host, place);
+    table::glance::<K, _>(host.flows(), &oriented.key, hash, seen, early)
+}
+
+#[inline(always)]
+fn pass<K: Kind, H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Option<()> {
+    let Seen { place, control, .. } = scratch.seen;
+    let place = Place {
+        family: K::FAMILY,
+        ..place
+    };
+    if !is_at_rest(control, &scratch.info, scratch.now) {
         return None;
     }
-    let (control, state) = written(scratch, direction);
-    table::update_steady(words, scratch.seen.control, control, state)?;
+    let direction = Direction::of(scratch.oriented.side, control.originator());
+    let judgement = judge::recall(host, path, scratch, direction)?;
+    if !matches!(judgement.verdict, Verdict::Accept) {
+        return None;
+    }
+    let words = K::words(host.flows(), place)?;
+    let state = StateWords::load(words);
+    let digest = state.digest();
+    if !advance_record(host, scratch, state.sender_first(direction), direction) {
+        return None;
+    }
+    let record = &scratch.record;
+    let written = (
+        record.control(control).mirrored(direction),
+        record.words_of(direction).sender_first(direction),
+    );
+    table::update_steady(words, (control, digest), written)?;
     let info = &scratch.info;
-    track::account(host, scratch.seen.place, direction, info.ip_length);
+    track::account(host, place, direction, info.ip_length);
     host.count_rule(judgement.rule, info.ip_length);
     scratch.outcome = Outcome {
         state: State::Established,
@@ -82,19 +144,6 @@ fn pass<K: Kind, H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Option
         tcp_state: is_tcp(info).then_some(TcpState::Established),
     };
     Some(())
-}
-
-/// Where the record is, most likely.
-#[inline(always)]
-fn place<K: Kind, H: Host>(host: &H, scratch: &Scratch) -> Option<Place> {
-    match scratch.guess {
-        // In the kernel there is one packet at a time, and the verifier need not look here.
-        Some(place) if !cfg!(target_arch = "bpf") => Some(place),
-        _ => {
-            let early = |place| track::touch_accounting(host, place);
-            table::glance::<K, _>(host.flows(), &scratch.oriented.key, &scratch.hash, early)
-        }
-    }
 }
 
 /// Whether a record is that of an established flow that nothing is about to happen to.
@@ -112,36 +161,20 @@ fn is_at_rest(control: Control, info: &PacketInfo, now: Tick) -> bool {
 
 /// Advances the record by the packet; `false` if more changes than what every packet changes.
 #[inline(always)]
-fn advance_record<H: Host, W: Words>(
+fn advance_record<H: Host>(
     host: &H,
     scratch: &mut Scratch,
-    words: W,
+    state: StateWords,
     direction: Direction,
 ) -> bool {
-    let (now, control, state) = (scratch.now, scratch.seen.control, StateWords::load(words));
+    let (now, control) = (scratch.now, scratch.seen.control);
     let Scratch { info, record, .. } = scratch;
+    *record = Record::from_words_of(control, state, direction);
     if is_tcp(info) {
-        // The sender first: then each field has its place, and none has to be looked for.
-        *record = Record::from_words(control.mirrored(direction), state.mirrored(direction));
         return tcp::advance_steady(host, info, record, now);
     }
-    *record = Record::from_words(control, state);
-    udp::advance(host.settings(), record, now);
+    udp::advance(host.settings(), record, direction, now);
     record.status == control.status()
-}
-
-/// What is to stand in the slot of the record that [`advance_record`] has made.
-#[inline(always)]
-fn written(scratch: &Scratch, direction: Direction) -> (Control, StateWords) {
-    let Scratch {
-        info, record, seen, ..
-    } = scratch;
-    let (control, state) = (record.control(seen.control), record.words());
-    if is_tcp(info) {
-        (control.mirrored(direction), state.mirrored(direction))
-    } else {
-        (control, state)
-    }
 }
 
 const fn is_tcp(info: &PacketInfo) -> bool {

@@ -5,14 +5,14 @@ use crate::conntrack::tcp::{self, Advance};
 use crate::conntrack::{self, Tracker};
 use crate::event::{Event, EventKind};
 use crate::host::{FlowMemory, Host, Packet, Words};
-use crate::process::{Run, Scratch, Stage};
+use crate::process::{Arrival, Run, Scratch, Stage};
 use crate::record::{CachedOutcomes, Control, EXPECTED, Record, SEEN_REPLY, Warm};
 use crate::settings::{SETTING_ACCOUNTING, SETTING_FLOW_EVENTS, SETTING_TIMESTAMP};
 use crate::table::{
-    self, Displaced, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Place, gauges,
+    self, Displaced, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Place, Seen, gauges,
 };
 use crate::trace::Step;
-use crate::tuple::{Direction, Family, FlowKey, Tuple};
+use crate::tuple::{Direction, FlowKey, Tuple};
 use crate::verdict::{Reason, State};
 use crate::wire;
 
@@ -38,28 +38,6 @@ pub(crate) enum Flow {
     Ended(Direction),
     /// It is an error about one, or the record was busy.
     Passing(Direction),
-}
-
-/// The record that a packet found, as it lies in the table.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Seen {
-    pub(crate) place: Place,
-    /// The control word under which the record was read.
-    pub(crate) control: Control,
-    /// What it remembers of the rules.
-    pub(crate) cached: u8,
-}
-
-impl Seen {
-    pub(crate) const NOTHING: Self = Self {
-        place: Place {
-            family: Family::V4,
-            bucket: 0,
-            slot: 0,
-        },
-        control: Control(0),
-        cached: 0,
-    };
 }
 
 impl Tracked {
@@ -153,6 +131,14 @@ fn name_flow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> 
     Ok(())
 }
 
+/// As [`name`], for a packet that has ports and quotes nothing.
+#[inline(always)]
+pub(crate) fn name_ordinary<H: Host>(arrival: &Arrival, host: &H, scratch: &mut Scratch) {
+    scratch.purpose = Purpose::Flow;
+    scratch.oriented = conntrack::tuple_of(&scratch.info, arrival.zone).orient();
+    scratch.hash = Hash::of(&scratch.oriented.key, host.settings());
+}
+
 /// Finds the record of the flow.
 #[inline(always)]
 pub(crate) fn look<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
@@ -205,6 +191,7 @@ fn find<H: Host>(host: &H, scratch: &mut Scratch) -> Sight {
             scratch.seen = Seen {
                 place: found.place,
                 control: found.control,
+                digest: found.digest,
                 cached: found.cached,
             };
             Sight::Found
@@ -357,6 +344,7 @@ fn write_back<H: Host>(host: &H, scratch: &mut Scratch) -> Option<()> {
     let found = found(host, seen)?;
     let control = table::update(flows, &found, &scratch.record, warm, seen.cached)?;
     scratch.seen.control = control;
+    scratch.seen.digest = scratch.record.words().digest();
     if old_status != scratch.record.status || old_state != scratch.record.tcp_state {
         emit(host, EventKind::Update, scratch, control);
     }
@@ -370,6 +358,7 @@ fn found<H: Host>(host: &H, seen: &Seen) -> Option<Found<<H::Flows as FlowMemory
         place,
         words: host.flows().slot(place.family, place.bucket, place.slot)?,
         control: seen.control,
+        digest: seen.digest,
         cached: seen.cached,
     })
 }
@@ -493,7 +482,7 @@ const ACCOUNTING_START: u32 = 4;
 
 /// Asks for the words that [`account`] will write.
 #[inline(always)]
-pub(crate) fn touch_accounting<H: Host>(host: &H, place: Place) {
+pub(crate) fn prefetch_accounting<H: Host>(host: &H, place: Place) {
     if !host.settings().has(SETTING_ACCOUNTING) {
         return;
     }
@@ -501,7 +490,12 @@ pub(crate) fn touch_accounting<H: Host>(host: &H, place: Place) {
         .flows()
         .accounting(place.family, place.bucket, place.slot);
     if let Some(words) = words {
-        core::hint::black_box(words.load(0));
+        if cfg!(target_arch = "bpf") {
+            // Programs have no instruction that only asks.
+            core::hint::black_box(words.load(0));
+        } else {
+            words.prefetch();
+        }
     }
 }
 

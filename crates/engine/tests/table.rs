@@ -78,6 +78,29 @@ fn an_update_is_refused_after_another() {
     assert!(table::update(&table, &found, &changed, None, 0x48).is_none());
 }
 
+/// The version in the control word has eight bits: after 256 changes it is the same again.
+#[test]
+fn an_update_from_long_ago_fails_though_the_version_has_come_round() {
+    let (owned, settings) = small_table();
+    let table = owned.as_slices();
+    let key = key_v4(1, 1);
+    insert(&table, &key, &record(LATER), HalfOpen::Yes, &settings, NOW);
+    let stale = lookup(&table, &key, &settings, NOW).expect("the record");
+    for _ in 0..256 {
+        let found = lookup(&table, &key, &settings, NOW).expect("the record");
+        let mut changed = found.record;
+        changed.windows[0].end += 10;
+        assert!(table::update(&table, &found, &changed, None, 0).is_some());
+    }
+    let latest = lookup(&table, &key, &settings, NOW).expect("the record");
+    assert_eq!(latest.control, stale.control);
+    let mut changed = stale.record;
+    changed.windows[1].end += 1;
+    assert!(table::update(&table, &stale, &changed, None, 0).is_none());
+    let kept = lookup(&table, &key, &settings, NOW).expect("the record");
+    assert_eq!((kept.record, kept.control), (latest.record, latest.control));
+}
+
 #[test]
 fn a_removed_record_is_gone_and_its_slot_is_used_again() {
     let (owned, settings) = small_table();

@@ -12,7 +12,7 @@
 //! | warm       | `(b * 8 + s) * 2`                           | 2 |
 //! | accounting | `(b * 8 + s) * 5`                           | 5, where there is accounting |
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod owned;
 mod slices;

@@ -178,14 +178,9 @@ impl<M: FlowMemory, O: Observer> Plane<M, O> {
         for ((scratch, prepared), packet) in slots.zip(packets.clone()) {
             *prepared = Some(prepare(&Bytes(packet), arrival, self, scratch, now));
         }
-        let mut touched = 0;
-        for (scratch, _) in batch.scratch.iter().zip(prepared.iter().flatten()) {
-            touched ^= scratch.touch_tags(self);
-        }
         for (scratch, _) in batch.scratch.iter_mut().zip(prepared.iter().flatten()) {
-            touched ^= scratch.touch_slot(self);
+            scratch.prefetch(self);
         }
-        std::hint::black_box(touched);
         let slots = batch.scratch.iter_mut().zip(prepared.iter().flatten());
         for ((scratch, prepared), packet) in slots.zip(packets) {
             each(finish(&Bytes(packet), arrival, self, scratch, *prepared));

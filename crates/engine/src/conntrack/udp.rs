@@ -4,6 +4,7 @@ use super::{renew, unanswered};
 use crate::record::{ASSURED, Record, SEEN_REPLY};
 use crate::settings::{Settings, Timeout};
 use crate::time::Tick;
+use crate::tuple::Direction;
 
 /// How long a flow must last before an answered one counts as a stream: one question and its
 /// answer do not deserve the longer timeout (Linux 5.1).
@@ -15,8 +16,10 @@ pub(super) fn begin(settings: &Settings, now: Tick) -> Record {
     record
 }
 
-pub(crate) fn advance(settings: &Settings, record: &mut Record, now: Tick) {
-    let stream_from = Tick(record.windows[0].end);
+/// Advances a flow whose record was read with the sender in direction `first` before the other.
+#[inline(always)]
+pub(crate) fn advance(settings: &Settings, record: &mut Record, first: Direction, now: Tick) {
+    let stream_from = Tick(record.window(first).end);
     let is_stream = record.has(SEEN_REPLY) && stream_from.has_passed(now) && stream_from != now;
     if !is_stream {
         renew(settings, Timeout::Udp, record, now);

@@ -49,6 +49,14 @@ impl Hash {
         let [first, second] = self.buckets;
         [first, first ^ 1, second, second ^ 1]
     }
+
+    /// One of [`Self::candidates`], by its number, without a branch.
+    #[inline(always)]
+    pub(super) const fn candidate(&self, number: u32) -> u32 {
+        let [first, second] = self.buckets;
+        let is_second = 0_u32.wrapping_sub(number >> 1);
+        (first ^ ((first ^ second) & is_second)) ^ (number & 1)
+    }
 }
 
 // Odd numbers with bits well spread (the second and third of splitmix64; digits of the golden

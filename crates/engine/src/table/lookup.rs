@@ -66,52 +66,6 @@ fn find<K: Kind, M: FlowMemory>(memory: &M, key: &FlowKey, hash: &Hash) -> Optio
     None
 }
 
-/// Reads the tags of a key's buckets, so that they are near when [`lookup`] needs them: a plane
-/// with many packets at hand does this for all of them before the first lookup, and the reads
-/// overlap. The number means nothing; it only keeps the reads from being optimised away.
-pub fn touch_tags<M: FlowMemory>(memory: &M, family: Family, hash: &Hash) -> u64 {
-    let mut touched = 0;
-    for bucket in hash.candidates() {
-        touched ^= memory.tags(family, bucket).map_or(0, |words| words.load(0));
-    }
-    touched
-}
-
-/// The slot that a key's record most likely lies in, by its tags, and a number that keeps the
-/// read of the slot from being optimised away: see [`touch_tags`].
-#[inline(always)]
-pub fn touch_slot<M: FlowMemory>(memory: &M, family: Family, hash: &Hash) -> Option<(Place, u64)> {
-    let [first, second, third, fourth] = hash.candidates();
-    let bucket = |bucket| touch_bucket(memory, family, bucket, hash.tag);
-    bucket(first)
-        .or_else(|| bucket(second))
-        .or_else(|| bucket(third))
-        .or_else(|| bucket(fourth))
-}
-
-#[inline(always)]
-fn touch_bucket<M: FlowMemory>(
-    memory: &M,
-    family: Family,
-    bucket: u32,
-    tag: u8,
-) -> Option<(Place, u64)> {
-    let matching = Tags(memory.tags(family, bucket)?.load(0)).matching(tag);
-    if matching.is_none() {
-        return None;
-    }
-    let slot = matching.lowest();
-    let word = memory.slot(family, bucket, slot)?.load(0);
-    Some((
-        Place {
-            family,
-            bucket,
-            slot,
-        },
-        word,
-    ))
-}
-
 /// As [`lookup`], in one slot alone.
 #[inline(always)]
 pub fn lookup_at<M: FlowMemory>(
@@ -160,6 +114,7 @@ pub fn update<M: FlowMemory>(
     write_changes(&Change {
         words: found.words,
         control: found.control,
+        digest: found.digest,
         new: record.control(found.control),
         state: record.words(),
         cached: (found.cached, cached),
@@ -172,6 +127,7 @@ pub fn update<M: FlowMemory>(
 pub(super) struct Change<'a, W> {
     pub(super) words: W,
     pub(super) control: Control,
+    pub(super) digest: u64,
     /// Old and new.
     pub(super) cached: (u8, u8),
     /// What the control word shall be, and the words after it.
@@ -192,6 +148,7 @@ pub(super) fn write_here<W: Words>(change: &Change<'_, W>) -> Option<Control> {
     let Change {
         words,
         control: old,
+        digest,
         new,
         state,
         cached: (old_cached, cached),
@@ -210,6 +167,11 @@ pub(super) fn write_here<W: Words>(change: &Change<'_, W>) -> Option<Control> {
         return (words.compare_exchange(CONTROL_WORD, old.0, new.0) == old.0).then_some(new);
     }
     if words.compare_exchange(CONTROL_WORD, old.0, old.locked().0) != old.0 {
+        return None;
+    }
+    if StateWords::load(words).digest() != digest {
+        // The version has come round. Not unlocked to the next one, since nothing has changed.
+        words.store(CONTROL_WORD, old.0);
         return None;
     }
     if !is_same {
@@ -253,7 +215,8 @@ fn read<K: Kind, M: FlowMemory>(
             continue;
         }
         let cached = words.load(KEY_WORD) as u8;
-        *record = Record::read(control, words);
+        let state = StateWords::load(words);
+        *record = Record::from_words(control, state);
         // Key and record are one piece only if nobody changed the slot meanwhile.
         if load_control(words) != control {
             continue;
@@ -265,6 +228,7 @@ fn read<K: Kind, M: FlowMemory>(
             place,
             words,
             control,
+            digest: state.digest(),
             cached,
         });
     }

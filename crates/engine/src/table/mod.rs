@@ -30,9 +30,12 @@
 //! * **Two inserts of one key.** Exactly one record is left; the argument stands in `insert.rs`. At
 //!   worst one of the two gives up as [`Insert::Contended`].
 //! * **Two updates of one record.** The second's compare-and-swap fails, and its caller looks the
-//!   record up again. Should exactly 256 changes fall between the read and the write of one packet
-//!   and leave the other 56 bits as they were, the write overtakes them: windows are then as if
-//!   the packet had come 256 packets earlier.
+//!   record up again. A multiple of 256 changes may fall between the read and the write of one
+//!   packet (whose CPU a hypervisor took away, say) and leave the other 56 bits as they were. The
+//!   swap then succeeds, and the writer, which holds the lock now, sees by a digest of all `end`s
+//!   and `max_end`s that they have moved, and gives up as if it had failed. Where none has moved,
+//!   it may set the largest window and acknowledgement back by those 256 packets. Where nothing
+//!   but the control word is written, the other words are compared with those it goes with.
 //! * **Update against removal.** Both are a compare-and-swap of the control word: one fails. A
 //!   record that is being written (locked) is not removed.
 //! * **Lookup against anything.** A lookup reads again while the control word moves, a bounded
@@ -57,9 +60,10 @@ mod tags;
 use self::tags::Tags;
 
 pub use self::insert::insert;
-pub use self::lookup::{lookup, lookup_at, touch_slot, touch_tags, update};
+pub use self::lookup::{lookup, lookup_at, update};
 pub use self::remove::{confirm, remove};
-pub(crate) use self::steady::{glance, open, update_steady};
+pub(crate) use self::steady::{glance, see, update_steady};
+pub(crate) use self::steady::{prefetch_slot, prefetch_tags};
 pub use self::sweep::{Entry, forget_outcomes, leftovers, recover, sweep, visit};
 
 use crate::host::{FlowMemory, Words};
@@ -117,8 +121,36 @@ pub struct Found<W> {
     pub words: W,
     /// The control word the record was read under.
     pub control: Control,
+    /// [Digest](crate::record::StateWords::digest) of the words that were read under it, to tell
+    /// an equal control word from the same one.
+    pub digest: u64,
     /// Low byte of key word 0.
     pub cached: u8,
+}
+
+/// Where a record was found, without a pointer: for memory that outlives a look at the table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    pub(crate) place: Place,
+    /// The control word under which the record was read.
+    pub(crate) control: Control,
+    /// See [`Found::digest`].
+    pub(crate) digest: u64,
+    /// What it remembers of the rules.
+    pub(crate) cached: u8,
+}
+
+impl Seen {
+    pub(crate) const NOTHING: Self = Self {
+        place: Place {
+            family: Family::V4,
+            bucket: 0,
+            slot: 0,
+        },
+        control: Control(0),
+        digest: 0,
+        cached: 0,
+    };
 }
 
 /// What a lookup found.

@@ -1,87 +1,82 @@
 //! Finding and writing the record of a flow in steady state, without what is seldom needed.
 
 use super::lookup::{Change, write_here};
-use super::{Found, Hash, Kind, Place, key_matches, load_control, load_tags};
+use super::tags::Matching;
+use super::{Hash, Kind, Place, Seen, V4, V6, key_matches, load_control, load_tags};
 use crate::host::{FlowMemory, Words};
 use crate::record::{Control, KEY_WORD, SlotState, StateWords};
-use crate::tuple::FlowKey;
+use crate::tuple::{Family, FlowKey};
 
-/// How many slots of a bucket are looked at. A third whose tag fits is one in some ten thousand.
-const TRIES: u32 = 2;
+/// How many slots are looked at. A wrong one that stands before the right one is met once in some
+/// ten lookups, two of them once in two hundred.
+const TRIES: u32 = 3;
 
-/// The slot that holds a record of the key, if a look at the likely ones finds it. The words of
-/// its accounting are asked for at once (`early`), so that two misses of the cache overlap.
+/// Notes in `seen` where a key's record lies, if a look at the likely slots finds it, and nobody is
+/// writing it. What else is to be written of it is asked for at once (`early`), so that two
+/// misses of the cache overlap.
 #[inline(always)]
 pub(crate) fn glance<K: Kind, M: FlowMemory>(
     memory: &M,
     key: &FlowKey,
     hash: &Hash,
+    seen: &mut Seen,
     early: impl Fn(Place),
-) -> Option<Place> {
-    let [a, b, c, d] = load_tags::<K, M>(memory, hash)?;
-    let [first, first_neighbour, second, second_neighbour] = hash.candidates();
-    for (tags, bucket) in [
-        (a, first),
-        (b, first_neighbour),
-        (c, second),
-        (d, second_neighbour),
-    ] {
-        let mut matching = tags.matching(hash.tag);
-        for _ in 0..TRIES {
-            if matching.is_none() {
-                break;
-            }
-            let place = Place {
-                family: K::FAMILY,
-                bucket,
-                slot: matching.lowest(),
-            };
-            matching = matching.rest();
-            early(place);
-            let words = K::words(memory, place)?;
-            if key_matches::<K, _>(words, key) {
-                return Some(place);
-            }
+) -> Option<()> {
+    let mut matching = Matching::of(load_tags::<K, M>(memory, hash)?, hash.tag);
+    for _ in 0..TRIES {
+        if matching.is_none() {
+            break;
+        }
+        let (candidate, slot) = matching.lowest();
+        matching = matching.rest();
+        let place = Place {
+            family: K::FAMILY,
+            bucket: hash.candidate(candidate),
+            slot,
+        };
+        early(place);
+        if see::<K, M>(memory, key, place, seen).is_some() {
+            return Some(());
         }
     }
     None
 }
 
-/// A slot, if it holds the key's record, and nobody is writing that. Only control word and key
-/// are read; that what is read later belongs to them is seen when [`update_steady`] swaps the
-/// control word.
+/// Notes a slot in `seen` if it holds the key's record, and nobody is writing that. Only control
+/// word and key are read; that what is read later belongs to them shows when [`update_steady`]
+/// swaps the control word.
 #[inline(always)]
-pub(crate) fn open<K: Kind, M: FlowMemory>(
+pub(crate) fn see<K: Kind, M: FlowMemory>(
     memory: &M,
     key: &FlowKey,
     place: Place,
-) -> Option<Found<M::Words>> {
+    seen: &mut Seen,
+) -> Option<()> {
     let words = K::words(memory, place)?;
+    // The control word before the key: else the slot could pass to another flow in between.
     let control = load_control(words);
     let is_at_rest = control.slot_state() == SlotState::Live && !control.is_locked();
-    // The key after the control word: else the slot could pass to another flow in between.
     if !is_at_rest || !key_matches::<K, _>(words, key) {
         return None;
     }
-    Some(Found {
-        place,
-        words,
-        control,
-        cached: words.load(KEY_WORD) as u8,
-    })
+    seen.place = place;
+    seen.control = control;
+    seen.cached = words.load(KEY_WORD) as u8;
+    Some(())
 }
 
-/// Writes a record that was [opened](open) back; `None` when another CPU changed it meanwhile.
+/// Writes a record that was [seen](see) back; `None` when another CPU changed it meanwhile.
+/// `digest` is of the words as they were read.
 #[inline(always)]
 pub(crate) fn update_steady<W: Words>(
     words: W,
-    old: Control,
-    new: Control,
-    state: StateWords,
+    (old, digest): (Control, u64),
+    (new, state): (Control, StateWords),
 ) -> Option<()> {
     let change = Change {
         words,
         control: old,
+        digest,
         new,
         state,
         cached: (0, 0),
@@ -89,4 +84,39 @@ pub(crate) fn update_steady<W: Words>(
         warm: None,
     };
     write_here(&change).map(|_| ())
+}
+
+/// Asks for the tags of a key's buckets. Neighbours share a cache line.
+#[inline(always)]
+pub(crate) fn prefetch_tags<M: FlowMemory>(memory: &M, family: Family, hash: &Hash) {
+    for bucket in hash.buckets {
+        if let Some(words) = memory.tags(family, bucket) {
+            words.prefetch();
+        }
+    }
+}
+
+/// The slot that a key's record most likely lies in, by its tags, which is asked for.
+#[inline(always)]
+pub(crate) fn prefetch_slot<M: FlowMemory>(
+    memory: &M,
+    family: Family,
+    hash: &Hash,
+) -> Option<Place> {
+    let tags = match family {
+        Family::V4 => load_tags::<V4, M>(memory, hash),
+        Family::V6 => load_tags::<V6, M>(memory, hash),
+    }?;
+    let matching = Matching::of(tags, hash.tag);
+    if matching.is_none() {
+        return None;
+    }
+    let (candidate, slot) = matching.lowest();
+    let bucket = hash.candidate(candidate);
+    memory.slot(family, bucket, slot)?.prefetch();
+    Some(Place {
+        family,
+        bucket,
+        slot,
+    })
 }

@@ -86,6 +86,47 @@ impl Slots {
     }
 }
 
+/// Slots of a key's four buckets whose tags fit: byte by slot, bit by bucket.
+///
+/// All four at once and without a branch: in which of them a record lies nobody can predict, and a
+/// CPU that guessed wrong would have to throw away what it has begun meanwhile.
+#[derive(Clone, Copy)]
+pub(super) struct Matching(u64);
+
+impl Matching {
+    #[inline(always)]
+    pub(super) const fn of(tags: [Tags; 4], tag: u8) -> Self {
+        let [first, first_neighbour, second, second_neighbour] = tags;
+        Self(
+            (first.matching(tag).0 >> 7)
+                | (first_neighbour.matching(tag).0 >> 6)
+                | (second.matching(tag).0 >> 5)
+                | (second_neighbour.matching(tag).0 >> 4),
+        )
+    }
+
+    pub(super) const fn is_none(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Number of the bucket among the key's candidates, and slot; meaningless when there is none.
+    #[inline(always)]
+    pub(super) const fn lowest(self) -> (u32, u32) {
+        let bit = self.0 & self.0.wrapping_neg();
+        // All bytes but one are zero: their sum is that byte, one of 1, 2, 4 and 8.
+        let bucket_bit = (bit.wrapping_mul(ONES) >> 56) as u32;
+        let candidate = ((bucket_bit >> 1) - (bucket_bit >> 3)) & 3;
+        let byte = (bit | (bit >> 1) | (bit >> 2) | (bit >> 3)) & ONES;
+        let slot = (byte.wrapping_mul(BYTE_NUMBERS) >> 56) as u32;
+        (candidate, slot)
+    }
+
+    #[must_use]
+    pub(super) const fn rest(self) -> Self {
+        Self(self.0 & self.0.wrapping_sub(1))
+    }
+}
+
 /// Bit 7 of each byte that is zero; no byte of `bytes` may have bit 7 set.
 const fn zero_bytes(bytes: u64) -> u64 {
     !(bytes + HASH_BITS) & HIGH_BITS

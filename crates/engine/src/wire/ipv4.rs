@@ -10,7 +10,7 @@ const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 /// Reads the header at `info.ip_offset` of a packet and checks it as the kernel's receive path
-/// does. `lenient` is for packets of this host: segmentation offload leaves their length zero.
+/// does, but for its sum. `lenient` is for packets of this host: segmentation offload leaves their length zero.
 #[inline(always)]
 pub(super) fn network<P: Packet>(
     packet: &P,
@@ -22,9 +22,6 @@ pub(super) fn network<P: Packet>(
         .header(offset, HEADER_BYTES_MIN)
         .ok_or(Reason::IpTruncated)?;
     let (length, header_length) = lengths(packet, header, offset, lenient)?;
-    if !lenient && !is_checksum_right(packet, header, offset, header_length) {
-        return Err(Reason::IpBadChecksum);
-    }
     let fragment = header.u16(6);
     info.protocol = header.u8(9);
     info.source = [header.u32(12), 0, 0, 0];
@@ -44,15 +41,15 @@ pub(super) fn network<P: Packet>(
 
 /// RFC 1071 over the header; nearly all are 20 bytes long and at hand already.
 #[inline(always)]
-fn is_checksum_right<P: Packet>(
-    packet: &P,
-    header: P::Header,
-    offset: u32,
-    header_length: u32,
-) -> bool {
+pub(super) fn is_checksum_right<P: Packet>(packet: &P, info: &PacketInfo) -> bool {
+    let offset = info.ip_offset;
+    let header_length = info.transport_offset.wrapping_sub(offset);
     if header_length != HEADER_BYTES_MIN {
         return packet.sum(offset, header_length) == Some(0xffff);
     }
+    let Some(header) = packet.header(offset, HEADER_BYTES_MIN) else {
+        return false;
+    };
     let mut sum = 0;
     for word in 0..HEADER_BYTES_MIN / 4 {
         sum += u64::from(header.u32(word * 4));

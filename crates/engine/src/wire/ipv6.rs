@@ -15,8 +15,8 @@ const AUTHENTICATION: u8 = 51;
 const NO_NEXT_HEADER: u8 = 59;
 const DESTINATION_OPTIONS: u8 = 60;
 
-/// Reads the header at `info.ip_offset` of a packet and what follows it up to the transport
-/// header. `lenient` is for packets of this host: a payload length of zero means "to the end".
+/// Reads the header at `info.ip_offset` of a packet, as if the transport header followed it.
+/// `lenient` is for packets of this host: a payload length of zero means "to the end".
 #[inline(always)]
 pub(super) fn network<P: Packet>(
     packet: &P,
@@ -46,15 +46,25 @@ pub(super) fn network<P: Packet>(
     info.fragment = Fragment::Whole;
     info.transport_offset = offset + HEADER_BYTES;
     info.ip_length = length;
-    if is_extension(info.protocol) {
-        let mut chain = Chain::new(info.protocol, info.transport_offset);
-        info.damage = skip_extensions(packet, &mut chain, offset + length).err();
-        info.protocol = chain.protocol;
-        info.fragment = chain.fragment;
-        info.transport_offset = chain.at;
-    }
-    info.transport_length = (offset + length).saturating_sub(info.transport_offset);
+    info.transport_length = length - HEADER_BYTES;
     Ok(())
+}
+
+/// Whether something else than the transport header follows a header that was read.
+pub(super) const fn has_extensions(info: &PacketInfo) -> bool {
+    is_extension(info.protocol)
+}
+
+/// Goes on from the header to the transport header.
+#[inline(always)]
+pub(super) fn read_extensions<P: Packet>(packet: &P, info: &mut PacketInfo) {
+    let end = info.ip_offset + info.ip_length;
+    let mut chain = Chain::new(info.protocol, info.transport_offset);
+    info.damage = skip_extensions(packet, &mut chain, end).err();
+    info.protocol = chain.protocol;
+    info.fragment = chain.fragment;
+    info.transport_offset = chain.at;
+    info.transport_length = end.saturating_sub(chain.at);
 }
 
 /// As [`super::ipv4::quoted`].

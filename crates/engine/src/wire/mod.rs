@@ -125,6 +125,15 @@ pub enum Unparsed {
     NotIp,
     /// So damaged that the IP stack would drop it before any rule.
     Damaged(Reason),
+    /// Has extension headers, which were not read: never given where they are.
+    Extended,
+}
+
+/// Whether IPv6 extension headers are read, or the caller is told that there are some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extensions {
+    Read,
+    Report,
 }
 
 /// What the IP header of a quoted packet says, extension headers included.
@@ -142,34 +151,55 @@ pub fn parse<P: Packet>(
     settings: &Settings,
 ) -> Result<PacketInfo, Unparsed> {
     let mut info = PacketInfo::EMPTY;
-    parse_into(packet, arrival, settings, &mut info)?;
+    parse_headers(packet, arrival, Extensions::Read, &mut info)?;
+    verify(packet, arrival, settings, &mut info)?;
     Ok(info)
 }
 
-/// As [`parse`], into memory that the caller provides.
+/// The first half of [`parse`], into memory that the caller provides: all but what takes sums
+/// over bytes. Until [`verify`] has been called the packet may be damaged all the same.
 #[inline(always)]
-pub(crate) fn parse_into<P: Packet>(
+pub(crate) fn parse_headers<P: Packet>(
     packet: &P,
     arrival: &Arrival,
-    settings: &Settings,
+    extensions: Extensions,
     info: &mut PacketInfo,
 ) -> Result<(), Unparsed> {
-    read_network(packet, arrival, info)?;
+    read_network(packet, arrival, extensions, info)?;
     if info.damage.is_none() {
         info.damage = match info.fragment {
             Fragment::Later => Some(Reason::FragmentWithoutPorts),
-            _ => transport::read(packet, info, effective_checksums(arrival, settings)).err(),
+            _ => transport::read(packet, info).err(),
         };
     }
     Ok(())
 }
 
+/// The second half: checksums, and what is only looked at where they are right.
+#[inline(always)]
+pub(crate) fn verify<P: Packet>(
+    packet: &P,
+    arrival: &Arrival,
+    settings: &Settings,
+    info: &mut PacketInfo,
+) -> Result<(), Unparsed> {
+    let is_received = !matches!(arrival.path, Path::Local);
+    if is_received && matches!(info.family, Family::V4) && !ipv4::is_checksum_right(packet, info) {
+        return Err(Unparsed::Damaged(Reason::IpBadChecksum));
+    }
+    if info.damage.is_none() && !matches!(info.fragment, Fragment::Later) {
+        let checksums = effective_checksums(arrival, settings);
+        info.damage = transport::verify(packet, info, checksums).err();
+    }
+    Ok(())
+}
+
 /// Reads all but the transport header, and sets what that will not.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-#[cfg_attr(not(target_arch = "bpf"), inline)]
+#[inline(always)]
 fn read_network<P: Packet>(
     packet: &P,
     arrival: &Arrival,
+    extensions: Extensions,
     info: &mut PacketInfo,
 ) -> Result<(), Unparsed> {
     let (family, ip_offset, vlan) = locate_ip(packet, arrival.link)?;
@@ -187,10 +217,19 @@ fn read_network<P: Packet>(
     info.tcp_window = 0;
     info.tcp_header_length = 0;
     match family {
-        Family::V4 => ipv4::network(packet, info, lenient),
-        Family::V6 => ipv6::network(packet, info, lenient),
+        Family::V4 => ipv4::network(packet, info, lenient).map_err(Unparsed::Damaged),
+        Family::V6 => {
+            ipv6::network(packet, info, lenient).map_err(Unparsed::Damaged)?;
+            if !ipv6::has_extensions(info) {
+                return Ok(());
+            }
+            if matches!(extensions, Extensions::Report) {
+                return Err(Unparsed::Extended);
+            }
+            ipv6::read_extensions(packet, info);
+            Ok(())
+        }
     }
-    .map_err(Unparsed::Damaged)
 }
 
 #[inline(always)]

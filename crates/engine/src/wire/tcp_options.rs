@@ -55,6 +55,23 @@ impl Options {
     };
 }
 
+/// Reads the options of a segment whose header was read, if there are none or a timestamp alone.
+/// `false` if there are others, and [`read`] has to.
+#[inline(always)]
+pub(crate) fn read_ordinary<P: Packet>(packet: &P, info: &mut PacketInfo) -> bool {
+    if !has_options(info) {
+        return true;
+    }
+    info.options = Options {
+        highest: info.tcp_ack,
+        ..Options::NONE
+    };
+    info.tcp_header_length as u32 == HEADER_BYTES + TIMESTAMP_ALONE_BYTES
+        && packet
+            .header(info.transport_offset + HEADER_BYTES, 4)
+            .is_some_and(|word| word.u32(0) == TIMESTAMP_ALONE)
+}
+
 /// Reads the options of a segment whose header was read.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub(crate) fn read<P: Packet, H: Host>(packet: &P, host: &H, info: &mut PacketInfo) {
@@ -64,10 +81,7 @@ pub(crate) fn read<P: Packet, H: Host>(packet: &P, host: &H, info: &mut PacketIn
         end: info.transport_offset + u32::from(info.tcp_header_length),
         ..Options::NONE
     };
-    let mut scan = Scan { packet, info };
-    if !scan.is_timestamp_alone() {
-        host.repeat(TCP_OPTION_BYTES_MAX, &mut scan);
-    }
+    host.repeat(TCP_OPTION_BYTES_MAX, &mut Scan { packet, info });
 }
 
 /// A walk over options, one a step.
@@ -77,15 +91,6 @@ struct Scan<'a, P> {
 }
 
 impl<P: Packet> Scan<'_, P> {
-    fn is_timestamp_alone(&self) -> bool {
-        let Options { at, end, .. } = self.info.options;
-        end.wrapping_sub(at) == TIMESTAMP_ALONE_BYTES
-            && self
-                .packet
-                .header(at, 4)
-                .is_some_and(|word| word.u32(0) == TIMESTAMP_ALONE)
-    }
-
     fn take(&mut self, kind: u8, length: u32) {
         match (kind, length) {
             (SACK_PERMITTED, 2) => self.info.options.syn.sack_permitted = true,

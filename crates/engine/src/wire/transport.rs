@@ -29,24 +29,49 @@ pub mod tcp_flag {
 
 /// Fills in what the transport header says. The error is what is wrong with it; fields read
 /// before that are set.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-#[cfg_attr(not(target_arch = "bpf"), inline)]
-pub(super) fn read<P: Packet>(
-    packet: &P,
-    info: &mut PacketInfo,
-    checksums: Checksums,
-) -> Result<(), Reason> {
+#[inline(always)]
+pub(super) fn read<P: Packet>(packet: &P, info: &mut PacketInfo) -> Result<(), Reason> {
     match info.protocol {
-        TCP => tcp(packet, info, checksums),
-        UDP => udp(packet, info, checksums),
-        ICMP if matches!(info.family, Family::V4) => icmp(packet, info, checksums),
-        ICMPV6 if matches!(info.family, Family::V6) => icmp(packet, info, checksums),
+        TCP => tcp(packet, info),
+        UDP => udp(packet, info),
+        ICMP if matches!(info.family, Family::V4) => icmp(packet, info),
+        ICMPV6 if matches!(info.family, Family::V6) => icmp(packet, info),
         _ => Ok(()),
     }
 }
 
+/// Verifies the checksum of a header that was [`read`], and what only a header with a right one is
+/// held against.
+#[inline(always)]
+pub(super) fn verify<P: Packet>(
+    packet: &P,
+    info: &PacketInfo,
+    checksums: Checksums,
+) -> Result<(), Reason> {
+    let (at, reason) = match info.protocol {
+        TCP => (16, Reason::TcpBadChecksum),
+        UDP => (6, Reason::UdpBadChecksum),
+        ICMP if matches!(info.family, Family::V4) => (2, Reason::IcmpBadChecksum),
+        ICMPV6 if matches!(info.family, Family::V6) => (2, Reason::IcmpBadChecksum),
+        _ => return Ok(()),
+    };
+    if !matches!(checksums, Checksums::Trusted) && matches!(info.fragment, Fragment::Whole) {
+        let stored = packet.header(info.transport_offset + at, 2).ok_or(reason)?;
+        let stored = stored.u16(0);
+        // A sender of UDP that computed none writes zero.
+        let is_there = stored != 0 || info.protocol != UDP;
+        if is_there && !is_checksum_right(packet, info, stored, checksums) {
+            return Err(reason);
+        }
+    }
+    if info.protocol == TCP && !is_legal(info.tcp_flags) {
+        return Err(Reason::TcpBadFlags);
+    }
+    Ok(())
+}
+
 /// RFC 9293 section 3.1.
-fn tcp<P: Packet>(packet: &P, info: &mut PacketInfo, checksums: Checksums) -> Result<(), Reason> {
+fn tcp<P: Packet>(packet: &P, info: &mut PacketInfo) -> Result<(), Reason> {
     if info.transport_length < TCP_HEADER_BYTES {
         return Err(Reason::TcpTruncated);
     }
@@ -63,13 +88,6 @@ fn tcp<P: Packet>(packet: &P, info: &mut PacketInfo, checksums: Checksums) -> Re
     let header_length = u32::from(info.tcp_header_length);
     if header_length < TCP_HEADER_BYTES || header_length > info.transport_length {
         return Err(Reason::TcpBadHeaderLength);
-    }
-    let stored = header.u16(16);
-    if !is_checksum_right(packet, info, stored, checksums) {
-        return Err(Reason::TcpBadChecksum);
-    }
-    if !is_legal(info.tcp_flags) {
-        return Err(Reason::TcpBadFlags);
     }
     Ok(())
 }
@@ -90,7 +108,7 @@ const fn is_legal(flags: u8) -> bool {
 }
 
 /// RFC 768.
-fn udp<P: Packet>(packet: &P, info: &mut PacketInfo, checksums: Checksums) -> Result<(), Reason> {
+fn udp<P: Packet>(packet: &P, info: &mut PacketInfo) -> Result<(), Reason> {
     if info.transport_length < UDP_HEADER_BYTES {
         return Err(Reason::UdpTruncated);
     }
@@ -104,16 +122,11 @@ fn udp<P: Packet>(packet: &P, info: &mut PacketInfo, checksums: Checksums) -> Re
     if length < UDP_HEADER_BYTES || (is_whole && length > info.transport_length) {
         return Err(Reason::UdpBadLength);
     }
-    let stored = header.u16(6);
-    // Zero: the sender computed none.
-    if stored != 0 && !is_checksum_right(packet, info, stored, checksums) {
-        return Err(Reason::UdpBadChecksum);
-    }
     Ok(())
 }
 
 /// RFC 792 and RFC 4443 section 2.1.
-fn icmp<P: Packet>(packet: &P, info: &mut PacketInfo, checksums: Checksums) -> Result<(), Reason> {
+fn icmp<P: Packet>(packet: &P, info: &mut PacketInfo) -> Result<(), Reason> {
     if info.transport_length < ICMP_HEADER_BYTES {
         return Err(Reason::IcmpTruncated);
     }
@@ -122,24 +135,18 @@ fn icmp<P: Packet>(packet: &P, info: &mut PacketInfo, checksums: Checksums) -> R
         .ok_or(Reason::IcmpTruncated)?;
     info.destination_port = header.u16(0);
     info.source_port = header.u16(4);
-    if !is_checksum_right(packet, info, header.u16(2), checksums) {
-        return Err(Reason::IcmpBadChecksum);
-    }
     Ok(())
 }
 
-/// Verifies the checksum over the transport header and what follows, if there is reason to.
-///
-/// Fragments cannot be verified, and what is out of direct reach is not: the receiver will.
+/// Verifies the checksum over the transport header and what follows, all in one packet. What is out
+/// of direct reach is not verified: the receiver will.
+#[inline(always)]
 fn is_checksum_right<P: Packet>(
     packet: &P,
     info: &PacketInfo,
     stored: u16,
     checksums: Checksums,
 ) -> bool {
-    if matches!(checksums, Checksums::Trusted) || !matches!(info.fragment, Fragment::Whole) {
-        return true;
-    }
     let pseudo = if info.protocol == ICMP {
         0
     } else {

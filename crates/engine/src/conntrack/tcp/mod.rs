@@ -463,6 +463,7 @@ fn settle(
     Advance::Pass
 }
 
+#[inline(always)]
 fn timeout_seconds(record: &Record, kind: SegmentKind, settings: &Settings) -> u32 {
     let of_state = settings.seconds(record.tcp_state.timeout());
     let retransmission = settings.seconds(Timeout::TcpMaxRetrans);
