@@ -2,7 +2,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns, bpf_loop};
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop};
 use keepstate_engine::event::Event;
 use keepstate_engine::host::{Host, Packet, Repeat, Route};
 use keepstate_engine::limits::{CONDITIONS_MAX, RULES_MAX};
@@ -204,7 +204,7 @@ impl<C: Context> Host for KernelHost<C> {
     #[inline(always)]
     fn wall_clock(&self) -> u64 {
         // SAFETY: the helper has no preconditions.
-        unsafe { bpf_ktime_get_ns() }.wrapping_add(self.plane.wall_offset)
+        unsafe { bpf_ktime_get_coarse_ns() }.wrapping_add(self.plane.wall_offset)
     }
 }
 

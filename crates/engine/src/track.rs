@@ -9,7 +9,7 @@ use crate::process::{Arrival, Run, Scratch, Stage};
 use crate::record::{CachedOutcomes, Control, EXPECTED, Record, SEEN_REPLY, Warm};
 use crate::settings::{SETTING_ACCOUNTING, SETTING_FLOW_EVENTS, SETTING_TIMESTAMP};
 use crate::table::{
-    self, Displaced, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Place, Seen, gauges,
+    self, Displaced, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Opening, Place, Seen, gauges,
 };
 use crate::trace::Step;
 use crate::tuple::{Direction, FlowKey, Tuple};
@@ -422,6 +422,7 @@ pub(crate) fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Result<
         record,
         warm,
         displaced,
+        info,
         ..
     } = scratch;
     let flow = NewFlow {
@@ -430,14 +431,13 @@ pub(crate) fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Result<
         record,
         warm,
         half_open: HalfOpen::Yes,
+        opening: opening(host, info.ip_length),
     };
     let inserted = table::insert(host.flows(), &flow, host.settings(), now, displaced);
     emit_displaced(host, scratch);
     match inserted {
-        Insert::Done(place) => {
+        Insert::Done(_) => {
             host.trace(Step::Inserted);
-            note_start(host, place);
-            account(host, place, Direction::Original, scratch.info.ip_length);
             let control = scratch.record.control(Control(0));
             emit(host, EventKind::New, scratch, control);
             Some(Ok(()))
@@ -477,9 +477,6 @@ pub(crate) fn remember<H: Host>(host: &H, scratch: &Scratch, direction: Directio
     let _ = table::update(host.flows(), &found, &scratch.record, None, cached.0);
 }
 
-/// Words of [`FlowMemory::accounting`].
-const ACCOUNTING_START: u32 = 4;
-
 /// Asks for the words that [`account`] will write.
 #[inline(always)]
 pub(crate) fn prefetch_accounting<H: Host>(host: &H, place: Place) {
@@ -515,16 +512,18 @@ pub(crate) fn account<H: Host>(host: &H, place: Place, direction: Direction, byt
     words.add(at + 1, u64::from(bytes));
 }
 
-fn note_start<H: Host>(host: &H, place: Place) {
-    if !host.settings().has(SETTING_TIMESTAMP) {
-        return;
+/// What a record begins with whose first packet is this long.
+#[inline(always)]
+fn opening<H: Host>(host: &H, bytes: u32) -> Opening {
+    let mut opening = Opening::NONE;
+    if host.settings().has(SETTING_ACCOUNTING) {
+        opening.packets = 1;
+        opening.bytes = u64::from(bytes);
     }
-    if let Some(words) = host
-        .flows()
-        .accounting(place.family, place.bucket, place.slot)
-    {
-        words.store(ACCOUNTING_START, host.wall_clock());
+    if host.settings().has(SETTING_TIMESTAMP) {
+        opening.start = host.wall_clock();
     }
+    opening
 }
 
 /// Adds one to a gauge.

@@ -6,7 +6,7 @@ use common::{checked_contents, gauge, insert, key_v4, key_v6, lookup, record, se
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::record::{ASSURED, CONTROL_WORD, SlotState, Warm};
 use keepstate_engine::settings::Settings;
-use keepstate_engine::table::{self, Displaced, HalfOpen, Hash, Insert, NewFlow, gauges};
+use keepstate_engine::table::{self, Displaced, HalfOpen, Hash, Insert, NewFlow, Opening, gauges};
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{Family, FlowKey};
 use keepstate_flowmemory::{Accounting, OwnedTable, SliceTable, buckets_for};
@@ -358,6 +358,7 @@ fn what_an_insert_displaces_is_told() {
                 record: &record(LATER),
                 warm: &Warm::default(),
                 half_open: HalfOpen::Yes,
+                opening: Opening::NONE,
             };
             let mut displaced = Displaced::NOTHING;
             let inserted = table::insert(&table, &flow, &settings, now, &mut displaced);
@@ -391,6 +392,7 @@ fn an_expired_predecessor_is_told() {
         record: &record(LATER + 100),
         warm: &Warm::default(),
         half_open: HalfOpen::Yes,
+        opening: Opening::NONE,
     };
     let mut displaced = Displaced::NOTHING;
     let inserted = table::insert(&table, &flow, &settings, later, &mut displaced);

@@ -6,7 +6,7 @@ use keepstate_engine::host::FlowMemory;
 use keepstate_engine::process::{Arrival, Checksums, Outcome};
 use keepstate_engine::record::{Record, Warm};
 use keepstate_engine::settings::Settings;
-use keepstate_engine::table::{Displaced, HalfOpen, Hash, NewFlow, insert};
+use keepstate_engine::table::{Displaced, HalfOpen, Hash, NewFlow, Opening, insert};
 use keepstate_engine::time::Tick;
 use keepstate_engine::trace::{RuleTrial, Step, WindowCheck};
 use keepstate_engine::tuple::{Direction, Family, FlowKey, Tuple};
@@ -122,6 +122,7 @@ fn know<M: FlowMemory>(flows: &M, settings: &Settings, known: &KnownFlow, now: T
         record: &known.record,
         warm: &known.warm,
         half_open: HalfOpen::No,
+        opening: Opening::NONE,
     };
     insert(flows, &flow, settings, now, &mut displaced);
 }

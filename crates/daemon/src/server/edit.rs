@@ -19,15 +19,13 @@ use keepstate_engine::record::{
     ASSURED, CONTROL_WORD, EXPECTED, FIXED_TIMEOUT, ORIGINATOR_IS_SECOND, Record, SEEN_REPLY, Warm,
 };
 use keepstate_engine::settings::{SETTING_FLOW_EVENTS, SETTING_TIMESTAMP, Settings};
-use keepstate_engine::table::{self, Displaced, Entry, HalfOpen, Hash, Insert};
+use keepstate_engine::table::{self, Displaced, Entry, HalfOpen, Hash, Insert, Opening};
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{FlowKey, Oriented, Side, is_icmp};
 
 use super::connection::Output;
 use super::{Shared, events, flows, unix_nanoseconds};
 
-/// Word of [`FlowMemory::accounting`] that holds the start time.
-const ACCOUNTING_START: u32 = 4;
 
 /// Makes a record.
 pub(super) fn insert(shared: &Shared, flow: &NewFlow, output: &Output) -> Reply {
@@ -60,22 +58,25 @@ fn try_insert(shared: &Shared, by: Option<&Program>, flow: &NewFlow) -> Result<(
             record: &record,
             warm: &warm,
             half_open: half_open(record.status, flow.first.protocol),
+            opening: Opening {
+                start: if settings.has(SETTING_TIMESTAMP) {
+                    unix_nanoseconds()
+                } else {
+                    0
+                },
+                ..Opening::NONE
+            },
         },
         &settings,
         now,
         &mut displaced,
     );
     tell_displaced(shared, &settings, &displaced, &oriented.key);
-    let place = match inserted {
-        Insert::Done(place) => place,
+    match inserted {
+        Insert::Done(_) => {}
         Insert::Exists => return Err(Unable::Exists),
         Insert::Full => return Err(Unable::Full),
         Insert::Contended => return Err(Unable::Busy),
-    };
-    if settings.has(SETTING_TIMESTAMP)
-        && let Some(words) = memory.accounting(place.family, place.bucket, place.slot)
-    {
-        words.store(ACCOUNTING_START, unix_nanoseconds());
     }
     if let Some(entry) = flows::locate(shared, &oriented.key, now) {
         publish_event(shared, by, EventKind::New, &entry, now);

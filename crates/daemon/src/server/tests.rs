@@ -13,7 +13,7 @@ use keepstate_engine::conntrack::tcp::TcpState;
 use keepstate_engine::event::Event as EngineEvent;
 use keepstate_engine::record::{Record, Warm};
 use keepstate_engine::settings::SETTING_DROP_EVENTS;
-use keepstate_engine::table::{self, Displaced, HalfOpen, Hash, Insert, NewFlow};
+use keepstate_engine::table::{self, Displaced, HalfOpen, Hash, Insert, NewFlow, Opening};
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{Family, Tuple};
 
@@ -223,6 +223,7 @@ fn insert(plane: &MemoryPlane, port: u16, state: TcpState) {
         record: &record,
         warm: &Warm::default(),
         half_open: HalfOpen::Yes,
+        opening: Opening::NONE,
     };
     let result = {
         let mut displaced = Displaced::NOTHING;

@@ -50,6 +50,12 @@ impl Hash {
         [first, first ^ 1, second, second ^ 1]
     }
 
+    /// The slot that a record takes in its bucket if that is empty, so that a look at it need not
+    /// wait for the tags.
+    pub(super) const fn preferred_slot(&self) -> u32 {
+        self.id % crate::limits::SLOTS_PER_BUCKET
+    }
+
     /// One of [`Self::candidates`], by its number, without a branch.
     #[inline(always)]
     pub(super) const fn candidate(&self, number: u32) -> u32 {

@@ -50,11 +50,11 @@ use core::marker::PhantomData;
 use super::remove::{release, remove};
 use super::tags::Tags;
 use super::{
-    Displaced, HalfOpen, Hash, Insert, Kind, NewFlow, Place, V4, V6, count_down, count_up, gauges,
-    key_matches, load_control, load_tags,
+    Displaced, HalfOpen, Hash, Insert, Kind, NewFlow, Opening, Place, V4, V6, count_down, count_up,
+    gauges, key_matches, load_control, load_tags,
 };
 use crate::host::{FlowMemory, Repeat, Words};
-use crate::limits::{ACCOUNTING_WORDS, CLAIMER_WAITS_MAX, INSERT_ROUNDS_MAX, SLOTS_PER_BUCKET};
+use crate::limits::{CLAIMER_WAITS_MAX, INSERT_ROUNDS_MAX, SLOTS_PER_BUCKET};
 use crate::record::{CONTROL_WORD, Control, KEY_WORD, SlotState};
 use crate::settings::Settings;
 use crate::time::Tick;
@@ -112,7 +112,7 @@ fn insert_kind<K: Kind, M: FlowMemory>(
                 return Insert::Done(place);
             }
             Settled::Exists => {
-                release(memory, place);
+                withdraw(memory, place);
                 return Insert::Exists;
             }
             Settled::KeepsClaim => {}
@@ -120,7 +120,7 @@ fn insert_kind<K: Kind, M: FlowMemory>(
         }
     }
     if claim == Claim::Held {
-        release(memory, place);
+        withdraw(memory, place);
     }
     count_up(memory, gauges::CONTENDED);
     Insert::Contended
@@ -167,7 +167,7 @@ fn settle<K: Kind, M: FlowMemory>(
             Settled::KeepsClaim
         }
         Conflict::Claimed if other.rank() < place.rank() => {
-            release(memory, place);
+            withdraw(memory, place);
             wait_for_claimer::<K, M>(memory, other, flow.hash.tag);
             Settled::Withdrawn
         }
@@ -223,8 +223,7 @@ fn claim_slot<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: &mu
         return Claim::None;
     };
     place.bucket = bucket;
-    place.slot = tags.empty().lowest();
-    touch::<K, M>(memory, *place);
+    place.slot = tags.empty().or_lowest(flow.hash.preferred_slot());
     let claimed = tags.with(place.slot, tag_byte(flow));
     if tags.empty().is_none() || words.compare_exchange(0, tags.0, claimed.0) != tags.0 {
         return Claim::None;
@@ -236,20 +235,20 @@ fn claim_slot<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: &mu
     if flow.half_open == HalfOpen::Yes {
         count_up(memory, gauges::HALF_OPEN);
     }
+    // Before the record can be seen, so that nobody counts its removal first; and before anything is
+    // written of the slot: an atomic operation waits until all that was written before has reached
+    // its cache lines, and those of a new record come from memory.
+    count_up(memory, gauges::COUNT);
+    count_up(memory, gauges::INSERTED);
     free_control::<K, M>(memory, *place);
     Claim::Held
 }
 
-/// Asks for all that will be written of a slot at once: later, with atomic operations in between,
-/// one miss of the cache would wait for the other.
-#[inline(always)]
-fn touch<K: Kind, M: FlowMemory>(memory: &M, place: Place) {
-    let Place { bucket, slot, .. } = place;
-    let first = |words: Option<M::Words>| words.map_or(0, |words| words.load(0));
-    let slot_word = first(memory.slot(K::FAMILY, bucket, slot));
-    let warm = first(memory.warm(K::FAMILY, bucket, slot));
-    let accounting = first(memory.accounting(K::FAMILY, bucket, slot));
-    core::hint::black_box(slot_word ^ warm ^ accounting);
+/// Gives a claim back.
+fn withdraw<M: FlowMemory>(memory: &M, place: Place) {
+    release(memory, place);
+    count_down(memory, gauges::COUNT);
+    count_down(memory, gauges::INSERTED);
 }
 
 fn has_room<K: Kind, M: FlowMemory>(memory: &M, hash: &Hash) -> bool {
@@ -403,13 +402,15 @@ fn publish<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: Place)
         flow.warm.write(warm);
     }
     if let Some(accounting) = memory.accounting(K::FAMILY, place.bucket, place.slot) {
-        for word in 0..ACCOUNTING_WORDS {
-            accounting.store(word, 0);
+        let Opening {
+            packets,
+            bytes,
+            start,
+        } = flow.opening;
+        for (word, value) in (0..).zip([packets, bytes, 0, 0, start]) {
+            accounting.store(word, value);
         }
     }
-    // Counted before it can be seen, so that nobody counts its removal first.
-    count_up(memory, gauges::COUNT);
-    count_up(memory, gauges::INSERTED);
     let control = flow.record.control(load_control(words));
     words.store(CONTROL_WORD, control.0);
 }

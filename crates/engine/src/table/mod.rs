@@ -177,6 +177,26 @@ pub struct NewFlow<'a> {
     pub record: &'a Record,
     pub warm: &'a Warm,
     pub half_open: HalfOpen,
+    pub opening: Opening,
+}
+
+/// What a new record's counters begin with, where the table has them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Opening {
+    /// Packets and bytes of the original direction.
+    pub packets: u64,
+    pub bytes: u64,
+    /// Nanoseconds since 1970, zero if not wanted.
+    pub start: u64,
+}
+
+impl Opening {
+    /// Nothing is counted yet.
+    pub const NONE: Self = Self {
+        packets: 0,
+        bytes: 0,
+        start: 0,
+    };
 }
 
 /// Records that an insert took out, for whoever tells of records that end. A control word of zero

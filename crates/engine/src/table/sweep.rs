@@ -123,9 +123,12 @@ pub fn recover<M: FlowMemory>(memory: &M, place: Place, control: Control) -> boo
         return false;
     }
     release(memory, place);
+    // A claim counts as a record already.
+    count_down(memory, gauges::COUNT);
     if state == SlotState::Dead {
-        count_down(memory, gauges::COUNT);
         count_up(memory, gauges::REMOVED);
+    } else {
+        count_down(memory, gauges::INSERTED);
     }
     true
 }

@@ -79,6 +79,15 @@ impl Slots {
         ((bit >> 7).wrapping_mul(BYTE_NUMBERS) >> 56) as u32
     }
 
+    /// `preferred`, if it is one of these, or the lowest; meaningless when there is none.
+    pub(super) const fn or_lowest(self, preferred: u32) -> u32 {
+        if self.0 & (0x80 << shift(preferred)) != 0 {
+            preferred
+        } else {
+            self.lowest()
+        }
+    }
+
     /// All but the lowest.
     #[must_use]
     pub(super) const fn rest(self) -> Self {

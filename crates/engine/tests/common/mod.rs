@@ -7,7 +7,7 @@ use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::record::{Record, Warm, Window};
 use keepstate_engine::settings::Settings;
 use keepstate_engine::table::{
-    self, Displaced, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, gauges,
+    self, Displaced, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Opening, gauges,
 };
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{Direction, Family, FlowKey, Tuple};
@@ -91,6 +91,7 @@ pub(crate) fn insert<M: FlowMemory>(
         record,
         warm: &Warm::default(),
         half_open,
+        opening: Opening::NONE,
     };
     let mut displaced = Displaced::NOTHING;
     table::insert(memory, &flow, settings, now, &mut displaced)
