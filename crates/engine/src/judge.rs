@@ -36,8 +36,7 @@ impl Judgement {
 }
 
 /// Judges a tracked packet.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-#[cfg_attr(not(target_arch = "bpf"), inline)]
+#[inline(always)]
 pub(crate) fn judge<H: Host>(host: &H, path: Path, scratch: &mut Scratch) {
     let known = match (scratch.tracked.flow, scratch.tracked.state) {
         (Flow::Known(direction), State::Established) => Some(direction),

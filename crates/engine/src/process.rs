@@ -443,17 +443,20 @@ fn outcome_of(scratch: &Scratch) -> Outcome {
     }
 }
 
-/// Tells of a packet that was dropped or is INVALID.
+/// Tells of a packet that was dropped or is INVALID, if somebody listens.
+#[inline(always)]
+fn emit_refusal<H: Host>(host: &H, scratch: &Scratch) {
+    if let Some(reason) = scratch.outcome.reason
+        && host.settings().has(SETTING_DROP_EVENTS)
+    {
+        emit_reason(host, scratch, reason);
+    }
+}
+
 #[cfg_attr(target_arch = "bpf", inline(never))]
 #[cfg_attr(not(target_arch = "bpf"), inline)]
-fn emit_refusal<H: Host>(host: &H, scratch: &Scratch) {
+fn emit_reason<H: Host>(host: &H, scratch: &Scratch, reason: Reason) {
     let outcome = &scratch.outcome;
-    let Some(reason) = outcome.reason else {
-        return;
-    };
-    if !host.settings().has(SETTING_DROP_EVENTS) {
-        return;
-    }
     let info = &scratch.info;
     let oriented = conntrack::tuple_of(info, 0).orient();
     host.emit(&Event {

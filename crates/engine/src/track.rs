@@ -412,8 +412,7 @@ fn name_quoted<P: Packet, H: Host>(
 }
 
 /// Puts the record of a new flow into the table. `None` when another CPU was first.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-#[cfg_attr(not(target_arch = "bpf"), inline)]
+#[inline(always)]
 pub(crate) fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Result<(), Reason>> {
     let now = scratch.now;
     let Scratch {
@@ -456,7 +455,7 @@ fn emit_displaced<H: Host>(host: &H, scratch: &Scratch) {
         control,
         predecessor,
     } = &scratch.displaced;
-    if control.0 != 0 {
+    if control.0 != 0 && host.settings().has(SETTING_FLOW_EVENTS) {
         emit_of(host, EventKind::Destroy, key, scratch, *control);
     }
     if predecessor.0 != 0 {
@@ -535,15 +534,14 @@ pub(crate) fn count<M: FlowMemory>(flows: &M, gauge: u32) {
 
 #[inline(always)]
 fn emit<H: Host>(host: &H, kind: EventKind, scratch: &Scratch, control: Control) {
-    emit_of(host, kind, &scratch.oriented.key, scratch, control);
+    if host.settings().has(SETTING_FLOW_EVENTS) {
+        emit_of(host, kind, &scratch.oriented.key, scratch, control);
+    }
 }
 
 #[cfg_attr(target_arch = "bpf", inline(never))]
 #[cfg_attr(not(target_arch = "bpf"), inline)]
 fn emit_of<H: Host>(host: &H, kind: EventKind, key: &FlowKey, scratch: &Scratch, control: Control) {
-    if !host.settings().has(SETTING_FLOW_EVENTS) {
-        return;
-    }
     host.emit(&Event {
         key: key.words,
         control: control.0,

@@ -26,7 +26,6 @@ use keepstate_engine::tuple::{FlowKey, Oriented, Side, is_icmp};
 use super::connection::Output;
 use super::{Shared, events, flows, unix_nanoseconds};
 
-
 /// Makes a record.
 pub(super) fn insert(shared: &Shared, flow: &NewFlow, output: &Output) -> Reply {
     let by = flows::caller(shared, output);

@@ -62,8 +62,7 @@ pub fn orient(tuple: Tuple) -> Option<Oriented> {
 }
 
 /// Writes the record that the first packet of a flow makes; the error says why it makes none.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-#[cfg_attr(not(target_arch = "bpf"), inline)]
+#[inline(always)]
 pub(crate) fn begin<P: Packet, H: Host>(
     run: &Run<'_, P, H>,
     info: &PacketInfo,

@@ -106,7 +106,12 @@ fn insert_kind<K: Kind, M: FlowMemory>(
                 continue;
             }
         }
-        match settle::<K, M>(memory, flow, &place, now, displaced) {
+        let settled = if meets_equal_tag::<K, M>(memory, flow.hash) {
+            settle::<K, M>(memory, flow, &place, now, displaced)
+        } else {
+            Settled::Alone
+        };
+        match settled {
             Settled::Alone => {
                 publish::<K, M>(memory, flow, place);
                 return Insert::Done(place);
@@ -151,9 +156,6 @@ fn settle<K: Kind, M: FlowMemory>(
     displaced: &mut Displaced,
 ) -> Settled {
     let place = *place;
-    if !meets_equal_tag::<K, M>(memory, flow.hash) {
-        return Settled::Alone;
-    }
     let Some(other) = find_other::<K, M>(memory, flow, place) else {
         return Settled::Alone;
     };
@@ -213,7 +215,7 @@ impl<M: FlowMemory> Repeat for WaitForClaimer<'_, M> {
 }
 
 /// Claims a slot, unless there is none or another CPU changed the bucket.
-#[cfg_attr(target_arch = "bpf", inline(never))]
+#[inline(always)]
 fn claim_slot<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: &mut Place) -> Claim {
     let Some(tags) = load_tags::<K, M>(memory, flow.hash) else {
         return Claim::None;
@@ -384,7 +386,7 @@ fn judge<K: Kind, M: FlowMemory>(memory: &M, key: &FlowKey, place: Place, now: T
     }
 }
 
-#[cfg_attr(target_arch = "bpf", inline(never))]
+#[inline(always)]
 fn publish<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: Place) {
     let Some(words) = K::words(memory, place) else {
         return;

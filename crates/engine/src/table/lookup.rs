@@ -9,8 +9,7 @@ use crate::time::Tick;
 use crate::tuple::{Family, FlowKey, KEY_WORD0_FOREIGN_BITS};
 
 /// Finds the live record of a key and writes it to `record`. One that has expired is not found.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-#[cfg_attr(not(target_arch = "bpf"), inline)]
+#[inline(always)]
 pub fn lookup<M: FlowMemory>(
     memory: &M,
     key: &FlowKey,
