@@ -83,7 +83,6 @@ stages! {
     tc_write Write
     tc_judge Judge
     tc_insert Insert
-    tc_conclude Conclude
     tc_name Name
     tc_parse Parse
 }

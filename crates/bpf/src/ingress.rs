@@ -60,7 +60,6 @@ stages! {
     xdp_write Write
     xdp_judge Judge
     xdp_insert Insert
-    xdp_conclude Conclude
     xdp_name Name
     xdp_parse Parse
 }

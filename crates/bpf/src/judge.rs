@@ -67,7 +67,21 @@ pub fn proceed<C: Context>(context: C, packet: &PacketView, stage: Stage) -> Opt
     let Memory {
         scratch, arrival, ..
     } = memory;
-    Some(step(&host, arrival, &host, scratch, stage))
+    let next = step(&host, arrival, &host, scratch, stage);
+    // What is short enough goes on in the same program.
+    let goes_on = match stage {
+        Stage::Judge | Stage::Insert => matches!(next, Stage::Conclude),
+        Stage::Name => matches!(next, Stage::Look),
+        _ => false,
+    };
+    if !goes_on {
+        return Some(next);
+    }
+    let next = match stage {
+        Stage::Name => Stage::Look,
+        _ => Stage::Conclude,
+    };
+    Some(step(&host, arrival, &host, scratch, next))
 }
 
 /// The end of a packet's way.

@@ -22,10 +22,9 @@ pub unsafe fn to_stage(context: *mut c_void, programs: &'static ProgramArray, st
             Stage::Write => jump::<{ Stage::Write as i32 }>(context, programs),
             Stage::Judge => jump::<{ Stage::Judge as i32 }>(context, programs),
             Stage::Insert => jump::<{ Stage::Insert as i32 }>(context, programs),
-            Stage::Conclude => jump::<{ Stage::Conclude as i32 }>(context, programs),
             Stage::Name => jump::<{ Stage::Name as i32 }>(context, programs),
             Stage::Parse => jump::<{ Stage::Parse as i32 }>(context, programs),
-            Stage::Done | Stage::Steady => {}
+            Stage::Done | Stage::Steady | Stage::Conclude => {}
         }
     }
 }

@@ -73,6 +73,10 @@ pub const JUMP_DEPTH_MAX: u32 = 8;
 /// Rules that one packet may try. The compiler refuses a policy with a longer path.
 pub const RULE_STEPS_MAX: u32 = 65_536;
 
+/// Rules that are tried in one round of the loop that walks them: the call of a loop's body costs
+/// as much as trying a rule, and the kernel's verifier follows each of them.
+pub const RULES_PER_ROUND: u32 = 4;
+
 /// Different interface names (`eth0`, `eth+`) in one policy: one bit of a word for each.
 pub const INTERFACE_PATTERNS_MAX: u32 = 64;
 
@@ -83,6 +87,7 @@ pub const CACHED_OUTCOMES_MAX: u32 = 7;
 /// older policies left behind before a number comes round again.
 pub const POLICY_EPOCHS: u32 = 4;
 
+const _: () = assert!(RULE_STEPS_MAX.is_multiple_of(RULES_PER_ROUND));
 const _: () = assert!(SLOTS_PER_BUCKET * 8 == u64::BITS);
 const _: () = assert!(SLOT_WORDS_V4 * 8 == 64 && SLOT_WORDS_V6 * 8 == 128);
 // The promise of the design: 128 bytes a flow, 160 with accounting, at the rated load. One byte

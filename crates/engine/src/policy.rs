@@ -6,7 +6,7 @@
 //! [`Condition`]s, a run for each rule.
 
 use crate::host::{Host, Repeat};
-use crate::limits::{JUMP_DEPTH_MAX, RULE_STEPS_MAX};
+use crate::limits::{JUMP_DEPTH_MAX, RULE_STEPS_MAX, RULES_PER_ROUND};
 use crate::trace::{RuleTrial, Step};
 use crate::tuple::Address;
 use crate::verdict::State;
@@ -293,7 +293,7 @@ pub(crate) fn walk_in<H: Host>(
         question,
         progress,
     };
-    host.repeat(RULE_STEPS_MAX, &mut walk);
+    host.repeat(RULE_STEPS_MAX / RULES_PER_ROUND, &mut walk);
 }
 
 /// How far a walk has come.
@@ -327,8 +327,21 @@ struct Walk<'a, H> {
 }
 
 impl<H: Host> Repeat for Walk<'_, H> {
-    /// Tries one rule.
+    /// Tries some rules.
     fn step(&mut self) -> bool {
+        for _ in 0..RULES_PER_ROUND {
+            if !self.try_next() {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+impl<H: Host> Walk<'_, H> {
+    /// Tries one rule; `false` at the end.
+    #[inline(always)]
+    fn try_next(&mut self) -> bool {
         let at = self.progress.at;
         let Some(rule) = self.host.rule(at) else {
             return false;
@@ -345,9 +358,7 @@ impl<H: Host> Repeat for Walk<'_, H> {
         self.host.count_rule(at, self.question.info.ip_length);
         self.follow(at, rule)
     }
-}
 
-impl<H: Host> Walk<'_, H> {
     /// Goes where a matching rule says; `false` at the end.
     fn follow(&mut self, at: u32, rule: &Rule) -> bool {
         match rule.target {

@@ -207,16 +207,16 @@ pub enum Stage {
     Judge = 3,
     /// Put the record of a new flow into the table.
     Insert = 4,
-    /// Put the outcome together.
-    Conclude = 5,
     /// Read TCP options and name the flow; the first, for packets that cannot go the short way.
-    Name = 6,
+    Name = 5,
     /// Read the headers of a packet that has IPv6 extension headers.
-    Parse = 7,
+    Parse = 6,
     /// Nothing: [`Scratch::outcome`] is the outcome.
-    Done = 8,
+    Done = 7,
     /// Try the short way of an established packet; the first, for packets that may go it.
-    Steady = 9,
+    Steady = 8,
+    /// Put the outcome together; comes after [`Self::Judge`] or [`Self::Insert`].
+    Conclude = 9,
 }
 
 /// Judges one packet.

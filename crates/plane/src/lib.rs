@@ -61,23 +61,21 @@ pub mod names {
     pub const STAGES_TC: &str = "STAGES_TC";
 
     /// By number of the stage.
-    pub const XDP_STAGES: [&str; 8] = [
+    pub const XDP_STAGES: [&str; 7] = [
         "xdp_look",
         "xdp_advance",
         "xdp_write",
         "xdp_judge",
         "xdp_insert",
-        "xdp_conclude",
         "xdp_name",
         "xdp_parse",
     ];
-    pub const TC_STAGES: [&str; 8] = [
+    pub const TC_STAGES: [&str; 7] = [
         "tc_look",
         "tc_advance",
         "tc_write",
         "tc_judge",
         "tc_insert",
-        "tc_conclude",
         "tc_name",
         "tc_parse",
     ];
