@@ -268,6 +268,12 @@ impl StateWords {
         words.store(WORD_DETAIL, detail);
     }
 
+    /// `windows[0].end`, as UDP uses it.
+    pub(crate) const fn first_end(self) -> Tick {
+        let [ends, ..] = self.0;
+        Tick((ends >> 32) as u32)
+    }
+
     /// A number that tells how far both sides have come: two moments of a connection have the same
     /// when neither `end` nor `max_end` moved in between, or else by a chance of one in 2^64.
     pub const fn digest(self) -> u64 {

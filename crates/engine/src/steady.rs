@@ -7,7 +7,7 @@
 
 use crate::conntrack::tcp::{self, TcpState};
 use crate::conntrack::udp;
-use crate::host::{Host, Packet};
+use crate::host::{Host, Packet, Words};
 use crate::judge;
 use crate::process::{Outcome, Path, Scratch, Stage};
 use crate::record::{ASSURED, Control, Record, SEEN_REPLY, StateWords};
@@ -119,17 +119,13 @@ fn pass<K: Kind, H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Option
         return None;
     }
     let words = K::words(host.flows(), place)?;
-    let state = StateWords::load(words);
-    let digest = state.digest();
-    if !advance_record(host, scratch, state.sender_first(direction), direction) {
-        return None;
+    if is_tcp(&scratch.info) {
+        advance_tcp(host, scratch, words, direction)?;
+    } else {
+        let state = StateWords::load(words);
+        let new = udp::advance_steady(host.settings(), control, state, scratch.now)?;
+        table::renew_steady(words, control, new)?;
     }
-    let record = &scratch.record;
-    let written = (
-        record.control(control).mirrored(direction),
-        record.words_of(direction).sender_first(direction),
-    );
-    table::update_steady(words, (control, digest), written)?;
     let info = &scratch.info;
     track::account(host, place, direction, info.ip_length);
     host.count_rule(judgement.rule, info.ip_length);
@@ -159,22 +155,28 @@ fn is_at_rest(control: Control, info: &PacketInfo, now: Tick) -> bool {
         && !control.deadline().has_passed(now)
 }
 
-/// Advances the record by the packet; `false` if more changes than what every packet changes.
+/// Advances the record by a segment; `None` if more changes than what every segment changes, or
+/// another CPU changed the record meanwhile.
 #[inline(always)]
-fn advance_record<H: Host>(
+fn advance_tcp<H: Host, W: Words>(
     host: &H,
     scratch: &mut Scratch,
-    state: StateWords,
+    words: W,
     direction: Direction,
-) -> bool {
+) -> Option<()> {
     let (now, control) = (scratch.now, scratch.seen.control);
     let Scratch { info, record, .. } = scratch;
-    *record = Record::from_words_of(control, state, direction);
-    if is_tcp(info) {
-        return tcp::advance_steady(host, info, record, now);
+    let state = StateWords::load(words);
+    let digest = state.digest();
+    *record = Record::from_words_of(control, state.sender_first(direction), direction);
+    if !tcp::advance_steady(host, info, record, now) {
+        return None;
     }
-    udp::advance(host.settings(), record, direction, now);
-    record.status == control.status()
+    let written = (
+        record.control(control).mirrored(direction),
+        record.words_of(direction).sender_first(direction),
+    );
+    table::update_steady(words, (control, digest), written)
 }
 
 const fn is_tcp(info: &PacketInfo) -> bool {

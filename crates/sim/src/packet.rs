@@ -54,25 +54,32 @@ impl Header for View<'_> {
 
 /// RFC 1071: the ones' complement sum of 16-bit words, not complemented.
 ///
-/// Adds 32-bit words: their carries come back when the sum is folded, and a packet has too few of
-/// them for 64 bits.
+/// Adds 32-bit words in the machine's order: their carries come back when the sum is folded, a packet
+/// has too few of them for 64 bits, and the order of bytes is put right at the end (section 2, B).
 pub fn ones_complement_sum(bytes: &[u8]) -> u16 {
-    let mut sum: u64 = 0;
-    let mut words = bytes.chunks_exact(4);
-    for word in &mut words {
-        if let &[a, b, c, d] = word {
-            sum += u64::from(u32::from_be_bytes([a, b, c, d]));
-        }
-    }
-    let mut rest = [0; 4];
-    for (to, from) in rest.iter_mut().zip(words.remainder()) {
-        *to = *from;
-    }
-    sum += u64::from(u32::from_be_bytes(rest));
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
+    let halves = |word: u64| (word >> 32) + (word & 0xffff_ffff);
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut sum: u64 = words
+        .iter()
+        .map(|word| halves(u64::from_ne_bytes(*word)))
+        .sum();
+    let (words, rest) = rest.as_chunks::<4>();
+    sum += words
+        .iter()
+        .map(|word| u64::from(u32::from_ne_bytes(*word)))
+        .sum::<u64>();
+    let last = match *rest {
+        [] => [0; 4],
+        [a] => [a, 0, 0, 0],
+        [a, b] => [a, b, 0, 0],
+        [a, b, c, ..] => [a, b, c, 0],
+    };
+    sum += u64::from(u32::from_ne_bytes(last));
+    sum = halves(sum);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    u16::from_be(sum as u16)
 }
 
 #[inline(always)]

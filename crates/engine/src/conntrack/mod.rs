@@ -99,7 +99,7 @@ pub(crate) fn advance<P: Packet, H: Host>(
     let timeout = match Tracker::of(info.protocol, info.family) {
         Tracker::Tcp => return tcp::advance(run, info, direction, record, warm),
         Tracker::Udp => {
-            udp::advance(settings, record, Direction::Original, now);
+            udp::advance(settings, record, now);
             return Advance::Pass;
         }
         Tracker::Icmp => icmp::timeout(info.family),

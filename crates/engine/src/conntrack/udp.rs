@@ -1,10 +1,9 @@
 //! UDP: a flow, and a stream once it has lasted.
 
 use super::{renew, unanswered};
-use crate::record::{ASSURED, Record, SEEN_REPLY};
+use crate::record::{ASSURED, Control, FIXED_TIMEOUT, Record, SEEN_REPLY, StateWords};
 use crate::settings::{Settings, Timeout};
 use crate::time::Tick;
-use crate::tuple::Direction;
 
 /// How long a flow must last before an answered one counts as a stream: one question and its
 /// answer do not deserve the longer timeout (Linux 5.1).
@@ -16,15 +15,36 @@ pub(super) fn begin(settings: &Settings, now: Tick) -> Record {
     record
 }
 
-/// Advances a flow whose record was read with the sender in direction `first` before the other.
-#[inline(always)]
-pub(crate) fn advance(settings: &Settings, record: &mut Record, first: Direction, now: Tick) {
-    let stream_from = Tick(record.window(first).end);
-    let is_stream = record.has(SEEN_REPLY) && stream_from.has_passed(now) && stream_from != now;
-    if !is_stream {
+pub(super) fn advance(settings: &Settings, record: &mut Record, now: Tick) {
+    if record.has(SEEN_REPLY) && is_stream(Tick(record.windows[0].end), now) {
+        renew(settings, Timeout::UdpStream, record, now);
+        record.status |= ASSURED;
+    } else {
         renew(settings, Timeout::Udp, record, now);
-        return;
     }
-    renew(settings, Timeout::UdpStream, record, now);
-    record.status |= ASSURED;
+}
+
+/// What [`advance`] makes of the control word of an answered flow; `None` where that is not all
+/// that changes.
+#[inline(always)]
+pub(crate) fn advance_steady(
+    settings: &Settings,
+    control: Control,
+    state: StateWords,
+    now: Tick,
+) -> Option<Control> {
+    let status = control.status();
+    let timeout = match is_stream(state.first_end(), now) {
+        true if status & ASSURED == 0 => return None,
+        true => Timeout::UdpStream,
+        false => Timeout::Udp,
+    };
+    if status & FIXED_TIMEOUT != 0 {
+        return Some(control);
+    }
+    Some(control.with_deadline(now.after_seconds(settings.seconds(timeout))))
+}
+
+fn is_stream(from: Tick, now: Tick) -> bool {
+    from.has_passed(now) && from != now
 }

@@ -9,7 +9,9 @@ mod window;
 
 use self::exceptions::{Exception, exception};
 use self::transitions::{Transition, transition};
-use self::window::{Judgement, acknowledgement_hash, check, check_here, first_window, segment_end};
+use self::window::{
+    Judgement, acknowledgement_hash, check, check_steady, first_window, segment_end,
+};
 use crate::host::{Host, Packet};
 use crate::process::Run;
 use crate::record::{
@@ -315,9 +317,9 @@ pub(crate) fn advance_steady<H: Host>(
     };
     // Not among what such a segment changes, see `needs_warm`.
     let mut warm = Warm::default();
-    match check_here(host, &segment, record, &mut warm) {
-        Judgement::Inside | Judgement::Tolerated => {}
-        Judgement::Ignored | Judgement::Outside(_) => return false,
+    match check_steady(host, &segment, record, &mut warm) {
+        Some(Judgement::Inside | Judgement::Tolerated) => {}
+        Some(Judgement::Ignored | Judgement::Outside(_)) | None => return false,
     }
     const STAYS: (TcpState, TcpState) = (TcpState::Established, TcpState::Established);
     let advance = settle(host.settings(), &segment, record, STAYS, now);

@@ -149,17 +149,6 @@ pub(super) fn check<H: Host>(
     record: &mut Record,
     warm: &mut Warm,
 ) -> Judgement {
-    check_here(host, segment, record, warm)
-}
-
-/// As [`check`], where the caller knows so much of segment and record that little of it is left.
-#[inline(always)]
-pub(super) fn check_here<H: Host>(
-    host: &H,
-    segment: &Segment<'_>,
-    record: &mut Record,
-    warm: &mut Warm,
-) -> Judgement {
     let Segment {
         info, direction, ..
     } = *segment;
@@ -180,9 +169,39 @@ pub(super) fn check_here<H: Host>(
         numbers.sequence = sent;
         numbers.end = sent;
     }
-    let judgement = compare(host, direction, record, &numbers);
+    compare_and_advance(host, segment, record, warm, &numbers)
+}
+
+/// As [`check`], for a plain ACK of an established connection; `None` where its sender is not
+/// known, and [`check`] has to.
+#[inline(always)]
+pub(super) fn check_steady<H: Host>(
+    host: &H,
+    segment: &Segment<'_>,
+    record: &mut Record,
+    warm: &mut Warm,
+) -> Option<Judgement> {
+    let Segment {
+        info, direction, ..
+    } = *segment;
+    if record.window(direction).max_window == 0 {
+        return None;
+    }
+    let numbers = read_numbers(info, record.window(direction.other()));
+    Some(compare_and_advance(host, segment, record, warm, &numbers))
+}
+
+#[inline(always)]
+fn compare_and_advance<H: Host>(
+    host: &H,
+    segment: &Segment<'_>,
+    record: &mut Record,
+    warm: &mut Warm,
+    numbers: &Numbers,
+) -> Judgement {
+    let judgement = compare(host, segment.direction, record, numbers);
     if matches!(judgement, Judgement::Inside) {
-        advance(segment, record, warm, &numbers);
+        advance(segment, record, warm, numbers);
     }
     judgement
 }
@@ -322,7 +341,8 @@ fn advance(segment: &Segment<'_>, record: &mut Record, warm: &mut Warm, numbers:
         kind,
         direction,
     } = *segment;
-    let is_syn = info.tcp_flags & tcp_flag::SYN != 0;
+    // By kind, which the short way knows beforehand. No legal RST has a SYN.
+    let is_syn = matches!(kind, SegmentKind::Syn | SegmentKind::SynAck);
     let scale = if is_syn {
         0
     } else {
@@ -339,7 +359,8 @@ fn advance(segment: &Segment<'_>, record: &mut Record, warm: &mut Warm, numbers:
         sender.flags |= WINDOW_UNACKNOWLEDGED;
     }
     let knows_ack = sender.flags & WINDOW_MAX_ACK_KNOWN != 0;
-    if info.tcp_flags & tcp_flag::ACK != 0 && (!knows_ack || after(numbers.ack, sender.max_ack)) {
+    let has_ack = matches!(kind, SegmentKind::Ack) || info.tcp_flags & tcp_flag::ACK != 0;
+    if has_ack && (!knows_ack || after(numbers.ack, sender.max_ack)) {
         sender.max_ack = numbers.ack;
         sender.flags |= WINDOW_MAX_ACK_KNOWN;
     }
