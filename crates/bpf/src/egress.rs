@@ -84,6 +84,7 @@ stages! {
     tc_judge Judge
     tc_insert Insert
     tc_conclude Conclude
+    tc_associate Associate
 }
 
 /// Jumps to the program of a stage, or ends.

@@ -61,6 +61,7 @@ stages! {
     xdp_judge Judge
     xdp_insert Insert
     xdp_conclude Conclude
+    xdp_associate Associate
 }
 
 /// Jumps to the program of a stage, or ends.

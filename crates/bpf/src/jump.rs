@@ -23,6 +23,7 @@ pub unsafe fn to_stage(context: *mut c_void, programs: &'static ProgramArray, st
             Stage::Judge => jump::<{ Stage::Judge as i32 }>(context, programs),
             Stage::Insert => jump::<{ Stage::Insert as i32 }>(context, programs),
             Stage::Conclude => jump::<{ Stage::Conclude as i32 }>(context, programs),
+            Stage::Associate => jump::<{ Stage::Associate as i32 }>(context, programs),
             Stage::Done | Stage::Steady => {}
         }
     }

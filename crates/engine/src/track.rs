@@ -2,7 +2,7 @@
 
 use crate::conntrack::icmp::{self, Message};
 use crate::conntrack::tcp::{self, Advance};
-use crate::conntrack::{self, Tracker};
+use crate::conntrack::{self, Tracker, sctp};
 use crate::event::{Event, EventKind};
 use crate::host::{FlowMemory, Host, Packet, Words};
 use crate::process::{Run, Scratch, Stage};
@@ -173,9 +173,17 @@ pub(crate) fn look<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
         }
         (Purpose::Flow, Sight::Missing) => {
             host.trace(Step::NotFound);
-            Stage::Advance
+            advancing(scratch)
         }
-        (Purpose::Flow, Sight::Found) => Stage::Advance,
+        (Purpose::Flow, Sight::Found) => advancing(scratch),
+    }
+}
+
+const fn advancing(scratch: &Scratch) -> Stage {
+    if scratch.info.protocol == wire::transport::SCTP {
+        Stage::Associate
+    } else {
+        Stage::Advance
     }
 }
 
@@ -236,6 +244,31 @@ pub(crate) fn advance<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scr
     Stage::Write
 }
 
+/// As [`advance`], for SCTP.
+#[inline(always)]
+pub(crate) fn associate<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
+    if let Some(reason) = sctp::survey(run, scratch) {
+        return to_rules(scratch, Tracked::invalid(reason));
+    }
+    if !matches!(scratch.sight, Sight::Found) {
+        let begun = conntrack::begin_association(run, scratch);
+        return to_rules(scratch, tracked_new(begun));
+    }
+    let direction = direction_of(scratch);
+    run.host.trace(Step::Found(scratch.record, direction));
+    scratch.uses_warm = WarmUse::No;
+    scratch.tracked = Tracked {
+        state: state_of(&scratch.record, direction),
+        reason: None,
+        flow: Flow::Known(direction),
+    };
+    scratch.advance = match sctp::take_chunks(run, scratch, direction) {
+        Ok(()) => Advance::Pass,
+        Err(reason) => Advance::Refuse(reason),
+    };
+    Stage::Write
+}
+
 fn direction_of(scratch: &Scratch) -> Direction {
     Direction::of(scratch.oriented.side, scratch.record.originator())
 }
@@ -249,7 +282,11 @@ fn begin_flow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) ->
         warm,
         ..
     } = scratch;
-    match conntrack::begin(run, info, oriented, record, warm) {
+    tracked_new(conntrack::begin(run, info, oriented, record, warm))
+}
+
+const fn tracked_new(begun: Result<(), Reason>) -> Tracked {
+    match begun {
         Ok(()) => Tracked {
             state: State::New,
             reason: None,

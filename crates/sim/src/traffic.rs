@@ -3,9 +3,12 @@
 //! The same seed gives the same packets. Used where engine and kernel, or engine and Linux's own
 //! tracker, are held against each other.
 
+mod association;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::build::{ACK, Body, Checksum, FIN, Icmp, PSH, Packet, RST, SYN, Tcp, Udp};
+use self::association::Association;
+use crate::build::{ACK, Body, Checksum, FIN, Icmp, PSH, Packet, RST, SYN, Tcp, Udp, UdpLite};
 use crate::packet::ones_complement_sum;
 
 const MILLISECOND_NS: u64 = 1_000_000;
@@ -14,6 +17,8 @@ const START_NS: u64 = 1_700_000_000 * SECOND_NS;
 
 /// Connections that are under way at once. Few, so that packets meet.
 const CONNECTIONS: usize = 12;
+/// SCTP associations.
+const ASSOCIATIONS: usize = 4;
 /// Earlier packets that ICMP errors quote from.
 const REMEMBERED: usize = 64;
 
@@ -90,6 +95,7 @@ pub struct Traffic {
     mood: Mood,
     time_ns: u64,
     connections: Vec<Connection>,
+    associations: Vec<Association>,
     remembered: Vec<Vec<u8>>,
 }
 
@@ -119,10 +125,13 @@ impl Iterator for Traffic {
             return Some(self.repetition());
         }
         let packet = match self.random.below(100) {
-            0..68 => self.segment(),
-            68..80 => self.datagram(),
-            80..88 => self.query(),
-            88..97 => self.error(),
+            0..59 => self.segment(),
+            59..68 => self.association(),
+            68..78 => self.datagram(),
+            78..80 => self.lite_datagram(),
+            80..87 => self.query(),
+            87..96 => self.error(),
+            96 => self.tunnelled(),
             _ => self.other(),
         };
         let mut ip = packet.ip();
@@ -148,12 +157,16 @@ impl Traffic {
         let connections = (0..CONNECTIONS)
             .map(|_| Connection::new(&mut random, networks))
             .collect();
+        let associations = (0..ASSOCIATIONS)
+            .map(|_| Association::new(&mut random, networks))
+            .collect();
         Self {
             random,
             networks,
             mood,
             time_ns: START_NS,
             connections,
+            associations,
             remembered: Vec::new(),
         }
     }
@@ -204,6 +217,60 @@ impl Traffic {
                 connection.proper(random)
             }
         }
+    }
+
+    fn association(&mut self) -> Packet {
+        let random = &mut self.random;
+        let at = random.below(ASSOCIATIONS as u64) as usize;
+        if self.associations[at].is_over() && random.happens(50) {
+            self.associations[at] = Association::new(random, self.networks);
+        }
+        let association = &mut self.associations[at];
+        if self.mood == Mood::Hostile && random.happens(20) {
+            return association.hostile(random);
+        }
+        while self.mood == Mood::Lossy && random.happens(4) {
+            association.proper(random);
+        }
+        association.proper(random)
+    }
+
+    fn lite_datagram(&mut self) -> Packet {
+        let random = &mut self.random;
+        let (from, to) = ends(random, self.networks);
+        let ports = [53, 4000, 4001];
+        let length = random.below(80) as usize;
+        let datagram = UdpLite {
+            source_port: random.one_of(&ports),
+            destination_port: random.one_of(&ports),
+            coverage: random.one_of(&[0, 0, 8, 8, 9, 20, 7, 500]),
+            payload: vec![0x55; length],
+        };
+        with_checksum(random, Packet::new(from, to, Body::UdpLite(datagram)))
+    }
+
+    /// GRE: of PPTP with a call, mostly, or plain.
+    fn tunnelled(&mut self) -> Packet {
+        let random = &mut self.random;
+        let (from, to) = ends(random, self.networks);
+        let mut payload = match random.below(4) {
+            0 => vec![0x00, 0x00, 0x08, 0x00, 1, 2, 3, 4],
+            1 => vec![0x20, 0x01, 0x08, 0x00, 0, 0, 0, 1],
+            _ => vec![0x30, 0x01, 0x88, 0x0b, 0, 4, 0, random.below(3) as u8],
+        };
+        if random.happens(10) {
+            payload.truncate(random.below(8) as usize);
+        } else {
+            payload.extend([0; 12]);
+        }
+        Packet::new(
+            from,
+            to,
+            Body::Other {
+                protocol: 47,
+                payload,
+            },
+        )
     }
 
     fn datagram(&mut self) -> Packet {

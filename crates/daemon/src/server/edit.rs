@@ -89,7 +89,7 @@ fn check_name(flow: &NewFlow, oriented: &Oriented) -> Result<(), Unable> {
     let has_ports = (first.source_port, first.destination_port) != (0, 0);
     let is_tcp = match Tracker::of(first.protocol, oriented.key.family) {
         Tracker::Tcp => true,
-        Tracker::Udp => false,
+        Tracker::Udp | Tracker::UdpLite | Tracker::Sctp | Tracker::Gre => false,
         // A reply begins nothing.
         Tracker::Icmp if oriented.side == Side::Second => return Err(Unable::Invalid),
         Tracker::Icmp => false,
