@@ -6,8 +6,9 @@
 //! **An INIT may be forged**: its own tag is zero, so whoever knows addresses and ports can send one. It
 //! may as well be true, where an end has lost its memory (RFC 9260 section 5.2). Linux takes its tag at
 //! once, and whatever comes with the old one is INVALID from then on. Here a tag that differs from a
-//! known one is an *offer*: packets with it may go on with the handshake and do nothing else, until a
-//! COOKIE ECHO carries the tag that answered it. Only then do the new tags take the old ones' place.
+//! known one is an *offer*: both are right until a COOKIE ECHO carries the tag that answered the INIT, and only
+//! then do the new tags take the old ones' place. While an association is established, packets with an
+//! offered tag may go on with the handshake and do nothing else.
 
 pub(crate) mod chunks;
 pub mod transitions;
@@ -69,11 +70,11 @@ impl SctpState {
     const fn store(self, record: &mut Record) {
         record.tcp_state = crate::conntrack::tcp::TcpState::from_number(self as u8);
     }
+}
 
-    /// Whether there is something that a forged INIT could destroy.
-    const fn is_guarded(self) -> bool {
-        !matches!(self, Self::None | Self::Closed | Self::HeartbeatSent)
-    }
+/// Whether there is something that a forged INIT could destroy.
+const fn is_guarded(record: &Record) -> bool {
+    record.has(ASSURED) && !matches!(SctpState::of(record), SctpState::Closed)
 }
 
 /// The verification tag that packets in this direction carry, zero where it is not known.
@@ -144,10 +145,7 @@ pub(crate) fn begin<P: Packet, H: Host>(
         set_tag(record, Direction::Original, walk.tag);
     }
     // Out of the blue: the answer will have the same tag (RFC 9260 section 8.4).
-    if walk
-        .seen
-        .exceeds(Kinds::of(&[ChunkKind::Heartbeat, ChunkKind::Init]))
-    {
+    if walk.seen.meets(Kinds::of(&[ChunkKind::ShutdownAck])) {
         set_tag(record, Direction::Reply, walk.tag);
     }
     take_chunks(run, scratch, Direction::Original)
@@ -171,7 +169,7 @@ pub(crate) fn take_chunks<P: Packet, H: Host>(
     walk.start(info);
     if !walk.seen.meets(TAGGED_BY_CHUNK) && walk.tag != tag(record, direction) {
         walk.is_unproven = walk.tag == offered(record, direction) && walk.tag != 0;
-        let goes_on = !before.is_guarded() || !walk.seen.exceeds(ANSWERS_TO_OFFER);
+        let goes_on = !is_guarded(record) || !walk.seen.exceeds(ANSWERS_TO_OFFER);
         if !walk.is_unproven || !goes_on {
             return Err(Reason::SctpBadTag);
         }
@@ -285,7 +283,7 @@ impl<P: Packet> Chunks<'_, P> {
         if self.walk.tag != offered(self.record, whose) || self.walk.tag == 0 {
             return Err(Reason::SctpBadTag);
         }
-        if !SctpState::of(self.record).is_guarded() {
+        if !is_guarded(self.record) {
             return Ok(Tagged::Goes);
         }
         // It ends what was asked for, and not what there is.
@@ -321,7 +319,7 @@ impl<P: Packet> Chunks<'_, P> {
         let known = tag(self.record, self.direction);
         if known == 0 {
             set_tag(self.record, self.direction, self.walk.tag);
-        } else if known == self.walk.tag {
+        } else if known == self.walk.tag || self.is_offered_freely() {
             self.forget_unmatched();
         } else {
             self.only_heartbeat()?;
@@ -338,7 +336,7 @@ impl<P: Packet> Chunks<'_, P> {
         let known = tag(self.record, self.direction);
         if known == 0 {
             set_tag(self.record, self.direction, self.walk.tag);
-        } else if known == self.walk.tag {
+        } else if known == self.walk.tag || self.is_offered_freely() {
             self.forget_unmatched();
         } else {
             self.only_heartbeat()?;
@@ -351,6 +349,12 @@ impl<P: Packet> Chunks<'_, P> {
             set_tag(self.record, asker, 0);
         }
         Ok(())
+    }
+
+    /// Whether the tag is offered, with nothing there that this could harm.
+    fn is_offered_freely(&self) -> bool {
+        let offer = offered(self.record, self.direction);
+        offer != 0 && offer == self.walk.tag && !is_guarded(self.record)
     }
 
     fn forget_unmatched(&mut self) {
