@@ -28,7 +28,8 @@ fn new_flow(port: u16) -> NewFlow {
         seconds: 100,
         status: vec![FlowStatus::SeenReply],
         mark: u32::from(port),
-        tcp_state: Some("ESTABLISHED".to_owned()),
+        state: Some("ESTABLISHED".to_owned()),
+        tags: [0; 2],
     }
 }
 
@@ -75,7 +76,7 @@ fn flows_are_made_found_changed_and_removed() {
             clear: u32::MAX,
             flip: 1001,
         }),
-        tcp_state: None,
+        state: None,
     };
     let request = Request::Change {
         filter: even.clone(),
@@ -149,7 +150,7 @@ fn what_records_do_not_hold_is_refused() {
     for (why, protocol, state, status) in refusals {
         let mut flow = new_flow(1);
         flow.first.protocol = protocol;
-        flow.tcp_state = state.map(str::to_owned);
+        flow.state = state.map(str::to_owned);
         flow.status = status;
         assert_eq!(insert(&bench, flow), Reply::Unable { why }, "{protocol}");
     }

@@ -16,9 +16,18 @@ pub(super) fn begin(settings: &Settings, now: Tick) -> Record {
 
 /// Notes the timeouts now in force.
 pub fn note_timeouts(settings: &Settings, record: &mut Record) {
+    let now = (
+        settings.seconds(Timeout::Gre),
+        settings.seconds(Timeout::GreStream),
+    );
+    set_timeouts(record, now);
+}
+
+/// Notes timeouts, see [`timeouts`].
+pub const fn set_timeouts(record: &mut Record, (unanswered, stream): (u32, u32)) {
     let [first, _] = &mut record.windows;
-    first.end = settings.seconds(Timeout::Gre);
-    first.max_end = settings.seconds(Timeout::GreStream);
+    first.end = unanswered;
+    first.max_end = stream;
 }
 
 /// Seconds of an unanswered flow, and of an answered one.

@@ -67,7 +67,8 @@ impl SctpState {
         Self::from_number(record.tcp_state as u8)
     }
 
-    const fn store(self, record: &mut Record) {
+    /// Notes the state of an association.
+    pub const fn store(self, record: &mut Record) {
         record.tcp_state = crate::conntrack::tcp::TcpState::from_number(self as u8);
     }
 }

@@ -51,6 +51,11 @@ impl SctpState {
         }
     }
 
+    /// The state of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.name() == name)
+    }
+
     /// The timeout of this state.
     pub const fn timeout(self) -> Timeout {
         match self {
