@@ -332,7 +332,9 @@ fn take_out<H: Host>(host: &H, scratch: &Scratch) -> Option<()> {
     if !table::remove(host.flows(), seen.place, seen.control) {
         return None;
     }
-    emit(host, EventKind::Destroy, scratch, seen.control);
+    // As the packet that ended it left it: a connection that was refused is closed.
+    let control = scratch.record.control(seen.control);
+    emit(host, EventKind::Destroy, scratch, control);
     Some(())
 }
 

@@ -4,7 +4,8 @@ use std::io::{Read, Write};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use keepstate_testkit::{programs_or_skip, run};
+use keepstate_sim::build::{Body, Chunk, Packet, Sctp, chunk};
+use keepstate_testkit::{Namespace, programs_or_skip, run};
 
 use super::bench::{Bench, Outcome};
 use super::{can_run, words};
@@ -137,16 +138,56 @@ fn let_kernel_track(bench: &Bench) {
     bench.kernel.run("iptables", &rule);
 }
 
+/// Packets of protocols that no program here speaks.
+fn send_raw(peer: &Namespace) {
+    let (from, to) = ("10.9.0.2".parse().unwrap(), "10.9.0.1".parse().unwrap());
+    let of = |body| Packet::new(from, to, body);
+    let sctp = |source_port, tag, chunk| {
+        of(Body::Sctp(Sctp {
+            source_port,
+            destination_port: 9999,
+            tag,
+            chunks: vec![chunk],
+        }))
+    };
+    let gre = |payload: [u8; 8]| {
+        of(Body::Other {
+            protocol: 47,
+            payload: payload.to_vec(),
+        })
+    };
+    let packets = [
+        sctp(7001, 0, Chunk::introducing(chunk::INIT, 0x1234_5678)),
+        sctp(7002, 77, Chunk::new(chunk::SHUTDOWN_ACK)),
+        // Refused: nothing begins with it.
+        sctp(7003, 0, Chunk::new(chunk::DATA)),
+        gre([0, 0, 8, 0, 0, 0, 0, 0]),
+        gre([0x30, 1, 0x88, 0x0b, 0, 0, 0, 5]),
+    ];
+    for packet in packets {
+        // Behind the IP header, which the socket writes.
+        let hex: String = packet.ip()[20..]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let script = format!(
+            "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_RAW, {}); \
+             s.sendto(bytes.fromhex('{hex}'), ('10.9.0.1', 0))",
+            packet.protocol()
+        );
+        assert!(peer.succeeds("python3", &["-c", &script]));
+    }
+}
+
 #[test]
 fn packets_make_the_same_flows_and_events() {
     let test = "packets_make_the_same_flows_and_events";
-    if !can_run(test) || !programs_or_skip(test, &["ping", "curl", "iptables"]) {
+    if !can_run(test) || !programs_or_skip(test, &["ping", "curl", "iptables", "python3"]) {
         return;
     }
     let bench = Bench::new("packets");
     let_kernel_track(&bench);
-    // The end of the connection that is refused shows another state: see docs/conntrack.md.
-    let options = words("-f ipv4 -e NEW,UPDATES");
+    let options = words("-f ipv4");
     let theirs = Listener::theirs(&bench, &options);
     let ours = Listener::ours(&bench, &options);
     settle();
@@ -155,9 +196,13 @@ fn packets_make_the_same_flows_and_events() {
         // Nobody listens there: refused.
         let url = "http://10.9.0.1:22/";
         assert!(!peer.succeeds("curl", &["-s", "--local-port", "40000", url]));
+        send_raw(peer);
     }
     for line in [
         "-L -f ipv4",
+        "-L -p sctp -o save",
+        "-L -p sctp -o xml",
+        "-L -p gre",
         "-L -p icmp -o extended",
         "-L -o xml -s 10.9.0.2",
         "-D -p icmp",

@@ -77,6 +77,7 @@ fn flows_are_made_found_changed_and_removed() {
             flip: 1001,
         }),
         state: None,
+        tags: [None; 2],
     };
     let request = Request::Change {
         filter: even.clone(),
@@ -135,7 +136,8 @@ fn counters_are_told_once_and_begin_again() {
 fn what_records_do_not_hold_is_refused() {
     let bench = Bench::new();
     let refusals = [
-        (Unable::Unsupported, 136, None, vec![]),
+        (Unable::Unsupported, 50, None, vec![]),
+        (Unable::Unsupported, 136, Some("ESTABLISHED"), vec![]),
         (Unable::Unsupported, 17, Some("ESTABLISHED"), vec![]),
         (
             Unable::Unsupported,
@@ -145,6 +147,7 @@ fn what_records_do_not_hold_is_refused() {
         ),
         (Unable::Busy, 6, Some("NONE"), vec![FlowStatus::Expected]),
         (Unable::Invalid, 6, Some("OPEN"), vec![]),
+        (Unable::Invalid, 132, Some("SYN_SENT"), vec![]),
         (Unable::Invalid, 58, None, vec![]),
     ];
     for (why, protocol, state, status) in refusals {
