@@ -1,5 +1,6 @@
 //! One packet's way through the engine.
 
+use crate::associate;
 use crate::conntrack::sctp::SctpState;
 use crate::conntrack::sctp::chunks::Walk;
 use crate::conntrack::tcp::Advance;
@@ -331,7 +332,7 @@ pub fn step<P: Packet, H: Host>(
     match stage {
         Stage::Look => track::look(host, scratch),
         Stage::Advance => track::advance(&run, scratch),
-        Stage::Associate => track::associate(&run, scratch),
+        Stage::Associate => associate::advance(&run, scratch),
         Stage::Write => {
             track::write(host, scratch).unwrap_or_else(|| again(host, scratch, Reason::RecordBusy))
         }

@@ -2,7 +2,7 @@
 
 use crate::conntrack::icmp::{self, Message};
 use crate::conntrack::tcp::{self, Advance};
-use crate::conntrack::{self, Tracker, sctp};
+use crate::conntrack::{self, Tracker};
 use crate::event::{Event, EventKind};
 use crate::host::{FlowMemory, Host, Packet, Words};
 use crate::process::{Run, Scratch, Stage};
@@ -73,7 +73,7 @@ impl Tracked {
         }
     }
 
-    const fn invalid(reason: Reason) -> Self {
+    pub(crate) const fn invalid(reason: Reason) -> Self {
         Self::without_flow(State::Invalid, Some(reason))
     }
 
@@ -135,7 +135,7 @@ pub(crate) fn name<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratc
     }
 }
 
-const fn to_rules(scratch: &mut Scratch, tracked: Tracked) -> Stage {
+pub(crate) const fn to_rules(scratch: &mut Scratch, tracked: Tracked) -> Stage {
     scratch.tracked = tracked;
     Stage::Judge
 }
@@ -244,32 +244,7 @@ pub(crate) fn advance<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scr
     Stage::Write
 }
 
-/// As [`advance`], for SCTP.
-#[inline(always)]
-pub(crate) fn associate<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
-    if let Some(reason) = sctp::survey(run, scratch) {
-        return to_rules(scratch, Tracked::invalid(reason));
-    }
-    if !matches!(scratch.sight, Sight::Found) {
-        let begun = conntrack::begin_association(run, scratch);
-        return to_rules(scratch, tracked_new(begun));
-    }
-    let direction = direction_of(scratch);
-    run.host.trace(Step::Found(scratch.record, direction));
-    scratch.uses_warm = WarmUse::No;
-    scratch.tracked = Tracked {
-        state: state_of(&scratch.record, direction),
-        reason: None,
-        flow: Flow::Known(direction),
-    };
-    scratch.advance = match sctp::take_chunks(run, scratch, direction) {
-        Ok(()) => Advance::Pass,
-        Err(reason) => Advance::Refuse(reason),
-    };
-    Stage::Write
-}
-
-fn direction_of(scratch: &Scratch) -> Direction {
+pub(crate) fn direction_of(scratch: &Scratch) -> Direction {
     Direction::of(scratch.oriented.side, scratch.record.originator())
 }
 
@@ -285,7 +260,7 @@ fn begin_flow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) ->
     tracked_new(conntrack::begin(run, info, oriented, record, warm))
 }
 
-const fn tracked_new(begun: Result<(), Reason>) -> Tracked {
+pub(crate) const fn tracked_new(begun: Result<(), Reason>) -> Tracked {
     match begun {
         Ok(()) => Tracked {
             state: State::New,
@@ -366,7 +341,7 @@ fn warm_words<H: Host>(host: &H, place: Place) -> Option<<H::Flows as FlowMemory
 }
 
 /// State of a packet in a flow whose record it has found.
-const fn state_of(record: &Record, direction: Direction) -> State {
+pub(crate) const fn state_of(record: &Record, direction: Direction) -> State {
     match direction {
         Direction::Reply => State::Established,
         Direction::Original if record.has(SEEN_REPLY) => State::Established,

@@ -37,7 +37,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn judge(&self, ip: &Vec<u8>) -> Outcome {
+    fn judge(&self, ip: &[u8]) -> Outcome {
         let arrival = Arrival {
             link: Link::Ipv4,
             path: Path::Ingress,
