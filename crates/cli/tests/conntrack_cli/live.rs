@@ -354,3 +354,44 @@ fn lost_events_are_counted_and_made_up_for() {
     let wrong: Vec<_> = told.symmetric_difference(&there).take(5).collect();
     assert!(wrong.is_empty(), "{wrong:?}\n{said}");
 }
+
+/// Sockets of this kernel, through our programs: their checksums are right, whatever Linux's own
+/// tracker says of them.
+#[test]
+fn udplite_sockets_talk_through_the_programs() {
+    let test = "udplite_sockets_talk_through_the_programs";
+    if !can_run(test) || !programs_or_skip(test, &["python3"]) {
+        return;
+    }
+    let rules = "iptables -P INPUT DROP\n\
+                 iptables -A INPUT -m conntrack --ctstate INVALID -j DROP\n\
+                 iptables -A INPUT -p udplite -j ACCEPT\n";
+    let bench = Bench::with("lite", rules, &[]);
+    let serve = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, 136); \
+                 s.bind(('10.9.0.1', 4000)); s.settimeout(10); print('ready', flush=True); \
+                 data, peer = s.recvfrom(100); s.sendto(data, peer)";
+    let mut server = bench
+        .ours
+        .command("python3")
+        .args(["-c", serve])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3 can be started");
+    let mut ready = [0; 5];
+    let stdout = server.stdout.as_mut().expect("its output was asked for");
+    if stdout.read_exact(&mut ready).is_err() {
+        let _ = server.wait();
+        keepstate_testkit::skip(test, "this kernel has no UDP-Lite");
+        return;
+    }
+    // The checksum covers the header and the first two bytes.
+    let ask = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, 136); \
+               s.setsockopt(136, 10, 10); s.settimeout(5); s.bind(('10.9.0.2', 4001)); \
+               s.sendto(b'hello', ('10.9.0.1', 4000)); assert s.recv(100) == b'hello'";
+    assert!(bench.our_peer.succeeds("python3", &["-c", ask]));
+    assert!(server.wait().expect("the server ends").success());
+    let listed = bench.ours(&words("-L -p udplite"));
+    assert_eq!(listed.printed.len(), 1, "{listed:?}");
+    let line = "src=10.9.0.2 dst=10.9.0.1 sport=4001 dport=4000 src=10.9.0.1 dst=10.9.0.2 sport=4000 dport=4001";
+    assert!(listed.printed[0].contains(line), "{listed:?}");
+}
