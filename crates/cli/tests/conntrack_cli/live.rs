@@ -138,45 +138,66 @@ fn let_kernel_track(bench: &Bench) {
     bench.kernel.run("iptables", &rule);
 }
 
-/// Packets of protocols that no program here speaks.
-fn send_raw(peer: &Namespace) {
-    let (from, to) = ("10.9.0.2".parse().unwrap(), "10.9.0.1".parse().unwrap());
-    let of = |body| Packet::new(from, to, body);
-    let sctp = |source_port, tag, chunk| {
-        of(Body::Sctp(Sctp {
-            source_port,
-            destination_port: 9999,
+/// Packets of protocols that no program here speaks, from `peer` and, where it answers, from `near`.
+fn send_raw(peer: &Namespace, near: &Namespace) {
+    let sctp = |is_answer: bool, port: u16, tag: u32, chunk: Chunk| {
+        let ports = if is_answer {
+            [9999, port]
+        } else {
+            [port, 9999]
+        };
+        let body = Body::Sctp(Sctp {
+            source_port: ports[0],
+            destination_port: ports[1],
             tag,
             chunks: vec![chunk],
-        }))
+        });
+        (is_answer, body)
     };
-    let gre = |payload: [u8; 8]| {
-        of(Body::Other {
+    let gre = |is_answer: bool, payload: [u8; 8]| {
+        let body = Body::Other {
             protocol: 47,
             payload: payload.to_vec(),
-        })
+        };
+        (is_answer, body)
     };
-    let packets = [
-        sctp(7001, 0, Chunk::introducing(chunk::INIT, 0x1234_5678)),
-        sctp(7002, 77, Chunk::new(chunk::SHUTDOWN_ACK)),
+    const PLAIN: [u8; 8] = [0, 0, 8, 0, 0, 0, 0, 0];
+    for (is_answer, body) in [
+        sctp(false, 7001, 0, Chunk::introducing(chunk::INIT, 11)),
+        sctp(true, 7001, 11, Chunk::introducing(chunk::INIT_ACK, 22)),
+        sctp(false, 7001, 22, Chunk::new(chunk::COOKIE_ECHO)),
+        sctp(true, 7001, 11, Chunk::new(chunk::COOKIE_ACK)),
+        sctp(false, 7002, 77, Chunk::new(chunk::SHUTDOWN_ACK)),
         // Refused: nothing begins with it.
-        sctp(7003, 0, Chunk::new(chunk::DATA)),
-        gre([0, 0, 8, 0, 0, 0, 0, 0]),
-        gre([0x30, 1, 0x88, 0x0b, 0, 0, 0, 5]),
-    ];
-    for packet in packets {
-        // Behind the IP header, which the socket writes.
-        let hex: String = packet.ip()[20..]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        let script = format!(
-            "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_RAW, {}); \
-             s.sendto(bytes.fromhex('{hex}'), ('10.9.0.1', 0))",
-            packet.protocol()
-        );
-        assert!(peer.succeeds("python3", &["-c", &script]));
+        sctp(false, 7003, 0, Chunk::new(chunk::DATA)),
+        gre(false, PLAIN),
+        gre(true, PLAIN),
+        gre(false, PLAIN),
+        gre(false, [0x30, 1, 0x88, 0x0b, 0, 0, 0, 5]),
+    ] {
+        send(if is_answer { near } else { peer }, is_answer, body);
     }
+}
+
+fn send(from: &Namespace, is_answer: bool, body: Body) {
+    let (mut source, mut destination) = ("10.9.0.2", "10.9.0.1");
+    if is_answer {
+        (source, destination) = (destination, source);
+    }
+    let packet = Packet::new(
+        source.parse().expect("an address"),
+        destination.parse().expect("an address"),
+        body,
+    );
+    // Behind the IP header, which the socket writes.
+    let payload = packet.ip().split_off(20);
+    let hex: String = payload.iter().map(|byte| format!("{byte:02x}")).collect();
+    let script = format!(
+        "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_RAW, {}); \
+         s.sendto(bytes.fromhex('{hex}'), ('{destination}', 0))",
+        packet.protocol()
+    );
+    assert!(from.succeeds("python3", &["-c", &script]));
 }
 
 #[test]
@@ -185,18 +206,26 @@ fn packets_make_the_same_flows_and_events() {
     if !can_run(test) || !programs_or_skip(test, &["ping", "curl", "iptables", "python3"]) {
         return;
     }
-    let bench = Bench::new("packets");
+    // By default three seconds, and it takes a while until all have been listed.
+    let knobs = ["cookie_wait", "cookie_echoed", "shutdown_ack_sent"]
+        .map(|state| format!("nf_conntrack_sctp_timeout_{state}=60"));
+    let knobs: Vec<&str> = knobs.iter().map(String::as_str).collect();
+    let bench = Bench::with("packets", "iptables -P INPUT ACCEPT\n", &knobs);
     let_kernel_track(&bench);
     let options = words("-f ipv4");
     let theirs = Listener::theirs(&bench, &options);
     let ours = Listener::ours(&bench, &options);
     settle();
-    for peer in [&bench.kernel_peer, &bench.our_peer] {
+    let pairs = [
+        (&bench.kernel_peer, &bench.kernel),
+        (&bench.our_peer, &bench.ours),
+    ];
+    for (peer, near) in pairs {
         assert!(peer.succeeds("ping", &["-c", "1", "-e", "77", "10.9.0.1"]));
         // Nobody listens there: refused.
         let url = "http://10.9.0.1:22/";
         assert!(!peer.succeeds("curl", &["-s", "--local-port", "40000", url]));
-        send_raw(peer);
+        send_raw(peer, near);
     }
     for line in [
         "-L -f ipv4",
