@@ -186,6 +186,21 @@ fn who_forged_an_init_gets_no_further() {
     });
 }
 
+/// RFC 9260 section 5.2.2: the answer has a new tag, which its receiver throws away.
+#[test]
+fn an_init_that_comes_twice_changes_nothing() {
+    with_table(|bench| {
+        bench.set_up();
+        for packet in [
+            to_server(0, init(chunk::INIT, TO_CLIENT)),
+            to_client(TO_CLIENT, init(chunk::INIT_ACK, 0x7777)),
+        ] {
+            bench.expect(&packet, State::Established, SctpState::Established);
+        }
+        bench.expect_data_both_ways();
+    });
+}
+
 /// RFC 9260 section 5.2.4, action A.
 #[test]
 fn an_end_that_lost_its_memory_begins_again() {

@@ -410,7 +410,9 @@ impl<P: Packet> Chunks<'_, P> {
         if (is_stale || is_collision) && known != introduced {
             return Err(Reason::SctpBadTag);
         }
-        if self.walk.is_unproven {
+        // Also the answer to an INIT that came twice: the association goes on with its old tags.
+        let is_offer = is_guarded(self.record) && tag(self.record, back) != introduced;
+        if self.walk.is_unproven || is_offer {
             set_offered(self.record, back, introduced);
         } else {
             set_tag(self.record, back, introduced);
