@@ -16,7 +16,7 @@ use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::{State, Verdict};
 use keepstate_engine::wire::Link;
 use keepstate_flowmemory::{Accounting, OwnedTable, SliceTable};
-use keepstate_sim::build::{self, Body, Icmp, Packet, Tcp, Udp};
+use keepstate_sim::build::{self, Body, Chunk, Icmp, Packet, Sctp, Tcp, Udp, UdpLite, chunk};
 use keepstate_sim::plane::{LoadedPolicy, Plane};
 
 use crate::wire::{self, Strict, error_about};
@@ -83,6 +83,45 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
             }
             seeds.push(seed);
         }
+    }
+    // An association that is made, asked for once more, and ended.
+    let chunks = [
+        (0, chunk::INIT, 1),
+        (1, chunk::INIT_ACK, 2),
+        (2, chunk::COOKIE_ECHO, 0),
+        (1, chunk::COOKIE_ACK, 0),
+        (2, chunk::DATA, 0),
+        (0, chunk::INIT, 3),
+        (3, chunk::INIT_ACK, 3),
+        (2, chunk::SHUTDOWN, 0),
+        (1, chunk::SHUTDOWN_ACK, 0),
+        (2, chunk::SHUTDOWN_COMPLETE, 0),
+    ];
+    for family in [0, 0x80] {
+        let mut seed = vec![0];
+        for (index, (tag, chunk, introduced)) in (0_u8..).zip(chunks) {
+            let side = index & 1;
+            seed.extend([
+                6 | family,
+                side,
+                chunk,
+                tag,
+                0,
+                introduced,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+            ]);
+        }
+        seeds.push(seed);
+    }
+    // UDP-Lite and GRE.
+    for protocol in [136, 47] {
+        let steps = (0..4_u8).flat_map(|side| [7, side & 1, protocol, 0, 0, 8, 0, 20, 0, 0, 0, 0]);
+        seeds.push([0].into_iter().chain(steps).collect());
     }
     // Many flows, so that there is no room.
     let flood = (0..80_u8).flat_map(|port| [0, port << 1, syn, 0, 0, 9, 0, 0, 0, 0, 0, 0]);
@@ -167,12 +206,43 @@ fn template(step: &[u8; STEP_BYTES], last: Option<&Packet>) -> Packet {
                 payload,
             },
         },
+        6 => Body::Sctp(Sctp {
+            source_port,
+            destination_port,
+            tag: tag(sequence),
+            chunks: chunks([flags, ack], window),
+        }),
+        _ if flags == 136 => Body::UdpLite(UdpLite {
+            source_port,
+            destination_port,
+            coverage: u16::from(window),
+            payload,
+        }),
         _ => Body::Other {
             protocol: flags,
             payload,
         },
     };
     Packet::new(source, destination, body)
+}
+
+/// One of a few verification tags, so that they meet.
+const fn tag(choice: u8) -> u32 {
+    (choice & 3) as u32
+}
+
+/// One chunk, or two: the type in the low bits, the T flag above them.
+fn chunks(choices: [u8; 2], introduced: u8) -> Vec<Chunk> {
+    let [_, second] = choices;
+    let count = if second == 0 { 1 } else { 2 };
+    let made = choices.iter().take(count).map(|choice| match choice & 0xf {
+        kind @ (chunk::INIT | chunk::INIT_ACK) => Chunk::introducing(kind, tag(introduced)),
+        kind => Chunk {
+            flags: choice >> 4 & 1,
+            ..Chunk::new(kind)
+        },
+    });
+    made.collect()
 }
 
 fn addresses(is_v6: bool, is_reversed: bool) -> (IpAddr, IpAddr) {
@@ -261,7 +331,7 @@ fn check_outcome(outcome: &Outcome) {
     if matches!(outcome.state, State::Established | State::Related) {
         assert!(outcome.flow.is_some(), "{outcome:?}");
     }
-    if outcome.tcp_state.is_some() {
+    if outcome.tcp_state.is_some() || outcome.sctp_state.is_some() {
         assert!(outcome.flow.is_some(), "{outcome:?}");
     }
 }

@@ -7,7 +7,7 @@ use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::record::{Record, Warm, Window};
 use keepstate_engine::settings::Settings;
 use keepstate_engine::table::{
-    self, Displaced, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, gauges,
+    self, Displaced, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Opening, gauges,
 };
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{Direction, Family, FlowKey, Tuple};
@@ -77,6 +77,7 @@ impl<'a> Check<'a> {
             record: &record,
             warm: &Warm::default(),
             half_open,
+            opening: Opening::NONE,
         };
         let known = Known {
             record,

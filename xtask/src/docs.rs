@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use keepstate_engine::settings::Timeout;
 use keepstate_engine::verdict::Reason;
 
-use crate::shell;
+use crate::{shell, transitions};
 
 pub(crate) fn run(_arguments: &[String]) -> anyhow::Result<ExitCode> {
     for (name, text) in generated() {
@@ -18,10 +18,11 @@ pub(crate) fn run(_arguments: &[String]) -> anyhow::Result<ExitCode> {
 }
 
 /// Paths below the root, and what they must hold.
-fn generated() -> [(&'static str, String); 2] {
+fn generated() -> [(&'static str, String); 3] {
     [
         ("docs/reasons.md", reasons()),
         ("docs/timeouts.md", timeouts()),
+        ("docs/transitions.md", transitions::document()),
     ]
 }
 

@@ -10,6 +10,7 @@ mod shell;
 mod stack;
 mod tally;
 mod test;
+mod transitions;
 
 use std::process::ExitCode;
 

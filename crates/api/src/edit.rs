@@ -16,9 +16,12 @@ pub struct NewFlow {
     pub status: Vec<FlowStatus>,
     #[serde(default)]
     pub mark: u32,
-    /// Name of a TCP state.
+    /// Name of a state of TCP or SCTP.
     #[serde(default)]
-    pub tcp_state: Option<String>,
+    pub state: Option<String>,
+    /// SCTP's verification tags, of the original direction and of the reply direction.
+    #[serde(default)]
+    pub tags: [u32; 2],
 }
 
 /// What becomes of records; what is not named stays.
@@ -29,8 +32,10 @@ pub struct FlowChange {
     /// Bits to be set; nothing clears one.
     pub status: Vec<FlowStatus>,
     pub mark: Option<MarkChange>,
-    /// Name of a TCP state.
-    pub tcp_state: Option<String>,
+    /// Name of a state of TCP or SCTP.
+    pub state: Option<String>,
+    /// SCTP's verification tags.
+    pub tags: [Option<u32>; 2],
 }
 
 /// The mark's bits in `clear` are cleared, then those in `flip` are flipped.

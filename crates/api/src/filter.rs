@@ -27,7 +27,7 @@ pub struct Filter {
     pub icmp_type: Option<u8>,
     pub icmp_code: Option<u8>,
     pub icmp_id: Option<u16>,
-    /// Name of a TCP state.
+    /// Name of a state of TCP or SCTP.
     pub state: Option<String>,
     pub replied: Option<Replied>,
     pub status: StatusFilter,
@@ -81,7 +81,7 @@ pub enum Foreign {
     /// A zone of one direction alone.
     DirectionZone,
     SecurityMark,
-    /// A state of a protocol that is followed by its addresses alone, or a key or port of one.
+    /// A state of a protocol that is followed by its addresses alone.
     ProtocolDetail,
 }
 
@@ -92,7 +92,7 @@ impl Filter {
             && is_or_any(self.protocol, flow.protocol)
             && self.original_matches(&flow.original)
             && self.reply_matches(&flow.reply)
-            && (self.state.is_none() || self.state == flow.tcp_state)
+            && (self.state.is_none() || self.state.as_deref() == flow.protocol_state())
             && match self.replied {
                 None => true,
                 Some(Replied::Assured) => flow.assured,
@@ -124,8 +124,14 @@ impl Filter {
         };
         fits(&self.source, original.source)
             && fits(&self.destination, original.destination)
-            && port_fits(self.source_port, original.source_port)
-            && port_fits(self.destination_port, original.destination_port)
+            && port_fits(
+                self.source_port,
+                original.source_port.or(original.source_key),
+            )
+            && port_fits(
+                self.destination_port,
+                original.destination_port.or(original.destination_key),
+            )
             && self.icmp_matches(original.icmp.as_ref())
     }
 
@@ -141,8 +147,14 @@ impl Filter {
     fn reply_matches(&self, reply: &Endpoints) -> bool {
         is_or_any(self.reply_source, reply.source)
             && is_or_any(self.reply_destination, reply.destination)
-            && port_fits(self.reply_source_port, reply.source_port)
-            && port_fits(self.reply_destination_port, reply.destination_port)
+            && port_fits(
+                self.reply_source_port,
+                reply.source_port.or(reply.source_key),
+            )
+            && port_fits(
+                self.reply_destination_port,
+                reply.destination_port.or(reply.destination_key),
+            )
     }
 }
 

@@ -2,13 +2,15 @@
 
 use std::net::IpAddr;
 
+use keepstate_engine::conntrack::gre;
+use keepstate_engine::conntrack::sctp::{self, SctpState};
 use keepstate_engine::conntrack::tcp::TcpState;
 use keepstate_engine::record::{
     ASSURED, Control, EXPECTED, FIXED_TIMEOUT, Record, SEEN_REPLY, STATE_WORDS, StateWords, Warm,
 };
 use keepstate_engine::table::Entry;
 use keepstate_engine::time::Tick;
-use keepstate_engine::tuple::{Address, Family, FlowKey, Tuple, is_icmp};
+use keepstate_engine::tuple::{Address, Direction, Family, FlowKey, Tuple, is_icmp};
 use keepstate_listing as listing;
 use keepstate_listing::{Counters, protocol_name};
 use serde::{Deserialize, Serialize};
@@ -16,6 +18,7 @@ use serde::{Deserialize, Serialize};
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const DCCP: u8 = 33;
+const GRE: u8 = 47;
 const SCTP: u8 = 132;
 const UDPLITE: u8 = 136;
 
@@ -32,6 +35,11 @@ pub struct Flow {
     pub reply: Endpoints,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub tcp_state: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sctp: Option<Association>,
+    /// Seconds of an unanswered GRE flow and of an answered one, as they were when it began.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub gre_timeouts: Option<[u32; 2]>,
     /// Packets in both directions were seen.
     pub replied: bool,
     pub assured: bool,
@@ -60,6 +68,11 @@ pub struct Endpoints {
     pub source_port: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub destination_port: Option<u16>,
+    /// The call that packets of PPTP's GRE are for is the destination's; zero in any other GRE.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub source_key: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub destination_key: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub icmp: Option<Icmp>,
     /// Where flows are counted.
@@ -69,6 +82,15 @@ pub struct Endpoints {
     pub bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub window: Option<Window>,
+}
+
+/// What is known of an SCTP association.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Association {
+    pub state: String,
+    /// Verification tags of packets in the original direction and in the reply direction.
+    pub original_tag: u32,
+    pub reply_tag: u32,
 }
 
 /// The query of an ICMP or ICMPv6 flow.
@@ -119,6 +141,12 @@ impl Flow {
         flow
     }
 
+    /// Name of the state of the connection or association.
+    pub fn protocol_state(&self) -> Option<&str> {
+        let association = self.sctp.as_ref().map(|association| &*association.state);
+        self.tcp_state.as_deref().or(association)
+    }
+
     pub fn from_listing(entry: &listing::Entry) -> Self {
         let [original, reply] = &entry.tuples;
         let counters = |index: usize| entry.counters.map(|counters| counters[index]);
@@ -132,6 +160,8 @@ impl Flow {
             original: Endpoints::new(original, counters(0)),
             reply: Endpoints::new(reply, counters(1)),
             tcp_state: state,
+            sctp: (protocol == SCTP).then(|| Association::of(&entry.record)),
+            gre_timeouts: (protocol == GRE).then(|| gre::timeouts(&entry.record).into()),
             replied: entry.record.has(SEEN_REPLY),
             assured: entry.record.has(ASSURED),
             expected: entry.record.has(EXPECTED),
@@ -153,13 +183,20 @@ impl Flow {
             (self.fixed_timeout, FIXED_TIMEOUT),
         ];
         let set = status.into_iter().filter(|(is_set, _)| *is_set);
+        let mut record = Record {
+            status: set.fold(0, |bits, (_, bit)| bits | bit),
+            tcp_state: state.unwrap_or(TcpState::None),
+            ..Record::EMPTY
+        };
+        if let Some(association) = &self.sctp {
+            association.fill(&mut record);
+        }
+        if let Some([unanswered, stream]) = self.gre_timeouts {
+            gre::set_timeouts(&mut record, (unanswered, stream));
+        }
         listing::Entry {
             tuples: [self.tuple(&self.original), self.tuple(&self.reply)],
-            record: Record {
-                status: set.fold(0, |bits, (_, bit)| bits | bit),
-                tcp_state: state.unwrap_or(TcpState::None),
-                ..Record::EMPTY
-            },
+            record,
             mark: self.mark,
             seconds_left: self.seconds_left,
             id: self.id,
@@ -177,10 +214,11 @@ impl Flow {
         let (_, destination) = engine_address(endpoints.destination);
         let ports = match endpoints.icmp {
             Some(icmp) => (icmp.id, (u16::from(icmp.kind) << 8) | u16::from(icmp.code)),
-            None => (
-                endpoints.source_port.unwrap_or(0),
-                endpoints.destination_port.unwrap_or(0),
-            ),
+            None => {
+                let source = endpoints.source_port.or(endpoints.source_key);
+                let destination = endpoints.destination_port.or(endpoints.destination_key);
+                (source.unwrap_or(0), destination.unwrap_or(0))
+            }
         };
         Tuple {
             family,
@@ -197,6 +235,7 @@ impl Flow {
 impl Endpoints {
     fn new(tuple: &Tuple, counters: Option<Counters>) -> Self {
         let has_ports = matches!(tuple.protocol, TCP | UDP | DCCP | SCTP | UDPLITE);
+        let has_keys = tuple.protocol == GRE;
         let [kind, code] = tuple.destination_port.to_be_bytes();
         let icmp = Icmp {
             kind,
@@ -208,6 +247,8 @@ impl Endpoints {
             destination: listing::address(tuple.family, &tuple.destination),
             source_port: has_ports.then_some(tuple.source_port),
             destination_port: has_ports.then_some(tuple.destination_port),
+            source_key: has_keys.then_some(tuple.source_port),
+            destination_key: has_keys.then_some(tuple.destination_port),
             icmp: is_icmp(tuple.protocol).then_some(icmp),
             packets: counters.map(|counters| counters.packets),
             bytes: counters.map(|counters| counters.bytes),
@@ -220,6 +261,24 @@ impl Endpoints {
             packets: self.packets?,
             bytes: self.bytes?,
         })
+    }
+}
+
+impl Association {
+    fn of(record: &Record) -> Self {
+        Self {
+            state: SctpState::of(record).name().to_owned(),
+            original_tag: sctp::tag(record, Direction::Original),
+            reply_tag: sctp::tag(record, Direction::Reply),
+        }
+    }
+
+    fn fill(&self, record: &mut Record) {
+        sctp::set_tag(record, Direction::Original, self.original_tag);
+        sctp::set_tag(record, Direction::Reply, self.reply_tag);
+        if let Some(state) = SctpState::named(&self.state) {
+            state.store(record);
+        }
     }
 }
 
@@ -345,13 +404,20 @@ mod tests {
 
     #[test]
     fn the_lines_are_the_same_before_and_after_the_socket() {
-        for (protocol, port) in [(TCP, 22), (UDP, 53), (1, 0x0800), (47, 0)] {
+        for (protocol, port) in [
+            (TCP, 22),
+            (UDP, 53),
+            (1, 0x0800),
+            (GRE, 5),
+            (SCTP, 9),
+            (50, 0),
+        ] {
             let before = entry(protocol, port);
             let flow = Flow::from_listing(&before);
             let text = serde_json::to_string(&flow).unwrap();
             let after: Flow = serde_json::from_str(&text).unwrap();
             let after = after.to_listing();
-            // GRE and the like have no state, whatever a record says.
+            // ESP and the like have no state, whatever a record says.
             assert_eq!(
                 before.conntrack().to_string(),
                 after.conntrack().to_string()

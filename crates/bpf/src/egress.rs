@@ -85,6 +85,7 @@ stages! {
     tc_insert Insert
     tc_name Name
     tc_parse Parse
+    tc_associate Associate
 }
 
 /// Jumps to the program of a stage, or ends.

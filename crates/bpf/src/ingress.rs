@@ -62,6 +62,7 @@ stages! {
     xdp_insert Insert
     xdp_name Name
     xdp_parse Parse
+    xdp_associate Associate
 }
 
 /// Jumps to the program of a stage, or ends.

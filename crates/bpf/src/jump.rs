@@ -24,6 +24,7 @@ pub unsafe fn to_stage(context: *mut c_void, programs: &'static ProgramArray, st
             Stage::Insert => jump::<{ Stage::Insert as i32 }>(context, programs),
             Stage::Name => jump::<{ Stage::Name as i32 }>(context, programs),
             Stage::Parse => jump::<{ Stage::Parse as i32 }>(context, programs),
+            Stage::Associate => jump::<{ Stage::Associate as i32 }>(context, programs),
             Stage::Done | Stage::Steady | Stage::Conclude => {}
         }
     }

@@ -57,6 +57,12 @@ pub const TCP_OPTION_BYTES_MAX: u32 = 40;
 /// Largest window scale (RFC 7323 section 2.3).
 pub const TCP_WINDOW_SCALE_MAX: u8 = 14;
 
+/// Chunks of one SCTP packet: as many as fit into the longest, since none is shorter than its header.
+pub const SCTP_CHUNKS_MAX: u32 = 65_536 / 4;
+
+/// Rounds of a CRC32c: sixteen bytes each, and up to fifteen single ones at the end.
+pub const CRC_ROUNDS_MAX: u32 = 65_536 / 16 + 15;
+
 /// Packets longer than this are not judged (a GSO super-packet is at most this long).
 pub const PACKET_BYTES_MAX: u32 = 65_535 + LINK_HEADER_BYTES_MAX;
 

@@ -1,5 +1,8 @@
 //! One packet's way through the engine.
 
+use crate::associate;
+use crate::conntrack::sctp::SctpState;
+use crate::conntrack::sctp::chunks::Walk;
 use crate::conntrack::tcp::Advance;
 use crate::conntrack::{self, tcp::TcpState};
 use crate::event::{Event, EventKind};
@@ -69,6 +72,8 @@ pub struct Outcome {
     pub direction: Option<Direction>,
     /// State of the TCP connection after the packet.
     pub tcp_state: Option<TcpState>,
+    /// State of the SCTP association after the packet.
+    pub sctp_state: Option<SctpState>,
 }
 
 impl Outcome {
@@ -82,6 +87,7 @@ impl Outcome {
         flow: None,
         direction: None,
         tcp_state: None,
+        sctp_state: None,
     };
 
     /// Dropped before any rule.
@@ -127,6 +133,8 @@ pub struct Scratch {
     pub(crate) advance: Advance,
     pub(crate) uses_warm: WarmUse,
     pub(crate) tracked: Tracked,
+    /// Where the packet's SCTP chunks are read.
+    pub(crate) chunks: Walk,
     pub(crate) walk: Progress,
     pub(crate) judgement: Judgement,
     /// What the record of a new flow took the place of.
@@ -174,6 +182,7 @@ impl Default for Scratch {
             advance: Advance::Pass,
             uses_warm: WarmUse::No,
             tracked: Tracked::NOTHING,
+            chunks: Walk::NOTHING,
             walk: Progress::START,
             judgement: Judgement::NOTHING,
             displaced: Displaced::NOTHING,
@@ -211,12 +220,15 @@ pub enum Stage {
     Name = 5,
     /// Read the headers of a packet that has IPv6 extension headers.
     Parse = 6,
+    /// In place of [`Stage::Advance`] for SCTP: read the packet's chunks, and advance the association
+    /// by them or begin one.
+    Associate = 7,
     /// Nothing: [`Scratch::outcome`] is the outcome.
-    Done = 7,
+    Done = 8,
     /// Try the short way of an established packet; the first, for packets that may go it.
-    Steady = 8,
+    Steady = 9,
     /// Put the outcome together; comes after [`Self::Judge`] or [`Self::Insert`].
-    Conclude = 9,
+    Conclude = 10,
 }
 
 /// Judges one packet.
@@ -337,6 +349,7 @@ pub fn step<P: Packet, H: Host>(
     match stage {
         Stage::Look => track::look(host, scratch),
         Stage::Advance => track::advance(&run, scratch),
+        Stage::Associate => associate::advance(&run, scratch),
         Stage::Write => {
             track::write(host, scratch).unwrap_or_else(|| again(host, scratch, Reason::RecordBusy))
         }
@@ -409,6 +422,7 @@ fn conclude<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
         scratch.outcome.reason = scratch.refusal;
         scratch.outcome.flow = None;
         scratch.outcome.tcp_state = None;
+        scratch.outcome.sctp_state = None;
     }
     host.trace(Step::Verdict(scratch.outcome.verdict));
     emit_refusal(host, scratch);
@@ -424,9 +438,8 @@ fn outcome_of(scratch: &Scratch) -> Outcome {
         Flow::Begins => matches!(judgement.verdict, Verdict::Accept),
         Flow::Known(_) | Flow::Ended(_) | Flow::Passing(_) => true,
     };
-    let shows_state = has_record
-        && !matches!(tracked.flow, Flow::Passing(_))
-        && scratch.info.protocol == wire::transport::TCP;
+    let shows_state = has_record && !matches!(tracked.flow, Flow::Passing(_));
+    let protocol = scratch.info.protocol;
     Outcome {
         state: tracked.state,
         verdict: judgement.verdict,
@@ -439,7 +452,10 @@ fn outcome_of(scratch: &Scratch) -> Outcome {
         rule: judgement.rule,
         flow: has_record.then_some(scratch.hash.id),
         direction: tracked.direction(),
-        tcp_state: shows_state.then_some(scratch.record.tcp_state),
+        tcp_state: (shows_state && protocol == wire::transport::TCP)
+            .then_some(scratch.record.tcp_state),
+        sctp_state: (shows_state && protocol == wire::transport::SCTP)
+            .then_some(SctpState::of(&scratch.record)),
     }
 }
 

@@ -91,12 +91,14 @@ pub const WINDOW_MAX_ACK_KNOWN: u8 = 1 << 5;
 
 /// The fields of a record that every packet needs.
 ///
-/// UDP uses `windows[0].end` as the tick from which the flow counts as a stream.
+/// UDP uses `windows[0].end` as the tick from which the flow counts as a stream, GRE keeps its
+/// timeouts in `windows[0]` and SCTP its tags and flags in both: see there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
     pub deadline: Tick,
     /// Bits [`SEEN_REPLY`] and so on.
     pub status: u8,
+    /// For SCTP the one whose number its own state has.
     pub tcp_state: TcpState,
     /// Kind of the last segment that was let through.
     pub last_kind: SegmentKind,

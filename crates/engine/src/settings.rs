@@ -46,6 +46,16 @@ timeouts! {
     14 Icmp 30 "nf_conntrack_icmp_timeout"
     15 Icmpv6 30 "nf_conntrack_icmpv6_timeout"
     16 Generic 600 "nf_conntrack_generic_timeout"
+    17 SctpClosed 10 "nf_conntrack_sctp_timeout_closed"
+    18 SctpCookieWait 3 "nf_conntrack_sctp_timeout_cookie_wait"
+    19 SctpCookieEchoed 3 "nf_conntrack_sctp_timeout_cookie_echoed"
+    20 SctpEstablished 210 "nf_conntrack_sctp_timeout_established"
+    21 SctpShutdownSent 3 "nf_conntrack_sctp_timeout_shutdown_sent"
+    22 SctpShutdownRecd 3 "nf_conntrack_sctp_timeout_shutdown_recd"
+    23 SctpShutdownAckSent 3 "nf_conntrack_sctp_timeout_shutdown_ack_sent"
+    24 SctpHeartbeatSent 30 "nf_conntrack_sctp_timeout_heartbeat_sent"
+    25 Gre 30 "nf_conntrack_gre_timeout"
+    26 GreStream 180 "nf_conntrack_gre_timeout_stream"
 }
 
 /// Verify checksums (`nf_conntrack_checksum`).

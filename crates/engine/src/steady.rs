@@ -138,6 +138,7 @@ fn pass<K: Kind, H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Option
         flow: Some(scratch.hash.id),
         direction: Some(direction),
         tcp_state: is_tcp(info).then_some(TcpState::Established),
+        sctp_state: None,
     };
     Some(())
 }

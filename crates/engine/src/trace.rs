@@ -1,5 +1,6 @@
 //! Steps of a packet's way, told to [`crate::host::Host::trace`] for `keepstate explain`.
 
+use crate::conntrack::sctp::SctpState;
 use crate::conntrack::tcp::TcpState;
 use crate::record::Record;
 use crate::tuple::{Direction, Oriented, Tuple};
@@ -23,6 +24,8 @@ pub enum Step {
     Quoted(Tuple),
     /// The TCP state machine went on.
     TcpState(TcpState, TcpState),
+    /// The SCTP state machine went through a packet's chunks.
+    SctpState(SctpState, SctpState),
     /// A segment was held against the windows.
     Windowed(WindowCheck),
     /// State decided.

@@ -51,7 +51,7 @@ impl Tracked {
         }
     }
 
-    const fn invalid(reason: Reason) -> Self {
+    pub(crate) const fn invalid(reason: Reason) -> Self {
         Self::without_flow(State::Invalid, Some(reason))
     }
 
@@ -113,7 +113,7 @@ pub(crate) fn name<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratc
     }
 }
 
-const fn to_rules(scratch: &mut Scratch, tracked: Tracked) -> Stage {
+pub(crate) const fn to_rules(scratch: &mut Scratch, tracked: Tracked) -> Stage {
     scratch.tracked = tracked;
     Stage::Judge
 }
@@ -159,9 +159,17 @@ pub(crate) fn look<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
         }
         (Purpose::Flow, Sight::Missing) => {
             host.trace(Step::NotFound);
-            Stage::Advance
+            advancing(scratch)
         }
-        (Purpose::Flow, Sight::Found) => Stage::Advance,
+        (Purpose::Flow, Sight::Found) => advancing(scratch),
+    }
+}
+
+const fn advancing(scratch: &Scratch) -> Stage {
+    if scratch.info.protocol == wire::transport::SCTP {
+        Stage::Associate
+    } else {
+        Stage::Advance
     }
 }
 
@@ -223,7 +231,7 @@ pub(crate) fn advance<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scr
     Stage::Write
 }
 
-fn direction_of(scratch: &Scratch) -> Direction {
+pub(crate) fn direction_of(scratch: &Scratch) -> Direction {
     Direction::of(scratch.oriented.side, scratch.record.originator())
 }
 
@@ -236,7 +244,11 @@ fn begin_flow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) ->
         warm,
         ..
     } = scratch;
-    match conntrack::begin(run, info, oriented, record, warm) {
+    tracked_new(conntrack::begin(run, info, oriented, record, warm))
+}
+
+pub(crate) const fn tracked_new(begun: Result<(), Reason>) -> Tracked {
+    match begun {
         Ok(()) => Tracked {
             state: State::New,
             reason: None,
@@ -282,7 +294,9 @@ fn take_out<H: Host>(host: &H, scratch: &Scratch) -> Option<()> {
     if !table::remove(host.flows(), seen.place, seen.control) {
         return None;
     }
-    emit(host, EventKind::Destroy, scratch, seen.control);
+    // As the packet that ended it left it: a connection that was refused is closed.
+    let control = scratch.record.control(seen.control);
+    emit(host, EventKind::Destroy, scratch, control);
     Some(())
 }
 
@@ -314,7 +328,7 @@ fn warm_words<H: Host>(host: &H, place: Place) -> Option<<H::Flows as FlowMemory
 }
 
 /// State of a packet in a flow whose record it has found.
-const fn state_of(record: &Record, direction: Direction) -> State {
+pub(crate) const fn state_of(record: &Record, direction: Direction) -> State {
     match direction {
         Direction::Reply => State::Established,
         Direction::Original if record.has(SEEN_REPLY) => State::Established,

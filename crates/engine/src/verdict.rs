@@ -151,9 +151,20 @@ reasons! {
     37 SctpTruncated "sctp_truncated" "The packet ends within its SCTP header."
     38 RecordBusy "record_busy" "Other CPUs kept changing the record while the packet was judged; the sender will try again."
     39 StageMissing "stage_missing" "A program of the kernel plane is missing, so the packet could not be judged."
+    52 SctpBadChecksum "sctp_bad_checksum" "The SCTP checksum (CRC32c) is wrong."
+    53 SctpBadChunks "sctp_bad_chunks" "The SCTP packet holds no chunk, an empty or cut one, or chunks that may not stand together."
+    54 SctpNoAssociation "sctp_no_association" "The SCTP packet cannot begin an association and belongs to none."
+    55 SctpBadTag "sctp_bad_tag" "The SCTP verification tag is not that of the association."
+    56 SctpBadTransition "sctp_bad_transition" "The SCTP chunk is not legal in the association's state."
+    57 UdpliteTruncated "udplite_truncated" "The packet ends within its UDP-Lite header."
+    58 UdpliteBadCoverage "udplite_bad_coverage" "The UDP-Lite checksum coverage is below 8 bytes or beyond the packet."
+    59 UdpliteNoChecksum "udplite_no_checksum" "The UDP-Lite packet has no checksum, which RFC 3828 demands."
+    60 UdpliteBadChecksum "udplite_bad_checksum" "The UDP-Lite checksum is wrong."
+    61 GreBadProtocol "gre_bad_protocol" "The GRE packet has PPTP's version and carries something other than PPP."
 }
 
 /// Length of an array of counters indexed by [`Reason`].
 pub const REASON_COUNTERS: u32 = 64;
 
+const _: () = assert!(Reason::from_number(REASON_COUNTERS as u8).is_none());
 const _: () = assert!(Reason::ALL.len() < REASON_COUNTERS as usize);

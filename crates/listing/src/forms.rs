@@ -3,12 +3,13 @@
 use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
 
+use keepstate_engine::conntrack::sctp;
 use keepstate_engine::record::{ASSURED, EXPECTED, FIXED_TIMEOUT, SEEN_REPLY};
 use keepstate_engine::tuple::{Direction, Family, Tuple};
-use keepstate_engine::wire::transport::{ICMP, ICMPV6, TCP, UDP};
+use keepstate_engine::wire::transport::{GRE, ICMP, ICMPV6, SCTP, TCP, UDP, UDPLITE};
 
 use crate::calendar::Date;
-use crate::{AddressForm, DCCP, Entry, GRE, SCTP, UDPLITE, address, icmp_type, protocol_name};
+use crate::{AddressForm, DCCP, Entry, address, icmp_type, protocol_name};
 
 const NANOSECONDS: u64 = 1_000_000_000;
 
@@ -102,6 +103,14 @@ impl Entry {
         Save(self, telling)
     }
 
+    /// XML names the states of SCTP by TCP's names with the same numbers, as conntrack does.
+    fn xml_state(&self) -> Option<&'static str> {
+        match self.original().protocol {
+            TCP | SCTP => Some(self.record.tcp_state.name()),
+            _ => None,
+        }
+    }
+
     fn seconds_lasted(&self, style: &Style) -> Option<u64> {
         let started = self.started_ns?;
         Some(style.now_ns.saturating_sub(started) / NANOSECONDS)
@@ -131,7 +140,7 @@ impl Display for Line<'_> {
         if style.shows_timeout(entry.seconds_left) {
             write!(f, " {}", entry.seconds_left)?;
         }
-        if let Some(state) = entry.tcp_state() {
+        if let Some(state) = entry.protocol_state() {
             write!(f, " {state}")?;
         }
         let counted = if style.shows_counters() {
@@ -231,7 +240,11 @@ impl Xml<'_> {
             TCP | UDP | SCTP | DCCP | UDPLITE => {
                 write!(f, "<sport>{}</sport><dport>{}</dport>", ports.0, ports.1)?;
             }
-            GRE => f.write_str("<srckey>0x0</srckey><dstkey>0x0</dstkey>")?,
+            GRE => write!(
+                f,
+                "<srckey>{:#x}</srckey><dstkey>{:#x}</dstkey>",
+                ports.0, ports.1
+            )?,
             _ => {}
         }
         f.write_str("</layer4>")?;
@@ -247,7 +260,7 @@ impl Xml<'_> {
 
     fn write_independent(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self(entry, style) = self;
-        if let Some(state) = entry.tcp_state() {
+        if let Some(state) = entry.xml_state() {
             write!(f, "<state>{state}</state>")?;
         }
         if style.shows_timeout(entry.seconds_left) {
@@ -365,13 +378,24 @@ fn write_details(f: &mut Formatter<'_>, entry: &Entry) -> fmt::Result {
                 " --{name}-type {kind} --{name}-code {code} --{name}-id {id}"
             )?;
         }
-        GRE => f.write_str(" --srckey 0 --dstkey 0 --reply-key-src 0 --reply-key-dst 0")?,
+        GRE => {
+            let (source, destination) = (original.source_port, original.destination_port);
+            write!(f, " --srckey {source} --dstkey {destination}")?;
+            let (source, destination) = (reply.source_port, reply.destination_port);
+            write!(f, " --reply-key-src {source} --reply-key-dst {destination}")?;
+        }
         _ => {}
     }
-    match entry.tcp_state() {
-        Some(state) => write!(f, " --state {state}"),
-        None => Ok(()),
+    if let Some(state) = entry.protocol_state() {
+        write!(f, " --state {state}")?;
     }
+    if protocol == SCTP {
+        // conntrack shows and takes the tags in network order.
+        let [original, reply] = [Direction::Original, Direction::Reply]
+            .map(|direction| sctp::tag(&entry.record, direction).swap_bytes());
+        write!(f, " --orig-vtag {original} --reply-vtag {reply}")?;
+    }
+    Ok(())
 }
 
 const fn network_layer(family: Family) -> (u8, &'static str) {

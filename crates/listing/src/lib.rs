@@ -10,18 +10,17 @@ pub mod sysctl;
 use std::fmt::{self, Display, Formatter};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use keepstate_engine::conntrack::gre;
+use keepstate_engine::conntrack::sctp::SctpState;
 use keepstate_engine::record::{ASSURED, Record, SEEN_REPLY, Warm};
 use keepstate_engine::table;
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{Address, Direction, Family, FlowKey, Tuple};
-use keepstate_engine::wire::transport::{ICMP, ICMPV6, TCP, UDP};
+use keepstate_engine::wire::transport::{GRE, ICMP, ICMPV6, SCTP, TCP, UDP, UDPLITE};
 
 pub use self::forms::{Line, Save, Style, Telling, Xml};
 
 const DCCP: u8 = 33;
-const GRE: u8 = 47;
-const SCTP: u8 = 132;
-const UDPLITE: u8 = 136;
 
 /// A flow, ready to be printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,8 +103,12 @@ impl Entry {
         ProcLine(self)
     }
 
-    fn tcp_state(&self) -> Option<&'static str> {
-        (self.original().protocol == TCP).then(|| self.record.tcp_state.name())
+    fn protocol_state(&self) -> Option<&'static str> {
+        match self.original().protocol {
+            TCP => Some(self.record.tcp_state.name()),
+            SCTP => Some(SctpState::of(&self.record).name()),
+            _ => None,
+        }
     }
 
     fn write_directions(&self, f: &mut Formatter<'_>, form: AddressForm) -> fmt::Result {
@@ -133,6 +136,7 @@ impl Entry {
         f.write_str(" dst=")?;
         form.write(f, tuple.family, &tuple.destination)?;
         match tuple.protocol {
+            DCCP if matches!(form, AddressForm::Full) => {}
             TCP | UDP | SCTP | DCCP | UDPLITE => write!(
                 f,
                 " sport={} dport={}",
@@ -143,7 +147,11 @@ impl Entry {
                 let code = tuple.destination_port & 0xff;
                 write!(f, " type={kind} code={code} id={}", tuple.source_port)?;
             }
-            GRE => f.write_str(" srckey=0x0 dstkey=0x0")?,
+            GRE => write!(
+                f,
+                " srckey={:#x} dstkey={:#x}",
+                tuple.source_port, tuple.destination_port
+            )?,
             _ => {}
         }
         if let Some(counters) = &self.counters {
@@ -191,7 +199,7 @@ impl Display for EventLine<'_> {
         if *timeout == ShowTimeout::Yes {
             write!(f, " {}", entry.seconds_left)?;
         }
-        if let Some(state) = entry.tcp_state() {
+        if let Some(state) = entry.protocol_state() {
             write!(f, " {state}")?;
         }
         entry.write_directions(f, AddressForm::Short)?;
@@ -232,13 +240,21 @@ impl Display for ProcLine<'_> {
             Family::V6 => ("ipv6", 10),
         };
         let protocol = tuple.protocol;
-        let name = protocol_name(protocol);
+        // The kernel has forgotten DCCP, and conntrack has not.
+        let name = match protocol {
+            DCCP => "unknown",
+            _ => protocol_name(protocol),
+        };
         write!(
             f,
             "{family:<8} {family_number} {name:<8} {protocol} {}",
             entry.seconds_left
         )?;
-        if let Some(state) = entry.tcp_state() {
+        if protocol == GRE {
+            let (unanswered, stream) = gre::timeouts(&entry.record);
+            write!(f, " timeout={unanswered}, stream_timeout={stream}")?;
+        }
+        if let Some(state) = entry.protocol_state() {
             write!(f, " {state}")?;
         }
         entry.write_directions(f, AddressForm::Full)?;

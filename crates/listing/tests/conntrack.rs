@@ -3,6 +3,7 @@
 
 use std::process::Command;
 
+use keepstate_engine::conntrack::sctp::SctpState;
 use keepstate_engine::conntrack::tcp::TcpState;
 use keepstate_engine::record::{ASSURED, Record, SEEN_REPLY, Warm};
 use keepstate_engine::time::Tick;
@@ -77,6 +78,46 @@ fn cases() -> Vec<Case> {
                 ..HOST
             },
             status: SEEN_REPLY,
+            tcp_state: TcpState::None,
+        },
+        Case {
+            insert: "-p sctp -s 10.0.0.5 -d 10.0.0.1 --sport 5000 --dport 53 --state ESTABLISHED \
+                     --orig-vtag 1 --reply-vtag 2 -u SEEN_REPLY,ASSURED",
+            tuple: Tuple {
+                protocol: 132,
+                ..HOST
+            },
+            status: SEEN_REPLY | ASSURED,
+            tcp_state: TcpState::from_number(SctpState::Established as u8),
+        },
+        Case {
+            insert: "-p gre -s 10.0.0.5 -d 10.0.0.1 --srckey 5000 --dstkey 53",
+            tuple: Tuple {
+                protocol: 47,
+                ..HOST
+            },
+            status: 0,
+            tcp_state: TcpState::None,
+        },
+        Case {
+            insert: "-p udplite -s 10.0.0.5 -d 10.0.0.1 --sport 5000 --dport 53",
+            tuple: Tuple {
+                protocol: 136,
+                ..HOST
+            },
+            status: 0,
+            tcp_state: TcpState::None,
+        },
+        Case {
+            insert: "-p dccp -s 10.0.0.5 -d 10.0.0.1 --sport 5000 --dport 53 --state OPEN \
+                     --role client",
+            tuple: Tuple {
+                source_port: 0,
+                destination_port: 0,
+                protocol: 33,
+                ..HOST
+            },
+            status: 0,
             tcp_state: TcpState::None,
         },
     ]

@@ -14,7 +14,7 @@ use keepstate_engine::settings::Settings;
 use keepstate_engine::verdict::REASON_COUNTERS;
 
 /// Version of everything in this file.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Two policies: the one in force, and the one being written.
 pub const POLICY_SLOTS: u32 = 2;
@@ -41,6 +41,8 @@ pub const STAGES: u32 = Stage::Done as u32;
 
 /// Names of maps and programs in the object, and of their pins.
 pub mod names {
+    use super::STAGES;
+
     pub const PLANE: &str = "PLANE";
     pub const TAGS: [&str; 2] = ["TAGS4", "TAGS6"];
     pub const SLOTS: [&str; 2] = ["SLOTS4", "SLOTS6"];
@@ -61,7 +63,7 @@ pub mod names {
     pub const STAGES_TC: &str = "STAGES_TC";
 
     /// By number of the stage.
-    pub const XDP_STAGES: [&str; 7] = [
+    pub const XDP_STAGES: [&str; STAGES as usize] = [
         "xdp_look",
         "xdp_advance",
         "xdp_write",
@@ -69,8 +71,9 @@ pub mod names {
         "xdp_insert",
         "xdp_name",
         "xdp_parse",
+        "xdp_associate",
     ];
-    pub const TC_STAGES: [&str; 7] = [
+    pub const TC_STAGES: [&str; STAGES as usize] = [
         "tc_look",
         "tc_advance",
         "tc_write",
@@ -78,6 +81,7 @@ pub mod names {
         "tc_insert",
         "tc_name",
         "tc_parse",
+        "tc_associate",
     ];
 
     /// All maps, in the order in which they are pinned.

@@ -77,7 +77,7 @@ fn describe(difference: &Difference) -> String {
         Some(judged) => format!(
             "{} tcp={} reason={} dir={:?}",
             judged.outcome.state.name(),
-            judged.tcp_state.map_or("-", |state| state.name()),
+            judged.protocol_state().unwrap_or("-"),
             judged.outcome.reason.map_or("-", |reason| reason.name()),
             judged.outcome.direction,
         ),

@@ -31,6 +31,8 @@ pub enum Checksum {
 pub enum Body {
     Tcp(Tcp),
     Udp(Udp),
+    UdpLite(UdpLite),
+    Sctp(Sctp),
     Icmp(Icmp),
     Icmpv6(Icmp),
     Other { protocol: u8, payload: Vec<u8> },
@@ -56,6 +58,79 @@ pub struct Udp {
     pub source_port: u16,
     pub destination_port: u16,
     pub payload: Vec<u8>,
+}
+
+/// A UDP-Lite datagram (RFC 3828).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UdpLite {
+    pub source_port: u16,
+    pub destination_port: u16,
+    /// Bytes that the checksum covers, as the header states it: zero for all.
+    pub coverage: u16,
+    pub payload: Vec<u8>,
+}
+
+/// An SCTP packet (RFC 9260 section 3).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sctp {
+    pub source_port: u16,
+    pub destination_port: u16,
+    pub tag: u32,
+    pub chunks: Vec<Chunk>,
+}
+
+/// A chunk of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chunk {
+    pub kind: u8,
+    pub flags: u8,
+    pub value: Vec<u8>,
+}
+
+/// Types of chunks.
+pub mod chunk {
+    pub const DATA: u8 = 0;
+    pub const INIT: u8 = 1;
+    pub const INIT_ACK: u8 = 2;
+    pub const SACK: u8 = 3;
+    pub const HEARTBEAT: u8 = 4;
+    pub const HEARTBEAT_ACK: u8 = 5;
+    pub const ABORT: u8 = 6;
+    pub const SHUTDOWN: u8 = 7;
+    pub const SHUTDOWN_ACK: u8 = 8;
+    pub const ERROR: u8 = 9;
+    pub const COOKIE_ECHO: u8 = 10;
+    pub const COOKIE_ACK: u8 = 11;
+    pub const SHUTDOWN_COMPLETE: u8 = 14;
+}
+
+impl Chunk {
+    /// A chunk of this type with as many bytes of value as such have.
+    pub fn new(kind: u8) -> Self {
+        let bytes = match kind {
+            chunk::DATA => 16,
+            chunk::SACK => 12,
+            chunk::SHUTDOWN | chunk::COOKIE_ECHO => 4,
+            chunk::HEARTBEAT | chunk::HEARTBEAT_ACK => 8,
+            _ => 0,
+        };
+        Self {
+            kind,
+            flags: 0,
+            value: vec![0; bytes],
+        }
+    }
+
+    /// INIT or INIT ACK, which introduces its sender's tag.
+    pub fn introducing(kind: u8, tag: u32) -> Self {
+        let mut value = tag.to_be_bytes().to_vec();
+        value.extend([0, 1, 0, 0, 0, 10, 0, 10, 0, 0, 0, 1]);
+        Self {
+            kind,
+            flags: 0,
+            value,
+        }
+    }
 }
 
 /// An ICMP or ICMPv6 message.
@@ -122,6 +197,8 @@ impl Packet {
         match &self.body {
             Body::Tcp(_) => 6,
             Body::Udp(_) => 17,
+            Body::UdpLite(_) => 136,
+            Body::Sctp(_) => 132,
             Body::Icmp(_) => 1,
             Body::Icmpv6(_) => 58,
             Body::Other { protocol, .. } => *protocol,
@@ -132,14 +209,24 @@ impl Packet {
         let (mut bytes, checksum_at) = match &self.body {
             Body::Tcp(tcp) => (tcp.bytes(), 16),
             Body::Udp(udp) => (udp.bytes(), 6),
+            Body::UdpLite(udp) => (udp.bytes(), 6),
+            Body::Sctp(sctp) => return sctp.bytes(self.checksum),
             Body::Icmp(icmp) | Body::Icmpv6(icmp) => (icmp.bytes(), 2),
             Body::Other { payload, .. } => return payload.clone(),
         };
         let mut sum = match &self.body {
             Body::Icmp(_) => !ones_complement_sum(&bytes),
+            Body::UdpLite(udp) => {
+                let covered = match usize::from(udp.coverage) {
+                    0 => bytes.len(),
+                    coverage => coverage.min(bytes.len()),
+                };
+                let pseudo = self.pseudo_header(bytes.len());
+                !ones_complement_sum(&[&pseudo, &bytes[..covered]].concat())
+            }
             _ => !ones_complement_sum(&[self.pseudo_header(bytes.len()), bytes.clone()].concat()),
         };
-        if matches!(self.body, Body::Udp(_)) && sum == 0 {
+        if matches!(self.body, Body::Udp(_) | Body::UdpLite(_)) && sum == 0 {
             sum = 0xffff;
         }
         if self.checksum == Checksum::Wrong {
@@ -188,6 +275,51 @@ impl Udp {
         bytes.extend(&self.payload);
         bytes
     }
+}
+
+impl UdpLite {
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(8 + self.payload.len());
+        bytes.extend(self.source_port.to_be_bytes());
+        bytes.extend(self.destination_port.to_be_bytes());
+        bytes.extend(self.coverage.to_be_bytes());
+        bytes.extend([0; 2]);
+        bytes.extend(&self.payload);
+        bytes
+    }
+}
+
+impl Sctp {
+    fn bytes(&self, checksum: Checksum) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend(self.source_port.to_be_bytes());
+        bytes.extend(self.destination_port.to_be_bytes());
+        bytes.extend(self.tag.to_be_bytes());
+        bytes.extend([0; 4]);
+        for chunk in &self.chunks {
+            let length = 4 + chunk.value.len();
+            bytes.extend([chunk.kind, chunk.flags]);
+            bytes.extend((length as u16).to_be_bytes());
+            bytes.extend(&chunk.value);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+        }
+        let crc = crc32c(&bytes) ^ u32::from(checksum == Checksum::Wrong);
+        // The least significant byte first.
+        for (to, from) in bytes.iter_mut().skip(8).zip(crc.to_le_bytes()) {
+            *to = from;
+        }
+        bytes
+    }
+}
+
+/// CRC32c, bit by bit: the engine has it by table.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let crc = bytes.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            (crc >> 1) ^ (if crc & 1 == 1 { 0x82f6_3b78 } else { 0 })
+        })
+    });
+    !crc
 }
 
 impl Icmp {

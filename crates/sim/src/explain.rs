@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use keepstate_engine::conntrack::sctp::SctpState;
 use keepstate_engine::host::FlowMemory;
 use keepstate_engine::process::{Arrival, Checksums, Outcome};
 use keepstate_engine::record::{Record, Warm};
@@ -11,6 +12,7 @@ use keepstate_engine::time::Tick;
 use keepstate_engine::trace::{RuleTrial, Step, WindowCheck};
 use keepstate_engine::tuple::{Direction, Family, FlowKey, Tuple};
 use keepstate_engine::verdict::{Hook, State, Verdict};
+use keepstate_engine::wire::transport::{SCTP, TCP};
 use keepstate_engine::wire::{Fragment, Link, PacketInfo};
 use keepstate_listing::{address, protocol_name};
 
@@ -205,8 +207,10 @@ impl Narrator<'_> {
             Step::Named(tuple, _) => line("tuple", tuple_words(tuple)),
             Step::Found(record, direction) => {
                 let mut text = format!("found, {} direction", direction_name(*direction));
-                if info.protocol == 6 {
-                    text.push_str(&format!(", {}", record.tcp_state.name()));
+                match info.protocol {
+                    TCP => text.push_str(&format!(", {}", record.tcp_state.name())),
+                    SCTP => text.push_str(&format!(", {}", SctpState::of(record).name())),
+                    _ => {}
                 }
                 let seconds = record.deadline.seconds_left(self.now);
                 text.push_str(&format!(", {seconds} s left"));
@@ -215,6 +219,7 @@ impl Narrator<'_> {
             Step::NotFound => line("lookup", "no flow has this tuple"),
             Step::Quoted(tuple) => line("quotes", tuple_words(tuple)),
             Step::TcpState(from, to) => line("tcp", format!("{} -> {}", from.name(), to.name())),
+            Step::SctpState(from, to) => line("sctp", format!("{} -> {}", from.name(), to.name())),
             Step::Windowed(check) => windowed(check, outcome.state),
             Step::State(state, None) => line("state", state.name()),
             Step::State(state, Some(reason)) => bad(

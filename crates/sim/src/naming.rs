@@ -4,7 +4,7 @@
 //! the connection that such a packet names stands, and which side of the host it came from.
 
 use keepstate_engine::tuple::{Address, Family, Tuple};
-use keepstate_engine::wire::transport::{ICMP, ICMPV6, TCP, UDP};
+use keepstate_engine::wire::transport::{ICMP, ICMPV6, SCTP, TCP, UDP, UDPLITE};
 
 const IPV4_HEADER_BYTES: usize = 20;
 const IPV6_HEADER_BYTES: usize = 40;
@@ -12,6 +12,10 @@ const ICMP_HEADER_BYTES: usize = 8;
 
 /// A segment that ends before its flags names no connection; what an error quotes may end sooner.
 const TCP_BYTES_WITH_FLAGS: usize = 14;
+const SCTP_HEADER_BYTES: usize = 12;
+
+/// SCTP chunks that are named.
+const CHUNKS_MAX: usize = 8;
 
 /// IPv6 extension headers that are passed over.
 const EXTENSIONS_MAX: u32 = 16;
@@ -29,13 +33,13 @@ pub fn endpoints(bytes: &[u8]) -> Option<Endpoints> {
     Packet::read(bytes).map(|packet| packet.endpoints)
 }
 
-/// The tuple of a TCP segment, or of the TCP segment that an ICMP error quotes.
-pub fn tcp_tuple(bytes: &[u8]) -> Option<Tuple> {
+/// The tuple of a TCP segment or SCTP packet, or of the one that an ICMP error quotes.
+pub fn connection_tuple(bytes: &[u8]) -> Option<Tuple> {
     let packet = Packet::read(bytes)?;
     match packet.quoted() {
-        Some(quoted) => Packet::read(quoted)?.tcp_tuple(),
-        None if packet.transport.len() < TCP_BYTES_WITH_FLAGS => None,
-        None => packet.tcp_tuple(),
+        Some(quoted) => Packet::read(quoted)?.connection_tuple(),
+        None if packet.transport.len() < packet.naming_bytes() => None,
+        None => packet.connection_tuple(),
     }
 }
 
@@ -113,8 +117,16 @@ impl<'a> Packet<'a> {
         })
     }
 
-    fn tcp_tuple(&self) -> Option<Tuple> {
-        if self.protocol != TCP || self.is_later_fragment {
+    /// Bytes of transport header without which a packet names no connection.
+    const fn naming_bytes(&self) -> usize {
+        match self.protocol {
+            SCTP => SCTP_HEADER_BYTES,
+            _ => TCP_BYTES_WITH_FLAGS,
+        }
+    }
+
+    fn connection_tuple(&self) -> Option<Tuple> {
+        if !matches!(self.protocol, TCP | SCTP) || self.is_later_fragment {
             return None;
         }
         Some(Tuple {
@@ -123,17 +135,36 @@ impl<'a> Packet<'a> {
             destination: self.endpoints.destination,
             source_port: u16_at(self.transport, 0)?,
             destination_port: u16_at(self.transport, 2)?,
-            protocol: TCP,
+            protocol: self.protocol,
             zone: 0,
         })
     }
 
     /// Source and destination port, of protocols that have them.
     pub(crate) fn ports(&self) -> Option<(u16, u16)> {
-        if !matches!(self.protocol, TCP | UDP) || self.is_later_fragment {
+        if !matches!(self.protocol, TCP | UDP | SCTP | UDPLITE) || self.is_later_fragment {
             return None;
         }
         Some((u16_at(self.transport, 0)?, u16_at(self.transport, 2)?))
+    }
+
+    /// Types of the first SCTP chunks.
+    pub(crate) fn chunks(&self) -> Vec<u8> {
+        let mut kinds = Vec::new();
+        if self.protocol != SCTP || self.is_later_fragment {
+            return kinds;
+        }
+        let mut at = SCTP_HEADER_BYTES;
+        while let (Some(kind), Some(length)) =
+            (self.transport.get(at), u16_at(self.transport, at + 2))
+        {
+            if length == 0 || kinds.len() == CHUNKS_MAX {
+                break;
+            }
+            kinds.push(*kind);
+            at += usize::from(length).next_multiple_of(4);
+        }
+        kinds
     }
 
     pub(crate) fn tcp_flags(&self) -> Option<u8> {
@@ -155,7 +186,8 @@ impl<'a> Packet<'a> {
                 .transport
                 .get(12)
                 .map_or(20, |byte| usize::from(byte >> 4) * 4),
-            UDP | ICMP | ICMPV6 => 8,
+            UDP | UDPLITE | ICMP | ICMPV6 => 8,
+            SCTP => SCTP_HEADER_BYTES,
             _ => 0,
         };
         self.transport.len().saturating_sub(header)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use keepstate_engine::conntrack::sctp::SctpState;
 use keepstate_engine::conntrack::tcp::TcpState;
 use keepstate_engine::host::FlowMemory;
 use keepstate_engine::process::{Arrival, Checksums, Outcome};
@@ -9,8 +10,9 @@ use keepstate_engine::record::Record;
 use keepstate_engine::settings::{SETTING_ACCOUNTING, SETTING_TIMESTAMP, Settings};
 use keepstate_engine::table::{self, Hash, Lookup};
 use keepstate_engine::time::Tick;
-use keepstate_engine::tuple::{Family, is_icmp};
+use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::{Reason, State, Verdict};
+use keepstate_engine::wire::transport::TCP;
 use keepstate_flowmemory::{Accounting, OwnedTable, SliceTable, buckets_for};
 use keepstate_listing::Entry;
 
@@ -107,6 +109,16 @@ pub struct Judged {
     /// State of the TCP connection that the packet, or what it quotes, names; also where the
     /// engine refused the packet before it looked.
     pub tcp_state: Option<TcpState>,
+    /// The same for SCTP.
+    pub sctp_state: Option<SctpState>,
+}
+
+impl Judged {
+    /// Name of the state of the connection or association.
+    pub fn protocol_state(&self) -> Option<&'static str> {
+        let tcp = self.tcp_state.map(TcpState::name);
+        tcp.or_else(|| self.sctp_state.map(SctpState::name))
+    }
 }
 
 /// A replay under way. It borrows the table that [`Options::table`] made.
@@ -147,8 +159,8 @@ impl<'t, O: Observer> Replay<'t, O> {
         let time_ns = self.clock.advance(frame.time_ns);
         self.plane.set_wall_clock(self.clock.wall_ns());
         self.sweeper.run(&self.plane.flows, self.clock.ticks());
-        let (outcome, tcp_state) = match network_packet(frame) {
-            NetworkPacket::NotJudged => (NOT_JUDGED, None),
+        let (outcome, states) = match network_packet(frame) {
+            NetworkPacket::NotJudged => (NOT_JUDGED, (None, None)),
             NetworkPacket::Packet {
                 link,
                 bytes,
@@ -163,11 +175,12 @@ impl<'t, O: Observer> Replay<'t, O> {
                     interfaces: self.in_interfaces,
                 };
                 let outcome = self.plane.judge(&bytes, &arrival, self.clock.now());
-                let tcp_state = match outcome.state {
-                    State::None => None,
-                    _ => outcome.tcp_state.or_else(|| self.named_tcp_state(ip)),
+                let states = match (outcome.state, outcome.tcp_state, outcome.sctp_state) {
+                    (State::None, ..) => (None, None),
+                    (_, None, None) => self.named_states(ip),
+                    (_, tcp, sctp) => (tcp, sctp),
                 };
-                (outcome, tcp_state)
+                (outcome, states)
             }
         };
         self.totals.count(&outcome);
@@ -175,7 +188,8 @@ impl<'t, O: Observer> Replay<'t, O> {
             number: frame.number,
             time_ns,
             outcome,
-            tcp_state,
+            tcp_state: states.0,
+            sctp_state: states.1,
         }
     }
 
@@ -203,24 +217,32 @@ impl<'t, O: Observer> Replay<'t, O> {
         entries
     }
 
-    fn named_tcp_state(&self, ip: &[u8]) -> Option<TcpState> {
-        let tuple = naming::tcp_tuple(ip)?;
-        debug_assert!(!is_icmp(tuple.protocol));
-        tcp_state_of(&self.plane.flows, &self.plane.settings, &tuple, self.now())
+    fn named_states(&self, ip: &[u8]) -> (Option<TcpState>, Option<SctpState>) {
+        let Some(tuple) = naming::connection_tuple(ip) else {
+            return (None, None);
+        };
+        let Some(record) = record_of(&self.plane.flows, &self.plane.settings, &tuple, self.now())
+        else {
+            return (None, None);
+        };
+        match tuple.protocol {
+            TCP => (Some(record.tcp_state), None),
+            _ => (None, Some(SctpState::of(&record))),
+        }
     }
 }
 
-/// State of the TCP connection with this tuple.
-fn tcp_state_of<M: FlowMemory>(
+/// Record of the connection with this tuple.
+fn record_of<M: FlowMemory>(
     flows: &M,
     settings: &Settings,
     tuple: &keepstate_engine::tuple::Tuple,
     now: Tick,
-) -> Option<TcpState> {
+) -> Option<Record> {
     let key = tuple.orient().key;
     let mut record = Record::EMPTY;
     match table::lookup(flows, &key, &Hash::of(&key, settings), now, &mut record) {
-        Lookup::Found(_) => Some(record.tcp_state),
+        Lookup::Found(_) => Some(record),
         Lookup::Missing | Lookup::Busy(_) => None,
     }
 }
@@ -235,6 +257,7 @@ const NOT_JUDGED: Outcome = Outcome {
     flow: None,
     direction: None,
     tcp_state: None,
+    sctp_state: None,
 };
 
 impl Totals {

@@ -3,8 +3,12 @@
 //! The same seed gives the same packets. Used where engine and kernel, or engine and Linux's own
 //! tracker, are held against each other.
 
+mod association;
+mod other;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use self::association::Association;
 use crate::build::{ACK, Body, Checksum, FIN, Icmp, PSH, Packet, RST, SYN, Tcp, Udp};
 use crate::packet::ones_complement_sum;
 
@@ -14,6 +18,8 @@ const START_NS: u64 = 1_700_000_000 * SECOND_NS;
 
 /// Connections that are under way at once. Few, so that packets meet.
 const CONNECTIONS: usize = 12;
+/// SCTP associations.
+const ASSOCIATIONS: usize = 4;
 /// Earlier packets that ICMP errors quote from.
 const REMEMBERED: usize = 64;
 
@@ -90,6 +96,7 @@ pub struct Traffic {
     mood: Mood,
     time_ns: u64,
     connections: Vec<Connection>,
+    associations: Vec<Association>,
     remembered: Vec<Vec<u8>>,
 }
 
@@ -119,10 +126,13 @@ impl Iterator for Traffic {
             return Some(self.repetition());
         }
         let packet = match self.random.below(100) {
-            0..68 => self.segment(),
-            68..80 => self.datagram(),
-            80..88 => self.query(),
-            88..97 => self.error(),
+            0..59 => self.segment(),
+            59..68 => self.association(),
+            68..78 => self.datagram(),
+            78..80 => self.lite_datagram(),
+            80..87 => self.query(),
+            87..96 => self.error(),
+            96 => self.tunnelled(),
             _ => self.other(),
         };
         let mut ip = packet.ip();
@@ -148,12 +158,16 @@ impl Traffic {
         let connections = (0..CONNECTIONS)
             .map(|_| Connection::new(&mut random, networks))
             .collect();
+        let associations = (0..ASSOCIATIONS)
+            .map(|_| Association::new(&mut random, networks))
+            .collect();
         Self {
             random,
             networks,
             mood,
             time_ns: START_NS,
             connections,
+            associations,
             remembered: Vec::new(),
         }
     }
@@ -204,6 +218,22 @@ impl Traffic {
                 connection.proper(random)
             }
         }
+    }
+
+    fn association(&mut self) -> Packet {
+        let random = &mut self.random;
+        let at = random.below(ASSOCIATIONS as u64) as usize;
+        if self.associations[at].is_over() && random.happens(50) {
+            self.associations[at] = Association::new(random, self.networks);
+        }
+        let association = &mut self.associations[at];
+        if self.mood == Mood::Hostile && random.happens(20) {
+            return association.hostile(random);
+        }
+        while self.mood == Mood::Lossy && random.happens(4) {
+            association.proper(random);
+        }
+        association.proper(random)
     }
 
     fn datagram(&mut self) -> Packet {
@@ -294,20 +324,6 @@ impl Traffic {
         };
         let packet = Packet::new(from, to, icmp_of(from, message));
         with_checksum(random, packet)
-    }
-
-    fn other(&mut self) -> Packet {
-        let random = &mut self.random;
-        let (from, to) = ends(random, self.networks);
-        let protocol = random.one_of(&[2, 4, 50, 51, 89, 103, 112, 253]);
-        let payload = vec![0; 8 + random.below(40) as usize];
-        // A chain of extension headers begins with 51 in IPv6, and with 4 another packet.
-        let protocol = if from.is_ipv6() && protocol == 51 {
-            50
-        } else {
-            protocol
-        };
-        Packet::new(from, to, Body::Other { protocol, payload })
     }
 
     fn damage(&mut self, ip: &mut Vec<u8>) {

@@ -54,7 +54,7 @@ fn written_cases_come_out_as_wanted() {
                     "{name} frame {frame} ({}): must be {must}, is {} {:?} {:?}",
                     want.column("note"),
                     judged.outcome.state.name(),
-                    judged.tcp_state,
+                    judged.protocol_state(),
                     judged.outcome.reason,
                 ));
             }
@@ -75,6 +75,6 @@ fn fits(must: &str, judged: &Judged) -> bool {
         "DROP_IP" => outcome.state == State::Invalid && outcome.reason.is_some(),
         _ => outcome.state.name() == label,
     };
-    let ours = judged.tcp_state.map(|state| state.name());
+    let ours = judged.protocol_state();
     label_fits && tcp_state.is_none_or(|wanted| ours == Some(wanted))
 }

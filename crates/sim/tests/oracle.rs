@@ -70,7 +70,7 @@ fn expected() -> BTreeMap<&'static str, usize> {
 fn describe(difference: &Difference) -> String {
     let row = &difference.row;
     let ours = difference.judged.map_or("nothing".to_owned(), |judged| {
-        let tcp_state = judged.tcp_state.map_or("-", |state| state.name());
+        let tcp_state = judged.protocol_state().unwrap_or("-");
         format!("{} {tcp_state}", judged.outcome.state.name())
     });
     let wrong = match (difference.wrong_state, difference.wrong_tcp_state) {

@@ -168,7 +168,7 @@ fn write_text(
         outcome
             .flow
             .map_or("-".to_owned(), |flow| format!("{flow:08x}")),
-        judged.tcp_state.map_or("-", |state| state.name()),
+        judged.protocol_state().unwrap_or("-"),
     )?;
     if let Some(reason) = outcome.reason {
         write!(out, "  {}", colour.paint(Paint::Doubtful, reason.name()))?;
@@ -198,7 +198,7 @@ fn write_jsonl(
         number(deciding.number)?,
         quoted(outcome.reason.map(|reason| reason.name()))?,
         number(outcome.flow)?,
-        quoted(judged.tcp_state.map(|state| state.name()))?,
+        quoted(judged.protocol_state())?,
     )?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use keepstate_api::{FlowStatus, prefix_mask};
+use keepstate_engine::conntrack::sctp::SctpState;
 use keepstate_policy::Protocol;
 
 use super::getopt::{Key, Scanner};
@@ -30,6 +31,8 @@ pub(super) struct Invocation {
     pub(super) icmp_code: Option<u8>,
     pub(super) icmp_id: Option<u16>,
     pub(super) state: Option<&'static str>,
+    /// SCTP's verification tags.
+    pub(super) tags: [Option<u32>; 2],
     pub(super) seconds: u32,
     pub(super) status: Status,
     pub(super) mark: Mark,
@@ -289,6 +292,10 @@ impl Invocation {
             Detail::IcmpCode => self.icmp_code = Some(number as u8),
             Detail::IcmpId => self.icmp_id = Some(number as u16),
             Detail::State if self.protocol == Some(6) => self.state = Some(tcp_state(text)?),
+            Detail::State if self.protocol == Some(132) => self.state = Some(sctp_state(text)?),
+            // In network order, as conntrack takes them.
+            Detail::OriginalTag => self.tags[0] = Some((number as u32).swap_bytes()),
+            Detail::ReplyTag => self.tags[1] = Some((number as u32).swap_bytes()),
             _ => {}
         }
         Ok(())
@@ -401,6 +408,11 @@ fn tcp_state(text: &str) -> Result<&'static str, Problem> {
         Some(state) => Ok(state),
         None => Err(Problem::Usage(format!("unknown TCP state `{text}'"))),
     }
+}
+
+fn sctp_state(text: &str) -> Result<&'static str, Problem> {
+    let found = SctpState::named(text).map(SctpState::name);
+    found.ok_or_else(|| Problem::Usage(format!("unknown SCTP state `{text}'")))
 }
 
 fn parse_mark(text: &str) -> Mark {

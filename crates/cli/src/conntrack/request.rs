@@ -47,19 +47,12 @@ impl Invocation {
     /// Flows that are changed: mark, status, state and timeout say what they become.
     pub(super) fn filter_by_tuples(&self) -> Result<Filter, Problem> {
         let (source, destination) = self.networks()?;
-        let has_ports = self.protocol.map(Kind::of) != Some(Kind::Gre);
-        let ports = |direction: &Direction| {
-            let ports = [direction.source_port, direction.destination_port];
-            ports.map(|port| port.filter(|_| has_ports))
-        };
+        let ports = |direction: &Direction| [direction.source_port, direction.destination_port];
         let [source_port, destination_port] = ports(&self.original);
         let [reply_source_port, reply_destination_port] = ports(&self.reply);
         let mut foreign = Vec::new();
         if self.given.has_any("ngj") {
             foreign.push(Foreign::Nat);
-        }
-        if !has_ports && self.keys().any(|key| key != 0) {
-            foreign.push(Foreign::ProtocolDetail);
         }
         Ok(Filter {
             family: self.family.map(family_name),
@@ -87,17 +80,6 @@ impl Invocation {
             family: self.family.map(family_name),
             ..Filter::default()
         }
-    }
-
-    fn keys(&self) -> impl Iterator<Item = u16> {
-        let [original, reply] = [self.original, self.reply];
-        let keys = [
-            original.source_port,
-            original.destination_port,
-            reply.source_port,
-            reply.destination_port,
-        ];
-        keys.into_iter().flatten()
     }
 
     fn networks(&self) -> Result<(Option<AddressFilter>, Option<AddressFilter>), Problem> {
@@ -130,7 +112,7 @@ impl Invocation {
     pub(super) fn new_flow(&self) -> Result<NewFlow, Problem> {
         let is_held = !self.given.has_any("ng")
             && self.direction_zones == [0; 2]
-            && !matches!(self.protocol.map(Kind::of), Some(Kind::Sctp | Kind::Dccp));
+            && self.protocol.map(Kind::of) != Some(Kind::Dccp);
         if !is_held {
             return Err(Problem::failed(refusal(Unable::Unsupported)));
         }
@@ -151,7 +133,8 @@ impl Invocation {
             seconds: self.seconds,
             status: self.status.set.clone(),
             mark: self.mark.value,
-            tcp_state: self.state.map(str::to_owned),
+            state: self.state.map(str::to_owned),
+            tags: self.tags.map(Option::unwrap_or_default),
         })
     }
 
@@ -165,7 +148,8 @@ impl Invocation {
             seconds: self.given.has('t').then_some(self.seconds),
             status: self.status.set.clone(),
             mark: self.given.has('m').then_some(mark),
-            tcp_state: self.state.map(str::to_owned),
+            state: self.state.map(str::to_owned),
+            tags: self.tags,
         }
     }
 

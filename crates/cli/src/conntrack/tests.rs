@@ -76,8 +76,7 @@ fn what_records_do_not_hold_fits_no_flow_or_is_refused() {
         ("-L -j 1.2.3.4", Foreign::Nat),
         ("-L --orig-zone 3", Foreign::DirectionZone),
         ("-L -c 3", Foreign::SecurityMark),
-        ("-L -p sctp --state ESTABLISHED", Foreign::ProtocolDetail),
-        ("-L -p gre --srckey 3", Foreign::ProtocolDetail),
+        ("-L -p dccp --state OPEN", Foreign::ProtocolDetail),
     ] {
         let filter = parse(line).and_then(|invocation| invocation.filter());
         assert_eq!(filter.expect(line).foreign, [foreign], "{line}");

@@ -4,7 +4,8 @@ use std::io::{Read, Write};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use keepstate_testkit::{programs_or_skip, run};
+use keepstate_sim::build::{Body, Chunk, Packet, Sctp, chunk};
+use keepstate_testkit::{Namespace, programs_or_skip, run};
 
 use super::bench::{Bench, Outcome};
 use super::{can_run, words};
@@ -137,27 +138,100 @@ fn let_kernel_track(bench: &Bench) {
     bench.kernel.run("iptables", &rule);
 }
 
+/// Packets of protocols that no program here speaks, from `peer` and, where it answers, from `near`.
+fn send_raw(peer: &Namespace, near: &Namespace) {
+    let sctp = |is_answer: bool, port: u16, tag: u32, chunk: Chunk| {
+        let ports = if is_answer {
+            [9999, port]
+        } else {
+            [port, 9999]
+        };
+        let body = Body::Sctp(Sctp {
+            source_port: ports[0],
+            destination_port: ports[1],
+            tag,
+            chunks: vec![chunk],
+        });
+        (is_answer, body)
+    };
+    let gre = |is_answer: bool, payload: [u8; 8]| {
+        let body = Body::Other {
+            protocol: 47,
+            payload: payload.to_vec(),
+        };
+        (is_answer, body)
+    };
+    const PLAIN: [u8; 8] = [0, 0, 8, 0, 0, 0, 0, 0];
+    for (is_answer, body) in [
+        sctp(false, 7001, 0, Chunk::introducing(chunk::INIT, 11)),
+        sctp(true, 7001, 11, Chunk::introducing(chunk::INIT_ACK, 22)),
+        sctp(false, 7001, 22, Chunk::new(chunk::COOKIE_ECHO)),
+        sctp(true, 7001, 11, Chunk::new(chunk::COOKIE_ACK)),
+        sctp(false, 7002, 77, Chunk::new(chunk::SHUTDOWN_ACK)),
+        // Refused: nothing begins with it.
+        sctp(false, 7003, 0, Chunk::new(chunk::DATA)),
+        gre(false, PLAIN),
+        gre(true, PLAIN),
+        gre(false, PLAIN),
+        gre(false, [0x30, 1, 0x88, 0x0b, 0, 0, 0, 5]),
+    ] {
+        send(if is_answer { near } else { peer }, is_answer, body);
+    }
+}
+
+fn send(from: &Namespace, is_answer: bool, body: Body) {
+    let (mut source, mut destination) = ("10.9.0.2", "10.9.0.1");
+    if is_answer {
+        (source, destination) = (destination, source);
+    }
+    let packet = Packet::new(
+        source.parse().expect("an address"),
+        destination.parse().expect("an address"),
+        body,
+    );
+    // Behind the IP header, which the socket writes.
+    let payload = packet.ip().split_off(20);
+    let hex: String = payload.iter().map(|byte| format!("{byte:02x}")).collect();
+    let script = format!(
+        "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_RAW, {}); \
+         s.sendto(bytes.fromhex('{hex}'), ('{destination}', 0))",
+        packet.protocol()
+    );
+    assert!(from.succeeds("python3", &["-c", &script]));
+}
+
 #[test]
 fn packets_make_the_same_flows_and_events() {
     let test = "packets_make_the_same_flows_and_events";
-    if !can_run(test) || !programs_or_skip(test, &["ping", "curl", "iptables"]) {
+    if !can_run(test) || !programs_or_skip(test, &["ping", "curl", "iptables", "python3"]) {
         return;
     }
-    let bench = Bench::new("packets");
+    // By default three seconds, and it takes a while until all have been listed.
+    let knobs = ["cookie_wait", "cookie_echoed", "shutdown_ack_sent"]
+        .map(|state| format!("nf_conntrack_sctp_timeout_{state}=60"));
+    let knobs: Vec<&str> = knobs.iter().map(String::as_str).collect();
+    let bench = Bench::with("packets", "iptables -P INPUT ACCEPT\n", &knobs);
     let_kernel_track(&bench);
-    // The end of the connection that is refused shows another state: see docs/conntrack.md.
-    let options = words("-f ipv4 -e NEW,UPDATES");
+    let options = words("-f ipv4");
     let theirs = Listener::theirs(&bench, &options);
     let ours = Listener::ours(&bench, &options);
     settle();
-    for peer in [&bench.kernel_peer, &bench.our_peer] {
+    let pairs = [
+        (&bench.kernel_peer, &bench.kernel),
+        (&bench.our_peer, &bench.ours),
+    ];
+    for (peer, near) in pairs {
         assert!(peer.succeeds("ping", &["-c", "1", "-e", "77", "10.9.0.1"]));
         // Nobody listens there: refused.
         let url = "http://10.9.0.1:22/";
         assert!(!peer.succeeds("curl", &["-s", "--local-port", "40000", url]));
+        send_raw(peer, near);
     }
     for line in [
         "-L -f ipv4",
+        "-L -p sctp -o save",
+        "-L -p sctp -o xml",
+        "-L -p gre",
         "-L -p icmp -o extended",
         "-L -o xml -s 10.9.0.2",
         "-D -p icmp",
@@ -308,4 +382,45 @@ fn lost_events_are_counted_and_made_up_for() {
     );
     let wrong: Vec<_> = told.symmetric_difference(&there).take(5).collect();
     assert!(wrong.is_empty(), "{wrong:?}\n{said}");
+}
+
+/// Sockets of this kernel, through our programs: their checksums are right, whatever Linux's own
+/// tracker says of them.
+#[test]
+fn udplite_sockets_talk_through_the_programs() {
+    let test = "udplite_sockets_talk_through_the_programs";
+    if !can_run(test) || !programs_or_skip(test, &["python3"]) {
+        return;
+    }
+    let rules = "iptables -P INPUT DROP\n\
+                 iptables -A INPUT -m conntrack --ctstate INVALID -j DROP\n\
+                 iptables -A INPUT -p udplite -j ACCEPT\n";
+    let bench = Bench::with("lite", rules, &[]);
+    let serve = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, 136); \
+                 s.bind(('10.9.0.1', 4000)); s.settimeout(10); print('ready', flush=True); \
+                 data, peer = s.recvfrom(100); s.sendto(data, peer)";
+    let mut server = bench
+        .ours
+        .command("python3")
+        .args(["-c", serve])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3 can be started");
+    let mut ready = [0; 5];
+    let stdout = server.stdout.as_mut().expect("its output was asked for");
+    if stdout.read_exact(&mut ready).is_err() {
+        let _ = server.wait();
+        keepstate_testkit::skip(test, "this kernel has no UDP-Lite");
+        return;
+    }
+    // The checksum covers the header and the first two bytes.
+    let ask = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, 136); \
+               s.setsockopt(136, 10, 10); s.settimeout(5); s.bind(('10.9.0.2', 4001)); \
+               s.sendto(b'hello', ('10.9.0.1', 4000)); assert s.recv(100) == b'hello'";
+    assert!(bench.our_peer.succeeds("python3", &["-c", ask]));
+    assert!(server.wait().expect("the server ends").success());
+    let listed = bench.ours(&words("-L -p udplite"));
+    assert_eq!(listed.printed.len(), 1, "{listed:?}");
+    let line = "src=10.9.0.2 dst=10.9.0.1 sport=4001 dport=4000 src=10.9.0.1 dst=10.9.0.2 sport=4000 dport=4001";
+    assert!(listed.printed[0].contains(line), "{listed:?}");
 }

@@ -11,8 +11,9 @@ use keepstate_api::{
     EventKind, Filter, Flow, FlowChange, FlowStatus, MarkChange, NewFlow, Program, Reply, Unable,
     frame,
 };
+use keepstate_engine::conntrack::sctp::{self, SctpState};
 use keepstate_engine::conntrack::tcp::TcpState;
-use keepstate_engine::conntrack::{Tracker, half_open};
+use keepstate_engine::conntrack::{Tracker, gre, half_open};
 use keepstate_engine::event::{Event as EngineEvent, EventKind as EngineKind};
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::record::{
@@ -21,7 +22,7 @@ use keepstate_engine::record::{
 use keepstate_engine::settings::{SETTING_FLOW_EVENTS, SETTING_TIMESTAMP, Settings};
 use keepstate_engine::table::{self, Displaced, Entry, HalfOpen, Hash, Insert, Opening};
 use keepstate_engine::time::Tick;
-use keepstate_engine::tuple::{FlowKey, Oriented, Side, is_icmp};
+use keepstate_engine::tuple::{Direction, FlowKey, Oriented, Side, is_icmp};
 
 use super::connection::Output;
 use super::{Shared, events, flows, unix_nanoseconds};
@@ -43,7 +44,7 @@ fn try_insert(shared: &Shared, by: Option<&Program>, flow: &NewFlow) -> Result<(
     check_name(flow, &oriented)?;
     let plane = &*shared.plane;
     let (settings, now, memory) = (plane.settings(), plane.now(), plane.flows());
-    let record = first_record(flow, &oriented, now)?;
+    let record = first_record(flow, &oriented, &settings, now)?;
     let warm = Warm {
         mark: flow.mark,
         ..Warm::default()
@@ -87,9 +88,9 @@ fn try_insert(shared: &Shared, by: Option<&Program>, flow: &NewFlow) -> Result<(
 fn check_name(flow: &NewFlow, oriented: &Oriented) -> Result<(), Unable> {
     let first = &flow.first;
     let has_ports = (first.source_port, first.destination_port) != (0, 0);
-    let is_tcp = match Tracker::of(first.protocol, oriented.key.family) {
-        Tracker::Tcp => true,
-        Tracker::Udp => false,
+    let has_state = match Tracker::of(first.protocol, oriented.key.family) {
+        Tracker::Tcp | Tracker::Sctp => true,
+        Tracker::Udp | Tracker::UdpLite | Tracker::Gre => false,
         // A reply begins nothing.
         Tracker::Icmp if oriented.side == Side::Second => return Err(Unable::Invalid),
         Tracker::Icmp => false,
@@ -97,25 +98,40 @@ fn check_name(flow: &NewFlow, oriented: &Oriented) -> Result<(), Unable> {
         Tracker::Generic if has_ports => return Err(Unable::Unsupported),
         Tracker::Generic => false,
     };
-    if flow.tcp_state.is_some() && !is_tcp {
+    if flow.state.is_some() && !has_state {
         return Err(Unable::Unsupported);
     }
     Ok(())
 }
 
-fn first_record(flow: &NewFlow, oriented: &Oriented, now: Tick) -> Result<Record, Unable> {
+fn first_record(
+    flow: &NewFlow,
+    oriented: &Oriented,
+    settings: &Settings,
+    now: Tick,
+) -> Result<Record, Unable> {
     let mut record = Record {
         deadline: now.after_seconds(flow.seconds),
         status: status_bits(&flow.status, 0)?,
-        tcp_state: tcp_state(flow.tcp_state.as_deref())?.unwrap_or(TcpState::None),
         ..Record::EMPTY
     };
     if oriented.side == Side::Second || oriented.key.is_reflexive() {
         record.status |= ORIGINATOR_IS_SECOND;
     }
-    if Tracker::of(flow.first.protocol, oriented.key.family) == Tracker::Udp {
+    let tracker = Tracker::of(flow.first.protocol, oriented.key.family);
+    if let Some(state) = &flow.state {
+        set_state(&mut record, tracker, state)?;
+    }
+    match tracker {
         // An answered flow is a stream from its next packet on, as in the kernel.
-        record.windows[0].end = now.0;
+        Tracker::Udp => record.windows[0].end = now.0,
+        Tracker::Sctp => {
+            let [original, reply] = flow.tags;
+            sctp::set_tag(&mut record, Direction::Original, original);
+            sctp::set_tag(&mut record, Direction::Reply, reply);
+        }
+        Tracker::Gre => gre::note_timeouts(settings, &mut record),
+        _ => {}
     }
     Ok(record)
 }
@@ -132,13 +148,18 @@ fn status_bits(status: &[FlowStatus], present: u8) -> Result<u8, Unable> {
     })
 }
 
-fn tcp_state(name: Option<&str>) -> Result<Option<TcpState>, Unable> {
-    let Some(name) = name else {
-        return Ok(None);
-    };
-    let mut states = (0..=TcpState::SynSent2 as u8).map(TcpState::from_number);
-    let found = states.find(|state| state.name() == name);
-    found.map(Some).ok_or(Unable::Invalid)
+/// Notes the state of this name, of protocols that have any.
+fn set_state(record: &mut Record, tracker: Tracker, name: &str) -> Result<(), Unable> {
+    match tracker {
+        Tracker::Tcp => {
+            let mut states = TcpState::ALL.into_iter();
+            let found = states.find(|state| state.name() == name);
+            record.tcp_state = found.ok_or(Unable::Invalid)?;
+        }
+        Tracker::Sctp => SctpState::named(name).ok_or(Unable::Invalid)?.store(record),
+        _ => return Err(Unable::Unsupported),
+    }
+    Ok(())
 }
 
 /// Changes records, and tells those that it changed.
@@ -214,11 +235,16 @@ impl Draft {
         if let Some(seconds) = change.seconds {
             record.deadline = now.after_seconds(seconds);
         }
-        if let Some(state) = tcp_state(change.tcp_state.as_deref())? {
-            if Tracker::of(entry.key.protocol(), entry.key.family) != Tracker::Tcp {
+        if let Some(state) = &change.state {
+            let tracker = Tracker::of(entry.key.protocol(), entry.key.family);
+            set_state(&mut record, tracker, state)?;
+        }
+        let directions = [Direction::Original, Direction::Reply];
+        for (direction, tag) in directions.into_iter().zip(change.tags) {
+            // They lie apart from the control word, and only packets write there.
+            if tag.is_some_and(|tag| tag != sctp::tag(&record, direction)) {
                 return Err(Unable::Unsupported);
             }
-            record.tcp_state = state;
         }
         let mark = match change.mark {
             Some(MarkChange { clear, flip }) => (entry.warm.mark & !clear) ^ flip,

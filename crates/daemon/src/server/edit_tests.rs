@@ -28,7 +28,8 @@ fn new_flow(port: u16) -> NewFlow {
         seconds: 100,
         status: vec![FlowStatus::SeenReply],
         mark: u32::from(port),
-        tcp_state: Some("ESTABLISHED".to_owned()),
+        state: Some("ESTABLISHED".to_owned()),
+        tags: [0; 2],
     }
 }
 
@@ -75,7 +76,8 @@ fn flows_are_made_found_changed_and_removed() {
             clear: u32::MAX,
             flip: 1001,
         }),
-        tcp_state: None,
+        state: None,
+        tags: [None; 2],
     };
     let request = Request::Change {
         filter: even.clone(),
@@ -134,7 +136,8 @@ fn counters_are_told_once_and_begin_again() {
 fn what_records_do_not_hold_is_refused() {
     let bench = Bench::new();
     let refusals = [
-        (Unable::Unsupported, 136, None, vec![]),
+        (Unable::Unsupported, 50, None, vec![]),
+        (Unable::Unsupported, 136, Some("ESTABLISHED"), vec![]),
         (Unable::Unsupported, 17, Some("ESTABLISHED"), vec![]),
         (
             Unable::Unsupported,
@@ -144,12 +147,13 @@ fn what_records_do_not_hold_is_refused() {
         ),
         (Unable::Busy, 6, Some("NONE"), vec![FlowStatus::Expected]),
         (Unable::Invalid, 6, Some("OPEN"), vec![]),
+        (Unable::Invalid, 132, Some("SYN_SENT"), vec![]),
         (Unable::Invalid, 58, None, vec![]),
     ];
     for (why, protocol, state, status) in refusals {
         let mut flow = new_flow(1);
         flow.first.protocol = protocol;
-        flow.tcp_state = state.map(str::to_owned);
+        flow.state = state.map(str::to_owned);
         flow.status = status;
         assert_eq!(insert(&bench, flow), Reply::Unable { why }, "{protocol}");
     }

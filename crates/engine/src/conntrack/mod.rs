@@ -1,11 +1,13 @@
 //! Connection tracking: what a packet means to its flow, protocol by protocol.
 
+pub mod gre;
 pub mod icmp;
+pub mod sctp;
 pub mod tcp;
 pub mod udp;
 
 use crate::host::{Host, Packet};
-use crate::process::Run;
+use crate::process::{Run, Scratch};
 use crate::record::{ASSURED, FIXED_TIMEOUT, Record, SEEN_REPLY, Warm};
 use crate::settings::{Settings, Timeout};
 use crate::table::HalfOpen;
@@ -13,7 +15,7 @@ use crate::time::Tick;
 use crate::tuple::{Direction, Family, Oriented, Side, Tuple};
 use crate::verdict::Reason;
 use crate::wire::PacketInfo;
-use crate::wire::transport::{ICMP, ICMPV6, TCP, UDP};
+use crate::wire::transport::{GRE, ICMP, ICMPV6, SCTP, TCP, UDP, UDPLITE};
 
 use self::tcp::Advance;
 
@@ -22,7 +24,10 @@ use self::tcp::Advance;
 pub enum Tracker {
     Tcp,
     Udp,
+    UdpLite,
     Icmp,
+    Sctp,
+    Gre,
     /// Any other protocol, by addresses.
     Generic,
 }
@@ -32,6 +37,9 @@ impl Tracker {
         match (protocol, family) {
             (TCP, _) => Self::Tcp,
             (UDP, _) => Self::Udp,
+            (UDPLITE, _) => Self::UdpLite,
+            (SCTP, _) => Self::Sctp,
+            (GRE, _) => Self::Gre,
             (ICMP, Family::V4) | (ICMPV6, Family::V6) => Self::Icmp,
             _ => Self::Generic,
         }
@@ -57,7 +65,12 @@ pub const fn tuple_of(info: &PacketInfo, zone: u16) -> Tuple {
 pub fn orient(tuple: Tuple) -> Option<Oriented> {
     match Tracker::of(tuple.protocol, tuple.family) {
         Tracker::Icmp => icmp::orient(tuple),
-        Tracker::Tcp | Tracker::Udp | Tracker::Generic => Some(tuple.orient()),
+        Tracker::Tcp
+        | Tracker::Udp
+        | Tracker::UdpLite
+        | Tracker::Sctp
+        | Tracker::Gre
+        | Tracker::Generic => Some(tuple.orient()),
     }
 }
 
@@ -76,13 +89,33 @@ pub(crate) fn begin<P: Packet, H: Host>(
         Tracker::Tcp => tcp::begin(run, info, record, warm)?,
         Tracker::Udp => *record = udp::begin(settings, now),
         Tracker::Icmp => *record = icmp::begin(settings, info, oriented, now)?,
+        Tracker::UdpLite => *record = unanswered(settings, Timeout::Udp, now),
+        Tracker::Gre => *record = gre::begin(settings, now),
+        // An association has a stage of its own, see `begin_association`.
+        Tracker::Sctp => return Err(Reason::SctpNoAssociation),
         Tracker::Generic => *record = unanswered(settings, Timeout::Generic, now),
     }
-    // Linux finds a flow from an address to itself in its reply direction first.
+    note_originator(oriented, record);
+    Ok(())
+}
+
+/// As [`begin`], for SCTP.
+#[inline(always)]
+pub(crate) fn begin_association<P: Packet, H: Host>(
+    run: &Run<'_, P, H>,
+    scratch: &mut Scratch,
+) -> Result<(), Reason> {
+    scratch.warm = Warm::default();
+    sctp::begin(run, scratch)?;
+    note_originator(&scratch.oriented, &mut scratch.record);
+    Ok(())
+}
+
+/// Linux finds a flow from an address to itself in its reply direction first.
+fn note_originator(oriented: &Oriented, record: &mut Record) {
     if matches!(oriented.side, Side::Second) || oriented.key.is_reflexive() {
         record.status |= crate::record::ORIGINATOR_IS_SECOND;
     }
-    Ok(())
 }
 
 /// Advances a flow by one packet.
@@ -102,6 +135,15 @@ pub(crate) fn advance<P: Packet, H: Host>(
             udp::advance(settings, record, now);
             return Advance::Pass;
         }
+        Tracker::UdpLite => {
+            udp::advance_lite(settings, record, now);
+            return Advance::Pass;
+        }
+        Tracker::Gre => {
+            gre::advance(record, now);
+            return Advance::Pass;
+        }
+        Tracker::Sctp => return Advance::Refuse(Reason::SctpBadTransition),
         Tracker::Icmp => icmp::timeout(info.family),
         Tracker::Generic => Timeout::Generic,
     };
@@ -109,10 +151,14 @@ pub(crate) fn advance<P: Packet, H: Host>(
     Advance::Pass
 }
 
-/// Whether a flow may still be given up for another: a SYN without its handshake, a datagram
-/// without an answer.
+/// Whether a flow may still be given up for another: a SYN or INIT without its handshake, a
+/// datagram without an answer.
 pub const fn half_open(status: u8, protocol: u8) -> HalfOpen {
-    let completed = if protocol == TCP { ASSURED } else { SEEN_REPLY };
+    let completed = if matches!(protocol, TCP | SCTP) {
+        ASSURED
+    } else {
+        SEEN_REPLY
+    };
     if status & completed != 0 {
         HalfOpen::No
     } else {

@@ -1,4 +1,4 @@
-//! UDP: a flow, and a stream once it has lasted.
+//! UDP: a flow, and a stream once it has lasted. UDP-Lite: a stream as soon as it is answered.
 
 use super::{renew, unanswered};
 use crate::record::{ASSURED, Control, FIXED_TIMEOUT, Record, SEEN_REPLY, StateWords};
@@ -47,4 +47,14 @@ pub(crate) fn advance_steady(
 
 fn is_stream(from: Tick, now: Tick) -> bool {
     from.has_passed(now) && from != now
+}
+
+/// As [`advance`], for UDP-Lite: Linux does not wait there.
+pub(super) fn advance_lite(settings: &Settings, record: &mut Record, now: Tick) {
+    if !record.has(SEEN_REPLY) {
+        renew(settings, Timeout::Udp, record, now);
+        return;
+    }
+    renew(settings, Timeout::UdpStream, record, now);
+    record.status |= ASSURED;
 }

@@ -3,6 +3,7 @@
 //! Contract: [`parse`] never panics and never reads what it has not checked. It gives either a
 //! [`PacketInfo`] whose lengths are consistent with each other, or the reason why not.
 
+pub(crate) mod crc32c;
 mod ethernet;
 mod ipv4;
 mod ipv6;
@@ -104,17 +105,21 @@ impl PacketInfo {
 
     /// Whether the transport header was there to read ports from.
     pub const fn has_ports(&self) -> bool {
-        matches!(self.protocol, transport::TCP | transport::UDP)
-            && !matches!(
-                self.damage,
-                Some(
-                    Reason::TcpTruncated
-                        | Reason::UdpTruncated
-                        | Reason::FragmentWithoutPorts
-                        | Reason::Ip6Truncated
-                        | Reason::Ip6TooManyExtensions
-                )
+        matches!(
+            self.protocol,
+            transport::TCP | transport::UDP | transport::SCTP | transport::UDPLITE
+        ) && !matches!(
+            self.damage,
+            Some(
+                Reason::TcpTruncated
+                    | Reason::UdpTruncated
+                    | Reason::SctpTruncated
+                    | Reason::UdpliteTruncated
+                    | Reason::FragmentWithoutPorts
+                    | Reason::Ip6Truncated
+                    | Reason::Ip6TooManyExtensions
             )
+        )
     }
 }
 
@@ -249,7 +254,7 @@ fn locate_ip<P: Packet>(packet: &P, link: Link) -> Result<(Family, u32, u16), Un
     }
 }
 
-const fn effective_checksums(arrival: &Arrival, settings: &Settings) -> Checksums {
+pub(crate) const fn effective_checksums(arrival: &Arrival, settings: &Settings) -> Checksums {
     if settings.has(SETTING_CHECKSUM) {
         arrival.checksums
     } else {
@@ -269,7 +274,7 @@ pub fn quoted<P: Packet>(packet: &P, family: Family, offset: u32) -> Option<Quot
     }?;
     let at = network.transport_offset;
     let (source_port, destination_port) = match network.protocol {
-        transport::TCP | transport::UDP => {
+        transport::TCP | transport::UDP | transport::SCTP | transport::UDPLITE => {
             let ports = packet.header(at, 4)?;
             (ports.u16(0), ports.u16(2))
         }
@@ -277,6 +282,7 @@ pub fn quoted<P: Packet>(packet: &P, family: Family, offset: u32) -> Option<Quot
             let header = packet.header(at, 8)?;
             (header.u16(4), header.u16(0))
         }
+        transport::GRE => (0, transport::gre_call(packet, at, u32::MAX).ok()?),
         _ => (0, 0),
     };
     Some(Quoted {

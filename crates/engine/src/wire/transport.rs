@@ -1,4 +1,4 @@
-//! Ports, flags and lengths of TCP, UDP, ICMP and ICMPv6, and their checksums.
+//! Ports, flags and lengths of the protocols that have them, and their checksums.
 
 use super::{Fragment, PacketInfo};
 use crate::host::{Header, Packet};
@@ -9,11 +9,23 @@ use crate::verdict::Reason;
 pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
+pub const GRE: u8 = 47;
 pub const ICMPV6: u8 = 58;
+pub const SCTP: u8 = 132;
+pub const UDPLITE: u8 = 136;
 
 const TCP_HEADER_BYTES: u32 = 20;
 const UDP_HEADER_BYTES: u32 = 8;
 const ICMP_HEADER_BYTES: u32 = 8;
+/// Ports, verification tag, checksum.
+pub(crate) const SCTP_HEADER_BYTES: u32 = 12;
+/// Flags, version and protocol (RFC 2784).
+const GRE_HEADER_BYTES: u32 = 4;
+/// As far as the call's identifier (RFC 2637 section 4.1).
+const GRE_CALL_BYTES: u32 = 8;
+const GRE_VERSION: u16 = 0x0007;
+const GRE_VERSION_PPTP: u16 = 1;
+const ETHERTYPE_PPP: u16 = 0x880b;
 
 /// TCP flags of [`PacketInfo::tcp_flags`].
 pub mod tcp_flag {
@@ -36,6 +48,9 @@ pub(super) fn read<P: Packet>(packet: &P, info: &mut PacketInfo) -> Result<(), R
         UDP => udp(packet, info),
         ICMP if matches!(info.family, Family::V4) => icmp(packet, info),
         ICMPV6 if matches!(info.family, Family::V6) => icmp(packet, info),
+        UDPLITE => udplite(packet, info),
+        SCTP => sctp(packet, info),
+        GRE => gre(packet, info),
         _ => Ok(()),
     }
 }
@@ -51,6 +66,7 @@ pub(super) fn verify<P: Packet>(
     let (at, reason) = match info.protocol {
         TCP => (16, Reason::TcpBadChecksum),
         UDP => (6, Reason::UdpBadChecksum),
+        UDPLITE => (6, Reason::UdpliteBadChecksum),
         ICMP if matches!(info.family, Family::V4) => (2, Reason::IcmpBadChecksum),
         ICMPV6 if matches!(info.family, Family::V6) => (2, Reason::IcmpBadChecksum),
         _ => return Ok(()),
@@ -60,7 +76,8 @@ pub(super) fn verify<P: Packet>(
         let stored = stored.u16(0);
         // A sender of UDP that computed none writes zero.
         let is_there = stored != 0 || info.protocol != UDP;
-        if is_there && !is_checksum_right(packet, info, stored, checksums) {
+        let sum = (stored, covered(packet, info));
+        if is_there && !is_checksum_right(packet, info, sum, checksums) {
             return Err(reason);
         }
     }
@@ -68,6 +85,18 @@ pub(super) fn verify<P: Packet>(
         return Err(Reason::TcpBadFlags);
     }
     Ok(())
+}
+
+/// Bytes that a checksum is over, from the transport header on.
+#[inline(always)]
+fn covered<P: Packet>(packet: &P, info: &PacketInfo) -> u32 {
+    if info.protocol != UDPLITE {
+        return info.transport_length;
+    }
+    match packet.header(info.transport_offset + 4, 2) {
+        Some(coverage) if coverage.u16(0) != 0 => u32::from(coverage.u16(0)),
+        _ => info.transport_length,
+    }
 }
 
 /// RFC 9293 section 3.1.
@@ -125,6 +154,69 @@ fn udp<P: Packet>(packet: &P, info: &mut PacketInfo) -> Result<(), Reason> {
     Ok(())
 }
 
+/// RFC 3828 section 3.1: in place of a length stands how many bytes the checksum covers.
+fn udplite<P: Packet>(packet: &P, info: &mut PacketInfo) -> Result<(), Reason> {
+    if info.transport_length < UDP_HEADER_BYTES {
+        return Err(Reason::UdpliteTruncated);
+    }
+    let header = packet
+        .header(info.transport_offset, UDP_HEADER_BYTES)
+        .ok_or(Reason::UdpliteTruncated)?;
+    info.source_port = header.u16(0);
+    info.destination_port = header.u16(2);
+    let coverage = u32::from(header.u16(4));
+    let is_whole = matches!(info.fragment, Fragment::Whole);
+    let is_too_long = is_whole && coverage > info.transport_length;
+    // Zero: all of it.
+    if coverage != 0 && (coverage < UDP_HEADER_BYTES || is_too_long) {
+        return Err(Reason::UdpliteBadCoverage);
+    }
+    if header.u16(6) == 0 {
+        return Err(Reason::UdpliteNoChecksum);
+    }
+    Ok(())
+}
+
+/// RFC 9260 section 3.1. The rest of the packet is read later, see [`crate::conntrack::sctp`].
+fn sctp<P: Packet>(packet: &P, info: &mut PacketInfo) -> Result<(), Reason> {
+    if info.transport_length < SCTP_HEADER_BYTES {
+        return Err(Reason::SctpTruncated);
+    }
+    let header = packet
+        .header(info.transport_offset, SCTP_HEADER_BYTES)
+        .ok_or(Reason::SctpTruncated)?;
+    info.source_port = header.u16(0);
+    info.destination_port = header.u16(2);
+    Ok(())
+}
+
+fn gre<P: Packet>(packet: &P, info: &mut PacketInfo) -> Result<(), Reason> {
+    info.destination_port = gre_call(packet, info.transport_offset, info.transport_length)?;
+    Ok(())
+}
+
+/// The call that a packet of PPTP's GRE (RFC 2637 section 4.1) is for; zero for any other GRE, whose
+/// flows go by addresses. The tuple has it as its destination, since each end chooses the identifier
+/// of the packets that it gets.
+pub(super) fn gre_call<P: Packet>(packet: &P, offset: u32, length: u32) -> Result<u16, Reason> {
+    if length < GRE_HEADER_BYTES {
+        return Ok(0);
+    }
+    let Some(header) = packet.header(offset, GRE_HEADER_BYTES) else {
+        return Ok(0);
+    };
+    if header.u16(0) & GRE_VERSION != GRE_VERSION_PPTP || length < GRE_CALL_BYTES {
+        return Ok(0);
+    }
+    let Some(header) = packet.header(offset, GRE_CALL_BYTES) else {
+        return Ok(0);
+    };
+    if header.u16(2) != ETHERTYPE_PPP {
+        return Err(Reason::GreBadProtocol);
+    }
+    Ok(header.u16(6))
+}
+
 /// RFC 792 and RFC 4443 section 2.1.
 fn icmp<P: Packet>(packet: &P, info: &mut PacketInfo) -> Result<(), Reason> {
     if info.transport_length < ICMP_HEADER_BYTES {
@@ -138,13 +230,13 @@ fn icmp<P: Packet>(packet: &P, info: &mut PacketInfo) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Verifies the checksum over the transport header and what follows, all in one packet. What is out
-/// of direct reach is not verified: the receiver will.
+/// Verifies a checksum over so many bytes, all in one packet. What is out of direct reach is not
+/// verified: the receiver will.
 #[inline(always)]
 fn is_checksum_right<P: Packet>(
     packet: &P,
     info: &PacketInfo,
-    stored: u16,
+    (stored, covered): (u16, u32),
     checksums: Checksums,
 ) -> bool {
     let pseudo = if info.protocol == ICMP {
@@ -155,7 +247,7 @@ fn is_checksum_right<P: Packet>(
     if matches!(checksums, Checksums::UnverifiedOrPartial) && stored == fold(pseudo) {
         return true;
     }
-    match packet.sum(info.transport_offset, info.transport_length) {
+    match packet.sum(info.transport_offset, covered) {
         Some(sum) => fold(pseudo + u32::from(sum)) == 0xffff,
         None => true,
     }

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::net::IpAddr;
 
+use super::sctp;
 use crate::capture::{Frame, NetworkPacket, network_packet};
 use crate::naming::Packet;
 
@@ -47,6 +48,8 @@ fn of_packet(packet: &Packet<'_>) -> String {
         1 => "icmp".to_owned(),
         6 => "tcp".to_owned(),
         17 => "udp".to_owned(),
+        132 => "sctp".to_owned(),
+        136 => "udplite".to_owned(),
         58 => "icmpv6".to_owned(),
         number => format!("proto {number}"),
     };
@@ -68,6 +71,19 @@ fn of_packet(packet: &Packet<'_>) -> String {
     if let Some((kind, code)) = packet.icmp_type() {
         // Writing to a string cannot fail.
         let _ = write!(text, " type {kind} code {code}");
+    }
+    for kind in packet.chunks() {
+        match sctp::name(kind) {
+            Some(name) => {
+                let _ = write!(text, " {name}");
+            }
+            None => {
+                let _ = write!(text, " chunk-{kind}");
+            }
+        }
+    }
+    if packet.protocol == 132 {
+        return text;
     }
     let length = packet.payload_length();
     if length > 0 {

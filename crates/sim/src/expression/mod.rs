@@ -2,10 +2,13 @@
 //!
 //! ```text
 //! expression = protocol endpoint ">" endpoint word*
-//! protocol   = "tcp" | "udp" | "icmp" | "icmpv6" | "proto" NUMBER
+//! protocol   = "tcp" | "udp" | "udplite" | "sctp" | "icmp" | "icmpv6" | "proto" NUMBER
 //! endpoint   = ADDRESS | ADDRESS ":" PORT | "[" IPV6 "]" | "[" IPV6 "]:" PORT
 //! word       = "syn" | "ack" | "fin" | "rst" | "psh" | "urg" | "ece" | "cwr"      tcp
 //!            | "seq" NUMBER | "ackno" NUMBER | "win" NUMBER                       tcp
+//!            | "init" | "init-ack" | "cookie-echo" | "cookie-ack" | "data" | "sack"
+//!            | "heartbeat" | "heartbeat-ack" | "shutdown" | "shutdown-ack"
+//!            | "shutdown-complete" | "abort" | "error" | "tag" NUMBER            sctp
 //!            | "echo-request" | "echo-reply" | "unreachable" | "port-unreachable"
 //!            | "time-exceeded" | "too-big" | "redirect"                           icmp, icmpv6
 //!            | "type" NUMBER | "code" NUMBER | "id" NUMBER                        icmp, icmpv6
@@ -21,6 +24,7 @@
 mod describe;
 mod parse;
 mod prelude;
+mod sctp;
 
 pub use self::describe::{describe, describe_ip, flag_names};
 
@@ -63,6 +67,8 @@ struct Given {
     flags: Presence,
     sequence: Presence,
     acknowledgement: Presence,
+    tag: Presence,
+    chunks: Presence,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
+use super::sctp;
 use super::{Expression, ExpressionError, Given, Presence, Pretended, PretendedDirection, Problem};
 use crate::build::{
-    ACK, Body, CWR, Checksum, ECE, FIN, Icmp, PSH, Packet, RST, SYN, Tcp, URG, Udp,
+    ACK, Body, CWR, Checksum, ECE, FIN, Icmp, PSH, Packet, RST, SYN, Sctp, Tcp, URG, Udp, UdpLite,
 };
 
 /// Payloads are bounded so that a packet fits into an IP datagram.
@@ -112,7 +113,7 @@ struct Endpoint<'a> {
 }
 
 fn expression(words: &mut Words<'_>, depth: Depth) -> Result<Expression, ExpressionError> {
-    let protocol = words.expect("a protocol: tcp, udp, icmp, icmpv6 or proto")?;
+    let protocol = words.expect("a protocol: tcp, udp, udplite, sctp, icmp, icmpv6 or proto")?;
     let number = match protocol.text {
         "proto" => Some(words.number(255, "a protocol number below 256")? as u8),
         _ => None,
@@ -183,6 +184,15 @@ fn body(
                 payload: Vec::new(),
             }))
         }
+        ("udplite", _) => {
+            let (source_port, destination_port) = ports("udplite")?;
+            Ok(Body::UdpLite(UdpLite {
+                source_port,
+                destination_port,
+                ..UdpLite::default()
+            }))
+        }
+        ("sctp", _) => ports("sctp").map(|ports| Body::Sctp(sctp::first(ports))),
         ("icmp", _) | ("icmpv6", _) if (protocol.text == "icmp") != is_v4 => {
             Err(protocol.error(Problem::WrongIcmp))
         }
@@ -192,7 +202,7 @@ fn body(
             protocol,
             payload: vec![0; 20],
         }),
-        _ => Err(protocol.unexpected("tcp, udp, icmp, icmpv6 or proto")),
+        _ => Err(protocol.unexpected("tcp, udp, udplite, sctp, icmp, icmpv6 or proto")),
     }
 }
 
@@ -264,7 +274,10 @@ fn modifier(
         }
         "len" => {
             let length = words.number(PAYLOAD_BYTES_MAX, "a payload length up to 65000")?;
-            *payload(&mut expression.packet.body) = vec![0x2e; length as usize];
+            let Some(payload) = payload(&mut expression.packet.body) else {
+                return Err(not_for(word, "sctp"));
+            };
+            *payload = vec![0x2e; length as usize];
             Ok(())
         }
         _ => match &mut expression.packet.body {
@@ -272,9 +285,32 @@ fn modifier(
             Body::Icmp(icmp) => icmp_word(icmp, &mut expression.quoted, V4, word, words),
             Body::Icmpv6(icmp) => icmp_word(icmp, &mut expression.quoted, V6, word, words),
             Body::Udp(_) => Err(not_for(word, "udp")),
+            Body::UdpLite(_) => Err(not_for(word, "udplite")),
+            Body::Sctp(sctp) => sctp_word(sctp, &mut expression.given, word, words),
             Body::Other { .. } => Err(not_for(word, "other protocols")),
         },
     }
+}
+
+fn sctp_word(
+    packet: &mut Sctp,
+    given: &mut Given,
+    word: Word<'_>,
+    words: &mut Words<'_>,
+) -> Result<(), ExpressionError> {
+    if word.text == "tag" {
+        packet.tag = words.number(u32::MAX, "a verification tag")?;
+        given.tag = Presence::Written;
+        return Ok(());
+    }
+    let chunk = sctp::chunk(word.text).ok_or_else(|| not_for(word, "sctp"))?;
+    // The first one that is named stands for the one that was assumed.
+    if given.chunks == Presence::Left {
+        packet.chunks.clear();
+        given.chunks = Presence::Written;
+    }
+    packet.chunks.push(chunk);
+    Ok(())
 }
 
 fn set_once(
@@ -397,11 +433,13 @@ fn not_for(word: Word<'_>, protocol: &'static str) -> ExpressionError {
     })
 }
 
-fn payload(body: &mut Body) -> &mut Vec<u8> {
-    match body {
+fn payload(body: &mut Body) -> Option<&mut Vec<u8>> {
+    Some(match body {
         Body::Tcp(tcp) => &mut tcp.payload,
         Body::Udp(udp) => &mut udp.payload,
+        Body::UdpLite(udp) => &mut udp.payload,
         Body::Icmp(icmp) | Body::Icmpv6(icmp) => &mut icmp.payload,
         Body::Other { payload, .. } => payload,
-    }
+        Body::Sctp(_) => return None,
+    })
 }

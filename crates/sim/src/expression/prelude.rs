@@ -2,10 +2,11 @@
 
 use keepstate_engine::tuple::{Direction, Tuple};
 
+use super::sctp;
 use super::{Expression, Presence, Pretended, PretendedDirection};
-use crate::build::{ACK, Body, Checksum, Icmp, Packet, SYN, Tcp, Udp};
+use crate::build::{ACK, Body, Checksum, Chunk, Icmp, Packet, SYN, Sctp, Tcp, Udp, UdpLite, chunk};
 use crate::explain::KnownFlow;
-use crate::naming::{endpoints, tcp_tuple};
+use crate::naming::{connection_tuple, endpoints};
 
 const CLIENT_SEQUENCE: u32 = 1000;
 const SERVER_SEQUENCE: u32 = 5000;
@@ -27,7 +28,7 @@ impl Expression {
 
     /// Gives a segment of this flow the numbers that come next in it, where none were written.
     pub fn fit_to(&mut self, known: &KnownFlow) {
-        let Some(tuple) = tcp_tuple(&self.packet.ip()) else {
+        let Some(tuple) = connection_tuple(&self.packet.ip()) else {
             return;
         };
         let oriented = tuple.orient();
@@ -57,6 +58,8 @@ impl Expression {
         let (source_port, destination_port) = match &packet.body {
             Body::Tcp(tcp) => (tcp.source_port, tcp.destination_port),
             Body::Udp(udp) => (udp.source_port, udp.destination_port),
+            Body::UdpLite(udp) => (udp.source_port, udp.destination_port),
+            Body::Sctp(sctp) => (sctp.source_port, sctp.destination_port),
             Body::Icmp(icmp) | Body::Icmpv6(icmp) => {
                 let [high, low, ..] = icmp.rest;
                 let request = match icmp.kind {
@@ -106,7 +109,37 @@ impl Expression {
                     Packet { body: ack, ..there },
                 ]
             }
+            (Body::Sctp(to), Body::Sctp(from)) => {
+                let [init, init_ack, echo, ack] = sctp::set_up(to, from).map(Body::Sctp);
+                let of = |packet: &Packet, body| Packet {
+                    body,
+                    ..packet.clone()
+                };
+                let played = vec![
+                    of(&there, init),
+                    of(&back, init_ack),
+                    of(&there, echo),
+                    of(&back, ack),
+                ];
+                self.fit_sctp();
+                played
+            }
             _ => vec![there, back],
+        }
+    }
+
+    /// Gives the packet the tag of the association, and data where no chunk was named.
+    fn fit_sctp(&mut self) {
+        if let Body::Sctp(packet) = &mut self.packet.body {
+            if self.given.chunks == Presence::Left {
+                packet.chunks = vec![Chunk::new(chunk::DATA)];
+            }
+            if self.given.tag == Presence::Left {
+                packet.tag = match self.direction {
+                    PretendedDirection::Original => sctp::SERVER_TAG,
+                    PretendedDirection::Reply => sctp::CLIENT_TAG,
+                };
+            }
         }
     }
 
@@ -173,6 +206,16 @@ fn turned(packet: &Packet) -> Packet {
             source_port: udp.destination_port,
             destination_port: udp.source_port,
             payload: Vec::new(),
+        }),
+        Body::UdpLite(udp) => Body::UdpLite(UdpLite {
+            source_port: udp.destination_port,
+            destination_port: udp.source_port,
+            ..UdpLite::default()
+        }),
+        Body::Sctp(sctp) => Body::Sctp(Sctp {
+            source_port: sctp.destination_port,
+            destination_port: sctp.source_port,
+            ..Sctp::default()
         }),
         Body::Icmp(icmp) => Body::Icmp(answered(icmp)),
         Body::Icmpv6(icmp) => Body::Icmpv6(answered(icmp)),

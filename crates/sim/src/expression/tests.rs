@@ -191,3 +191,50 @@ fn words_in_any_order_do_no_harm() {
         }
     }
 }
+
+#[test]
+fn reads_chunks() {
+    let expression = read("sctp 10.0.0.5:5000 > 10.0.0.1:22");
+    let Body::Sctp(sctp) = &expression.packet.body else {
+        panic!("no SCTP packet");
+    };
+    assert_eq!((sctp.tag, sctp.chunks.len()), (0, 1));
+    assert_eq!(sctp.chunks[0].kind, crate::build::chunk::INIT);
+    let expression = read("sctp 10.0.0.5:5000 > 10.0.0.1:22 sack data tag 7");
+    let described = describe_ip(&expression.packet.ip()).expect("words");
+    assert_eq!(described, "sctp 10.0.0.5:5000 > 10.0.0.1:22 sack data");
+    let Body::Sctp(sctp) = &expression.packet.body else {
+        panic!("no SCTP packet");
+    };
+    assert_eq!(sctp.tag, 7);
+}
+
+#[test]
+fn an_established_association_was_set_up() {
+    let mut expression = read("sctp 10.0.0.5:5000 > 10.0.0.1:22 state established reply");
+    let prelude = expression.prelude();
+    let said: Vec<String> = prelude
+        .iter()
+        .filter_map(|packet| describe_ip(&packet.ip()))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            "sctp 10.0.0.1:22 > 10.0.0.5:5000 init",
+            "sctp 10.0.0.5:5000 > 10.0.0.1:22 init-ack",
+            "sctp 10.0.0.1:22 > 10.0.0.5:5000 cookie-echo",
+            "sctp 10.0.0.5:5000 > 10.0.0.1:22 cookie-ack",
+        ]
+    );
+    assert!(describe_ip(&expression.packet.ip()).is_some_and(|words| words.ends_with(" data")));
+}
+
+#[test]
+fn what_says_nothing_about_sctp_and_udplite() {
+    check_error("sctp 10.0.0.5 > 10.0.0.1:22", 6, "port");
+    check_error("sctp 10.0.0.5:1 > 10.0.0.1:2 syn", 30, "sctp");
+    check_error("sctp 10.0.0.5:1 > 10.0.0.1:2 len 9", 30, "sctp");
+    check_error("udplite 10.0.0.5:1 > 10.0.0.1:2 syn", 33, "udplite");
+    let expression = read("udplite 10.0.0.5:1 > 10.0.0.1:2 len 9");
+    assert_eq!(expression.packet.ip().len(), 20 + 8 + 9);
+}
