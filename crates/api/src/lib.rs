@@ -20,7 +20,7 @@ mod status;
 
 pub use self::client::{Client, ClientError};
 pub use self::edit::{FlowChange, MarkChange, NewFlow, Unable};
-pub use self::event::{Event, EventKind, EventKinds, PacketEvent, Program};
+pub use self::event::{Event, EventKind, EventKinds, PacketEvent, Program, WindowEvent};
 pub use self::filter::{
     AddressFilter, Filter, FilterError, FlowStatus, Foreign, MarkFilter, Replied, StatusFilter,
     prefix_mask,

@@ -8,8 +8,10 @@ use aya::programs::{Program, ProgramError, ProgramFd, SchedClassifier, Xdp, XdpM
 use aya_obj::programs::XdpAttachType;
 
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
+use keepstate_engine::limits::ACCOUNTING_WORDS;
 use keepstate_engine::policy::PolicyHeader;
 use keepstate_engine::settings::{SETTING_ACCOUNTING, SETTING_TIMESTAMP, Settings};
+use keepstate_engine::table::NOT_COUNTED;
 use keepstate_plane::{Counters, Interface, InterfaceKey, LAYOUT, Plane, RuleCounter, names};
 use thiserror::Error;
 
@@ -116,14 +118,7 @@ impl Kernel {
         }
         let mut object = loader.load(OBJECT)?;
         load_programs(&mut object)?;
-        for name in names::PROGRAMS {
-            let path = directory.join(name);
-            let _ = std::fs::remove_file(&path);
-            let program = object.program_mut(name).ok_or_else(|| missing(name))?;
-            program
-                .pin(&path)
-                .map_err(|error| KernelError::Pin(path.display().to_string(), error))?;
-        }
+        pin_programs(&mut object, directory)?;
         let kernel = Self::adopt(directory)?;
         if fresh {
             kernel.maps.begin(settings);
@@ -133,6 +128,46 @@ impl Kernel {
                 .change_plane(|plane| plane.object = object_number());
         }
         Ok(kernel)
+    }
+
+    /// Loads the programs once more, beside maps that are pinned in a directory, with room for the
+    /// counters of all flows. That room is pinned under names of its own: whoever is killed in
+    /// between leaves programs that work and a table without counters. To be followed by
+    /// [`attach::replace`](crate::attach::replace) and [`adopt_accounting`].
+    pub fn with_accounting(
+        directory: &Path,
+        settings: &Settings,
+    ) -> Result<(Programs, [Mapping; 2]), KernelError> {
+        let counting = Settings {
+            flags: settings.flags | SETTING_ACCOUNTING,
+            ..*settings
+        };
+        let mut loader = loader(&counting);
+        for name in names::MAPS.into_iter().chain([names::REPORT]) {
+            loader.map_pin_path(name, directory.join(name));
+        }
+        for name in names::ACCOUNTING {
+            let path = directory.join(next_pin(name));
+            let _ = std::fs::remove_file(&path);
+            loader.map_pin_path(name, path);
+        }
+        for name in STAGE_ARRAYS {
+            loader.map_pin_path(name, directory.join(stages_pin(name)));
+        }
+        let mut object = loader.load(OBJECT)?;
+        load_programs(&mut object)?;
+        pin_programs(&mut object, directory)?;
+        let map = |name: &'static str| -> Result<Mapping, KernelError> {
+            map_memory(name, &MapData::from_pin(directory.join(next_pin(name)))?)
+        };
+        let [v4, v6] = names::ACCOUNTING;
+        let mappings = [map(v4)?, map(v6)?];
+        for mapping in &mappings {
+            for slot in mapping.words().chunks(ACCOUNTING_WORDS as usize) {
+                slot[0].store(NOT_COUNTED, SeqCst);
+            }
+        }
+        Ok((Programs::Object(Box::new(object)), mappings))
     }
 
     /// Opens what is pinned in a directory.
@@ -157,6 +192,31 @@ impl Kernel {
             programs: Programs::Pinned { xdp, classifiers },
         })
     }
+}
+
+/// Pin of a map that is to take the place of another.
+fn next_pin(name: &str) -> String {
+    format!("{name}_NEXT")
+}
+
+/// Makes the room for counters that [`Kernel::with_accounting`] made that of the table.
+pub fn adopt_accounting(directory: &Path) -> std::io::Result<()> {
+    for name in names::ACCOUNTING {
+        std::fs::rename(directory.join(next_pin(name)), directory.join(name))?;
+    }
+    Ok(())
+}
+
+fn pin_programs(object: &mut Ebpf, directory: &Path) -> Result<(), KernelError> {
+    for name in names::PROGRAMS {
+        let path = directory.join(name);
+        let _ = std::fs::remove_file(&path);
+        let program = object.program_mut(name).ok_or_else(|| missing(name))?;
+        program
+            .pin(&path)
+            .map_err(|error| KernelError::Pin(path.display().to_string(), error))?;
+    }
+    Ok(())
 }
 
 /// Layout and build of what is pinned in a directory, `None` when nothing is.

@@ -1,7 +1,7 @@
 //! One packet's way through the engine.
 
 use crate::conntrack::tcp::Advance;
-use crate::conntrack::{self, tcp::TcpState};
+use crate::conntrack::{self, tcp, tcp::TcpState};
 use crate::event::{Event, EventKind};
 use crate::host::{Host, Packet};
 use crate::judge::{self, Judgement};
@@ -424,13 +424,20 @@ fn emit_refusal<H: Host>(host: &H, scratch: &Scratch) {
     let Some(reason) = outcome.reason else {
         return;
     };
-    if !host.settings().has(SETTING_DROP_EVENTS) {
+    let (settings, info) = (host.settings(), &scratch.info);
+    let is_logged = matches!(outcome.state, State::Invalid) && settings.logs_invalid(info.protocol);
+    if !settings.has(SETTING_DROP_EVENTS) && !is_logged {
         return;
     }
-    let info = &scratch.info;
     let oriented = conntrack::tuple_of(info, 0).orient();
+    let (detail, control) = match scratch.tracked.direction() {
+        Some(direction) => tcp::arithmetic(reason, info, direction, &scratch.record),
+        None => ([0; 4], 0),
+    };
     host.emit(&Event {
         key: oriented.key.words,
+        control,
+        detail,
         kind: EventKind::Drop as u8,
         family: info.family as u8,
         reason: reason as u8,

@@ -7,9 +7,11 @@ use crate::event::{Event, EventKind};
 use crate::host::{FlowMemory, Host, Packet, Words};
 use crate::process::{Run, Scratch, Stage};
 use crate::record::{CachedOutcomes, Control, EXPECTED, Record, SEEN_REPLY, Warm};
-use crate::settings::{SETTING_ACCOUNTING, SETTING_FLOW_EVENTS, SETTING_TIMESTAMP};
+use crate::settings::{
+    SETTING_ACCOUNTING, SETTING_ACCOUNTING_ENDS, SETTING_FLOW_EVENTS, SETTING_TIMESTAMP,
+};
 use crate::table::{
-    self, Displaced, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Place, gauges,
+    self, Displaced, Found, HalfOpen, Hash, Insert, Lookup, NOT_COUNTED, NewFlow, Place, gauges,
 };
 use crate::trace::Step;
 use crate::tuple::{Direction, Family, FlowKey, Tuple};
@@ -448,6 +450,7 @@ pub(crate) fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Result<
         Insert::Done(place) => {
             host.trace(Step::Inserted);
             note_start(host, place);
+            note_uncounted(host, place);
             account(host, place, Direction::Original, scratch.info.ip_length);
             let control = scratch.record.control(Control(0));
             emit(host, EventKind::New, scratch, control);
@@ -530,6 +533,22 @@ fn note_start<H: Host>(host: &H, place: Place) {
         .accounting(place.family, place.bucket, place.slot)
     {
         words.store(ACCOUNTING_START, host.wall_clock());
+    }
+}
+
+/// Marks a flow that gets no counters although there is room for them: accounting was turned off,
+/// and what is turned on later counts the flows of later.
+#[inline(always)]
+fn note_uncounted<H: Host>(host: &H, place: Place) {
+    let flags = host.settings().flags & (SETTING_ACCOUNTING | SETTING_ACCOUNTING_ENDS);
+    if flags == SETTING_ACCOUNTING {
+        return;
+    }
+    if let Some(words) = host
+        .flows()
+        .accounting(place.family, place.bucket, place.slot)
+    {
+        words.store(0, NOT_COUNTED);
     }
 }
 

@@ -18,8 +18,10 @@ use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::record::{
     ASSURED, CONTROL_WORD, EXPECTED, FIXED_TIMEOUT, ORIGINATOR_IS_SECOND, Record, SEEN_REPLY, Warm,
 };
-use keepstate_engine::settings::{SETTING_FLOW_EVENTS, SETTING_TIMESTAMP, Settings};
-use keepstate_engine::table::{self, Displaced, Entry, HalfOpen, Hash, Insert};
+use keepstate_engine::settings::{
+    SETTING_ACCOUNTING, SETTING_ACCOUNTING_ENDS, SETTING_FLOW_EVENTS, SETTING_TIMESTAMP, Settings,
+};
+use keepstate_engine::table::{self, Displaced, Entry, HalfOpen, Hash, Insert, NOT_COUNTED};
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{FlowKey, Oriented, Side, is_icmp};
 
@@ -72,10 +74,13 @@ fn try_insert(shared: &Shared, by: Option<&Program>, flow: &NewFlow) -> Result<(
         Insert::Full => return Err(Unable::Full),
         Insert::Contended => return Err(Unable::Busy),
     };
-    if settings.has(SETTING_TIMESTAMP)
-        && let Some(words) = memory.accounting(place.family, place.bucket, place.slot)
-    {
-        words.store(ACCOUNTING_START, unix_nanoseconds());
+    if let Some(words) = memory.accounting(place.family, place.bucket, place.slot) {
+        if settings.has(SETTING_TIMESTAMP) {
+            words.store(ACCOUNTING_START, unix_nanoseconds());
+        }
+        if settings.flags & (SETTING_ACCOUNTING | SETTING_ACCOUNTING_ENDS) != SETTING_ACCOUNTING {
+            words.store(0, NOT_COUNTED);
+        }
     }
     if let Some(entry) = flows::locate(shared, &oriented.key, now) {
         publish_event(shared, by, EventKind::New, &entry, now);

@@ -30,7 +30,7 @@ pub(super) fn describe(shared: &Shared, entry: &Entry, now: Tick) -> Flow {
         id: Hash::of(&entry.key, &settings).id,
         ..Flow::from_table(entry, now)
     };
-    let was_counted = entry.accounting.is_some_and(|[original, ..]| original != 0);
+    let was_counted = entry.counters().is_some_and(|[original, ..]| original != 0);
     if !was_counted && !settings.has(SETTING_ACCOUNTING) {
         // There is room for counters, for the sake of start times or of later.
         for endpoints in [&mut flow.original, &mut flow.reply] {
@@ -256,6 +256,9 @@ fn take_out(
 /// Takes the counters of a record, which are then zero. No packet is counted twice or not at all.
 fn take_counters(shared: &Shared, entry: &mut Entry) {
     const COUNTERS: usize = 4;
+    if entry.counters().is_none() {
+        return;
+    }
     let place = entry.place;
     let memory = shared.plane.flows();
     let words = memory.accounting(place.family, place.bucket, place.slot);

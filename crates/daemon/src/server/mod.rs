@@ -11,9 +11,11 @@ mod edit;
 mod events;
 mod expiry;
 mod flows;
+mod log;
 pub mod memory;
 mod plane;
 mod rules;
+pub(crate) mod sysctl;
 #[cfg(test)]
 mod tests;
 
@@ -24,13 +26,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use keepstate_api::{Instance, Shutdown};
-use keepstate_engine::settings::{SETTING_DROP_EVENTS, SETTING_FLOW_EVENTS};
+use keepstate_engine::settings::{SETTING_DROP_EVENTS, SETTING_EVENTS_NEVER, SETTING_FLOW_EVENTS};
+use keepstate_engine::verdict::State;
 
 use self::events::Hub;
 use self::expiry::Expiry;
+use self::log::InvalidLog;
 pub use self::plane::{EventSource, Plane, PlaneError};
 pub use self::rules::{ApplyError, Rules};
 use crate::lock;
@@ -66,6 +70,7 @@ pub(crate) struct Shared {
     pub(crate) started: u64,
     pub(crate) hub: Hub,
     pub(crate) expiry: Expiry,
+    pub(crate) log: InvalidLog,
     pub(crate) tally: Tally,
     /// Held while settings are read, changed and written back.
     settings: Mutex<()>,
@@ -142,6 +147,9 @@ impl Shared {
         let result: Result<(), std::convert::Infallible> = self.change_settings(|settings| {
             settings.flags &= !(SETTING_FLOW_EVENTS | SETTING_DROP_EVENTS);
             settings.flags |= self.hub.wanted();
+            if settings.has(SETTING_EVENTS_NEVER) {
+                settings.flags &= !SETTING_FLOW_EVENTS;
+            }
             Ok(())
         });
         let Ok(()) = result;
@@ -194,6 +202,7 @@ impl Server {
             started: unix_seconds(),
             hub: Hub::default(),
             expiry: Expiry::default(),
+            log: InvalidLog::default(),
             tally: Tally::default(),
             settings: Mutex::new(()),
             ending: Mutex::new(None),
@@ -262,9 +271,11 @@ fn read_events(shared: &Arc<Shared>, mut source: Box<dyn EventSource>) {
     while !shared.is_ending() {
         let result = source.wait(EVENT_PATIENCE, &mut |event| {
             if let Some(event) = events::told(shared, event) {
+                log_invalid(shared, &event);
                 shared.hub.publish(event);
             }
         });
+        say(shared.log.close(Instant::now()));
         if let Err(error) = result {
             eprintln!("keepstate: events cannot be read any more: {error}");
             return;
@@ -272,9 +283,25 @@ fn read_events(shared: &Arc<Shared>, mut source: Box<dyn EventSource>) {
     }
 }
 
+fn log_invalid(shared: &Shared, event: &keepstate_api::Event) {
+    let is_invalid = event
+        .packet
+        .as_ref()
+        .is_some_and(|packet| packet.state == State::Invalid.name());
+    if is_invalid && shared.plane.settings().logs_invalid(event.flow.protocol) {
+        say(shared.log.note(event, Instant::now()));
+    }
+}
+
+/// Writes to where a service manager listens.
+fn say(lines: impl IntoIterator<Item = String>) {
+    for line in lines {
+        eprintln!("keepstate: {line}");
+    }
+}
+
 /// Name of a state by its number.
 pub(crate) fn state_name(number: u8) -> &'static str {
-    use keepstate_engine::verdict::State;
     const STATES: [State; 6] = [
         State::None,
         State::Invalid,

@@ -324,6 +324,24 @@ pub(crate) fn advance_steady<H: Host>(
     matches!(advance, Advance::Pass)
 }
 
+/// Detail and control word of the event of a segment that was refused for its numbers, see
+/// [`crate::event::Event`]; zeros for any other.
+#[inline(always)]
+pub(crate) fn arithmetic(
+    reason: Reason,
+    info: &PacketInfo,
+    direction: Direction,
+    record: &Record,
+) -> ([u32; 4], u64) {
+    match window::refused(info, direction, record, reason) {
+        Some(check) => (
+            [check.sequence, check.end, check.lower, check.upper],
+            (u64::from(check.ack) << 32) | u64::from(check.ack_upper),
+        ),
+        None => ([0; 4], 0),
+    }
+}
+
 /// A SYN to a connection that has ended.
 const fn reopens(from: TcpState, to: TcpState) -> bool {
     matches!(to, TcpState::SynSent) && matches!(from, TcpState::TimeWait | TcpState::Close)

@@ -262,20 +262,7 @@ fn compare<H: Host>(
 ) -> Judgement {
     let sender = *record.window(direction);
     let receiver = *record.window(direction.other());
-    let ack_lag = if sender.max_window > ACK_LAG_MIN {
-        sender.max_window
-    } else {
-        ACK_LAG_MIN
-    };
-    let bounds = WindowCheck {
-        sequence: numbers.sequence,
-        end: numbers.end,
-        ack: numbers.sack,
-        upper: sender.max_end,
-        lower: sender.end.wrapping_sub(receiver.max_window),
-        ack_upper: receiver.end,
-        ack_lower: receiver.end.wrapping_sub(ack_lag),
-    };
+    let bounds = bounds(&sender, &receiver, numbers);
     host.trace(Step::Windowed(bounds));
     let reaches_lower = after(bounds.end, bounds.lower.wrapping_sub(1));
     let ack_is_seen = before(bounds.ack, bounds.ack_upper.wrapping_add(1));
@@ -300,6 +287,46 @@ fn compare<H: Host>(
         return unless(liberal, Judgement::Ignored);
     }
     Judgement::Inside
+}
+
+#[inline(always)]
+fn bounds(sender: &Window, receiver: &Window, numbers: &Numbers) -> WindowCheck {
+    let ack_lag = if sender.max_window > ACK_LAG_MIN {
+        sender.max_window
+    } else {
+        ACK_LAG_MIN
+    };
+    WindowCheck {
+        sequence: numbers.sequence,
+        end: numbers.end,
+        ack: numbers.sack,
+        upper: sender.max_end,
+        lower: sender.end.wrapping_sub(receiver.max_window),
+        ack_upper: receiver.end,
+        ack_lower: receiver.end.wrapping_sub(ack_lag),
+    }
+}
+
+/// The arithmetic by which a segment was refused, once more and for an event: for that it need not
+/// be kept from where it was done. A segment out of window has left the windows as they were.
+#[inline(always)]
+pub(super) fn refused(
+    info: &PacketInfo,
+    direction: Direction,
+    record: &Record,
+    reason: Reason,
+) -> Option<WindowCheck> {
+    let (sender, receiver) = (record.window(direction), record.window(direction.other()));
+    let numbers = read_numbers(info, receiver);
+    let check = bounds(sender, receiver, &numbers);
+    match reason {
+        Reason::TcpSequenceOverWindow | Reason::TcpAckOfUnseenData => Some(check),
+        Reason::TcpBadReset => Some(WindowCheck {
+            lower: receiver.max_ack,
+            ..check
+        }),
+        _ => None,
+    }
 }
 
 const fn is_liberal(sender: &Window, settings: &Settings) -> bool {
