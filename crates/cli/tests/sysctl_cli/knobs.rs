@@ -1,0 +1,1 @@
+//! What knobs do to flows.
