@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use keepstate_listing::sysctl::{Assignment, Item, Sysctl, expand, knobs, parse};
+use keepstate_listing::sysctl::{Assignment, Item, Sysctl, SysctlError, expand, knobs, parse};
 
 const DIRECTORY: &str = "/etc/keepstate";
 
@@ -72,45 +72,57 @@ pub(crate) fn read(path: &Path) -> io::Result<String> {
 /// The settings of all files, and what is wrong with them: a line each, with its place. What is
 /// right is to be used all the same.
 pub(crate) fn settings(directory: &Path) -> (Vec<Sysctl>, Vec<String>) {
+    let files = system_files(directory);
     let mut problems = Vec::new();
-    let mut list = Vec::new();
-    let mut origins = Vec::new();
-    for path in system_files(directory) {
-        let text = match read(&path) {
+    let (mut list, mut origins) = (Vec::new(), Vec::new());
+    for (number, path) in files.iter().enumerate() {
+        let text = match read(path) {
             Ok(text) => text,
             Err(error) => {
-                problems.push(format!("{}: {error}", path.display()));
+                problems.push((number, 0, 0, error.to_string()));
                 continue;
             }
         };
         for item in parse(&text, &|_| true) {
             match item {
-                Item::Bad { line, column } => problems.push(format!(
-                    "{}:{line}:{column}: this is no NAME = VALUE",
-                    path.display()
-                )),
+                Item::Bad { line, column } => {
+                    let what = "this is no NAME = VALUE".to_owned();
+                    problems.push((number, line, column, what));
+                }
                 Item::Assignment(assignment) => {
                     list.push(assignment);
-                    origins.push(path.clone());
+                    origins.push(number);
                 }
             }
         }
     }
     let mut settings = Vec::new();
     for (index, path) in expanded(&list) {
-        let assignment = &list[index];
-        let value = assignment.value.as_deref().unwrap_or_default();
-        match Sysctl::of(&path, value) {
+        let it = &list[index];
+        match Sysctl::of(&path, it.value.as_deref().unwrap_or_default()) {
             Ok(sysctl) => settings.push(sysctl),
-            Err(error) => problems.push(format!(
-                "{}:{}:{}: {error}",
-                origins[index].display(),
-                assignment.line,
-                assignment.column
-            )),
+            Err(error) => {
+                let column = match error {
+                    SysctlError::BadValue { .. } => it.value_column,
+                    _ => it.column,
+                };
+                let what = match error {
+                    SysctlError::UnknownName(_) => SysctlError::UnknownName(it.key.clone()),
+                    error => error,
+                };
+                problems.push((origins[index], it.line, column, what.to_string()));
+            }
         }
     }
-    (settings, problems)
+    problems.sort();
+    let told = problems.into_iter().map(|(file, line, column, what)| {
+        let file = files[file].display();
+        match line {
+            0 => format!("{file}: {what}"),
+            _ => format!("{file}:{line}:{column}: {what}"),
+        }
+    });
+    (settings, told.collect())
 }
 
 /// What is to be set, by index into the list.

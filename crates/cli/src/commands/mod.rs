@@ -7,6 +7,7 @@ mod down;
 pub(crate) mod events;
 mod explain;
 mod flows;
+mod profile;
 mod replay;
 mod status;
 mod up;
@@ -41,6 +42,7 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
+    Profile(profile::Arguments),
     /// Read and set the knobs of the tracker, with the command line of sysctl.
     #[command(disable_help_flag = true)]
     Sysctl {
@@ -62,6 +64,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Daemon(arguments) => daemon::run(&arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Replay(arguments) => replay::run(arguments),
+        Command::Profile(arguments) => profile::run(&arguments),
         Command::Sysctl { options } => {
             let name = std::iter::once("sysctl".to_owned());
             Ok(crate::sysctl::run(&name.chain(options).collect::<Vec<_>>()))

@@ -10,7 +10,8 @@ use keepstate_testkit::{programs_or_skip, root_or_skip};
 use self::bench::Bench;
 
 fn can_run(test: &str) -> bool {
-    root_or_skip(test) && programs_or_skip(test, &["ip", "nsenter", "sysctl", "ping", "bash", "iperf3"])
+    root_or_skip(test)
+        && programs_or_skip(test, &["ip", "nsenter", "sysctl", "ping", "bash", "iperf3"])
 }
 
 const FILES: &[(&str, &str)] = &[
