@@ -164,7 +164,10 @@ impl Settings {
     /// does not exist.
     #[inline(always)]
     pub fn seconds_under(&self, timeout: Timeout, policy: TimeoutPolicy) -> u32 {
-        let number = (policy.0 as usize).wrapping_sub(1);
+        if policy.0 == 0 {
+            return self.seconds(timeout);
+        }
+        let number = policy.0 as usize - 1;
         let own = self.policies.get(checked_index(number));
         match own.and_then(|own| own.get(checked_index(timeout as usize))) {
             Some(seconds) if *seconds != 0 => *seconds,

@@ -10,7 +10,8 @@ use crate::conntrack::udp;
 use crate::host::{Host, Words};
 use crate::judge;
 use crate::process::{Outcome, Path, Scratch, Stage};
-use crate::record::{ASSURED, Control, Record, SEEN_REPLY, StateWords};
+use crate::record::{ASSIGNED, ASSURED, Control, Record, SEEN_REPLY, StateWords};
+use crate::settings::TimeoutPolicy;
 use crate::table::{self, Kind, Place, V4, V6};
 use crate::time::Tick;
 use crate::track::{self, Seen};
@@ -105,7 +106,8 @@ fn is_at_rest(control: Control, info: &PacketInfo, now: Tick) -> bool {
     } else {
         (SEEN_REPLY, TcpState::None)
     };
-    control.status() & needed == needed
+    // Flows that something was assigned to are left to the other stages: it stands in their warm words.
+    control.status() & (needed | ASSIGNED) == needed
         && control.tcp_state() as u8 == state as u8
         && !control.deadline().has_passed(now)
 }
@@ -126,7 +128,7 @@ fn advance_record<H: Host, W: Words>(
         return tcp::advance_steady(host, info, record, now);
     }
     *record = Record::from_words(control, state);
-    udp::advance(host.settings(), record, now);
+    udp::advance_under(host.settings(), TimeoutPolicy::DEFAULT, record, now);
     record.status == control.status()
 }
 

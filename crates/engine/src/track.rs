@@ -6,9 +6,10 @@ use crate::conntrack::{self, Tracker};
 use crate::event::{Event, EventKind};
 use crate::host::{FlowMemory, Host, Packet, Words};
 use crate::process::{Run, Scratch, Stage};
-use crate::record::{CachedOutcomes, Control, EXPECTED, Record, SEEN_REPLY, Warm};
+use crate::record::{ASSIGNED, CachedOutcomes, Control, EXPECTED, Record, SEEN_REPLY, Warm};
 use crate::settings::{
     SETTING_ACCOUNTING, SETTING_ACCOUNTING_ENDS, SETTING_FLOW_EVENTS, SETTING_TIMESTAMP,
+    TimeoutPolicy,
 };
 use crate::table::{
     self, Displaced, Found, HalfOpen, Hash, Insert, Lookup, NOT_COUNTED, NewFlow, Place, gauges,
@@ -226,6 +227,7 @@ pub(crate) fn advance<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scr
     let direction = direction_of(scratch);
     run.host.trace(Step::Found(scratch.record, direction));
     scratch.uses_warm = read_warm(run.host, scratch);
+    scratch.record.timeouts = timeouts(run.host, scratch);
     scratch.tracked = Tracked {
         state: state_of(&scratch.record, direction),
         reason: None,
@@ -251,6 +253,8 @@ fn begin_flow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) ->
         warm,
         ..
     } = scratch;
+    // Rules that assign another are yet to come.
+    record.timeouts = TimeoutPolicy::DEFAULT;
     match conntrack::begin(run, info, oriented, record, warm) {
         Ok(()) => Tracked {
             state: State::New,
@@ -322,6 +326,16 @@ fn read_warm<H: Host>(host: &H, scratch: &mut Scratch) -> WarmUse {
         }
         None => WarmUse::No,
     }
+}
+
+/// The timeout policy of the flow that was found.
+#[inline(always)]
+fn timeouts<H: Host>(host: &H, scratch: &Scratch) -> TimeoutPolicy {
+    if !scratch.record.has(ASSIGNED) {
+        return TimeoutPolicy::DEFAULT;
+    }
+    let words = warm_words(host, scratch.seen.place);
+    words.map_or(TimeoutPolicy::DEFAULT, |words| Warm::read(words).timeouts())
 }
 
 fn warm_words<H: Host>(host: &H, place: Place) -> Option<<H::Flows as FlowMemory>::Words> {

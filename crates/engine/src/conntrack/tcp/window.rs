@@ -348,6 +348,7 @@ fn advance(segment: &Segment<'_>, record: &mut Record, warm: &mut Warm, numbers:
         info,
         kind,
         direction,
+        ..
     } = *segment;
     let is_syn = info.tcp_flags & tcp_flag::SYN != 0;
     let scale = if is_syn {
