@@ -29,7 +29,7 @@ pub use self::flow::{Endpoints, Flow, Icmp, RawRecord, Window, engine_address};
 pub use self::instance::{Instance, InstanceError};
 pub use self::message::{
     Applied, ApplyMode, Failure, FailureKind, Hello, PROTOCOL, PolicyText, Query, Reply, Request,
-    RuleFamily, RuleFile, RuleProblem, Running, Shutdown,
+    RuleFamily, RuleFile, RuleProblem, Running, Shutdown, TimeoutPolicy,
 };
 pub use self::status::{
     Attachment, ControlStatus, EventStatus, ExpiryStatus, PolicyStatus, RulesText, Status,

@@ -6,6 +6,7 @@
 pub mod calendar;
 mod forms;
 pub mod sysctl;
+pub mod timeout;
 
 use std::fmt::{self, Display, Formatter};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -10,6 +10,7 @@ mod flows;
 mod profile;
 mod replay;
 mod status;
+mod timeout;
 mod up;
 
 use std::process::ExitCode;
@@ -43,6 +44,7 @@ enum Command {
         options: Vec<String>,
     },
     Profile(profile::Arguments),
+    Timeout(timeout::Arguments),
     /// Read and set the knobs of the tracker, with the command line of sysctl.
     #[command(disable_help_flag = true)]
     Sysctl {
@@ -65,6 +67,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Explain(arguments) => explain::run(arguments),
         Command::Replay(arguments) => replay::run(arguments),
         Command::Profile(arguments) => profile::run(&arguments),
+        Command::Timeout(arguments) => timeout::run(&arguments),
         Command::Sysctl { options } => {
             let name = std::iter::once("sysctl".to_owned());
             Ok(crate::sysctl::run(&name.chain(options).collect::<Vec<_>>()))

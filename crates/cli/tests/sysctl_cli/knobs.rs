@@ -276,3 +276,56 @@ fn files_are_read_by_every_start() {
         "{default:?}"
     );
 }
+
+#[test]
+fn timeout_policies_are_made_in_the_words_of_nfct() {
+    if !can_run("timeout_policies_are_made_in_the_words_of_nfct") {
+        return;
+    }
+    let bench = Bench::new("policies");
+    bench.succeeds(&["up"]);
+    bench.succeeds(&[
+        "timeout",
+        "add",
+        "web",
+        "inet",
+        "tcp",
+        "established",
+        "100",
+        "close",
+        "9",
+    ]);
+    bench.succeeds(&["timeout", "add", "dns", "inet6", "udp", "replied", "20"]);
+    let list = bench.succeeds(&["timeout", "list"]).printed;
+    assert!(
+        list.starts_with(".web = {\n\t.l3proto = 2,\n\t.l4proto = 6,\n\t.policy = {\n"),
+        "{list}"
+    );
+    assert!(
+        list.contains("\t\t.ESTABLISHED = 100,\n") && list.contains("\t\t.CLOSE = 9,\n"),
+        "{list}"
+    );
+    let dns = ".dns = {\n\t.l3proto = 10,\n\t.l4proto = 17,\n\t.policy = {\n\t\t.UNREPLIED = 30,\n\
+               \t\t.REPLIED = 20,\n\t},\n};\n";
+    assert_eq!(bench.succeeds(&["timeout", "get", "dns"]).printed, dns);
+    bench.succeeds(&["timeout", "delete", "web"]);
+    assert_eq!(bench.succeeds(&["timeout", "list"]).printed, dns);
+    for (words, said) in [
+        (&["delete", "web"][..], "there is no timeout policy web"),
+        (
+            &["add", "x", "inet", "udp", "established", "1"],
+            "is no state of the protocol",
+        ),
+        (
+            &["add", "x", "inet", "udp", "replied"],
+            "how many seconds for replied?",
+        ),
+        (&["add", "x", "inet", "ospf"], "has no timeouts of its own"),
+    ] {
+        let refused = bench.keepstate(&[&["timeout"], words].concat());
+        assert_eq!(refused.code, Some(1));
+        assert!(refused.complained.contains(said), "{refused:?}");
+    }
+    bench.succeeds(&["timeout", "flush"]);
+    assert_eq!(bench.succeeds(&["timeout", "list", "--json"]).printed, "");
+}

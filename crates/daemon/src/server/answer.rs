@@ -20,7 +20,7 @@ use keepstate_plane::Counters;
 use super::connection::{Output, failure};
 use super::plane::PlaneError;
 use super::rules::ApplyError;
-use super::{Origin, Shared, edit, flows, sysctl};
+use super::{Origin, Shared, edit, flows, sysctl, timeouts};
 
 /// Answers one request, all but those that end the conversation. Errors are the client's.
 pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> io::Result<()> {
@@ -44,6 +44,9 @@ pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> 
         },
         Request::Policy => policy_text(shared).map(Reply::Policy),
         Request::Running { query } => running(shared, query),
+        Request::TimeoutPolicies => Ok(shared.timeouts.list(&*shared.plane)),
+        Request::AddTimeoutPolicy { policy } => Ok(timeouts::add(shared, policy)),
+        Request::RemoveTimeoutPolicy { name } => Ok(timeouts::remove(shared, name.as_deref())),
         Request::SetSysctl { assignment } => Ok(sysctl::set(shared, &assignment)),
         Request::Events { .. } | Request::Shutdown { .. } => {
             unreachable!("answered by the connection itself")

@@ -16,6 +16,8 @@ pub mod memory;
 mod plane;
 mod rules;
 pub(crate) mod sysctl;
+mod timeouts;
+
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +39,7 @@ use self::expiry::Expiry;
 use self::log::InvalidLog;
 pub use self::plane::{EventSource, Plane, PlaneError};
 pub use self::rules::{ApplyError, Rules};
+use self::timeouts::Timeouts;
 use crate::lock;
 
 /// How long the reader of events waits before it looks whether the server ends.
@@ -71,6 +74,7 @@ pub(crate) struct Shared {
     pub(crate) hub: Hub,
     pub(crate) expiry: Expiry,
     pub(crate) log: InvalidLog,
+    pub(crate) timeouts: Timeouts,
     pub(crate) tally: Tally,
     /// Held while settings are read, changed and written back.
     settings: Mutex<()>,
@@ -194,6 +198,8 @@ impl Server {
         let source = plane.events()?;
         let listener = UnixListener::bind(socket).map_err(listen)?;
         std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(listen)?;
+        let settings = plane.settings();
+        let directory = rules.directory();
         let shared = Arc::new(Shared {
             instance,
             plane,
@@ -203,6 +209,7 @@ impl Server {
             hub: Hub::default(),
             expiry: Expiry::default(),
             log: InvalidLog::default(),
+            timeouts: Timeouts::recall(directory, &settings),
             tally: Tally::default(),
             settings: Mutex::new(()),
             ending: Mutex::new(None),
