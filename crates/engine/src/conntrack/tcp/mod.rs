@@ -287,7 +287,12 @@ pub(crate) fn advance<P: Packet, H: Host>(
         Exception::State(state) => (state, true),
         Exception::SkipWindow(state) => (state, false),
         Exception::PassUnchanged => return Advance::Pass,
-        Exception::Refuse(reason) => return Advance::Refuse(reason),
+        Exception::Refuse(reason) => {
+            if let Some(check) = window::refused(info, direction, record, reason) {
+                run.host.trace(Step::Windowed(check));
+            }
+            return Advance::Refuse(reason);
+        }
     };
     if needs_window {
         match check(run.host, &segment, record, warm) {
