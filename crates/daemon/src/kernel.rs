@@ -68,13 +68,20 @@ fn stages_pin(array: &str) -> String {
 /// Lets go of the stages of other builds. To be called when none of their programs is attached any
 /// more, nor runs.
 pub fn remove_other_stages(directory: &Path) -> std::io::Result<()> {
+    // Those of this build may have been loaded more than once, see `Kernel::with_accounting`.
     let own = STAGE_ARRAYS.map(stages_pin);
+    remove_stages(directory, |name| {
+        !own.iter().any(|own| name.starts_with(own))
+    })
+}
+
+fn remove_stages(directory: &Path, goes: impl Fn(&str) -> bool) -> std::io::Result<()> {
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
         let is_stages = STAGE_ARRAYS.iter().any(|array| name.starts_with(array));
-        if is_stages && own.iter().all(|own| *own != name) {
+        if is_stages && goes(&name) {
             std::fs::remove_file(entry.path())?;
         }
     }
@@ -134,10 +141,7 @@ impl Kernel {
     /// counters of all flows. That room is pinned under names of its own: whoever is killed in
     /// between leaves programs that work and a table without counters. To be followed by
     /// [`attach::replace`](crate::attach::replace) and [`adopt_accounting`].
-    pub fn with_accounting(
-        directory: &Path,
-        settings: &Settings,
-    ) -> Result<(Programs, [Mapping; 2]), KernelError> {
+    pub fn with_accounting(directory: &Path, settings: &Settings) -> Result<Counting, KernelError> {
         let counting = Settings {
             flags: settings.flags | SETTING_ACCOUNTING,
             ..*settings
@@ -151,8 +155,11 @@ impl Kernel {
             let _ = std::fs::remove_file(&path);
             loader.map_pin_path(name, path);
         }
-        for name in STAGE_ARRAYS {
-            loader.map_pin_path(name, directory.join(stages_pin(name)));
+        // The stages share scratch memory that each load has of its own, so that these programs must
+        // not come among those that packets go through now.
+        let stages = unused_stages_pins(directory);
+        for (name, pin) in STAGE_ARRAYS.into_iter().zip(&stages) {
+            loader.map_pin_path(name, directory.join(pin));
         }
         let mut object = loader.load(OBJECT)?;
         load_programs(&mut object)?;
@@ -167,7 +174,11 @@ impl Kernel {
                 slot[0].store(NOT_COUNTED, SeqCst);
             }
         }
-        Ok((Programs::Object(Box::new(object)), mappings))
+        Ok(Counting {
+            programs: Programs::Object(Box::new(object)),
+            accounting: mappings,
+            stages: StagesPins(stages),
+        })
     }
 
     /// Opens what is pinned in a directory.
@@ -199,12 +210,32 @@ fn next_pin(name: &str) -> String {
     format!("{name}_NEXT")
 }
 
-/// Makes the room for counters that [`Kernel::with_accounting`] made that of the table.
-pub fn adopt_accounting(directory: &Path) -> std::io::Result<()> {
+/// Programs that count flows, and their counters.
+pub struct Counting {
+    pub programs: Programs,
+    pub accounting: [Mapping; 2],
+    pub stages: StagesPins,
+}
+
+/// Pins of arrays of stages.
+pub struct StagesPins([String; 2]);
+
+/// Makes what [`Kernel::with_accounting`] made that of the table, and lets go of the stages that were
+/// there before. To be called when none of their programs is attached any more, nor runs.
+pub fn adopt_accounting(directory: &Path, stages: &StagesPins) -> std::io::Result<()> {
     for name in names::ACCOUNTING {
         std::fs::rename(directory.join(next_pin(name)), directory.join(name))?;
     }
-    Ok(())
+    remove_stages(directory, |name| stages.0.iter().all(|own| own != name))
+}
+
+/// Names for arrays of stages that no pin has.
+fn unused_stages_pins(directory: &Path) -> [String; 2] {
+    let pins =
+        (1_u32..).map(|number| STAGE_ARRAYS.map(|array| format!("{}_{number}", stages_pin(array))));
+    let is_free = |pins: &[String; 2]| pins.iter().all(|pin| !directory.join(pin).exists());
+    let mut free = pins.filter(is_free);
+    free.next().unwrap_or_default()
 }
 
 fn pin_programs(object: &mut Ebpf, directory: &Path) -> Result<(), KernelError> {

@@ -31,7 +31,8 @@ use crate::attach::{self, AttachError};
 use crate::clock::{self, Clock};
 use crate::follow::{Choice, Follower};
 use crate::kernel::{
-    AttachMode, Kernel, KernelError, Maps, Programs, adopt_accounting, remove_other_stages, write,
+    AttachMode, Counting, Kernel, KernelError, Maps, Programs, adopt_accounting,
+    remove_other_stages, write,
 };
 use crate::lock;
 use crate::mapped::{Mapping, Plain, Raw, bytes_of, from_bytes};
@@ -307,16 +308,20 @@ impl Plane for KernelPlane {
     }
 
     fn make_accounting(&self) -> Result<(), PlaneError> {
-        let (programs, mappings) = Kernel::with_accounting(&self.pins, &self.settings())?;
+        let Counting {
+            programs,
+            accounting,
+            stages,
+        } = Kernel::with_accounting(&self.pins, &self.settings())?;
         let mut current = lock(&self.programs);
         *current = programs;
         attach::replace(&mut current, &self.pins)?;
         drop(current);
         // Packets that the programs before had begun with.
         std::thread::sleep(GRACE);
-        adopt_accounting(&self.pins)
+        adopt_accounting(&self.pins, &stages)
             .map_err(|error| PlaneError::Io(self.pins.display().to_string(), error))?;
-        self.keep_accounting(mappings);
+        self.keep_accounting(accounting);
         Ok(())
     }
 

@@ -101,7 +101,7 @@ impl Session {
         let mut list = Vec::new();
         for path in config::system_files(&config::directory()) {
             if !self.options.quiet {
-                println!("* Applying {} ...", path.display());
+                say(&format!("* Applying {} ...\n", path.display()));
             }
             match self.read_file(&path) {
                 Some(assignments) => list.extend(assignments),
@@ -194,7 +194,7 @@ impl Session {
             return DONE;
         }
         if self.options.show == Show::Names {
-            println!("{name}");
+            say(&format!("{name}\n"));
             return DONE;
         }
         let request = Request::Sysctl {
@@ -220,12 +220,9 @@ impl Session {
 
     fn print(&self, name: &str, value: &str) {
         match self.options.show {
-            Show::Both => println!("{name} = {value}"),
-            _ if self.options.bare => {
-                print!("{value}");
-                let _ = std::io::stdout().flush();
-            }
-            _ => println!("{value}"),
+            Show::Both => say(&format!("{name} = {value}\n")),
+            _ if self.options.bare => say(value),
+            _ => say(&format!("{value}\n")),
         }
     }
 
@@ -298,6 +295,15 @@ impl Session {
             }
         }
         Some(self.client.as_mut()?.ask(request))
+    }
+}
+
+/// Prints; a reader that went away (`sysctl -a | head`) ends it, as a signal ends procps' sysctl.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    if written.is_err() {
+        std::process::exit(FAILED);
     }
 }
 

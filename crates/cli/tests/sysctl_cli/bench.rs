@@ -84,6 +84,11 @@ impl Bench {
         Outcome::of(self.command(&self.directory.join("sysctl")).args(words))
     }
 
+    /// A line of the shell, beside ours.
+    pub(crate) fn script(&self, line: &str) -> Outcome {
+        Outcome::of(self.command(Path::new("bash")).args(["-c", line]))
+    }
+
     /// conntrack as ours lists flows.
     pub(crate) fn flows(&self, words: &[&str]) -> String {
         let mut command = self.command(Path::new(KEEPSTATE));

@@ -1,5 +1,6 @@
 //! What knobs do to flows of real packets, and what is kept of them.
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use keepstate_testkit::{Running, programs_or_skip};
@@ -62,8 +63,22 @@ fn accounting_is_switched_as_the_kernel_does() {
     };
     let _before = stream(&bench, 5000);
     assert_eq!(packets(&bench, 5000), None);
-    // The table was made without room for counters.
+    // The table was made without room for counters, and no packet is lost while that is made.
+    let mut ping = bench.peer.command("ping");
+    ping.args(["-q", "-c", "300", "-i", "0.02", "10.9.0.1"]);
+    let ping = ping
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("ping can be started");
+    let begun = Instant::now();
     set("acct=1");
+    println!("room for counters was made in {:?}", begun.elapsed());
+    let said = ping.wait_with_output().expect("ping ends").stdout;
+    let said = String::from_utf8_lossy(&said);
+    assert!(
+        said.contains("300 packets transmitted, 300 received"),
+        "{said}"
+    );
     let _during = stream(&bench, 5001);
     wait_until("nothing is counted", || {
         packets(&bench, 5001).is_some_and(|count| count > 3)

@@ -127,6 +127,12 @@ fn every_name_is_listed_in_the_kernels_order() {
     assert_eq!(ours, theirs);
     let max = bench.sysctl(&["-n", "net.nf_conntrack_max"]);
     assert_eq!(max.printed, "262144\n");
+    let script = format!("{}/sysctl -a | head -n 1", bench.directory.display());
+    let cut = bench.script(&script);
+    assert_eq!(
+        (cut.printed.lines().count(), cut.complained.as_str()),
+        (1, "")
+    );
     // As the kernel has them, where they are not of the table's size.
     let is_of_table = |line: &&str| {
         ["_count", "_max", "_buckets"]
