@@ -70,9 +70,11 @@ fn stages_pin(array: &str) -> String {
 pub fn remove_other_stages(directory: &Path) -> std::io::Result<()> {
     // Those of this build may have been loaded more than once, see `Kernel::with_accounting`.
     let own = STAGE_ARRAYS.map(stages_pin);
-    remove_stages(directory, |name| {
-        !own.iter().any(|own| name.starts_with(own))
-    })
+    let is_own = |name: &str| {
+        let mut rests = own.iter().filter_map(|own| name.strip_prefix(own.as_str()));
+        rests.any(|rest| rest.is_empty() || rest.starts_with('_'))
+    };
+    remove_stages(directory, |name| !is_own(name))
 }
 
 fn remove_stages(directory: &Path, goes: impl Fn(&str) -> bool) -> std::io::Result<()> {
