@@ -83,7 +83,8 @@ fn accounting_is_switched_as_the_kernel_does() {
     wait_until("nothing is counted", || {
         packets(&bench, 5001).is_some_and(|count| count > 3)
     });
-    assert_eq!(packets(&bench, 5000), None, "it began without");
+    let before = line(&bench, &[], 5000);
+    assert_eq!(packets(&bench, 5000), None, "it began without: {before}");
     set("acct=0");
     let _after = stream(&bench, 5002);
     let counted = packets(&bench, 5001).expect("it began with counters");
