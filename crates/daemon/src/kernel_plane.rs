@@ -490,8 +490,10 @@ impl Tables {
 }
 
 fn read_value<T: Plain>(words: &[AtomicU64]) -> T {
-    let load = |word: &AtomicU64| word.load(Ordering::SeqCst).to_ne_bytes();
-    let bytes: Vec<u8> = words.iter().flat_map(load).collect();
+    let mut bytes = Vec::with_capacity(words.len() * 8);
+    for word in words {
+        bytes.extend_from_slice(&word.load(Ordering::SeqCst).to_ne_bytes());
+    }
     from_bytes(&bytes).expect("callers pass as many words as the value has")
 }
 

@@ -19,6 +19,7 @@ use keepstate_engine::settings::{
 use keepstate_engine::table::{self, Displaced, HalfOpen, Hash, Insert, NewFlow};
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{Family, Tuple};
+use keepstate_engine::verdict::State;
 
 use super::memory::MemoryPlane;
 use super::{Origin, Plane, Rules, Server};
@@ -555,4 +556,36 @@ fn timeout_policies_outlive_their_daemon_and_not_their_settings() {
     bench.plane = Arc::new(MemoryPlane::new(1000));
     bench.start();
     assert_eq!(list(&bench), []);
+}
+
+#[test]
+fn invalid_packets_are_logged_by_protocol() {
+    let bench = Bench::new();
+    let mut listener = bench.client();
+    let kinds = EventKinds::Drops;
+    listener.ask(&Request::Events { kinds }).unwrap();
+    let mut logged = |log_invalid: u32| {
+        let assignment = format!("nf_conntrack_log_invalid={log_invalid}");
+        assert_eq!(bench.ask(&Request::SetSysctl { assignment }), Reply::Done);
+        let before = bench.status().events.logged;
+        for state in [State::Invalid, State::New] {
+            bench.plane.emit(EngineEvent {
+                key: [(22 << 48) | (4000 << 32) | (6 << 8), 1, 0, 0, 0],
+                kind: 4,
+                verdict: 1,
+                reason: 24,
+                state: state as u8,
+                detail: [5, 6, 7, 8],
+                control: (9 << 32) | 10,
+                ..EngineEvent::default()
+            });
+        }
+        // Told to whoever listens, after it was logged.
+        let event = next_event(&mut listener);
+        let window = event.packet.unwrap().window.unwrap();
+        assert_eq!((window.lower, window.ack, window.ack_upper), (7, 9, 10));
+        next_event(&mut listener);
+        bench.status().events.logged - before
+    };
+    assert_eq!([0, 17, 6, 255].map(&mut logged), [0, 0, 1, 1]);
 }

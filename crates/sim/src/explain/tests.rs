@@ -129,7 +129,10 @@ fn a_flow_that_is_known_already() {
     assert_eq!(forged.outcome.reason, Some(Reason::TcpBadReset));
     let window = forged.lines.iter().find(|line| line.topic == "window");
     let window = window.map(|line| line.text.as_str()).unwrap_or_default();
-    assert!(window.starts_with("seq 1 <= ") && window.contains(", end 1 NOT >= "), "{window}");
+    assert!(
+        window.starts_with("seq 1 <= ") && window.contains(", end 1 NOT >= "),
+        "{window}"
+    );
     let other = explain("tcp 10.0.0.5:5001 > 10.0.0.1:22");
     assert_eq!(other.outcome.state, State::New);
 }
