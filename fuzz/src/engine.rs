@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::process::{Arrival, Outcome, Scratch, process};
 use keepstate_engine::settings::{
-    SETTING_ACCOUNTING, SETTING_CHECKSUM, SETTING_TCP_BE_LIBERAL, SETTING_TCP_LOOSE, Settings,
-    Timeout,
+    LOG_INVALID_ALL, SETTING_ACCOUNTING, SETTING_ACCOUNTING_ENDS, SETTING_CHECKSUM,
+    SETTING_DROP_EVENTS, SETTING_TCP_BE_LIBERAL, SETTING_TCP_LOOSE, Settings, Timeout,
 };
 use keepstate_engine::table::{gauges, sweep, visit};
 use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
@@ -142,6 +142,10 @@ fn settings(flags: u8) -> Settings {
             settings.flags |= setting;
         }
     }
+    if flags & 8 != 0 {
+        settings.flags |= SETTING_ACCOUNTING_ENDS | SETTING_DROP_EVENTS;
+    }
+    settings.log_invalid = [0, 6, 17, LOG_INVALID_ALL][usize::from(flags >> 4) & 3];
     settings
 }
 

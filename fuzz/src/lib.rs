@@ -11,6 +11,7 @@ mod capture;
 mod engine;
 mod random;
 mod rules;
+mod sysctl;
 mod table;
 mod wire;
 
@@ -41,6 +42,11 @@ pub const TARGETS: &[Target] = &[
         name: "rules",
         run: rules::run,
         seeds: rules::seeds,
+    },
+    Target {
+        name: "sysctl",
+        run: sysctl::run,
+        seeds: sysctl::seeds,
     },
     Target {
         name: "table",

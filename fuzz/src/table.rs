@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use keepstate_engine::conntrack::tcp::{SegmentKind, TcpState};
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::record::{Record, Warm, Window};
-use keepstate_engine::settings::Settings;
+use keepstate_engine::settings::{Settings, TimeoutPolicy};
 use keepstate_engine::table::{
     self, Displaced, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Opening, gauges,
 };
@@ -239,5 +239,6 @@ fn record(value: u8) -> Record {
         windows: [window; 2],
         last_end: word,
         last_ack_hash: u16::from(value) << 4,
+        timeouts: TimeoutPolicy::DEFAULT,
     }
 }

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use keepstate_engine::settings::Timeout;
 use keepstate_engine::verdict::Reason;
+use keepstate_listing::sysctl::profile::PROFILES;
+use keepstate_listing::sysctl::{self, Kind, Knob};
 
 use crate::{shell, transitions};
 
@@ -18,9 +20,10 @@ pub(crate) fn run(_arguments: &[String]) -> anyhow::Result<ExitCode> {
 }
 
 /// Paths below the root, and what they must hold.
-fn generated() -> [(&'static str, String); 3] {
+fn generated() -> [(&'static str, String); 4] {
     [
         ("docs/reasons.md", reasons()),
+        ("docs/sysctl.md", knobs()),
         ("docs/timeouts.md", timeouts()),
         ("docs/transitions.md", transitions::document()),
     ]
@@ -64,6 +67,46 @@ fn timeouts() -> String {
         );
     }
     text
+}
+
+/// The document of the knobs but for its tables, whose places are marked.
+const KNOBS: &str = include_str!("docs/sysctl.md");
+
+fn knobs() -> String {
+    let mut table = String::from(
+        "| name below `net.netfilter` | default | smallest, largest | what it does here |\n\
+         | --- | ---: | --- | --- |\n",
+    );
+    for knob in sysctl::knobs() {
+        let default = match knob.default() {
+            Some(default) => default.to_string(),
+            None => "by the table".to_owned(),
+        };
+        let (min, max) = knob.bounds();
+        let bounds = match knob.kind {
+            Kind::Count | Kind::Buckets { .. } | Kind::Fixed { .. } => "read only".to_owned(),
+            Kind::FlowsMax => format!("{min}, by the table"),
+            _ => format!("{min}, {max}"),
+        };
+        let Knob { name, sentence, .. } = knob;
+        table += &format!("| `{name}` | {default} | {bounds} | {sentence} |\n");
+    }
+    let mut profiles = String::from("| profile | sets | to | why |\n| --- | --- | ---: | --- |\n");
+    for profile in PROFILES {
+        if profile.changes.is_empty() {
+            profiles += &format!(
+                "| `{}` | nothing: {} | | |\n",
+                profile.name, profile.sentence
+            );
+        }
+        for change in profile.changes {
+            let (name, seconds, why) = (change.timeout.sysctl(), change.seconds, change.why);
+            profiles += &format!("| `{}` | `{name}` | {seconds} | {why} |\n", profile.name);
+        }
+    }
+    KNOBS
+        .replace("KNOBS\n", &table)
+        .replace("PROFILES\n", &profiles)
 }
 
 #[cfg(test)]

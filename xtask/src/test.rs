@@ -22,6 +22,9 @@ const TOOLS: &[Tool] = &[
     tool("nsenter", "util-linux", "network namespaces"),
     tool("ping", "iputils-ping", "ICMP end to end"),
     tool("curl", "curl", "TCP end to end"),
+    tool("sysctl", "procps", "the command line of sysctl"),
+    tool("iperf3", "iperf3", "TCP end to end"),
+    tool("hping3", "hping3", "segments out of window"),
     tool("python3", "python3", "small servers in network namespaces"),
 ];
 

@@ -1,5 +1,7 @@
 //! Things that happen to packets and flows.
 
+use std::fmt::{self, Display, Formatter};
+
 use serde::{Deserialize, Serialize};
 
 use crate::flow::Flow;
@@ -90,7 +92,51 @@ pub struct PacketEvent {
     /// Number of the rule in its chain; `None` for the chain's policy, or no rule at all.
     pub rule: Option<u32>,
     pub length: u32,
-    /// For a segment out of window: its sequence number, the end of it, and the bounds.
+    /// For a segment out of window.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub window: Option<[u32; 4]>,
+    pub window: Option<WindowEvent>,
+}
+
+/// The numbers of a segment that was refused for them, and what they were held against, modulo 2^32:
+/// `sequence <= upper`, `end >= lower`, `ack <= ack_upper`. The lower bound of a RST is what its
+/// receiver has acknowledged, and its sequence number is held against it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowEvent {
+    pub sequence: u32,
+    pub end: u32,
+    pub lower: u32,
+    pub upper: u32,
+    /// The highest number acknowledged, selectively or not.
+    pub ack: u32,
+    pub ack_upper: u32,
+}
+
+impl Display for PacketEvent {
+    /// As `key=value` words.
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let reason = self.reason.as_deref().unwrap_or("none");
+        write!(f, "state={} reason={reason}", self.state)?;
+        if let Some(chain) = &self.chain {
+            match self.rule {
+                Some(rule) => write!(f, " rule={chain}:{rule}")?,
+                None => write!(f, " rule={chain}:policy")?,
+            }
+        }
+        write!(f, " len={}", self.length)?;
+        if let Some(window) = &self.window {
+            let WindowEvent {
+                sequence,
+                end,
+                lower,
+                upper,
+                ack,
+                ack_upper,
+            } = window;
+            write!(
+                f,
+                " seq={sequence} end={end} window={lower}..{upper} ack={ack} ack_max={ack_upper}"
+            )?;
+        }
+        Ok(())
+    }
 }

@@ -20,7 +20,7 @@ mod status;
 
 pub use self::client::{Client, ClientError};
 pub use self::edit::{FlowChange, MarkChange, NewFlow, Unable};
-pub use self::event::{Event, EventKind, EventKinds, PacketEvent, Program};
+pub use self::event::{Event, EventKind, EventKinds, PacketEvent, Program, WindowEvent};
 pub use self::filter::{
     AddressFilter, Filter, FilterError, FlowStatus, Foreign, MarkFilter, Replied, StatusFilter,
     prefix_mask,
@@ -29,7 +29,7 @@ pub use self::flow::{Endpoints, Flow, Icmp, RawRecord, Window, engine_address};
 pub use self::instance::{Instance, InstanceError};
 pub use self::message::{
     Applied, ApplyMode, Failure, FailureKind, Hello, PROTOCOL, PolicyText, Query, Reply, Request,
-    RuleFamily, RuleFile, RuleProblem, Running, Shutdown,
+    RuleFamily, RuleFile, RuleProblem, Running, Shutdown, TimeoutPolicy,
 };
 pub use self::status::{
     Attachment, ControlStatus, EventStatus, ExpiryStatus, PolicyStatus, RulesText, Status,

@@ -9,7 +9,7 @@ use crate::flow::{Flow, RawRecord};
 use crate::status::{RulesText, Status};
 
 /// Version of everything in this crate that crosses the socket. A client refuses another.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// The first line, from the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +60,12 @@ pub enum Request {
     Sysctl { name: Option<String> },
     /// `NAME=VALUE`. Answered by [`Reply::Done`].
     SetSysctl { assignment: String },
+    /// Answered by [`Reply::TimeoutPolicies`].
+    TimeoutPolicies,
+    /// Answered by [`Reply::Done`].
+    AddTimeoutPolicy { policy: TimeoutPolicy },
+    /// Removes one, or all. Answered by [`Reply::Done`].
+    RemoveTimeoutPolicy { name: Option<String> },
     /// Answered by [`Reply::Done`]; then the daemon ends.
     Shutdown { leave: Shutdown },
 }
@@ -144,8 +150,23 @@ pub enum Reply {
         name: String,
         value: u64,
     },
+    TimeoutPolicies {
+        policies: Vec<TimeoutPolicy>,
+    },
     Done,
     Failed(Failure),
+}
+
+/// Timeouts that a rule can give to flows (`-j CT --timeout NAME`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TimeoutPolicy {
+    pub name: String,
+    /// 4 or 6.
+    pub version: u8,
+    pub protocol: u8,
+    /// Seconds by state, in nfct's words; in a request those that differ from the sysctls'.
+    pub seconds: std::collections::BTreeMap<String, u32>,
 }
 
 /// Rules are in force, or would be.

@@ -98,6 +98,11 @@ pub struct EventStatus {
     pub lost_in_kernel: u64,
     /// Lost because a client read too slowly.
     pub lost_by_listeners: u64,
+    /// INVALID packets that `nf_conntrack_log_invalid` had logged, and those that were too many.
+    #[serde(default)]
+    pub logged: u64,
+    #[serde(default)]
+    pub not_logged: u64,
 }
 
 /// The control socket since the daemon started.

@@ -1,6 +1,8 @@
-//! `keepstate`: see [`commands`] for what it can do. Called by the name of `conntrack`, it is that.
+//! `keepstate`: see [`commands`] for what it can do. Called by the name of `conntrack` or
+//! `sysctl`, it is that.
 
 mod commands;
+mod config;
 mod conntrack;
 mod demo;
 mod failure;
@@ -8,6 +10,7 @@ mod output;
 mod rules;
 mod running;
 mod simulation;
+mod sysctl;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,6 +22,9 @@ fn main() -> ExitCode {
     let program = arguments.first().map(Path::new).and_then(Path::file_name);
     if program.is_some_and(|name| name == "conntrack") {
         return conntrack::run(&arguments);
+    }
+    if program.is_some_and(|name| name == "sysctl") {
+        return sysctl::run(&arguments);
     }
     failure::report(commands::run())
 }

@@ -8,8 +8,10 @@ use aya::programs::{Program, ProgramError, ProgramFd, SchedClassifier, Xdp, XdpM
 use aya_obj::programs::XdpAttachType;
 
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
+use keepstate_engine::limits::ACCOUNTING_WORDS;
 use keepstate_engine::policy::PolicyHeader;
 use keepstate_engine::settings::{SETTING_ACCOUNTING, SETTING_TIMESTAMP, Settings};
+use keepstate_engine::table::NOT_COUNTED;
 use keepstate_plane::{Counters, Interface, InterfaceKey, LAYOUT, Plane, RuleCounter, names};
 use thiserror::Error;
 
@@ -66,13 +68,22 @@ fn stages_pin(array: &str) -> String {
 /// Lets go of the stages of other builds. To be called when none of their programs is attached any
 /// more, nor runs.
 pub fn remove_other_stages(directory: &Path) -> std::io::Result<()> {
+    // Those of this build may have been loaded more than once, see `Kernel::with_accounting`.
     let own = STAGE_ARRAYS.map(stages_pin);
+    let is_own = |name: &str| {
+        let mut rests = own.iter().filter_map(|own| name.strip_prefix(own.as_str()));
+        rests.any(|rest| rest.is_empty() || rest.starts_with('_'))
+    };
+    remove_stages(directory, |name| !is_own(name))
+}
+
+fn remove_stages(directory: &Path, goes: impl Fn(&str) -> bool) -> std::io::Result<()> {
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
         let is_stages = STAGE_ARRAYS.iter().any(|array| name.starts_with(array));
-        if is_stages && own.iter().all(|own| *own != name) {
+        if is_stages && goes(&name) {
             std::fs::remove_file(entry.path())?;
         }
     }
@@ -116,14 +127,7 @@ impl Kernel {
         }
         let mut object = loader.load(OBJECT)?;
         load_programs(&mut object)?;
-        for name in names::PROGRAMS {
-            let path = directory.join(name);
-            let _ = std::fs::remove_file(&path);
-            let program = object.program_mut(name).ok_or_else(|| missing(name))?;
-            program
-                .pin(&path)
-                .map_err(|error| KernelError::Pin(path.display().to_string(), error))?;
-        }
+        pin_programs(&mut object, directory)?;
         let kernel = Self::adopt(directory)?;
         if fresh {
             kernel.maps.begin(settings);
@@ -133,6 +137,50 @@ impl Kernel {
                 .change_plane(|plane| plane.object = object_number());
         }
         Ok(kernel)
+    }
+
+    /// Loads the programs once more, beside maps that are pinned in a directory, with room for the
+    /// counters of all flows. That room is pinned under names of its own: whoever is killed in
+    /// between leaves programs that work and a table without counters. To be followed by
+    /// [`attach::replace`](crate::attach::replace) and [`adopt_accounting`].
+    pub fn with_accounting(directory: &Path, settings: &Settings) -> Result<Counting, KernelError> {
+        let counting = Settings {
+            flags: settings.flags | SETTING_ACCOUNTING,
+            ..*settings
+        };
+        let mut loader = loader(&counting);
+        for name in names::MAPS.into_iter().chain([names::REPORT]) {
+            loader.map_pin_path(name, directory.join(name));
+        }
+        for name in names::ACCOUNTING {
+            let path = directory.join(next_pin(name));
+            let _ = std::fs::remove_file(&path);
+            loader.map_pin_path(name, path);
+        }
+        // The stages share scratch memory that each load has of its own, so that these programs must
+        // not come among those that packets go through now.
+        let stages = unused_stages_pins(directory);
+        for (name, pin) in STAGE_ARRAYS.into_iter().zip(&stages) {
+            loader.map_pin_path(name, directory.join(pin));
+        }
+        let mut object = loader.load(OBJECT)?;
+        load_programs(&mut object)?;
+        pin_programs(&mut object, directory)?;
+        let map = |name: &'static str| -> Result<Mapping, KernelError> {
+            map_memory(name, &MapData::from_pin(directory.join(next_pin(name)))?)
+        };
+        let [v4, v6] = names::ACCOUNTING;
+        let mappings = [map(v4)?, map(v6)?];
+        for mapping in &mappings {
+            for slot in mapping.words().chunks(ACCOUNTING_WORDS as usize) {
+                slot[0].store(NOT_COUNTED, SeqCst);
+            }
+        }
+        Ok(Counting {
+            programs: Programs::Object(Box::new(object)),
+            accounting: mappings,
+            stages: StagesPins(stages),
+        })
     }
 
     /// Opens what is pinned in a directory.
@@ -157,6 +205,51 @@ impl Kernel {
             programs: Programs::Pinned { xdp, classifiers },
         })
     }
+}
+
+/// Pin of a map that is to take the place of another.
+fn next_pin(name: &str) -> String {
+    format!("{name}_NEXT")
+}
+
+/// Programs that count flows, and their counters.
+pub struct Counting {
+    pub programs: Programs,
+    pub accounting: [Mapping; 2],
+    pub stages: StagesPins,
+}
+
+/// Pins of arrays of stages.
+pub struct StagesPins([String; 2]);
+
+/// Makes what [`Kernel::with_accounting`] made that of the table, and lets go of the stages that were
+/// there before. To be called when none of their programs is attached any more, nor runs.
+pub fn adopt_accounting(directory: &Path, stages: &StagesPins) -> std::io::Result<()> {
+    for name in names::ACCOUNTING {
+        std::fs::rename(directory.join(next_pin(name)), directory.join(name))?;
+    }
+    remove_stages(directory, |name| stages.0.iter().all(|own| own != name))
+}
+
+/// Names for arrays of stages that no pin has.
+fn unused_stages_pins(directory: &Path) -> [String; 2] {
+    let pins =
+        (1_u32..).map(|number| STAGE_ARRAYS.map(|array| format!("{}_{number}", stages_pin(array))));
+    let is_free = |pins: &[String; 2]| pins.iter().all(|pin| !directory.join(pin).exists());
+    let mut free = pins.filter(is_free);
+    free.next().unwrap_or_default()
+}
+
+fn pin_programs(object: &mut Ebpf, directory: &Path) -> Result<(), KernelError> {
+    for name in names::PROGRAMS {
+        let path = directory.join(name);
+        let _ = std::fs::remove_file(&path);
+        let program = object.program_mut(name).ok_or_else(|| missing(name))?;
+        program
+            .pin(&path)
+            .map_err(|error| KernelError::Pin(path.display().to_string(), error))?;
+    }
+    Ok(())
 }
 
 /// Layout and build of what is pinned in a directory, `None` when nothing is.

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
@@ -30,7 +30,10 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::attach::{self, AttachError};
 use crate::clock::{self, Clock};
 use crate::follow::{Choice, Follower};
-use crate::kernel::{AttachMode, Kernel, KernelError, Maps, Programs, remove_other_stages, write};
+use crate::kernel::{
+    AttachMode, Counting, Kernel, KernelError, Maps, Programs, adopt_accounting,
+    remove_other_stages, write,
+};
 use crate::lock;
 use crate::mapped::{Mapping, Plain, Raw, bytes_of, from_bytes};
 use crate::netlink;
@@ -51,7 +54,8 @@ pub struct KernelPlane {
     tags: [Mapping; 2],
     slots: [Mapping; 2],
     warm: [Mapping; 2],
-    accounting: [Mapping; 2],
+    /// Empty where the table has no room for counters.
+    accounting: [OnceLock<Mapping>; 2],
     gauges: Mapping,
     rules: Mapping,
     conditions: Mapping,
@@ -103,7 +107,7 @@ impl KernelPlane {
             tags,
             slots,
             warm,
-            accounting,
+            accounting: [OnceLock::new(), OnceLock::new()],
             gauges,
             rules,
             conditions,
@@ -121,11 +125,24 @@ impl KernelPlane {
             clock: Clock::default(),
             changing: Mutex::new(()),
         };
+        own.keep_accounting(accounting);
         if own.words().tick_multiplier == 0 {
             own.begin()?;
         }
         own.follow_system()?;
         Ok(own)
+    }
+
+    /// Keeps what has room for the counters of all flows. A table without counters has one bucket of
+    /// them, since a map cannot be empty.
+    fn keep_accounting(&self, mappings: [Mapping; 2]) {
+        let buckets = self.words().settings.buckets;
+        for ((slot, mapping), buckets) in self.accounting.iter().zip(mappings).zip(buckets) {
+            if mapping.words().len() >= buckets as usize * BUCKET_ACCOUNTING_WORDS {
+                // One that is there already is as good.
+                let _ = slot.set(mapping);
+            }
+        }
     }
 
     fn begin(&self) -> Result<(), PlaneError> {
@@ -281,21 +298,31 @@ impl Plane for KernelPlane {
     }
 
     fn flows(&self) -> SliceTable<'_> {
-        let buckets = self.words().settings.buckets;
         let family = |index: usize| FamilySlices {
             tags: self.tags[index].words(),
             slots: self.slots[index].words(),
             warm: self.warm[index].words(),
-            // A table without counters has one bucket of them, since a map cannot be empty.
-            accounting: if self.accounting[index].words().len()
-                < buckets[index] as usize * BUCKET_ACCOUNTING_WORDS
-            {
-                &[]
-            } else {
-                self.accounting[index].words()
-            },
+            accounting: self.accounting[index].get().map_or(&[], Mapping::words),
         };
         SliceTable::new([family(0), family(1)], self.gauges.words())
+    }
+
+    fn make_accounting(&self) -> Result<(), PlaneError> {
+        let Counting {
+            programs,
+            accounting,
+            stages,
+        } = Kernel::with_accounting(&self.pins, &self.settings())?;
+        let mut current = lock(&self.programs);
+        *current = programs;
+        attach::replace(&mut current, &self.pins)?;
+        drop(current);
+        // Packets that the programs before had begun with.
+        std::thread::sleep(GRACE);
+        adopt_accounting(&self.pins, &stages)
+            .map_err(|error| PlaneError::Io(self.pins.display().to_string(), error))?;
+        self.keep_accounting(accounting);
+        Ok(())
     }
 
     fn counters(&self) -> Result<Counters, PlaneError> {
@@ -463,8 +490,10 @@ impl Tables {
 }
 
 fn read_value<T: Plain>(words: &[AtomicU64]) -> T {
-    let load = |word: &AtomicU64| word.load(Ordering::SeqCst).to_ne_bytes();
-    let bytes: Vec<u8> = words.iter().flat_map(load).collect();
+    let mut bytes = Vec::with_capacity(words.len() * 8);
+    for word in words {
+        bytes.extend_from_slice(&word.load(Ordering::SeqCst).to_ne_bytes());
+    }
     from_bytes(&bytes).expect("callers pass as many words as the value has")
 }
 

@@ -20,6 +20,7 @@ use crate::attach::{self, AttachError};
 use crate::kernel::{AttachMode, Kernel, KernelError, object_number, pinned_build};
 use crate::kernel_plane::KernelPlane;
 use crate::netlink::LinkChanges;
+use crate::server::sysctl;
 use crate::server::{ApplyError, Origin, Plane, PlaneError, Rules, Server, ServerError};
 
 /// Flows that a table is made for unless told otherwise, as with Linux on larger machines.
@@ -118,6 +119,7 @@ fn serve(
     }
     if origin == Origin::Adopted {
         kernel.replace_attached()?;
+        adopt_settings(&*plane, &options.sysctls);
     }
     let changes = LinkChanges::open().map_err(AttachError::Netlink)?;
     kernel.attach(&options.interfaces, options.mode)?;
@@ -134,6 +136,18 @@ fn serve(
     };
     ending.answer(result.as_ref().copied().map_err(ToString::to_string));
     Ok(result?)
+}
+
+/// Changes the settings of a firewall that was there before. What cannot be changed while the table is
+/// in use stays as it is.
+fn adopt_settings(plane: &dyn Plane, sysctls: &[Sysctl]) {
+    let mut settings = plane.settings();
+    for sysctl in sysctls {
+        if let Err(error) = sysctl::put(plane, &mut settings, *sysctl) {
+            eprintln!("keepstate: {error}");
+        }
+    }
+    plane.store_settings(&settings);
 }
 
 /// Programs and maps: those that are pinned, or new ones.

@@ -21,7 +21,9 @@ pub enum EventKind {
 pub struct Event {
     /// Key of the flow, see [`crate::tuple::FlowKey`]; for a drop without a flow, of the packet.
     pub key: [u64; 5],
-    /// Control word of the record, see [`crate::record`]; zero without one.
+    /// Control word of the record, see [`crate::record`]; zero without one. For a segment out of
+    /// window, which tells of a packet and not of a record: its acknowledgement, and in the lower
+    /// half the highest that may be acknowledged.
     pub control: u64,
     /// [`EventKind`].
     pub kind: u8,
@@ -42,7 +44,8 @@ pub struct Event {
     pub rule: u32,
     /// Length of the packet in bytes.
     pub length: u32,
-    /// For a segment out of window: sequence number, end, and the bounds it was held against.
+    /// For a segment out of window: sequence number, end, and the bounds it was held against, the
+    /// lower first. The lower bound of a RST is what its receiver has acknowledged.
     pub detail: [u32; 4],
 }
 

@@ -93,6 +93,10 @@ pub const CACHED_OUTCOMES_MAX: u32 = 7;
 /// older policies left behind before a number comes round again.
 pub const POLICY_EPOCHS: u32 = 4;
 
+/// Timeout policies (`CT --timeout NAME`), besides the timeouts of the sysctls. They lie in the page
+/// that every packet reads its settings from; rulesets in use name one or two.
+pub const TIMEOUT_POLICIES_MAX: u32 = 16;
+
 const _: () = assert!(RULE_STEPS_MAX.is_multiple_of(RULES_PER_ROUND));
 const _: () = assert!(SLOTS_PER_BUCKET * 8 == u64::BITS);
 const _: () = assert!(SLOT_WORDS_V4 * 8 == 64 && SLOT_WORDS_V6 * 8 == 128);

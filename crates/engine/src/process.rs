@@ -4,7 +4,7 @@ use crate::associate;
 use crate::conntrack::sctp::SctpState;
 use crate::conntrack::sctp::chunks::Walk;
 use crate::conntrack::tcp::Advance;
-use crate::conntrack::{self, tcp::TcpState};
+use crate::conntrack::{self, tcp, tcp::TcpState};
 use crate::event::{Event, EventKind};
 use crate::host::{Host, Packet};
 use crate::judge::{self, Judgement};
@@ -462,9 +462,13 @@ fn outcome_of(scratch: &Scratch) -> Outcome {
 /// Tells of a packet that was dropped or is INVALID, if somebody listens.
 #[inline(always)]
 fn emit_refusal<H: Host>(host: &H, scratch: &Scratch) {
-    if let Some(reason) = scratch.outcome.reason
-        && host.settings().has(SETTING_DROP_EVENTS)
-    {
+    let Some(reason) = scratch.outcome.reason else {
+        return;
+    };
+    let settings = host.settings();
+    let is_logged = matches!(scratch.outcome.state, State::Invalid)
+        && settings.logs_invalid(scratch.info.protocol);
+    if settings.has(SETTING_DROP_EVENTS) || is_logged {
         emit_reason(host, scratch, reason);
     }
 }
@@ -475,8 +479,14 @@ fn emit_reason<H: Host>(host: &H, scratch: &Scratch, reason: Reason) {
     let outcome = &scratch.outcome;
     let info = &scratch.info;
     let oriented = conntrack::tuple_of(info, 0).orient();
+    let (detail, control) = match scratch.tracked.direction() {
+        Some(direction) => tcp::arithmetic(reason, info, direction, &scratch.record),
+        None => ([0; 4], 0),
+    };
     host.emit(&Event {
         key: oriented.key.words,
+        control,
+        detail,
         kind: EventKind::Drop as u8,
         family: info.family as u8,
         reason: reason as u8,

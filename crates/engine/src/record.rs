@@ -22,6 +22,7 @@
 
 use crate::conntrack::tcp::{SegmentKind, TcpState};
 use crate::host::Words;
+use crate::settings::TimeoutPolicy;
 use crate::time::Tick;
 use crate::tuple::{Direction, Side};
 
@@ -46,6 +47,8 @@ pub const EXPECTED: u8 = 1 << 2;
 pub const ORIGINATOR_IS_SECOND: u8 = 1 << 3;
 /// The timeout was set by hand and is not renewed.
 pub const FIXED_TIMEOUT: u8 = 1 << 4;
+/// A rule assigned something to the flow: it stands in the warm words.
+pub const ASSIGNED: u8 = 1 << 5;
 
 /// `td_*` of one direction, as the kernel calls them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,6 +118,8 @@ pub struct Record {
     /// Twelve bits that tell the last acknowledgement from another (sequence number,
     /// acknowledgement and window).
     pub last_ack_hash: u16,
+    /// Whose timeouts it has. Not in these words: with [`ASSIGNED`] it stands in the warm ones.
+    pub timeouts: TimeoutPolicy,
 }
 
 /// Fields that only the handshake, resets and marks need.
@@ -328,6 +333,7 @@ impl Record {
         windows: [Window::EMPTY; 2],
         last_end: 0,
         last_ack_hash: 0,
+        timeouts: TimeoutPolicy::DEFAULT,
     };
 
     /// The originator's side.
@@ -412,6 +418,7 @@ impl Record {
             ],
             last_end: (detail >> 32) as u32,
             last_ack_hash: (detail >> 20) as u16 & 0xfff,
+            timeouts: TimeoutPolicy::DEFAULT,
         }
     }
 
@@ -448,6 +455,11 @@ impl Record {
 }
 
 impl Warm {
+    /// The timeout policy of a flow with [`ASSIGNED`], in bits 8-15 of the last word.
+    pub const fn timeouts(&self) -> TimeoutPolicy {
+        TimeoutPolicy((self.reserved >> 8) as u8)
+    }
+
     pub fn read<W: Words>(words: W) -> Self {
         let (first, second) = (words.load(0), words.load(1));
         Self {

@@ -1,6 +1,8 @@
 //! What an operator can set and every packet reads. Lives in a map in the kernel, so it is made
 //! of 32-bit numbers without padding and may change between two packets.
 
+use crate::limits::TIMEOUT_POLICIES_MAX;
+
 /// Number of timeouts, indexed by [`Timeout`].
 pub const TIMEOUTS: usize = 32;
 
@@ -74,6 +76,16 @@ pub const SETTING_TIMESTAMP: u32 = 1 << 5;
 pub const SETTING_FLOW_EVENTS: u32 = 1 << 6;
 /// Somebody reads events of drops.
 pub const SETTING_DROP_EVENTS: u32 = 1 << 7;
+/// With [`SETTING_ACCOUNTING`]: flows that begin now get no counters, those that have them are
+/// counted to their end. So it is after `nf_conntrack_acct` was turned off, until the last is gone.
+pub const SETTING_ACCOUNTING_ENDS: u32 = 1 << 8;
+/// `nf_conntrack_events` is 0: flows are not told of. The engine does not read this bit.
+pub const SETTING_EVENTS_NEVER: u32 = 1 << 9;
+/// `nf_conntrack_events` is 1. The engine does not read this bit.
+pub const SETTING_EVENTS_ALWAYS: u32 = 1 << 10;
+
+/// [`Settings::log_invalid`] for every protocol (IPPROTO_RAW, as in Linux).
+pub const LOG_INVALID_ALL: u32 = 255;
 
 /// An index whose check against a length stays where it is. The compiler knows which numbers an
 /// enumeration has and leaves the check out; the kernel's verifier sees a byte from memory, and
@@ -103,6 +115,22 @@ pub struct Settings {
     pub hash_keys: [u32; 12],
     /// Seconds, by [`Timeout`].
     pub timeouts: [u32; TIMEOUTS],
+    /// Protocol whose INVALID packets are told of, [`LOG_INVALID_ALL`] for all, zero for none
+    /// (`nf_conntrack_log_invalid`).
+    pub log_invalid: u32,
+    pub reserved: u32,
+    /// Seconds of the timeout policies, by their number less one and by [`Timeout`]; zero where a
+    /// policy says nothing.
+    pub policies: [[u32; TIMEOUTS]; TIMEOUT_POLICIES_MAX as usize],
+}
+
+/// Number of a timeout policy: which of [`Settings::policies`], counted from one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TimeoutPolicy(pub u8);
+
+impl TimeoutPolicy {
+    /// None: the timeouts of the sysctls.
+    pub const DEFAULT: Self = Self(0);
 }
 
 impl Settings {
@@ -123,6 +151,9 @@ impl Settings {
             buckets,
             hash_keys: [0; 12],
             timeouts,
+            log_invalid: 0,
+            reserved: 0,
+            policies: [[0; TIMEOUTS]; TIMEOUT_POLICIES_MAX as usize],
         }
     }
 
@@ -137,5 +168,26 @@ impl Settings {
             Some(seconds) => *seconds,
             None => timeout.default_seconds(),
         }
+    }
+
+    /// Seconds of a timeout under a policy; those of the sysctl where the policy says nothing or
+    /// does not exist.
+    #[inline(always)]
+    pub fn seconds_under(&self, timeout: Timeout, policy: TimeoutPolicy) -> u32 {
+        if policy.0 == 0 {
+            return self.seconds(timeout);
+        }
+        let number = policy.0 as usize - 1;
+        let own = self.policies.get(checked_index(number));
+        match own.and_then(|own| own.get(checked_index(timeout as usize))) {
+            Some(seconds) if *seconds != 0 => *seconds,
+            _ => self.seconds(timeout),
+        }
+    }
+
+    /// Whether an INVALID packet of a protocol is told of.
+    pub const fn logs_invalid(&self, protocol: u8) -> bool {
+        self.log_invalid == LOG_INVALID_ALL
+            || (self.log_invalid == protocol as u32 && self.log_invalid != 0)
     }
 }

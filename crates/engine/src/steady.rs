@@ -10,7 +10,7 @@ use crate::conntrack::udp;
 use crate::host::{Host, Packet, Words};
 use crate::judge;
 use crate::process::{Outcome, Path, Scratch, Stage};
-use crate::record::{ASSURED, Control, Record, SEEN_REPLY, StateWords};
+use crate::record::{ASSIGNED, ASSURED, Control, Record, SEEN_REPLY, StateWords};
 use crate::table::{self, Kind, Place, Seen, V4, V6};
 use crate::time::Tick;
 use crate::track::{self, Sight};
@@ -151,7 +151,8 @@ fn is_at_rest(control: Control, info: &PacketInfo, now: Tick) -> bool {
     } else {
         (SEEN_REPLY, TcpState::None)
     };
-    control.status() & needed == needed
+    // Flows that something was assigned to are left to the other stages: it stands in their warm words.
+    control.status() & (needed | ASSIGNED) == needed
         && control.tcp_state() as u8 == state as u8
         && !control.deadline().has_passed(now)
 }

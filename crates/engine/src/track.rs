@@ -6,10 +6,14 @@ use crate::conntrack::{self, Tracker};
 use crate::event::{Event, EventKind};
 use crate::host::{FlowMemory, Host, Packet, Words};
 use crate::process::{Arrival, Run, Scratch, Stage};
-use crate::record::{CachedOutcomes, Control, EXPECTED, Record, SEEN_REPLY, Warm};
-use crate::settings::{SETTING_ACCOUNTING, SETTING_FLOW_EVENTS, SETTING_TIMESTAMP};
+use crate::record::{ASSIGNED, CachedOutcomes, Control, EXPECTED, Record, SEEN_REPLY, Warm};
+use crate::settings::{
+    SETTING_ACCOUNTING, SETTING_ACCOUNTING_ENDS, SETTING_FLOW_EVENTS, SETTING_TIMESTAMP,
+    TimeoutPolicy,
+};
 use crate::table::{
-    self, Displaced, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Opening, Place, Seen, gauges,
+    self, Displaced, Found, HalfOpen, Hash, Insert, Lookup, NOT_COUNTED, NewFlow, Opening, Place,
+    Seen, gauges,
 };
 use crate::trace::Step;
 use crate::tuple::{Direction, FlowKey, Tuple};
@@ -219,6 +223,7 @@ pub(crate) fn advance<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scr
     let direction = direction_of(scratch);
     run.host.trace(Step::Found(scratch.record, direction));
     scratch.uses_warm = read_warm(run.host, scratch);
+    scratch.record.timeouts = timeouts(run.host, scratch);
     scratch.tracked = Tracked {
         state: state_of(&scratch.record, direction),
         reason: None,
@@ -244,6 +249,8 @@ fn begin_flow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) ->
         warm,
         ..
     } = scratch;
+    // Rules that assign another are yet to come.
+    record.timeouts = TimeoutPolicy::DEFAULT;
     tracked_new(conntrack::begin(run, info, oriented, record, warm))
 }
 
@@ -321,6 +328,16 @@ fn read_warm<H: Host>(host: &H, scratch: &mut Scratch) -> WarmUse {
         }
         None => WarmUse::No,
     }
+}
+
+/// The timeout policy of the flow that was found.
+#[inline(always)]
+fn timeouts<H: Host>(host: &H, scratch: &Scratch) -> TimeoutPolicy {
+    if !scratch.record.has(ASSIGNED) {
+        return TimeoutPolicy::DEFAULT;
+    }
+    let words = warm_words(host, scratch.seen.place);
+    words.map_or(TimeoutPolicy::DEFAULT, |words| Warm::read(words).timeouts())
 }
 
 fn warm_words<H: Host>(host: &H, place: Place) -> Option<<H::Flows as FlowMemory>::Words> {
@@ -529,9 +546,14 @@ pub(crate) fn account<H: Host>(host: &H, place: Place, direction: Direction, byt
 #[inline(always)]
 fn opening<H: Host>(host: &H, bytes: u32) -> Opening {
     let mut opening = Opening::NONE;
-    if host.settings().has(SETTING_ACCOUNTING) {
+    let flags = host.settings().flags & (SETTING_ACCOUNTING | SETTING_ACCOUNTING_ENDS);
+    if flags == SETTING_ACCOUNTING {
         opening.packets = 1;
         opening.bytes = u64::from(bytes);
+    } else {
+        // It gets no counters though there is room for them: what is turned on later counts the
+        // flows of later.
+        opening.packets = NOT_COUNTED;
     }
     if host.settings().has(SETTING_TIMESTAMP) {
         opening.start = host.wall_clock();

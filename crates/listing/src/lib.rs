@@ -6,6 +6,7 @@
 pub mod calendar;
 mod forms;
 pub mod sysctl;
+pub mod timeout;
 
 use std::fmt::{self, Display, Formatter};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -62,8 +63,8 @@ impl Entry {
     /// A record of the flow table.
     pub fn from_table(entry: &table::Entry, now: Tick) -> Self {
         let started = entry.accounting.map(|[.., started]| started);
-        let counters = entry.accounting.map(|words| {
-            let [packets, bytes, reply_packets, reply_bytes, _start] = words;
+        let counters = entry.counters().map(|words| {
+            let [packets, bytes, reply_packets, reply_bytes] = words;
             let reply = Counters {
                 packets: reply_packets,
                 bytes: reply_bytes,

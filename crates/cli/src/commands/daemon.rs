@@ -11,6 +11,7 @@ use keepstate_daemon::kernel::AttachMode;
 use keepstate_daemon::run::{Options, RunError, run as run_daemon};
 use keepstate_sim::sysctl::Sysctl;
 
+use crate::config::{self, ConfigArgument};
 use crate::running::InstanceArgument;
 
 /// Run the daemon in the foreground, as a service manager wants it.
@@ -55,9 +56,12 @@ pub(crate) struct StartArguments {
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) xdp: XdpArgument,
 
-    /// A setting of the tracker by its sysctl name.
+    /// A setting of the tracker by its sysctl name. Counts for more than what files say.
     #[arg(long = "sysctl", value_name = "NAME=VALUE", value_parser = Sysctl::parse)]
     pub(crate) sysctls: Vec<Sysctl>,
+
+    #[command(flatten)]
+    pub(crate) config: ConfigArgument,
 
     #[command(flatten)]
     pub(crate) instance: InstanceArgument,
@@ -84,7 +88,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 /// Runs the daemon to its end.
 pub(crate) fn serve(start: &StartArguments) -> anyhow::Result<ExitCode> {
-    let mut sysctls = start.sysctls.clone();
+    let (mut sysctls, problems) = config::settings(&start.config.directory());
+    for problem in problems {
+        eprintln!("keepstate: {problem}");
+    }
+    sysctls.extend(&start.sysctls);
     sysctls.extend(start.flows_max.map(Sysctl::FlowsMax));
     let options = Options {
         instance: start.instance.instance.clone(),

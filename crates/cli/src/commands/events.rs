@@ -79,20 +79,5 @@ pub(crate) fn line(event: &Event, colour: Colour) -> String {
         };
         return format!("{mark} {}", entry.event(timeout));
     };
-    let mut text = format!("{mark} {}", entry.packet());
-    let reason = packet.reason.as_deref().unwrap_or("none");
-    text.push_str(&format!(" state={} reason={reason}", packet.state));
-    if let Some(chain) = &packet.chain {
-        match packet.rule {
-            Some(rule) => text.push_str(&format!(" rule={chain}:{rule}")),
-            None => text.push_str(&format!(" rule={chain}:policy")),
-        }
-    }
-    text.push_str(&format!(" len={}", packet.length));
-    if let Some([sequence, end, lower, upper]) = packet.window {
-        text.push_str(&format!(
-            " seq={sequence} end={end} window={lower}..{upper}"
-        ));
-    }
-    text
+    format!("{mark} {} {packet}", entry.packet())
 }

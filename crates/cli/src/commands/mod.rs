@@ -7,8 +7,10 @@ mod down;
 pub(crate) mod events;
 mod explain;
 mod flows;
+mod profile;
 mod replay;
 mod status;
+mod timeout;
 mod up;
 
 use std::process::ExitCode;
@@ -41,6 +43,14 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
+    Profile(profile::Arguments),
+    Timeout(timeout::Arguments),
+    /// Read and set the knobs of the tracker, with the command line of sysctl.
+    #[command(disable_help_flag = true)]
+    Sysctl {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
 }
 
 /// Runs the subcommand that the command line names.
@@ -56,6 +66,12 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Daemon(arguments) => daemon::run(&arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Replay(arguments) => replay::run(arguments),
+        Command::Profile(arguments) => profile::run(&arguments),
+        Command::Timeout(arguments) => timeout::run(&arguments),
+        Command::Sysctl { options } => {
+            let name = std::iter::once("sysctl".to_owned());
+            Ok(crate::sysctl::run(&name.chain(options).collect::<Vec<_>>()))
+        }
         Command::Conntrack { options } => {
             let name = std::iter::once("conntrack".to_owned());
             Ok(crate::conntrack::run(

@@ -73,6 +73,13 @@ fn print(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
         "events      {} listening, {lost} lost",
         events.listeners
     )?;
+    if events.logged + events.not_logged != 0 {
+        writeln!(
+            out,
+            "log         {} INVALID packets, {} more left out",
+            events.logged, events.not_logged
+        )?;
+    }
     let control = &status.control;
     let wrong = control.malformed + control.refused;
     writeln!(
@@ -92,8 +99,16 @@ fn print_table(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
     )?;
     writeln!(
         out,
-        "table       {} made, {} ended, {} evicted, {} refused for want of room, {} contended, {} busy",
-        table.inserted, table.removed, table.evicted, table.refused, table.contended, table.busy
+        "table       {} and {} buckets, {} made, {} ended, {} evicted, {} refused for want of room, \
+         {} contended, {} busy",
+        table.buckets[0],
+        table.buckets[1],
+        table.inserted,
+        table.removed,
+        table.evicted,
+        table.refused,
+        table.contended,
+        table.busy
     )?;
     let expiry = &status.expiry;
     writeln!(

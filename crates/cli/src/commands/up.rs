@@ -12,6 +12,7 @@ use clap::Args;
 use keepstate_api::{Client, Instance, Reply, Request, Status};
 
 use super::daemon::{self, StartArguments};
+use crate::config;
 use crate::output::stdout;
 use crate::running::unexpected;
 
@@ -43,6 +44,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
              `keepstate apply`, or end it with `keepstate down`",
             client.hello().pid
         );
+    }
+    // The daemon passes over them and says so too, where nobody looks.
+    let (_, problems) = config::settings(&arguments.start.config.directory());
+    for problem in problems {
+        eprintln!("keepstate: {problem}");
     }
     let mut child = start(instance)?;
     let status = wait_until_ready(instance, &mut child)?;

@@ -10,23 +10,17 @@ use keepstate_api::{
     TableStatus, Traffic, engine_address, frame,
 };
 use keepstate_engine::host::{FlowMemory, Words};
-use keepstate_engine::limits::{RATED_LOAD_PERCENT, SLOTS_PER_BUCKET};
 use keepstate_engine::record::Record;
-use keepstate_engine::settings::{
-    SETTING_ACCOUNTING, SETTING_DROP_EVENTS, SETTING_FLOW_EVENTS, SETTING_TIMESTAMP, Settings,
-};
+use keepstate_engine::settings::{SETTING_DROP_EVENTS, SETTING_FLOW_EVENTS, Settings};
 use keepstate_engine::table::{self, Lookup, gauges};
-use keepstate_engine::tuple::{Family, Side, Tuple, is_icmp};
+use keepstate_engine::tuple::{Side, Tuple, is_icmp};
 use keepstate_engine::verdict::Reason;
-use keepstate_listing::sysctl::{self, Sysctl};
 use keepstate_plane::Counters;
 
 use super::connection::{Output, failure};
 use super::plane::PlaneError;
 use super::rules::ApplyError;
-use super::{Origin, Shared, edit, flows};
-
-const FLOW_COUNT: &str = "nf_conntrack_count";
+use super::{Origin, Shared, edit, flows, sysctl, timeouts};
 
 /// Answers one request, all but those that end the conversation. Errors are the client's.
 pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> io::Result<()> {
@@ -40,7 +34,7 @@ pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> 
         }
         Request::Find { query } => Ok(flows::find(shared, &query)),
         Request::Insert { flow } => Ok(edit::insert(shared, &flow, output)),
-        Request::Sysctl { name } => return sysctls(shared, name.as_deref(), output),
+        Request::Sysctl { name } => return sysctl::tell(shared, name.as_deref(), output),
         Request::Status => status(shared).map(|status| Reply::Status(Box::new(status))),
         Request::Apply { files, mode } => match shared.rules.apply(&*shared.plane, &files, mode) {
             Ok(applied) => Ok(Reply::Applied(applied)),
@@ -50,7 +44,10 @@ pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> 
         },
         Request::Policy => policy_text(shared).map(Reply::Policy),
         Request::Running { query } => running(shared, query),
-        Request::SetSysctl { assignment } => Ok(set_sysctl(shared, &assignment)),
+        Request::TimeoutPolicies => Ok(shared.timeouts.list(&*shared.plane)),
+        Request::AddTimeoutPolicy { policy } => Ok(timeouts::add(shared, policy)),
+        Request::RemoveTimeoutPolicy { name } => Ok(timeouts::remove(shared, name.as_deref())),
+        Request::SetSysctl { assignment } => Ok(sysctl::set(shared, &assignment)),
         Request::Events { .. } | Request::Shutdown { .. } => {
             unreachable!("answered by the connection itself")
         }
@@ -109,7 +106,7 @@ fn status(shared: &Shared) -> Result<Status, PlaneError> {
         table: table_status(shared),
         traffic: traffic(&counters),
         expiry: shared.expiry.status(),
-        events: shared.hub.status(counters.events_lost),
+        events: shared.hub.status(counters.events_lost, &shared.log),
         control: ControlStatus {
             connections: read(&tally.connections),
             requests: read(&tally.requests),
@@ -219,83 +216,4 @@ fn find(shared: &Shared, settings: &Settings, query: &Query) -> Option<RawRecord
         });
         raw
     })
-}
-
-fn sysctls(shared: &Shared, name: Option<&str>, output: &mut Output) -> io::Result<()> {
-    let count = (FLOW_COUNT, table_status(shared).flows);
-    let values = sysctl::values(&shared.plane.settings());
-    let all = values
-        .into_iter()
-        .map(|(name, value)| (name, u64::from(value)));
-    let wanted = |full: &str| name.is_none_or(|name| short(name) == full);
-    let mut is_known = false;
-    for (name, value) in all.chain([count]).filter(|(name, _)| wanted(name)) {
-        is_known = true;
-        let name = name.to_owned();
-        frame::write(output, &Reply::Sysctl { name, value })?;
-    }
-    let last = match name {
-        Some(name) if !is_known => {
-            let message = format!("there is no setting `{name}`");
-            failure(FailureKind::Invalid, message)
-        }
-        _ => Reply::Done,
-    };
-    frame::write(output, &last)
-}
-
-fn short(name: &str) -> &str {
-    let prefixes = ["net.netfilter.", "net/netfilter/"];
-    let stripped = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix));
-    stripped.unwrap_or(name)
-}
-
-fn set_sysctl(shared: &Shared, assignment: &str) -> Reply {
-    let invalid = |message: String| failure(FailureKind::Invalid, message);
-    let sysctl = match Sysctl::parse(assignment) {
-        Ok(sysctl) => sysctl,
-        Err(error) => return invalid(error.to_string()),
-    };
-    let result = shared.change_settings(|settings| {
-        let mut changed = *settings;
-        sysctl.apply(&mut changed);
-        if let Sysctl::FlowsMax(flows) = sysctl {
-            resize(&mut changed, flows)?;
-        }
-        let counts = SETTING_ACCOUNTING | SETTING_TIMESTAMP;
-        if changed.flags & !settings.flags & counts != 0 && !has_accounting(shared) {
-            return Err(
-                "the table was made without room for counters: start with --sysctl \
-                 nf_conntrack_acct=1"
-                    .to_owned(),
-            );
-        }
-        *settings = changed;
-        Ok(())
-    });
-    result.map_or_else(invalid, |()| Reply::Done)
-}
-
-/// The limit may move within what the table was made for.
-fn resize(settings: &mut Settings, flows: u32) -> Result<(), String> {
-    let [v4, v6] = settings.buckets;
-    let slots = u64::from(v4.min(v6)) * u64::from(SLOTS_PER_BUCKET);
-    let rated = slots * u64::from(RATED_LOAD_PERCENT) / 100;
-    if u64::from(flows) > rated {
-        return Err(format!(
-            "the table was made for {rated} flows: start with --flows-max {flows}"
-        ));
-    }
-    settings.flows_max = flows;
-    settings.half_open_max = flows - flows / 8;
-    Ok(())
-}
-
-fn has_accounting(shared: &Shared) -> bool {
-    let [v4, _] = shared.plane.settings().buckets;
-    let last = v4.saturating_sub(1);
-    let flows = shared.plane.flows();
-    flows
-        .accounting(Family::V4, last, SLOTS_PER_BUCKET - 1)
-        .is_some()
 }

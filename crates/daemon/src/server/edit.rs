@@ -19,8 +19,12 @@ use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::record::{
     ASSURED, CONTROL_WORD, EXPECTED, FIXED_TIMEOUT, ORIGINATOR_IS_SECOND, Record, SEEN_REPLY, Warm,
 };
-use keepstate_engine::settings::{SETTING_FLOW_EVENTS, SETTING_TIMESTAMP, Settings};
-use keepstate_engine::table::{self, Displaced, Entry, HalfOpen, Hash, Insert, Opening};
+use keepstate_engine::settings::{
+    SETTING_ACCOUNTING, SETTING_ACCOUNTING_ENDS, SETTING_FLOW_EVENTS, SETTING_TIMESTAMP, Settings,
+};
+use keepstate_engine::table::{
+    self, Displaced, Entry, HalfOpen, Hash, Insert, NOT_COUNTED, Opening,
+};
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{Direction, FlowKey, Oriented, Side, is_icmp};
 
@@ -36,6 +40,21 @@ pub(super) fn insert(shared: &Shared, flow: &NewFlow, output: &Output) -> Reply 
             Reply::Done
         }
         Err(why) => Reply::Unable { why },
+    }
+}
+
+/// What the counters of a record made by hand begin with.
+fn opening(settings: &Settings) -> Opening {
+    let is_counted =
+        settings.flags & (SETTING_ACCOUNTING | SETTING_ACCOUNTING_ENDS) == SETTING_ACCOUNTING;
+    Opening {
+        packets: if is_counted { 0 } else { NOT_COUNTED },
+        bytes: 0,
+        start: if settings.has(SETTING_TIMESTAMP) {
+            unix_nanoseconds()
+        } else {
+            0
+        },
     }
 }
 
@@ -58,14 +77,7 @@ fn try_insert(shared: &Shared, by: Option<&Program>, flow: &NewFlow) -> Result<(
             record: &record,
             warm: &warm,
             half_open: half_open(record.status, flow.first.protocol),
-            opening: Opening {
-                start: if settings.has(SETTING_TIMESTAMP) {
-                    unix_nanoseconds()
-                } else {
-                    0
-                },
-                ..Opening::NONE
-            },
+            opening: opening(&settings),
         },
         &settings,
         now,

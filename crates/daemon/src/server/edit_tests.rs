@@ -5,6 +5,7 @@ use keepstate_api::{
 use keepstate_engine::conntrack;
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::record::{Record, Warm};
+use keepstate_engine::settings::SETTING_ACCOUNTING;
 use keepstate_engine::table::{self, Hash, Lookup};
 use keepstate_engine::time::Tick;
 
@@ -108,6 +109,9 @@ fn flows_are_made_found_changed_and_removed() {
 #[test]
 fn counters_are_told_once_and_begin_again() {
     let bench = Bench::new();
+    let mut settings = bench.plane.settings();
+    settings.flags |= SETTING_ACCOUNTING;
+    bench.plane.store_settings(&settings);
     assert_eq!(insert(&bench, new_flow(1)), Reply::Done);
     let oriented = flows::name(&query(1)).unwrap();
     let hash = Hash::of(&oriented.key, &bench.plane.settings());

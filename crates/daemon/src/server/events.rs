@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use keepstate_api::{Event, EventKind, EventKinds, EventStatus, Flow, PacketEvent, Program};
+use keepstate_api::{
+    Event, EventKind, EventKinds, EventStatus, Flow, PacketEvent, Program, WindowEvent,
+};
 use keepstate_engine::event::{Event as EngineEvent, EventKind as EngineKind};
 use keepstate_engine::host::Words;
 use keepstate_engine::policy::NO_RULE;
@@ -17,6 +19,7 @@ use keepstate_engine::tuple::{Family, FlowKey, Side, Tuple, is_icmp};
 use keepstate_engine::verdict::{Hook, Reason};
 use keepstate_listing as listing;
 
+use super::log::InvalidLog;
 use super::rules::{RuleName, Rules};
 use super::{Shared, flows, unix_nanoseconds};
 
@@ -95,8 +98,11 @@ impl Hub {
         }
     }
 
-    pub(crate) fn status(&self, lost_in_kernel: u64) -> EventStatus {
+    pub(crate) fn status(&self, lost_in_kernel: u64, log: &InvalidLog) -> EventStatus {
+        let (logged, not_logged) = log.counts();
         EventStatus {
+            logged,
+            not_logged,
             listeners: self.lock().len() as u32,
             lost_in_kernel,
             lost_by_listeners: self.lost.load(Ordering::Relaxed),
@@ -173,7 +179,13 @@ pub(crate) fn describe(event: &EngineEvent, rules: &Rules, now: Tick) -> Option<
         family: family(event)?,
         words: event.key,
     };
-    let record = Record::read(Control(event.control), NoWords);
+    // That of a packet holds something else than a record's control word.
+    let control = if kind.is_of_packet() {
+        Control(0)
+    } else {
+        Control(event.control)
+    };
+    let record = Record::read(control, NoWords);
     let mut entry = listing::Entry::new(&key, &record, &Warm::default(), now);
     if kind.is_of_packet() {
         let sender = if event.side == Side::Second as u8 {
@@ -236,8 +248,21 @@ fn packet(event: &EngineEvent, rules: &Rules) -> PacketEvent {
         chain,
         rule,
         length: event.length,
-        window: (event.detail != [0; 4]).then_some(event.detail),
+        window: window(event),
     }
+}
+
+fn window(event: &EngineEvent) -> Option<WindowEvent> {
+    let [sequence, end, lower, upper] = event.detail;
+    let is_told = event.detail != [0; 4] || event.control != 0;
+    is_told.then_some(WindowEvent {
+        sequence,
+        end,
+        lower,
+        upper,
+        ack: (event.control >> 32) as u32,
+        ack_upper: event.control as u32,
+    })
 }
 
 /// The words after a control word that came alone.

@@ -1,10 +1,13 @@
 //! The search for flows whose time is up.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use keepstate_api::{EventKind, ExpiryStatus};
-use keepstate_engine::settings::SETTING_FLOW_EVENTS;
+use keepstate_engine::settings::{
+    SETTING_ACCOUNTING, SETTING_ACCOUNTING_ENDS, SETTING_FLOW_EVENTS,
+};
 use keepstate_engine::table;
 use keepstate_engine::time::TICKS_PER_SECOND;
 use keepstate_engine::tuple::Family;
@@ -38,8 +41,11 @@ pub(crate) fn run(shared: &Shared) {
     loop {
         let begun = Instant::now();
         let mut lag_ms = 0;
+        let ends_at_first = shared.plane.settings().has(SETTING_ACCOUNTING_ENDS);
+        let mut counted = false;
         for step in 0..STEPS {
             lag_ms = lag_ms.max(search(shared, step));
+            counted = counted || (ends_at_first && finds_counted(shared, step));
             if shared.sleep(ROUND / STEPS) {
                 return;
             }
@@ -48,7 +54,42 @@ pub(crate) fn run(shared: &Shared) {
         let round_ms = begun.elapsed().as_millis() as u64;
         expiry.round_ms.store(round_ms, Ordering::Relaxed);
         expiry.lag_ms.store(lag_ms, Ordering::Relaxed);
+        if ends_at_first && !counted {
+            end_accounting(shared);
+        }
     }
+}
+
+/// The buckets of a step.
+fn part(buckets: u32, step: u32) -> Range<u32> {
+    let bound = |step: u32| (u64::from(buckets) * u64::from(step) / u64::from(STEPS)) as u32;
+    bound(step)..bound(step + 1)
+}
+
+/// Whether one part of the table has flows with counters.
+fn finds_counted(shared: &Shared, step: u32) -> bool {
+    let plane = &*shared.plane;
+    let [v4, v6] = plane.settings().buckets;
+    let mut found = false;
+    for (family, buckets) in [(Family::V4, v4), (Family::V6, v6)] {
+        let part = part(buckets, step);
+        table::visit(&plane.flows(), family, part, plane.now(), |entry| {
+            found |= entry.counters().is_some();
+        });
+    }
+    found
+}
+
+/// Accounting was turned off, and no flow has counters any more: packets need not be counted.
+fn end_accounting(shared: &Shared) {
+    let result: Result<(), std::convert::Infallible> = shared.change_settings(|settings| {
+        // It may have been turned on again.
+        if settings.has(SETTING_ACCOUNTING_ENDS) {
+            settings.flags &= !(SETTING_ACCOUNTING | SETTING_ACCOUNTING_ENDS);
+        }
+        Ok(())
+    });
+    let Ok(()) = result;
 }
 
 /// Searches one part of the table; returns how late the latest removal was.
@@ -59,9 +100,8 @@ fn search(shared: &Shared, step: u32) -> u64 {
     let [v4, v6] = settings.buckets;
     let (mut removed, mut latest) = (0, 0);
     for (family, buckets) in [(Family::V4, v4), (Family::V6, v6)] {
-        let bound = |step: u32| (u64::from(buckets) * u64::from(step) / u64::from(STEPS)) as u32;
         let now = plane.now();
-        let part = bound(step)..bound(step + 1);
+        let part = part(buckets, step);
         table::sweep(&plane.flows(), family, part, now, |entry| {
             removed += 1;
             latest = latest.max(now.0.wrapping_sub(entry.record.deadline.0));

@@ -8,7 +8,7 @@ use keepstate_api::{
 use keepstate_engine::conntrack;
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::record::{CONTROL_WORD, Control, Record};
-use keepstate_engine::settings::{SETTING_ACCOUNTING, SETTING_FLOW_EVENTS};
+use keepstate_engine::settings::{SETTING_ACCOUNTING, SETTING_FLOW_EVENTS, Settings};
 use keepstate_engine::table::{self, Entry, Hash, Lookup};
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{Family, FlowKey, Oriented, Tuple};
@@ -25,12 +25,16 @@ pub(super) const EDIT_TRIES_MAX: u32 = 64;
 
 /// A flow as clients see it.
 pub(super) fn describe(shared: &Shared, entry: &Entry, now: Tick) -> Flow {
-    let settings = shared.plane.settings();
+    describe_under(&shared.plane.settings(), entry, now)
+}
+
+/// As [`describe`], for many flows: settings are long.
+fn describe_under(settings: &Settings, entry: &Entry, now: Tick) -> Flow {
     let mut flow = Flow {
-        id: Hash::of(&entry.key, &settings).id,
+        id: Hash::of(&entry.key, settings).id,
         ..Flow::from_table(entry, now)
     };
-    let was_counted = entry.accounting.is_some_and(|[original, ..]| original != 0);
+    let was_counted = entry.counters().is_some_and(|[original, ..]| original != 0);
     if !was_counted && !settings.has(SETTING_ACCOUNTING) {
         // There is room for counters, for the sake of start times or of later.
         for endpoints in [&mut flow.original, &mut flow.reply] {
@@ -204,7 +208,8 @@ pub(super) fn for_each<E>(
     filter: &Filter,
     mut act: impl FnMut(&Entry, Tick, Flow) -> Result<(), E>,
 ) -> Result<(), E> {
-    let [v4, v6] = shared.plane.settings().buckets;
+    let settings = shared.plane.settings();
+    let [v4, v6] = settings.buckets;
     let only = filter.only_family();
     let mut found = Vec::new();
     for (family, buckets) in [(Family::V4, v4), (Family::V6, v6)] {
@@ -216,7 +221,7 @@ pub(super) fn for_each<E>(
             let end = buckets.min(next.saturating_add(BUCKETS_PER_STEP));
             let now = shared.plane.now();
             table::visit(&shared.plane.flows(), family, next..end, now, |entry| {
-                let flow = describe(shared, entry, now);
+                let flow = describe_under(&settings, entry, now);
                 if filter.matches(&flow) {
                     found.push((*entry, flow));
                 }
@@ -256,6 +261,9 @@ fn take_out(
 /// Takes the counters of a record, which are then zero. No packet is counted twice or not at all.
 fn take_counters(shared: &Shared, entry: &mut Entry) {
     const COUNTERS: usize = 4;
+    if entry.counters().is_none() {
+        return;
+    }
     let place = entry.place;
     let memory = shared.plane.flows();
     let words = memory.accounting(place.family, place.bucket, place.slot);

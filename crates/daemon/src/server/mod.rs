@@ -11,9 +11,13 @@ mod edit;
 mod events;
 mod expiry;
 mod flows;
+mod log;
 pub mod memory;
 mod plane;
 mod rules;
+pub(crate) mod sysctl;
+mod timeouts;
+
 #[cfg(test)]
 mod tests;
 
@@ -24,15 +28,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use keepstate_api::{Instance, Shutdown};
-use keepstate_engine::settings::{SETTING_DROP_EVENTS, SETTING_FLOW_EVENTS};
+use keepstate_engine::settings::{SETTING_DROP_EVENTS, SETTING_EVENTS_NEVER, SETTING_FLOW_EVENTS};
+use keepstate_engine::verdict::State;
 
 use self::events::Hub;
 use self::expiry::Expiry;
+use self::log::InvalidLog;
 pub use self::plane::{EventSource, Plane, PlaneError};
 pub use self::rules::{ApplyError, Rules};
+use self::timeouts::Timeouts;
 use crate::lock;
 
 /// How long the reader of events waits before it looks whether the server ends.
@@ -66,6 +73,8 @@ pub(crate) struct Shared {
     pub(crate) started: u64,
     pub(crate) hub: Hub,
     pub(crate) expiry: Expiry,
+    pub(crate) log: InvalidLog,
+    pub(crate) timeouts: Timeouts,
     pub(crate) tally: Tally,
     /// Held while settings are read, changed and written back.
     settings: Mutex<()>,
@@ -142,6 +151,9 @@ impl Shared {
         let result: Result<(), std::convert::Infallible> = self.change_settings(|settings| {
             settings.flags &= !(SETTING_FLOW_EVENTS | SETTING_DROP_EVENTS);
             settings.flags |= self.hub.wanted();
+            if settings.has(SETTING_EVENTS_NEVER) {
+                settings.flags &= !SETTING_FLOW_EVENTS;
+            }
             Ok(())
         });
         let Ok(()) = result;
@@ -186,6 +198,8 @@ impl Server {
         let source = plane.events()?;
         let listener = UnixListener::bind(socket).map_err(listen)?;
         std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(listen)?;
+        let settings = plane.settings();
+        let directory = rules.directory();
         let shared = Arc::new(Shared {
             instance,
             plane,
@@ -194,6 +208,8 @@ impl Server {
             started: unix_seconds(),
             hub: Hub::default(),
             expiry: Expiry::default(),
+            log: InvalidLog::default(),
+            timeouts: Timeouts::recall(directory, &settings),
             tally: Tally::default(),
             settings: Mutex::new(()),
             ending: Mutex::new(None),
@@ -262,9 +278,11 @@ fn read_events(shared: &Arc<Shared>, mut source: Box<dyn EventSource>) {
     while !shared.is_ending() {
         let result = source.wait(EVENT_PATIENCE, &mut |event| {
             if let Some(event) = events::told(shared, event) {
+                log_invalid(shared, &event);
                 shared.hub.publish(event);
             }
         });
+        say(shared.log.close(Instant::now()));
         if let Err(error) = result {
             eprintln!("keepstate: events cannot be read any more: {error}");
             return;
@@ -272,9 +290,25 @@ fn read_events(shared: &Arc<Shared>, mut source: Box<dyn EventSource>) {
     }
 }
 
+fn log_invalid(shared: &Shared, event: &keepstate_api::Event) {
+    let is_invalid = event
+        .packet
+        .as_ref()
+        .is_some_and(|packet| packet.state == State::Invalid.name());
+    if is_invalid && shared.plane.settings().logs_invalid(event.flow.protocol) {
+        say(shared.log.note(event, Instant::now()));
+    }
+}
+
+/// Writes to where a service manager listens.
+fn say(lines: impl IntoIterator<Item = String>) {
+    for line in lines {
+        eprintln!("keepstate: {line}");
+    }
+}
+
 /// Name of a state by its number.
 pub(crate) fn state_name(number: u8) -> &'static str {
-    use keepstate_engine::verdict::State;
     const STATES: [State; 6] = [
         State::None,
         State::Invalid,

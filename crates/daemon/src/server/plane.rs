@@ -41,6 +41,10 @@ pub trait Plane: Send + Sync {
 
     fn flows(&self) -> SliceTable<'_>;
 
+    /// Makes room for the counters and start times of flows in a table that was made without. Those
+    /// that are there keep their records and are marked as not counted. May take seconds.
+    fn make_accounting(&self) -> Result<(), PlaneError>;
+
     /// Counters of the whole, over all CPUs.
     fn counters(&self) -> Result<Counters, PlaneError>;
 

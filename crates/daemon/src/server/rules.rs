@@ -86,6 +86,11 @@ impl Rules {
         }
     }
 
+    /// Where the text is kept.
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.directory.clone()
+    }
+
     /// Finds out what an earlier daemon put in force.
     pub fn recall(&self, plane: &dyn Plane) -> Result<(), PlaneError> {
         let (header, rules) = plane.policy()?;

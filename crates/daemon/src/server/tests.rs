@@ -7,15 +7,19 @@ use std::time::Duration;
 
 use keepstate_api::{
     ApplyMode, Client, ClientError, Event, EventKind, EventKinds, FailureKind, Filter, Flow,
-    Instance, Reply, Request, RuleFamily, RuleFile, Shutdown,
+    Instance, Reply, Request, RuleFamily, RuleFile, Shutdown, TimeoutPolicy,
 };
 use keepstate_engine::conntrack::tcp::TcpState;
 use keepstate_engine::event::Event as EngineEvent;
 use keepstate_engine::record::{Record, Warm};
-use keepstate_engine::settings::SETTING_DROP_EVENTS;
+use keepstate_engine::settings::{
+    SETTING_ACCOUNTING, SETTING_DROP_EVENTS, SETTING_FLOW_EVENTS, Timeout,
+    TimeoutPolicy as PolicyNumber,
+};
 use keepstate_engine::table::{self, Displaced, HalfOpen, Hash, Insert, NewFlow, Opening};
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{Family, Tuple};
+use keepstate_engine::verdict::State;
 
 use super::memory::MemoryPlane;
 use super::{Origin, Plane, Rules, Server};
@@ -427,4 +431,162 @@ fn hostile_clients_do_no_harm() {
         std::thread::sleep(Duration::from_millis(20));
     }
     panic!("the daemon does not answer any more");
+}
+
+#[test]
+fn knobs_have_the_kernels_bounds_and_names() {
+    let bench = Bench::new();
+    let set = |assignment: &str| {
+        let assignment = assignment.to_owned();
+        bench.client().ask(&Request::SetSysctl { assignment })
+    };
+    let mut client = bench.client();
+    client.send(&Request::Sysctl { name: None }).unwrap();
+    let mut names = Vec::new();
+    while let Reply::Sysctl { name, .. } = client.reply().unwrap() {
+        names.push(name);
+    }
+    assert!(names.is_sorted() && names.len() > 25, "{names:?}");
+    for (assignment, message) in [
+        ("nf_conntrack_acct=2", "`2` is no number from 0 to 1"),
+        ("nf_conntrack_count=2", "it can only be read"),
+        ("nf_conntrack_buckets=2", "while it is in use"),
+        ("nf_conntrack_log_invalid=256", "from 0 to 255"),
+        ("nf_conntrack_helper=1", "there is no setting"),
+    ] {
+        let Err(ClientError::Refused(failure)) = set(assignment) else {
+            panic!("{assignment} was taken");
+        };
+        assert!(failure.message.contains(message), "{}", failure.message);
+    }
+}
+
+#[test]
+fn without_events_nobody_is_told() {
+    let bench = Bench::new();
+    let mut listener = bench.client();
+    let kinds = EventKinds::All;
+    listener.ask(&Request::Events { kinds }).unwrap();
+    let tells = |flag| bench.plane.settings().has(flag);
+    assert!(tells(SETTING_FLOW_EVENTS) && tells(SETTING_DROP_EVENTS));
+    let set = |value: u32| {
+        let assignment = format!("nf_conntrack_events={value}");
+        assert_eq!(bench.ask(&Request::SetSysctl { assignment }), Reply::Done);
+    };
+    set(0);
+    assert!(!tells(SETTING_FLOW_EVENTS) && tells(SETTING_DROP_EVENTS));
+    set(1);
+    assert!(tells(SETTING_FLOW_EVENTS));
+}
+
+#[test]
+fn counting_ends_with_the_last_flow_that_is_counted() {
+    let bench = Bench::new();
+    let set = |value: u32| {
+        let assignment = format!("nf_conntrack_acct={value}");
+        assert_eq!(bench.ask(&Request::SetSysctl { assignment }), Reply::Done);
+    };
+    set(1);
+    insert(&bench.plane, 4000, TcpState::SynSent);
+    set(0);
+    let counts = || bench.plane.settings().has(SETTING_ACCOUNTING);
+    // Longer than a search of the table takes.
+    std::thread::sleep(Duration::from_secs(9));
+    assert!(counts(), "one flow is counted");
+    bench.plane.set_clock(Tick(0).after_seconds(61));
+    for _ in 0..200 {
+        if !counts() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("no flow is counted any more");
+}
+
+#[test]
+fn timeout_policies_outlive_their_daemon_and_not_their_settings() {
+    let mut bench = Bench::new();
+    let policy = |name: &str, established: u32| TimeoutPolicy {
+        name: name.to_owned(),
+        version: 4,
+        protocol: 6,
+        seconds: [("established".to_owned(), established)].into(),
+    };
+    let list = |bench: &Bench| match bench.ask(&Request::TimeoutPolicies) {
+        Reply::TimeoutPolicies { policies } => policies,
+        other => panic!("{other:?}"),
+    };
+    let add = |bench: &Bench, policy| bench.client().ask(&Request::AddTimeoutPolicy { policy });
+    for number in 0..16 {
+        let name = format!("p{number}");
+        assert_eq!(
+            add(&bench, policy(&name, 100 + number)).unwrap(),
+            Reply::Done
+        );
+    }
+    assert!(add(&bench, policy("p16", 1)).is_err(), "there is no room");
+    let name = Some("p3".to_owned());
+    assert_eq!(
+        bench.ask(&Request::RemoveTimeoutPolicy { name }),
+        Reply::Done
+    );
+    assert_eq!(add(&bench, policy("later", 7)).unwrap(), Reply::Done);
+    // In the place of the one that went, and changed without another.
+    assert_eq!(add(&bench, policy("later", 8)).unwrap(), Reply::Done);
+    let settings = bench.plane.settings();
+    let seconds = |number| settings.seconds_under(Timeout::TcpEstablished, number);
+    assert_eq!(seconds(PolicyNumber(4)), 8);
+    assert_eq!(seconds(PolicyNumber(1)), 100);
+    let other = TimeoutPolicy {
+        protocol: 17,
+        seconds: [].into(),
+        ..policy("later", 0)
+    };
+    assert!(add(&bench, other).is_err(), "it is of another protocol");
+
+    let before = list(&bench);
+    assert_eq!(before.len(), 16);
+    bench.stop();
+    let plane = MemoryPlane::new(1000);
+    plane.store_settings(&bench.plane.settings());
+    bench.plane = Arc::new(plane);
+    bench.start();
+    assert_eq!(list(&bench), before);
+    // A firewall made anew knows nothing of them.
+    bench.stop();
+    bench.plane = Arc::new(MemoryPlane::new(1000));
+    bench.start();
+    assert_eq!(list(&bench), []);
+}
+
+#[test]
+fn invalid_packets_are_logged_by_protocol() {
+    let bench = Bench::new();
+    let mut listener = bench.client();
+    let kinds = EventKinds::Drops;
+    listener.ask(&Request::Events { kinds }).unwrap();
+    let mut logged = |log_invalid: u32| {
+        let assignment = format!("nf_conntrack_log_invalid={log_invalid}");
+        assert_eq!(bench.ask(&Request::SetSysctl { assignment }), Reply::Done);
+        let before = bench.status().events.logged;
+        for state in [State::Invalid, State::New] {
+            bench.plane.emit(EngineEvent {
+                key: [(22 << 48) | (4000 << 32) | (6 << 8), 1, 0, 0, 0],
+                kind: 4,
+                verdict: 1,
+                reason: 24,
+                state: state as u8,
+                detail: [5, 6, 7, 8],
+                control: (9 << 32) | 10,
+                ..EngineEvent::default()
+            });
+        }
+        // Told to whoever listens, after it was logged.
+        let event = next_event(&mut listener);
+        let window = event.packet.unwrap().window.unwrap();
+        assert_eq!((window.lower, window.ack, window.ack_upper), (7, 9, 10));
+        next_event(&mut listener);
+        bench.status().events.logged - before
+    };
+    assert_eq!([0, 17, 6, 255].map(&mut logged), [0, 0, 1, 1]);
 }

@@ -9,6 +9,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use keepstate_daemon::twin::{Entry, Twin};
 use keepstate_engine::policy::SettledInterfaces;
 use keepstate_engine::process::Stage;
+use keepstate_engine::settings::{
+    LOG_INVALID_ALL, SETTING_ACCOUNTING, SETTING_ACCOUNTING_ENDS, SETTING_DROP_EVENTS,
+    SETTING_TIMESTAMP, TIMEOUTS,
+};
 use keepstate_engine::table::gauges;
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::Family;
@@ -101,6 +105,47 @@ fn packets_of_this_host_fare_alike() {
     );
     assert!(twins.gauge(gauges::INSERTED) > 1_000);
     assert!(twins.compare_rule_counters() > 5);
+}
+
+/// Accounting that is switched, INVALID packets that are told of, timeouts by policy.
+#[test]
+fn knobs_turned_among_packets_fare_alike() {
+    if !keepstate_testkit::root_or_skip("knobs_turned_among_packets_fare_alike") {
+        return;
+    }
+    const PACKETS_BETWEEN: usize = 500;
+    let policy = policy();
+    let memory = Memory::new();
+    let mut twins = Twins::new(&memory, &policy);
+    let mut assigned = 0;
+    for (number, packet) in Traffic::new(8, Mood::Lossy)
+        .take(GENERATED_BOTH_WAYS)
+        .enumerate()
+    {
+        if number % PACKETS_BETWEEN == 0 {
+            let turn = number / PACKETS_BETWEEN;
+            twins.change_settings(|settings| {
+                settings.flags ^= [
+                    SETTING_ACCOUNTING_ENDS,
+                    SETTING_DROP_EVENTS,
+                    SETTING_TIMESTAMP,
+                    SETTING_ACCOUNTING,
+                ][turn % 4];
+                settings.log_invalid = [0, 6, LOG_INVALID_ALL, 17, 1][turn % 5];
+                for (policy, seconds) in settings.policies.iter_mut().zip(1..) {
+                    *policy = [seconds * (turn as u32 % 3); TIMEOUTS];
+                }
+            });
+            assigned += twins.assign_policies();
+        }
+        let now = Tick::from_nanoseconds(packet.time_ns);
+        twins.compare(&ethernet(&packet.ip), Entry::IngressXdp, now, "knobs");
+    }
+    println!(
+        "{} compared, {assigned} times a flow got a policy",
+        twins.compared
+    );
+    assert!(assigned > 1_000 && twins.gauge(gauges::INSERTED) > 1_000);
 }
 
 /// The interface rule that most rulesets begin with, and packets of which some match it.

@@ -9,6 +9,7 @@ use keepstate_engine::limits::{
     ACCOUNTING_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
 };
 use keepstate_engine::process::{Arrival, Checksums, Outcome, Path};
+use keepstate_engine::record::{ASSIGNED, CONTROL_WORD, Control, SlotState};
 use keepstate_engine::settings::{
     SETTING_ACCOUNTING, SETTING_DROP_EVENTS, SETTING_FLOW_EVENTS, SETTING_TIMESTAMP, Settings,
 };
@@ -183,6 +184,42 @@ impl<'a> Twins<'a> {
         let is_end = |event: &&Event| event.kind == EventKind::Destroy as u8;
         self.ended += told.iter().filter(is_end).count();
         self.compare_tables(what);
+    }
+
+    /// Turns knobs in both planes.
+    pub(crate) fn change_settings(&mut self, change: impl Fn(&mut Settings)) {
+        change(&mut self.native.settings);
+        let maps = &self.kernel.kernel.maps;
+        maps.change_plane(|plane| change(&mut plane.settings));
+    }
+
+    /// Gives all flows timeout policies, as rules would, in both planes; returns how many there were.
+    pub(crate) fn assign_policies(&self) -> usize {
+        const STATUS_SHIFT: u32 = 11;
+        let maps = &self.kernel.kernel.maps;
+        let mut assigned = 0;
+        for (family, slot_words) in [SLOT_WORDS_V4, SLOT_WORDS_V6].into_iter().enumerate() {
+            let native = (
+                &self.memory.slots[family][..],
+                &self.memory.warm[family][..],
+            );
+            let kernel = (maps.slots[family].words(), maps.warm[family].words());
+            for (slots, warm) in [native, kernel] {
+                let slots = slots.chunks(slot_words as usize);
+                for (number, (slot, warm)) in
+                    slots.zip(warm.chunks(WARM_WORDS as usize)).enumerate()
+                {
+                    let control = &slot[CONTROL_WORD as usize];
+                    if Control(control.load(SeqCst)).slot_state() == SlotState::Live {
+                        control.fetch_or(u64::from(ASSIGNED) << STATUS_SHIFT, SeqCst);
+                        // More numbers than there are policies.
+                        warm[1].fetch_or((number as u64 % 20) << 8, SeqCst);
+                        assigned += 1;
+                    }
+                }
+            }
+        }
+        assigned / 2
     }
 
     /// Puts the packet on an interface; the patterns that it matches.

@@ -9,7 +9,7 @@ pub mod udp;
 use crate::host::{Host, Packet};
 use crate::process::{Run, Scratch};
 use crate::record::{ASSURED, FIXED_TIMEOUT, Record, SEEN_REPLY, Warm};
-use crate::settings::{Settings, Timeout};
+use crate::settings::{Settings, Timeout, TimeoutPolicy};
 use crate::table::HalfOpen;
 use crate::time::Tick;
 use crate::tuple::{Direction, Family, Oriented, Side, Tuple};
@@ -84,6 +84,7 @@ pub(crate) fn begin<P: Packet, H: Host>(
     warm: &mut Warm,
 ) -> Result<(), Reason> {
     let (settings, now) = (run.host.settings(), run.now);
+    let policy = record.timeouts;
     *warm = Warm::default();
     match Tracker::of(info.protocol, info.family) {
         Tracker::Tcp => tcp::begin(run, info, record, warm)?,
@@ -94,6 +95,9 @@ pub(crate) fn begin<P: Packet, H: Host>(
         // An association has a stage of its own, see `begin_association`.
         Tracker::Sctp => return Err(Reason::SctpNoAssociation),
         Tracker::Generic => *record = unanswered(settings, Timeout::Generic, now),
+    }
+    if policy != TimeoutPolicy::DEFAULT {
+        assign_timeouts(settings, policy, info, record, now);
     }
     note_originator(oriented, record);
     Ok(())
@@ -116,6 +120,26 @@ fn note_originator(oriented: &Oriented, record: &mut Record) {
     if matches!(oriented.side, Side::Second) || oriented.key.is_reflexive() {
         record.status |= crate::record::ORIGINATOR_IS_SECOND;
     }
+}
+
+/// Gives a new record the timeouts of a policy. A TCP connection knows them already.
+#[inline(always)]
+fn assign_timeouts(
+    settings: &Settings,
+    policy: TimeoutPolicy,
+    info: &PacketInfo,
+    record: &mut Record,
+    now: Tick,
+) {
+    record.timeouts = policy;
+    let first = match Tracker::of(info.protocol, info.family) {
+        // GRE keeps its timeouts in the record; an association has a stage of its own.
+        Tracker::Tcp | Tracker::Gre | Tracker::Sctp => return,
+        Tracker::Udp | Tracker::UdpLite => Timeout::Udp,
+        Tracker::Icmp => icmp::timeout(info.family),
+        Tracker::Generic => Timeout::Generic,
+    };
+    renew(settings, first, record, now);
 }
 
 /// Advances a flow by one packet.
@@ -175,7 +199,19 @@ fn unanswered(settings: &Settings, timeout: Timeout, now: Tick) -> Record {
 }
 
 fn renew(settings: &Settings, timeout: Timeout, record: &mut Record, now: Tick) {
+    renew_under(settings, timeout, record.timeouts, record, now);
+}
+
+/// As [`renew`], where the caller knows the policy.
+#[inline(always)]
+fn renew_under(
+    settings: &Settings,
+    timeout: Timeout,
+    policy: TimeoutPolicy,
+    record: &mut Record,
+    now: Tick,
+) {
     if !record.has(FIXED_TIMEOUT) {
-        record.deadline = now.after_seconds(settings.seconds(timeout));
+        record.deadline = now.after_seconds(settings.seconds_under(timeout, policy));
     }
 }

@@ -72,6 +72,10 @@ use crate::record::{CONTROL_WORD, Control, KEY_WORD, Record, Warm};
 use crate::settings::Settings;
 use crate::tuple::{Family, FlowKey, KEY_WORD0_FOREIGN_BITS, Oriented};
 
+/// Set in the first word of the accounting of a flow that began while accounting was off, and has
+/// no counters: what else stands there is of no meaning.
+pub const NOT_COUNTED: u64 = 1 << 63;
+
 /// Words of [`FlowMemory::gauges`].
 pub mod gauges {
     /// Records in the table, both families: [`INSERTED`] less [`REMOVED`].

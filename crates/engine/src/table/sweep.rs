@@ -5,7 +5,7 @@ use core::ops::Range;
 
 use super::remove::{release, remove};
 use super::tags::Tags;
-use super::{Place, count_down, count_up, gauges, load_control};
+use super::{NOT_COUNTED, Place, count_down, count_up, gauges, load_control};
 use crate::host::{FlowMemory, Words};
 use crate::limits::{ACCOUNTING_WORDS, SLOTS_PER_BUCKET, WRITER_WAITS_MAX};
 use crate::record::{CONTROL_WORD, Control, KEY_WORD, Record, SlotState, Warm};
@@ -26,6 +26,16 @@ pub struct Entry {
     pub warm: Warm,
     /// As [`Entry::warm`]; `None` where the table was made without.
     pub accounting: Option<[u64; ACCOUNTING_WORDS as usize]>,
+}
+
+impl Entry {
+    /// Packets and bytes of the original and of the reply direction; `None` for a flow that is not
+    /// counted.
+    pub fn counters(&self) -> Option<[u64; 4]> {
+        let [counters @ .., _started] = self.accounting?;
+        let [packets, ..] = counters;
+        (packets & NOT_COUNTED == 0).then_some(counters)
+    }
 }
 
 /// Removes the expired records of some buckets, and shows each one that was removed. A record

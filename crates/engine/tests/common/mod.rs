@@ -5,7 +5,7 @@
 use keepstate_engine::conntrack::tcp::{SegmentKind, TcpState};
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::record::{Record, Warm, Window};
-use keepstate_engine::settings::Settings;
+use keepstate_engine::settings::{Settings, TimeoutPolicy};
 use keepstate_engine::table::{
     self, Displaced, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Opening, gauges,
 };
@@ -74,6 +74,7 @@ pub(crate) fn record(deadline: u32) -> Record {
         windows: [Window::default(); 2],
         last_end: 0,
         last_ack_hash: 0,
+        timeouts: TimeoutPolicy::DEFAULT,
     }
 }
 

@@ -1,3 +1,5 @@
+use keepstate_engine::verdict::Reason;
+
 use super::*;
 use crate::locals::{LocalAddress, Locals};
 
@@ -124,7 +126,13 @@ fn a_flow_that_is_known_already() {
         Some("found, reply direction, ESTABLISHED, 431900 s left")
     );
     let forged = explain("tcp 10.0.0.5:5000 > 10.0.0.1:22 rst seq 1");
-    assert_eq!(forged.outcome.state, State::Invalid);
+    assert_eq!(forged.outcome.reason, Some(Reason::TcpBadReset));
+    let window = forged.lines.iter().find(|line| line.topic == "window");
+    let window = window.map(|line| line.text.as_str()).unwrap_or_default();
+    assert!(
+        window.starts_with("seq 1 <= ") && window.contains(", end 1 NOT >= "),
+        "{window}"
+    );
     let other = explain("tcp 10.0.0.5:5001 > 10.0.0.1:22");
     assert_eq!(other.outcome.state, State::New);
 }

@@ -36,6 +36,7 @@ pub(super) fn exception(
         info,
         kind,
         direction,
+        ..
     } = *segment;
     match (to, kind) {
         (TcpState::TimeWait, SegmentKind::Ack)

@@ -19,7 +19,7 @@ use crate::record::{
     SEEN_REPLY, WINDOW_CLOSE_INITIATED, WINDOW_LIBERAL, WINDOW_SACK_PERMITTED, WINDOW_SCALED,
     WINDOW_UNACKNOWLEDGED, Warm, Window,
 };
-use crate::settings::{SETTING_TCP_LOOSE, Settings, Timeout};
+use crate::settings::{SETTING_TCP_LOOSE, Settings, Timeout, TimeoutPolicy};
 use crate::time::Tick;
 use crate::trace::Step;
 use crate::tuple::Direction;
@@ -188,6 +188,8 @@ pub(super) struct Segment<'a> {
     pub(super) info: &'a PacketInfo,
     pub(super) kind: SegmentKind,
     pub(super) direction: Direction,
+    /// Whose timeouts the connection has.
+    pub(super) timeouts: TimeoutPolicy,
 }
 
 /// Writes the record that the first segment of a connection makes; the error says why it makes
@@ -200,6 +202,7 @@ pub(crate) fn begin<P: Packet, H: Host>(
     warm: &mut Warm,
 ) -> Result<(), Reason> {
     let settings = run.host.settings();
+    let timeouts = record.timeouts;
     let kind = SegmentKind::of(info.tcp_flags);
     let state = match transition(Direction::Original, kind, TcpState::None) {
         Transition::To(state) => state,
@@ -226,15 +229,16 @@ pub(crate) fn begin<P: Packet, H: Host>(
         info,
         kind,
         direction: Direction::Original,
+        timeouts,
     };
     if let Judgement::Outside(reason) = check(run.host, &segment, record, warm) {
         return Err(reason);
     }
     record.last_kind = kind;
     record.tcp_state = state;
-    let mut seconds = timeout_seconds(record, kind, settings);
+    let mut seconds = timeout_seconds(record, &segment, settings);
     if !is_syn {
-        seconds = at_most_unacknowledged(seconds, settings);
+        seconds = at_most_unacknowledged(seconds, timeouts, settings);
     }
     record.deadline = run.now.after_seconds(seconds);
     Ok(())
@@ -262,6 +266,7 @@ pub(crate) fn advance<P: Packet, H: Host>(
         info,
         kind,
         direction,
+        timeouts: record.timeouts,
     };
     let old = record.tcp_state;
     let (from, to) = match transition(direction, kind, old) {
@@ -284,7 +289,12 @@ pub(crate) fn advance<P: Packet, H: Host>(
         Exception::State(state) => (state, true),
         Exception::SkipWindow(state) => (state, false),
         Exception::PassUnchanged => return Advance::Pass,
-        Exception::Refuse(reason) => return Advance::Refuse(reason),
+        Exception::Refuse(reason) => {
+            if let Some(check) = window::refused(info, direction, record, reason) {
+                run.host.trace(Step::Windowed(check));
+            }
+            return Advance::Refuse(reason);
+        }
     };
     if needs_window {
         match check(run.host, &segment, record, warm) {
@@ -314,6 +324,8 @@ pub(crate) fn advance_steady<H: Host>(
         info,
         kind: SegmentKind::Ack,
         direction: Direction::Original,
+        // The records of flows with another do not come here.
+        timeouts: TimeoutPolicy::DEFAULT,
     };
     // Not among what such a segment changes, see `needs_warm`.
     let mut warm = Warm::default();
@@ -324,6 +336,24 @@ pub(crate) fn advance_steady<H: Host>(
     const STAYS: (TcpState, TcpState) = (TcpState::Established, TcpState::Established);
     let advance = settle(host.settings(), &segment, record, STAYS, now);
     matches!(advance, Advance::Pass)
+}
+
+/// Detail and control word of the event of a segment that was refused for its numbers, see
+/// [`crate::event::Event`]; zeros for any other.
+#[inline(always)]
+pub(crate) fn arithmetic(
+    reason: Reason,
+    info: &PacketInfo,
+    direction: Direction,
+    record: &Record,
+) -> ([u32; 4], u64) {
+    match window::refused(info, direction, record, reason) {
+        Some(check) => (
+            [check.sequence, check.end, check.lower, check.upper],
+            (u64::from(check.ack) << 32) | u64::from(check.ack_upper),
+        ),
+        None => ([0; 4], 0),
+    }
 }
 
 /// A SYN to a connection that has ended.
@@ -388,6 +418,7 @@ fn note_ignored(segment: &Segment<'_>, record: &mut Record, warm: &mut Warm) {
         info,
         kind,
         direction,
+        ..
     } = *segment;
     record.last_kind = kind;
     record.last_direction = direction;
@@ -434,7 +465,10 @@ fn settle(
     now: Tick,
 ) -> Advance {
     let Segment {
-        kind, direction, ..
+        kind,
+        direction,
+        timeouts,
+        ..
     } = *segment;
     record.last_kind = kind;
     record.last_direction = direction;
@@ -442,7 +476,7 @@ fn settle(
     if from != to && matches!(to, TcpState::FinWait) {
         record.window_mut(direction).flags |= WINDOW_CLOSE_INITIATED;
     }
-    let mut seconds = timeout_seconds(record, kind, settings);
+    let mut seconds = timeout_seconds(record, segment, settings);
     if !record.has(SEEN_REPLY) {
         if matches!(kind, SegmentKind::Rst) {
             return Advance::PassAndForget;
@@ -452,7 +486,7 @@ fn settle(
             return Advance::Pass;
         }
         if matches!(to, TcpState::Established) {
-            seconds = at_most_unacknowledged(seconds, settings);
+            seconds = at_most_unacknowledged(seconds, timeouts, settings);
         }
     } else if matches!(from, TcpState::SynRecv | TcpState::Established)
         && matches!(to, TcpState::Established)
@@ -466,16 +500,17 @@ fn settle(
 }
 
 #[inline(always)]
-fn timeout_seconds(record: &Record, kind: SegmentKind, settings: &Settings) -> u32 {
-    let of_state = settings.seconds(record.tcp_state.timeout());
-    let retransmission = settings.seconds(Timeout::TcpMaxRetrans);
-    let unacknowledged = settings.seconds(Timeout::TcpUnacknowledged);
+fn timeout_seconds(record: &Record, segment: &Segment<'_>, settings: &Settings) -> u32 {
+    let Segment { kind, timeouts, .. } = *segment;
+    let of_state = settings.seconds_under(record.tcp_state.timeout(), timeouts);
+    let retransmission = settings.seconds_under(Timeout::TcpMaxRetrans, timeouts);
+    let unacknowledged = settings.seconds_under(Timeout::TcpUnacknowledged, timeouts);
     let [original, reply] = &record.windows;
     let awaits_ack = (original.flags | reply.flags) & WINDOW_UNACKNOWLEDGED != 0;
     if u32::from(record.retransmissions) >= settings.tcp_max_retrans && of_state > retransmission {
         retransmission
     } else if matches!(kind, SegmentKind::Rst) {
-        settings.seconds(Timeout::TcpClose)
+        settings.seconds_under(Timeout::TcpClose, timeouts)
     } else if awaits_ack && of_state > unacknowledged {
         unacknowledged
     } else if record.last_window_is_zero && of_state > retransmission {
@@ -486,8 +521,8 @@ fn timeout_seconds(record: &Record, kind: SegmentKind, settings: &Settings) -> u
 }
 
 /// A connection that was picked up and has not been answered is not worth five days.
-fn at_most_unacknowledged(seconds: u32, settings: &Settings) -> u32 {
-    seconds.min(settings.seconds(Timeout::TcpUnacknowledged))
+fn at_most_unacknowledged(seconds: u32, timeouts: TimeoutPolicy, settings: &Settings) -> u32 {
+    seconds.min(settings.seconds_under(Timeout::TcpUnacknowledged, timeouts))
 }
 
 /// Seconds that a record must have left before [`shorten_after_invalid_close`] shortens them.

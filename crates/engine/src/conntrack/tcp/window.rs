@@ -281,20 +281,7 @@ fn compare<H: Host>(
 ) -> Judgement {
     let sender = *record.window(direction);
     let receiver = *record.window(direction.other());
-    let ack_lag = if sender.max_window > ACK_LAG_MIN {
-        sender.max_window
-    } else {
-        ACK_LAG_MIN
-    };
-    let bounds = WindowCheck {
-        sequence: numbers.sequence,
-        end: numbers.end,
-        ack: numbers.sack,
-        upper: sender.max_end,
-        lower: sender.end.wrapping_sub(receiver.max_window),
-        ack_upper: receiver.end,
-        ack_lower: receiver.end.wrapping_sub(ack_lag),
-    };
+    let bounds = bounds(&sender, &receiver, numbers);
     host.trace(Step::Windowed(bounds));
     let reaches_lower = after(bounds.end, bounds.lower.wrapping_sub(1));
     let ack_is_seen = before(bounds.ack, bounds.ack_upper.wrapping_add(1));
@@ -321,6 +308,46 @@ fn compare<H: Host>(
     Judgement::Inside
 }
 
+#[inline(always)]
+fn bounds(sender: &Window, receiver: &Window, numbers: &Numbers) -> WindowCheck {
+    let ack_lag = if sender.max_window > ACK_LAG_MIN {
+        sender.max_window
+    } else {
+        ACK_LAG_MIN
+    };
+    WindowCheck {
+        sequence: numbers.sequence,
+        end: numbers.end,
+        ack: numbers.sack,
+        upper: sender.max_end,
+        lower: sender.end.wrapping_sub(receiver.max_window),
+        ack_upper: receiver.end,
+        ack_lower: receiver.end.wrapping_sub(ack_lag),
+    }
+}
+
+/// The arithmetic by which a segment was refused, once more and for an event: for that it need not
+/// be kept from where it was done. A segment out of window has left the windows as they were.
+#[inline(always)]
+pub(super) fn refused(
+    info: &PacketInfo,
+    direction: Direction,
+    record: &Record,
+    reason: Reason,
+) -> Option<WindowCheck> {
+    let (sender, receiver) = (record.window(direction), record.window(direction.other()));
+    let numbers = read_numbers(info, receiver);
+    let check = bounds(sender, receiver, &numbers);
+    match reason {
+        Reason::TcpSequenceOverWindow | Reason::TcpAckOfUnseenData => Some(check),
+        Reason::TcpBadReset => Some(WindowCheck {
+            lower: receiver.max_ack,
+            ..check
+        }),
+        _ => None,
+    }
+}
+
 const fn is_liberal(sender: &Window, settings: &Settings) -> bool {
     sender.flags & WINDOW_LIBERAL != 0 || settings.has(SETTING_TCP_BE_LIBERAL)
 }
@@ -340,6 +367,7 @@ fn advance(segment: &Segment<'_>, record: &mut Record, warm: &mut Warm, numbers:
         info,
         kind,
         direction,
+        ..
     } = *segment;
     // By kind, which the short way knows beforehand. No legal RST has a SYN.
     let is_syn = matches!(kind, SegmentKind::Syn | SegmentKind::SynAck);

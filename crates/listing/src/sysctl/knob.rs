@@ -1,0 +1,247 @@
+//! The list of knobs: every name that Linux 6.18's tracker has below `net.netfilter`.
+
+use keepstate_engine::settings::{
+    LOG_INVALID_ALL, SETTING_ACCOUNTING, SETTING_ACCOUNTING_ENDS, SETTING_CHECKSUM,
+    SETTING_EVENTS_ALWAYS, SETTING_EVENTS_NEVER, SETTING_TCP_BE_LIBERAL,
+    SETTING_TCP_IGNORE_INVALID_RST, SETTING_TCP_LOOSE, SETTING_TIMESTAMP, Settings, Timeout,
+};
+use keepstate_engine::time::TIMEOUT_SECONDS_MAX;
+
+use super::Events;
+use super::name::{dotted, slashed};
+
+/// A knob.
+#[derive(Clone, Copy, Debug)]
+pub struct Knob {
+    /// Below `net.netfilter`.
+    pub name: &'static str,
+    pub kind: Kind,
+    /// What it does here, in a sentence.
+    pub sentence: &'static str,
+}
+
+/// What lies behind a knob.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// A bit of [`Settings::flags`].
+    Switch {
+        flag: u32,
+        default: u32,
+    },
+    Timeout(Timeout),
+    TcpMaxRetrans,
+    FlowsMax,
+    LogInvalid,
+    Events,
+    /// How many flows there are. Read only, in Linux too.
+    Count,
+    Buckets {
+        why: &'static str,
+    },
+    /// Of no effect here; reads as this number.
+    Fixed {
+        value: u32,
+        why: &'static str,
+    },
+}
+
+const FRAG6: &str = "fragments wait in memory of a fixed size here";
+const EXPECTATIONS: &str = "expectations wait in memory of a fixed size here";
+
+/// All but the timeouts.
+const OTHERS: &[Knob] = &[
+    switch(
+        "nf_conntrack_acct",
+        SETTING_ACCOUNTING,
+        0,
+        "Flows that begin are counted: packets and bytes of each direction.",
+    ),
+    Knob {
+        name: "nf_conntrack_buckets",
+        kind: Kind::Buckets {
+            why: "the table cannot change its size while it is in use",
+        },
+        sentence: "Buckets of the table of each family, eight flows each. Read only for now.",
+    },
+    switch(
+        "nf_conntrack_checksum",
+        SETTING_CHECKSUM,
+        1,
+        "Packets with a wrong checksum are INVALID.",
+    ),
+    Knob {
+        name: "nf_conntrack_count",
+        kind: Kind::Count,
+        sentence: "Flows in the table, expired ones that nobody has removed yet included.",
+    },
+    Knob {
+        name: "nf_conntrack_events",
+        kind: Kind::Events,
+        sentence: "0: nobody is told of flows. 1 and 2: whoever listens is told; while nobody listens \
+                   nothing is made, with 1 as well.",
+    },
+    Knob {
+        name: "nf_conntrack_expect_max",
+        kind: Kind::Fixed {
+            value: 4096,
+            why: EXPECTATIONS,
+        },
+        sentence: "Of no effect. Reads as Linux's default, and cannot be set.",
+    },
+    Knob {
+        name: "nf_conntrack_frag6_high_thresh",
+        kind: Kind::Fixed {
+            value: 4_194_304,
+            why: FRAG6,
+        },
+        sentence: "Of no effect. Reads as Linux's default, and cannot be set.",
+    },
+    Knob {
+        name: "nf_conntrack_frag6_low_thresh",
+        kind: Kind::Fixed {
+            value: 3_145_728,
+            why: FRAG6,
+        },
+        sentence: "Of no effect. Reads as Linux's default, and cannot be set.",
+    },
+    Knob {
+        name: "nf_conntrack_frag6_timeout",
+        kind: Kind::Fixed {
+            value: 60,
+            why: FRAG6,
+        },
+        sentence: "Of no effect. Reads as Linux's default, and cannot be set.",
+    },
+    Knob {
+        name: "nf_conntrack_log_invalid",
+        kind: Kind::LogInvalid,
+        sentence: "INVALID packets of this protocol (255: of all) are logged by the daemon, with \
+                   their reason, and told to whoever follows events.",
+    },
+    Knob {
+        name: "nf_conntrack_max",
+        kind: Kind::FlowsMax,
+        sentence: "Flows that there may be, both families together; up to what the table was made \
+                   for. Also `net.nf_conntrack_max`.",
+    },
+    switch(
+        "nf_conntrack_tcp_be_liberal",
+        SETTING_TCP_BE_LIBERAL,
+        0,
+        "Segments out of window are let through; only RSTs are not.",
+    ),
+    switch(
+        "nf_conntrack_tcp_ignore_invalid_rst",
+        SETTING_TCP_IGNORE_INVALID_RST,
+        0,
+        "RSTs before what their receiver has acknowledged are let through.",
+    ),
+    switch(
+        "nf_conntrack_tcp_loose",
+        SETTING_TCP_LOOSE,
+        1,
+        "Connections may be picked up in their middle.",
+    ),
+    Knob {
+        name: "nf_conntrack_tcp_max_retrans",
+        kind: Kind::TcpMaxRetrans,
+        sentence: "Retransmissions without an answer after which the timeout is \
+                   `nf_conntrack_tcp_timeout_max_retrans`. Counted to 63: more than that is never.",
+    },
+    switch(
+        "nf_conntrack_timestamp",
+        SETTING_TIMESTAMP,
+        0,
+        "Flows that begin keep the time when they did.",
+    ),
+];
+
+const fn switch(name: &'static str, flag: u32, default: u32, sentence: &'static str) -> Knob {
+    Knob {
+        name,
+        kind: Kind::Switch { flag, default },
+        sentence,
+    }
+}
+
+/// All knobs, in the order of their names.
+pub fn knobs() -> Vec<Knob> {
+    let named = Timeout::ALL
+        .iter()
+        .filter(|timeout| !timeout.sysctl().is_empty());
+    let timeouts = named.map(|timeout| Knob {
+        name: timeout.sysctl(),
+        kind: Kind::Timeout(*timeout),
+        sentence: "Seconds that a flow lasts after its last packet; in force from its next packet on.",
+    });
+    let mut knobs: Vec<Knob> = timeouts.chain(OTHERS.iter().copied()).collect();
+    knobs.sort_unstable_by_key(|knob| knob.name);
+    knobs
+}
+
+/// The knob of a name: alone, with dots or with slashes.
+pub fn knob(name: &str) -> Option<Knob> {
+    let path = slashed(name);
+    let short = match path.as_str() {
+        "net/nf_conntrack_max" => "nf_conntrack_max",
+        path => path.strip_prefix("net/netfilter/").unwrap_or(path),
+    };
+    knobs().into_iter().find(|knob| knob.name == short)
+}
+
+impl Knob {
+    /// Below `/proc/sys`.
+    pub fn path(&self) -> String {
+        format!("net/netfilter/{}", self.name)
+    }
+
+    pub fn full_name(&self) -> String {
+        dotted(&self.path())
+    }
+
+    /// The smallest and the largest number that can be set.
+    pub const fn bounds(&self) -> (u32, u32) {
+        match self.kind {
+            Kind::Switch { .. } => (0, 1),
+            Kind::Timeout(_) => (0, TIMEOUT_SECONDS_MAX),
+            Kind::TcpMaxRetrans => (0, 255),
+            Kind::FlowsMax => (1, i32::MAX as u32),
+            Kind::LogInvalid => (0, LOG_INVALID_ALL),
+            Kind::Events => (0, Events::Asked as u32),
+            Kind::Count | Kind::Buckets { .. } => (0, u32::MAX),
+            Kind::Fixed { value, .. } => (value, value),
+        }
+    }
+
+    /// What it is unless it is set; `None` where that depends.
+    pub const fn default(&self) -> Option<u32> {
+        match self.kind {
+            Kind::Switch { default, .. } => Some(default),
+            Kind::Timeout(timeout) => Some(timeout.default_seconds()),
+            Kind::TcpMaxRetrans => Some(3),
+            Kind::LogInvalid => Some(0),
+            Kind::Events => Some(Events::Asked as u32),
+            Kind::FlowsMax | Kind::Count | Kind::Buckets { .. } => None,
+            Kind::Fixed { value, .. } => Some(value),
+        }
+    }
+
+    /// What it is set to; `None` for what settings do not tell.
+    pub fn value(&self, settings: &Settings) -> Option<u32> {
+        let ends = settings.has(SETTING_ACCOUNTING_ENDS);
+        Some(match self.kind {
+            Kind::Switch { flag, .. } if flag == SETTING_ACCOUNTING && ends => 0,
+            Kind::Switch { flag, .. } => u32::from(settings.has(flag)),
+            Kind::Timeout(timeout) => settings.seconds(timeout),
+            Kind::TcpMaxRetrans => settings.tcp_max_retrans,
+            Kind::FlowsMax => settings.flows_max,
+            Kind::LogInvalid => settings.log_invalid,
+            Kind::Events if settings.has(SETTING_EVENTS_NEVER) => 0,
+            Kind::Events if settings.has(SETTING_EVENTS_ALWAYS) => 1,
+            Kind::Events => Events::Asked as u32,
+            Kind::Count => return None,
+            Kind::Buckets { .. } => settings.buckets[0],
+            Kind::Fixed { value, .. } => value,
+        })
+    }
+}

@@ -1,0 +1,178 @@
+//! Settings by the names that the kernel's tracker gives them.
+
+mod file;
+mod knob;
+mod name;
+mod number;
+pub mod profile;
+#[cfg(test)]
+mod tests;
+
+pub use self::file::{Assignment, Item, expand, has_wildcard, parse, wildcard_match};
+pub use self::knob::{Kind, Knob, knob, knobs};
+pub use self::name::{dotted, slashed};
+use keepstate_engine::settings::{
+    SETTING_ACCOUNTING, SETTING_ACCOUNTING_ENDS, SETTING_EVENTS_ALWAYS, SETTING_EVENTS_NEVER,
+    Settings, Timeout,
+};
+
+/// One setting, checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sysctl {
+    Switch {
+        flag: u32,
+        value: Switch,
+    },
+    Timeout {
+        timeout: Timeout,
+        seconds: u32,
+    },
+    TcpMaxRetrans(u32),
+    /// `nf_conntrack_max`: how many flows there may be.
+    FlowsMax(u32),
+    /// `nf_conntrack_log_invalid`: a protocol, 255 for all.
+    LogInvalid(u32),
+    Events(Events),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switch {
+    Off,
+    On,
+}
+
+/// `nf_conntrack_events`: when flows are told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Events {
+    Never = 0,
+    Always = 1,
+    /// While somebody listens.
+    Asked = 2,
+}
+
+/// Why a setting cannot be read or made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SysctlError {
+    #[error("`{0}`: expected NAME=VALUE")]
+    NoValue(String),
+    #[error("there is no setting `{0}`")]
+    UnknownName(String),
+    #[error("{name}: `{value}` is no number from {min} to {max}")]
+    BadValue {
+        name: String,
+        value: String,
+        min: u32,
+        max: u32,
+    },
+    #[error("{0} cannot be set, it can only be read")]
+    ReadOnly(String),
+    #[error("{name}: {why}")]
+    Refused { name: String, why: &'static str },
+}
+
+impl Sysctl {
+    /// Reads `NAME=VALUE`; the name may begin with `net.netfilter.` or `net/netfilter/`.
+    pub fn parse(text: &str) -> Result<Self, SysctlError> {
+        let (name, value) = text
+            .split_once('=')
+            .ok_or_else(|| SysctlError::NoValue(text.to_owned()))?;
+        Self::of(name.trim(), value.trim())
+    }
+
+    /// A setting of this name and value, the value as the kernel would read it.
+    pub fn of(name: &str, value: &str) -> Result<Self, SysctlError> {
+        let knob = knob(name).ok_or_else(|| SysctlError::UnknownName(name.to_owned()))?;
+        let name = || knob.name.to_owned();
+        match knob.kind {
+            Kind::Count => return Err(SysctlError::ReadOnly(name())),
+            Kind::Fixed { why, .. } | Kind::Buckets { why } => {
+                return Err(SysctlError::Refused { name: name(), why });
+            }
+            _ => {}
+        }
+        let (min, max) = knob.bounds();
+        let parsed = number::parse(value).and_then(|number| u32::try_from(number).ok());
+        let within = parsed.filter(|number| (min..=max).contains(number));
+        let number = within.ok_or_else(|| SysctlError::BadValue {
+            name: name(),
+            value: value.to_owned(),
+            min,
+            max,
+        })?;
+        Ok(match knob.kind {
+            Kind::Switch { flag, .. } => Self::Switch {
+                flag,
+                value: if number == 0 { Switch::Off } else { Switch::On },
+            },
+            Kind::Timeout(timeout) => Self::Timeout {
+                timeout,
+                seconds: number,
+            },
+            Kind::TcpMaxRetrans => Self::TcpMaxRetrans(number),
+            Kind::LogInvalid => Self::LogInvalid(number),
+            Kind::Events => Self::Events(match number {
+                0 => Events::Never,
+                1 => Events::Always,
+                _ => Events::Asked,
+            }),
+            Kind::FlowsMax | Kind::Count | Kind::Buckets { .. } | Kind::Fixed { .. } => {
+                Self::FlowsMax(number)
+            }
+        })
+    }
+
+    /// Puts the setting in force. The size of a table is set where the table is made.
+    pub fn apply(self, settings: &mut Settings) {
+        match self {
+            Self::Switch {
+                flag: SETTING_ACCOUNTING,
+                value,
+            } => switch_accounting(settings, value),
+            Self::Switch { flag, value } => match value {
+                Switch::On => settings.flags |= flag,
+                Switch::Off => settings.flags &= !flag,
+            },
+            Self::Timeout { timeout, seconds } => {
+                if let Some(slot) = settings.timeouts.get_mut(timeout as usize) {
+                    *slot = seconds;
+                }
+            }
+            Self::TcpMaxRetrans(count) => settings.tcp_max_retrans = count,
+            Self::LogInvalid(protocol) => settings.log_invalid = protocol,
+            Self::Events(events) => {
+                settings.flags &= !(SETTING_EVENTS_NEVER | SETTING_EVENTS_ALWAYS);
+                settings.flags |= match events {
+                    Events::Never => SETTING_EVENTS_NEVER,
+                    Events::Always => SETTING_EVENTS_ALWAYS,
+                    Events::Asked => 0,
+                };
+            }
+            Self::FlowsMax(_) => {}
+        }
+    }
+}
+
+/// As in Linux a flow keeps the counters that it began with, and a flow that began without them
+/// never gets any.
+const fn switch_accounting(settings: &mut Settings, value: Switch) {
+    match value {
+        Switch::On => {
+            settings.flags |= SETTING_ACCOUNTING;
+            settings.flags &= !SETTING_ACCOUNTING_ENDS;
+        }
+        Switch::Off if settings.has(SETTING_ACCOUNTING) => {
+            settings.flags |= SETTING_ACCOUNTING_ENDS;
+        }
+        Switch::Off => {}
+    }
+}
+
+/// All that can be read from settings by name, in the order of the names: everything but
+/// `nf_conntrack_count`.
+pub fn values(settings: &Settings) -> Vec<(&'static str, u32)> {
+    let knobs = knobs().into_iter();
+    knobs
+        .filter_map(|knob| Some((knob.name, knob.value(settings)?)))
+        .collect()
+}
