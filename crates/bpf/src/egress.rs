@@ -84,6 +84,9 @@ stages! {
     tc_judge Judge
     tc_insert Insert
     tc_conclude Conclude
+    tc_fragment Fragment
+    tc_first First
+    tc_settle Settle
 }
 
 /// Jumps to the program of a stage, or ends.

@@ -61,6 +61,9 @@ stages! {
     xdp_judge Judge
     xdp_insert Insert
     xdp_conclude Conclude
+    xdp_fragment Fragment
+    xdp_first First
+    xdp_settle Settle
 }
 
 /// Jumps to the program of a stage, or ends.

@@ -23,6 +23,9 @@ pub unsafe fn to_stage(context: *mut c_void, programs: &'static ProgramArray, st
             Stage::Judge => jump::<{ Stage::Judge as i32 }>(context, programs),
             Stage::Insert => jump::<{ Stage::Insert as i32 }>(context, programs),
             Stage::Conclude => jump::<{ Stage::Conclude as i32 }>(context, programs),
+            Stage::Fragment => jump::<{ Stage::Fragment as i32 }>(context, programs),
+            Stage::First => jump::<{ Stage::First as i32 }>(context, programs),
+            Stage::Settle => jump::<{ Stage::Settle as i32 }>(context, programs),
             Stage::Done | Stage::Steady => {}
         }
     }

@@ -53,6 +53,7 @@ pub struct KernelPlane {
     warm: [Mapping; 2],
     accounting: [Mapping; 2],
     gauges: Mapping,
+    fragments: Mapping,
     rules: Mapping,
     conditions: Mapping,
     tables: Mutex<Tables>,
@@ -88,6 +89,7 @@ impl KernelPlane {
             warm,
             accounting,
             gauges,
+            fragments,
             rules,
             conditions,
             policies,
@@ -105,6 +107,7 @@ impl KernelPlane {
             warm,
             accounting,
             gauges,
+            fragments,
             rules,
             conditions,
             tables: Mutex::new(Tables {
@@ -296,6 +299,7 @@ impl Plane for KernelPlane {
             },
         };
         SliceTable::new([family(0), family(1)], self.gauges.words())
+            .with_fragments(self.fragments.words())
     }
 
     fn counters(&self) -> Result<Counters, PlaneError> {

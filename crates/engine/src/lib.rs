@@ -12,6 +12,7 @@
 
 pub mod conntrack;
 pub mod event;
+pub mod fragment;
 pub mod host;
 mod judge;
 pub mod limits;

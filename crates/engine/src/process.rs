@@ -3,6 +3,7 @@
 use crate::conntrack::tcp::Advance;
 use crate::conntrack::{self, tcp::TcpState};
 use crate::event::{Event, EventKind};
+use crate::fragment::{self, Datagram};
 use crate::host::{Host, Packet};
 use crate::judge::{self, Judgement};
 use crate::policy::{NO_RULE, Progress};
@@ -15,7 +16,7 @@ use crate::trace::Step;
 use crate::track::{self, Flow, Purpose, Seen, Sight, Tracked, WarmUse};
 use crate::tuple::{Direction, Oriented};
 use crate::verdict::{Hook, Reason, State, Verdict};
-use crate::wire::{self, Link, PacketInfo, Unparsed};
+use crate::wire::{self, Fragment, Link, PacketInfo, Unparsed};
 
 /// How a packet came to the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +86,7 @@ impl Outcome {
     };
 
     /// Dropped before any rule.
-    const fn refused(reason: Reason) -> Self {
+    pub(crate) const fn refused(reason: Reason) -> Self {
         Self {
             state: State::Invalid,
             verdict: Verdict::Drop,
@@ -119,6 +120,8 @@ pub struct Scratch {
     pub(crate) record: Record,
     pub(crate) warm: Warm,
     pub(crate) info: PacketInfo,
+    /// Of a fragment.
+    pub(crate) datagram: Datagram,
     pub(crate) now: Tick,
     /// How often the packet was tracked again.
     pub(crate) rounds: u32,
@@ -175,6 +178,7 @@ impl Default for Scratch {
             record: Record::EMPTY,
             warm: Warm::default(),
             info: PacketInfo::EMPTY,
+            datagram: Datagram::EMPTY,
             now: Tick(0),
             rounds: 0,
             purpose: Purpose::Flow,
@@ -217,10 +221,16 @@ pub enum Stage {
     Insert = 4,
     /// Put the outcome together.
     Conclude = 5,
+    /// Find the datagram of a fragment.
+    Fragment = 6,
+    /// Read the transport header of a first fragment, and name its flow.
+    First = 7,
+    /// Remember what became of a first fragment.
+    Settle = 8,
     /// Nothing: [`Scratch::outcome`] is the outcome.
-    Done = 6,
+    Done = 9,
     /// Try the short way of an established packet; the first, for packets that may go it.
-    Steady = 7,
+    Steady = 10,
 }
 
 /// Judges one packet.
@@ -264,13 +274,7 @@ pub fn prepare<P: Packet, H: Host>(
             return Stage::Done;
         }
     }
-    let info = &mut scratch.info;
-    if info.protocol == wire::transport::TCP
-        && info.damage.is_none()
-        && wire::tcp_options::has_options(info)
-    {
-        wire::tcp_options::read(packet, host, info);
-    }
+    wire::read_options(packet, host, &mut scratch.info);
     host.trace(Step::Parsed(scratch.info));
     let run = Run {
         packet,
@@ -326,6 +330,9 @@ pub fn step<P: Packet, H: Host>(
         Stage::Judge => judge(host, arrival.path, scratch),
         Stage::Insert => insert(host, scratch),
         Stage::Conclude => conclude(host, scratch),
+        Stage::Fragment => fragment::enter(&run, scratch),
+        Stage::First => fragment::begin(&run, scratch),
+        Stage::Settle => fragment::settle(host, scratch),
         Stage::Done => Stage::Done,
         Stage::Steady => steady::advance(host, arrival.path, scratch),
     }
@@ -385,7 +392,17 @@ fn conclude<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
     }
     host.trace(Step::Verdict(scratch.outcome.verdict));
     emit_refusal(host, scratch);
+    if matches!(scratch.info.fragment, Fragment::First) {
+        return Stage::Settle;
+    }
     Stage::Done
+}
+
+/// The end of a packet that [`Outcome::refused`] before the rules.
+#[inline(always)]
+pub(crate) fn tell_refusal<H: Host>(host: &H, scratch: &Scratch) {
+    host.trace(Step::Verdict(scratch.outcome.verdict));
+    emit_refusal(host, scratch);
 }
 
 fn outcome_of(scratch: &Scratch) -> Outcome {

@@ -95,6 +95,8 @@ pub(crate) enum Purpose {
     Flow,
     /// The packet is an error that quotes one of its packets.
     Error,
+    /// The packet is a later fragment of a datagram that belongs to it.
+    Fragment,
 }
 
 /// What [`look`] found.
@@ -109,6 +111,9 @@ pub(crate) enum Sight {
 #[inline(always)]
 pub(crate) fn name<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
     if let Some(reason) = scratch.info.damage {
+        if matches!(reason, Reason::FragmentWithoutPorts) {
+            return Stage::Fragment;
+        }
         return to_rules(scratch, Tracked::invalid(reason));
     }
     scratch.purpose = Purpose::Flow;
@@ -126,7 +131,7 @@ pub(crate) fn name<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratc
         }
     }
     let named = match scratch.purpose {
-        Purpose::Flow => name_flow(run, scratch),
+        Purpose::Flow | Purpose::Fragment => name_flow(run, scratch),
         Purpose::Error => name_quoted(run, scratch),
     };
     match named {
@@ -142,7 +147,10 @@ const fn to_rules(scratch: &mut Scratch, tracked: Tracked) -> Stage {
 
 #[cfg_attr(target_arch = "bpf", inline(never))]
 #[cfg_attr(not(target_arch = "bpf"), inline)]
-fn name_flow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Result<(), Reason> {
+pub(crate) fn name_flow<P: Packet, H: Host>(
+    run: &Run<'_, P, H>,
+    scratch: &mut Scratch,
+) -> Result<(), Reason> {
     let tuple = conntrack::tuple_of(&scratch.info, run.arrival.zone);
     let Some(oriented) = conntrack::orient(tuple) else {
         return Err(Reason::IcmpBadType);
@@ -162,6 +170,10 @@ pub(crate) fn look<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
             let tracked = judge_error(host, scratch);
             to_rules(scratch, tracked)
         }
+        (Purpose::Fragment, sight) => {
+            follow_flow(host, scratch, sight);
+            Stage::Conclude
+        }
         (Purpose::Flow, Sight::Busy) => {
             count(host.flows(), gauges::BUSY);
             let tracked = Tracked {
@@ -176,6 +188,18 @@ pub(crate) fn look<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
             Stage::Advance
         }
         (Purpose::Flow, Sight::Found) => Stage::Advance,
+    }
+}
+
+/// Counts a later fragment to its flow.
+#[inline(always)]
+fn follow_flow<H: Host>(host: &H, scratch: &Scratch, sight: Sight) {
+    if let (Sight::Found, Some(direction)) = (sight, scratch.tracked.direction()) {
+        host.trace(Step::Found(scratch.record, direction));
+        if !matches!(scratch.tracked.state, State::Invalid) {
+            let place = scratch.seen.place;
+            account(host, place, direction, scratch.info.ip_length);
+        }
     }
 }
 

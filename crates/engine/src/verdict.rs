@@ -127,7 +127,7 @@ reasons! {
     13 Ip6Truncated "ip6_truncated" "The packet ends within its IPv6 headers."
     14 Ip6BadPayloadLength "ip6_bad_payload_length" "The IPv6 payload length is beyond the packet."
     15 Ip6TooManyExtensions "ip6_too_many_extensions" "The chain of IPv6 extension headers is longer than is looked through."
-    16 FragmentWithoutPorts "fragment_without_ports" "A later fragment: fragments are not yet followed."
+    16 FragmentWithoutPorts "fragment_without_ports" "A later fragment of a datagram whose first one was not seen."
     17 TcpTruncated "tcp_truncated" "The packet ends within its TCP header."
     18 TcpBadHeaderLength "tcp_bad_header_length" "The TCP data offset is below 20 bytes or beyond the packet."
     19 TcpBadChecksum "tcp_bad_checksum" "The TCP checksum is wrong."
@@ -151,6 +151,18 @@ reasons! {
     37 SctpTruncated "sctp_truncated" "The packet ends within its SCTP header."
     38 RecordBusy "record_busy" "Other CPUs kept changing the record while the packet was judged; the sender will try again."
     39 StageMissing "stage_missing" "A program of the kernel plane is missing, so the packet could not be judged."
+    48 FragmentTiny "fragment_tiny" "A first fragment that does not hold the whole transport header."
+    49 FragmentOverHeader "fragment_over_header" "A later fragment that begins within the transport header."
+    50 FragmentBadLength "fragment_bad_length" "A fragment without data, or one before the last whose length is no multiple of eight."
+    51 FragmentTooLong "fragment_too_long" "A fragment that ends beyond the largest datagram there can be."
+    52 FragmentOverlap "fragment_overlap" "The fragment overlaps another one of its datagram, or an earlier one did: nothing more of it passes."
+    53 FragmentBadEnd "fragment_bad_end" "The fragment lies beyond the last one of its datagram, or says that it ends elsewhere."
+    54 FragmentDuplicate "fragment_duplicate" "What the fragment holds has been seen."
+    55 FragmentScattered "fragment_scattered" "The datagram's fragments come with more gaps between them than are remembered."
+    56 FragmentFlood "fragment_flood" "The sender begins datagram after datagram and goes on with none of them."
+    57 FragmentOfRefused "fragment_of_refused" "The first fragment of the datagram was INVALID or dropped."
+    58 FragmentTableFull "fragment_table_full" "There is no room to remember one more unfinished datagram."
+    59 FragmentBusy "fragment_busy" "Other CPUs kept the memory of unfinished datagrams busy."
 }
 
 /// Length of an array of counters indexed by [`Reason`].

@@ -4,12 +4,13 @@
 //! [`PacketInfo`] whose lengths are consistent with each other, or the reason why not.
 
 mod ethernet;
+pub(crate) mod fragment;
 mod ipv4;
 mod ipv6;
 pub mod tcp_options;
 pub mod transport;
 
-use crate::host::{Header, Packet};
+use crate::host::{Header, Host, Packet};
 use crate::process::{Arrival, Checksums, Path};
 use crate::settings::{SETTING_CHECKSUM, Settings};
 use crate::tuple::{Address, Family};
@@ -33,7 +34,7 @@ pub enum Link {
 pub enum Fragment {
     /// All of it.
     Whole = 0,
-    /// The first fragment: the transport header is there, its checksum cannot be verified.
+    /// The first fragment. Its checksum cannot be verified.
     First = 1,
     /// A later one: no ports.
     Later = 2,
@@ -155,13 +156,28 @@ pub(crate) fn parse_into<P: Packet>(
     info: &mut PacketInfo,
 ) -> Result<(), Unparsed> {
     read_network(packet, arrival, info)?;
-    if info.damage.is_none() {
-        info.damage = match info.fragment {
-            Fragment::Later => Some(Reason::FragmentWithoutPorts),
-            _ => transport::read(packet, info, effective_checksums(arrival, settings)).err(),
-        };
+    if !matches!(info.fragment, Fragment::Whole) {
+        // A stage of its own looks at fragments.
+        info.damage = Some(Reason::FragmentWithoutPorts);
+    } else if info.damage.is_none() {
+        info.damage = transport::read(packet, info, effective_checksums(arrival, settings)).err();
     }
     Ok(())
+}
+
+/// What [`parse_into`] leaves out: the transport header of a first fragment.
+#[inline(always)]
+pub(crate) fn read_first_fragment<P: Packet, H: Host>(packet: &P, host: &H, info: &mut PacketInfo) {
+    info.damage = transport::read(packet, info, Checksums::Trusted).err();
+    read_options(packet, host, info);
+}
+
+/// TCP's options, where there are any.
+#[inline(always)]
+pub(crate) fn read_options<P: Packet, H: Host>(packet: &P, host: &H, info: &mut PacketInfo) {
+    if info.protocol == transport::TCP && info.damage.is_none() && tcp_options::has_options(info) {
+        tcp_options::read(packet, host, info);
+    }
 }
 
 /// Reads all but the transport header, and sets what that will not.

@@ -1,0 +1,711 @@
+//! Unfinished datagrams.
+//!
+//! A hash table of a fixed size: a datagram has one bucket of eight slots, by the keyed hash of what RFC 791
+//! and RFC 8200 call one datagram (addresses, identification, protocol in IPv4), zone and whether it
+//! was made here. A slot holds, in words:
+//!
+//! ```text
+//! 0       control: deadline (32) | 0 (24) | phase (8)
+//! 1 to 5  key: identification (32) zone (16) protocol (8) path (8); sender; receiver
+//! 6       ports (32) | end, if the last fragment was seen (16) | direction (2) hook (2) verdict (2) state (3)
+//! 7       rule (32) | policy's epoch (32)
+//! 8 on    runs of bytes that were seen: from (32) | up to (32), zero for none
+//! ```
+//!
+//! **Concurrency.** A fragment takes its bucket by compare-and-swap of a word, does a bounded amount of work
+//! and gives it back; another one waits a bounded time and is then dropped (`fragment_busy`).
+//! Who sweeps takes no bucket: it frees slots whose time is over by compare-and-swap of their control word,
+//! which everybody changes in this way alone. While a first fragment is with the rules its bucket is free;
+//! what comes meanwhile is ahead of it.
+//!
+//! **Room.** In a full bucket goes, in this order: what is over, what has no first fragment,
+//! what is oldest. A fragment ahead of its first one never takes the place of a datagram that was judged.
+
+use super::SeenBefore;
+use crate::host::{FlowMemory, Host, Repeat, Words};
+use crate::limits::{
+    FRAGMENT_BUCKETS, FRAGMENT_RUNS_MAX, FRAGMENT_SECONDS_V4, FRAGMENT_SECONDS_V6, FRAGMENT_SLOTS,
+    FRAGMENT_UNIT_BYTES, FRAGMENT_WAITS_MAX,
+};
+use crate::policy::NO_RULE;
+use crate::process::{Arrival, Path, Scratch};
+use crate::settings::Settings;
+use crate::table::{Hash, gauges};
+use crate::time::Tick;
+use crate::track;
+use crate::tuple::{Direction, Family, FlowKey};
+use crate::verdict::{Hook, Reason, State, Verdict};
+use crate::wire::PacketInfo;
+use crate::wire::fragment::{Piece, Rest};
+use crate::wire::transport::ICMPV6;
+
+const CONTROL: u32 = 0;
+const KEY: u32 = 1;
+const DECISION: u32 = 6;
+const RULE: u32 = 7;
+const RUNS: u32 = 8;
+
+/// Word of a bucket: zero, or one while a CPU works on it.
+const LOCK: u32 = 0;
+
+/// What is known of a datagram.
+mod phase {
+    pub(super) const FREE: u64 = 0;
+    /// Some fragments, and not the first.
+    pub(super) const HEADLESS: u64 = 1;
+    /// The first one is with the rules.
+    pub(super) const JUDGING: u64 = 2;
+    /// What becomes of it is known.
+    pub(super) const DECIDED: u64 = 3;
+    /// Fragments overlapped: nothing more of it passes.
+    pub(super) const BROKEN: u64 = 4;
+    /// All of it was seen.
+    pub(super) const COMPLETE: u64 = 5;
+    /// Beside [`JUDGING`]: all of it was seen.
+    pub(super) const ALL_SEEN: u64 = 0x80;
+    pub(super) const MASK: u64 = 0x7f;
+}
+
+/// No slot, no run.
+const NONE: u32 = u32::MAX;
+
+/// What becomes of a fragment by what is known of its datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// It is to be judged.
+    First,
+    /// [`Datagram::decision`] says it.
+    Later,
+    /// It is ahead of the first.
+    Ahead,
+    /// It is of a datagram that was complete without it.
+    Orphan,
+    Refused(Reason),
+}
+
+/// What was decided about a first fragment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Decision {
+    /// As in [`PacketInfo`], the source's in the upper half.
+    pub(super) ports: u32,
+    pub(super) state: State,
+    pub(super) verdict: Verdict,
+    pub(super) hook: Hook,
+    /// Set where it belongs to a flow.
+    pub(super) direction: Option<Direction>,
+    pub(super) rule: u32,
+    /// Of the policy that has the rule.
+    pub(super) epoch: u32,
+}
+
+/// The datagram of the fragment at hand.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Datagram {
+    pub(super) piece: Piece,
+    key: FlowKey,
+    bucket: u32,
+    slot: u32,
+    /// Hash of sender, receiver and protocol.
+    pub(super) pair: u32,
+    pub(super) seen_before: SeenBefore,
+    pub(super) decision: Decision,
+}
+
+impl Decision {
+    const NOTHING: Self = Self {
+        ports: 0,
+        state: State::None,
+        verdict: Verdict::Drop,
+        hook: Hook::Input,
+        direction: None,
+        rule: NO_RULE,
+        epoch: 0,
+    };
+
+    pub(super) const fn of(scratch: &Scratch, epoch: u32) -> Self {
+        let (info, outcome) = (&scratch.info, &scratch.outcome);
+        Self {
+            ports: ((info.source_port as u32) << 16) | info.destination_port as u32,
+            state: outcome.state,
+            verdict: outcome.verdict,
+            hook: match outcome.hook {
+                Some(hook) => hook,
+                None => Hook::Input,
+            },
+            direction: super::direction_of(scratch),
+            rule: outcome.rule,
+            epoch,
+        }
+    }
+
+    /// Word [`DECISION`] of a datagram that ends at `end`, zero where that is not known.
+    const fn word(&self, end: u32) -> u64 {
+        let direction = match self.direction {
+            None => 0,
+            Some(Direction::Original) => 1,
+            Some(Direction::Reply) => 2,
+        };
+        ((self.ports as u64) << 32)
+            | ((end as u64 & 0xffff) << 16)
+            | (direction << 7)
+            | ((self.hook as u64 & 3) << 5)
+            | ((self.verdict as u64 & 3) << 3)
+            | (self.state as u64 & 7)
+    }
+
+    fn read<W: Words>(words: W) -> Self {
+        let (word, rule) = (words.load(DECISION), words.load(RULE));
+        Self {
+            ports: (word >> 32) as u32,
+            state: state_of(word & 7),
+            verdict: verdict_of((word >> 3) & 3),
+            hook: hook_of((word >> 5) & 3),
+            direction: match (word >> 7) & 3 {
+                1 => Some(Direction::Original),
+                2 => Some(Direction::Reply),
+                _ => None,
+            },
+            rule: (rule >> 32) as u32,
+            epoch: rule as u32,
+        }
+    }
+}
+
+pub(super) const fn state_of(number: u64) -> State {
+    match number {
+        2 => State::New,
+        3 => State::Established,
+        4 => State::Related,
+        5 => State::Untracked,
+        _ => State::Invalid,
+    }
+}
+
+const fn verdict_of(number: u64) -> Verdict {
+    match number {
+        0 => Verdict::Accept,
+        2 => Verdict::Reject,
+        _ => Verdict::Drop,
+    }
+}
+
+pub(super) const fn hook_of(number: u64) -> Hook {
+    match number {
+        1 => Hook::Forward,
+        2 => Hook::Output,
+        _ => Hook::Input,
+    }
+}
+
+impl Datagram {
+    /// Of no packet.
+    pub(crate) const EMPTY: Self = Self {
+        piece: Piece::EMPTY,
+        key: FlowKey {
+            family: Family::V4,
+            words: [0; 5],
+        },
+        bucket: 0,
+        slot: 0,
+        pair: 0,
+        seen_before: SeenBefore::No,
+        decision: Decision::NOTHING,
+    };
+
+    pub(super) const fn is_first(&self) -> bool {
+        self.piece.start == 0
+    }
+
+    /// Sets key and hashes.
+    #[cfg_attr(target_arch = "bpf", inline(never))]
+    #[cfg_attr(not(target_arch = "bpf"), inline)]
+    pub(super) fn name(&mut self, info: &PacketInfo, arrival: &Arrival, settings: &Settings) {
+        let path = match arrival.path {
+            Path::Ingress => 0,
+            Path::Local => 1,
+        };
+        let zone = u64::from(arrival.zone) << 16;
+        // The path where ports are, since the lowest byte is not hashed.
+        let pair = (path << 32) | zone | (u64::from(self.piece.protocol) << 8);
+        self.key.family = info.family;
+        self.write_addresses(info);
+        self.set_first_word(pair);
+        self.pair = Hash::of(&self.key, settings).id;
+        let protocol = match info.family {
+            Family::V4 => self.piece.protocol,
+            // RFC 8200: the identification alone, whatever the fragment says comes next.
+            Family::V6 => ICMPV6,
+        };
+        let id = u64::from(self.piece.id) << 32;
+        self.set_first_word(id | zone | (u64::from(protocol) << 8) | path);
+        self.bucket = Hash::of(&self.key, settings).id & (FRAGMENT_BUCKETS - 1);
+    }
+
+    fn set_first_word(&mut self, word: u64) {
+        let [first, ..] = &mut self.key.words;
+        *first = word;
+    }
+
+    /// Sender first: the two directions have nothing to do with each other.
+    fn write_addresses(&mut self, info: &PacketInfo) {
+        let join = |high: u32, low: u32| (u64::from(high) << 32) | u64::from(low);
+        let ([a, b, c, d], [e, f, g, h]) = (info.source, info.destination);
+        let [_, first, second, third, fourth] = &mut self.key.words;
+        match info.family {
+            Family::V4 => (*first, *second, *third, *fourth) = (join(a, e), 0, 0, 0),
+            Family::V6 => {
+                (*first, *second) = (join(a, b), join(c, d));
+                (*third, *fourth) = (join(e, f), join(g, h));
+            }
+        }
+    }
+}
+
+/// Adds a fragment to its datagram.
+#[inline(always)]
+pub(super) fn admit<H: Host>(host: &H, scratch: &mut Scratch) -> Admission {
+    let now = scratch.now;
+    let datagram = &mut scratch.datagram;
+    let flows = host.flows();
+    if !lock(flows, datagram.bucket) {
+        return Admission::Refused(Reason::FragmentBusy);
+    }
+    let admission = admit_locked(flows, datagram, now);
+    unlock(flows, datagram.bucket);
+    admission
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
+fn admit_locked<M: FlowMemory>(flows: &M, datagram: &mut Datagram, now: Tick) -> Admission {
+    datagram.seen_before = SeenBefore::No;
+    let mut search = Search {
+        flows,
+        datagram,
+        now,
+        at: 0,
+        found: NONE,
+        victim: 0,
+        rank: u64::MAX,
+    };
+    flows.repeat(FRAGMENT_SLOTS, &mut search);
+    let (found, victim, rank) = (search.found, search.victim, search.rank);
+    datagram.slot = if found == NONE { victim } else { found };
+    let Some(words) = flows.fragment(datagram.bucket, datagram.slot) else {
+        return Admission::Refused(Reason::FragmentTableFull);
+    };
+    let control = words.load(CONTROL);
+    if found == NONE {
+        if rank >= rank::DECIDED && !datagram.is_first() {
+            track::count(flows, gauges::FRAGMENTS_FULL);
+            return Admission::Refused(Reason::FragmentTableFull);
+        }
+        if rank >= rank::HEADLESS {
+            track::count(flows, gauges::FRAGMENTS_FULL);
+        }
+        return start(flows, words, control, datagram, now);
+    }
+    match (control & phase::MASK, datagram.is_first()) {
+        // As in Linux, which has forgotten such a datagram: the next one begins.
+        (phase::BROKEN | phase::COMPLETE, true) => start(flows, words, control, datagram, now),
+        (phase::BROKEN, false) => Admission::Refused(Reason::FragmentOverlap),
+        (phase::COMPLETE, false) => Admission::Orphan,
+        _ => extend(flows, words, control, datagram),
+    }
+}
+
+/// Begins a datagram, in the place of what the slot holds.
+#[inline(always)]
+fn start<M: FlowMemory>(
+    flows: &M,
+    words: M::Words,
+    old: u64,
+    datagram: &Datagram,
+    now: Tick,
+) -> Admission {
+    let piece = &datagram.piece;
+    let (phase, admission) = if datagram.is_first() {
+        (phase::JUDGING, Admission::First)
+    } else {
+        (phase::HEADLESS, Admission::Ahead)
+    };
+    let seconds = match datagram.key.family {
+        Family::V4 => FRAGMENT_SECONDS_V4,
+        Family::V6 => FRAGMENT_SECONDS_V6,
+    };
+    let deadline = u64::from(now.after_seconds(seconds).0) << 32;
+    if words.compare_exchange(CONTROL, old, deadline | phase) != old {
+        // Swept at this very moment.
+        return Admission::Refused(Reason::FragmentBusy);
+    }
+    note_end(flows, old, now);
+    add(flows, gauges::FRAGMENTS, 1);
+    let [word0, word1, word2, word3, word4] = datagram.key.words;
+    words.store(KEY, word0);
+    words.store(KEY + 1, word1);
+    words.store(KEY + 2, word2);
+    words.store(KEY + 3, word3);
+    words.store(KEY + 4, word4);
+    words.store(DECISION, Decision::NOTHING.word(end_of(piece)));
+    words.store(RULE, 0);
+    words.store(RUNS, run(piece.start, rounded(piece.end)));
+    for at in 1..FRAGMENT_RUNS_MAX {
+        words.store(RUNS + at, 0);
+    }
+    admission
+}
+
+/// Adds a fragment to a datagram of which some were seen.
+#[inline(always)]
+fn extend<M: FlowMemory>(
+    flows: &M,
+    words: M::Words,
+    control: u64,
+    datagram: &mut Datagram,
+) -> Admission {
+    let piece = datagram.piece;
+    let decision = words.load(DECISION);
+    let end = (decision >> 16) as u32 & 0xffff;
+    let mut fit = Fit {
+        words,
+        at: 0,
+        start: piece.start,
+        end: rounded(piece.end),
+        meets: Meets::Nothing,
+        left: NONE,
+        right: NONE,
+        free: NONE,
+        highest: 0,
+    };
+    flows.repeat(FRAGMENT_RUNS_MAX, &mut fit);
+    let has_other_end = match piece.rest {
+        Rest::None => (end != 0 && end != piece.end) || fit.highest > fit.end,
+        Rest::More => end != 0 && piece.end > end,
+    };
+    let fault = match (has_other_end, fit.meets) {
+        (true, _) => Some(Reason::FragmentBadEnd),
+        (false, Meets::Part) => Some(Reason::FragmentOverlap),
+        _ => None,
+    };
+    if let Some(reason) = fault {
+        let broken = (control & !0xff) | phase::BROKEN;
+        let _ = words.compare_exchange(CONTROL, control, broken);
+        return Admission::Refused(reason);
+    }
+    if matches!(fit.meets, Meets::Holds) {
+        return repeated(words, control, datagram);
+    }
+    if !fit.place() {
+        return Admission::Refused(Reason::FragmentScattered);
+    }
+    let end = end | end_of(&piece);
+    words.store(DECISION, (decision & !0xffff_0000) | (u64::from(end) << 16));
+    let is_complete = end != 0 && fit.start == 0 && fit.end == rounded(end);
+    let phase = match (control & phase::MASK, datagram.is_first(), is_complete) {
+        (phase::HEADLESS, true, false) => phase::JUDGING,
+        (phase::HEADLESS, true, true) | (phase::JUDGING, _, true) => {
+            phase::JUDGING | phase::ALL_SEEN
+        }
+        (phase::DECIDED, _, true) => phase::COMPLETE,
+        (phase, ..) => phase,
+    };
+    if phase == phase::COMPLETE {
+        add(flows, gauges::FRAGMENTS, u64::MAX);
+    }
+    if words.compare_exchange(CONTROL, control, (control & !0xff) | phase) != control {
+        return Admission::Refused(Reason::FragmentBusy);
+    }
+    if datagram.is_first() {
+        return Admission::First;
+    }
+    standing(words, control, datagram)
+}
+
+/// By what is known of the datagram of a later fragment.
+#[inline(always)]
+fn standing<W: Words>(words: W, control: u64, datagram: &mut Datagram) -> Admission {
+    if control & phase::MASK == phase::DECIDED {
+        datagram.decision = Decision::read(words);
+        Admission::Later
+    } else {
+        Admission::Ahead
+    }
+}
+
+/// Linux ignores what it has, and so may a first fragment be that says something else.
+#[inline(always)]
+fn repeated<W: Words>(words: W, control: u64, datagram: &mut Datagram) -> Admission {
+    datagram.seen_before = SeenBefore::Yes;
+    match standing(words, control, datagram) {
+        Admission::Later => Admission::Later,
+        _ => Admission::Refused(Reason::FragmentDuplicate),
+    }
+}
+
+/// Writes down what was decided about the first fragment.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
+pub(super) fn decide<H: Host>(host: &H, datagram: &Datagram, decision: &Decision) {
+    let flows = host.flows();
+    if !lock(flows, datagram.bucket) {
+        // What follows is then without a first fragment.
+        return;
+    }
+    if let Some(words) = flows.fragment(datagram.bucket, datagram.slot) {
+        let control = words.load(CONTROL);
+        let is_judging = control & phase::MASK == phase::JUDGING;
+        if is_judging && is_key(words, &datagram.key) {
+            let end = (words.load(DECISION) >> 16) as u32 & 0xffff;
+            words.store(DECISION, decision.word(end));
+            words.store(
+                RULE,
+                (u64::from(decision.rule) << 32) | u64::from(decision.epoch),
+            );
+            let phase = if control & phase::ALL_SEEN != 0 {
+                add(flows, gauges::FRAGMENTS, u64::MAX);
+                phase::COMPLETE
+            } else {
+                phase::DECIDED
+            };
+            let _ = words.compare_exchange(CONTROL, control, (control & !0xff) | phase);
+        }
+    }
+    unlock(flows, datagram.bucket);
+}
+
+/// Frees the slots of some buckets whose time is over.
+pub fn sweep<M: FlowMemory>(flows: &M, buckets: core::ops::Range<u32>, now: Tick) {
+    for bucket in buckets {
+        for slot in 0..FRAGMENT_SLOTS {
+            let Some(words) = flows.fragment(bucket, slot) else {
+                return;
+            };
+            let control = words.load(CONTROL);
+            let is_over = control & phase::MASK != phase::FREE && !is_live(control, now);
+            if is_over && words.compare_exchange(CONTROL, control, 0) == control {
+                note_end(flows, control, now);
+            }
+        }
+    }
+}
+
+/// Counts that what a control word tells of is no more.
+fn note_end<M: FlowMemory>(flows: &M, control: u64, now: Tick) {
+    let phase = control & phase::MASK;
+    if phase == phase::FREE || phase == phase::COMPLETE {
+        return;
+    }
+    add(flows, gauges::FRAGMENTS, u64::MAX);
+    if !is_live(control, now) {
+        add(flows, gauges::FRAGMENTS_EXPIRED, 1);
+    }
+}
+
+fn add<M: FlowMemory>(flows: &M, gauge: u32, amount: u64) {
+    if let Some(words) = flows.gauges() {
+        words.add(gauge, amount);
+    }
+}
+
+const fn is_live(control: u64, now: Tick) -> bool {
+    control & phase::MASK != phase::FREE && !Tick((control >> 32) as u32).has_passed(now)
+}
+
+/// Offsets count in units, so a last fragment is as good as one that fills its last unit.
+const fn rounded(end: u32) -> u32 {
+    end.next_multiple_of(FRAGMENT_UNIT_BYTES)
+}
+
+/// Where the datagram ends, zero if the fragment does not say.
+const fn end_of(piece: &Piece) -> u32 {
+    match piece.rest {
+        Rest::None => piece.end,
+        Rest::More => 0,
+    }
+}
+
+const fn run(start: u32, end: u32) -> u64 {
+    ((start as u64) << 32) | end as u64
+}
+
+fn is_key<W: Words>(words: W, key: &FlowKey) -> bool {
+    let [word0, word1, word2, word3, word4] = key.words;
+    let difference = (words.load(KEY) ^ word0)
+        | (words.load(KEY + 1) ^ word1)
+        | (words.load(KEY + 2) ^ word2)
+        | (words.load(KEY + 3) ^ word3)
+        | (words.load(KEY + 4) ^ word4);
+    difference == 0
+}
+
+/// What goes first when there is no room: the class above the ticks that are left.
+mod rank {
+    pub(super) const OVER: u64 = 0;
+    pub(super) const HEADLESS: u64 = 1 << 32;
+    pub(super) const DECIDED: u64 = 2 << 32;
+}
+
+/// Looks for a datagram in its bucket, and for the slot that a new one would take.
+struct Search<'a, M> {
+    flows: &'a M,
+    datagram: &'a Datagram,
+    now: Tick,
+    at: u32,
+    found: u32,
+    victim: u32,
+    rank: u64,
+}
+
+impl<M: FlowMemory> Repeat for Search<'_, M> {
+    fn step(&mut self) -> bool {
+        let Some(words) = self.flows.fragment(self.datagram.bucket, self.at) else {
+            return false;
+        };
+        let control = words.load(CONTROL);
+        let is_live = is_live(control, self.now);
+        // One family is as good as another: keys of IPv4 have zeros where those of IPv6 have none.
+        if is_live && is_key(words, &self.datagram.key) {
+            self.found = self.at;
+            return false;
+        }
+        let left = u64::from(Tick((control >> 32) as u32).ticks_left(self.now));
+        let rank = match control & phase::MASK {
+            phase::HEADLESS if is_live => rank::HEADLESS | left,
+            phase::JUDGING | phase::DECIDED if is_live => rank::DECIDED | left,
+            _ => rank::OVER | left,
+        };
+        if rank < self.rank {
+            self.rank = rank;
+            self.victim = self.at;
+        }
+        self.at += 1;
+        self.at < FRAGMENT_SLOTS
+    }
+}
+
+/// How a fragment lies to what was seen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Meets {
+    Nothing,
+    /// A run that holds all of it.
+    Holds,
+    /// A run that holds a part of it.
+    Part,
+}
+
+/// Holds a fragment against the runs of its datagram.
+struct Fit<W> {
+    words: W,
+    at: u32,
+    start: u32,
+    end: u32,
+    meets: Meets,
+    /// The run that ends where the fragment starts.
+    left: u32,
+    /// The run that starts where the fragment ends.
+    right: u32,
+    free: u32,
+    /// Where the last run ends.
+    highest: u32,
+}
+
+impl<W: Words> Repeat for Fit<W> {
+    fn step(&mut self) -> bool {
+        let at = self.at & (FRAGMENT_RUNS_MAX - 1);
+        let word = self.words.load(RUNS + at);
+        let (start, end) = ((word >> 32) as u32, word as u32);
+        self.at += 1;
+        if end == 0 {
+            self.free = at;
+            return true;
+        }
+        if end > self.highest {
+            self.highest = end;
+        }
+        if start < self.end && self.start < end {
+            let is_held = start <= self.start && self.end <= end;
+            if is_held && matches!(self.meets, Meets::Nothing) {
+                self.meets = Meets::Holds;
+            } else {
+                self.meets = Meets::Part;
+            }
+        } else if end == self.start {
+            self.left = at;
+        } else if start == self.end {
+            self.right = at;
+        }
+        true
+    }
+}
+
+impl<W: Words> Fit<W> {
+    /// Writes the fragment down, as one with its neighbours; `start` and `end` are then those of the
+    /// run that holds it.
+    #[inline(always)]
+    fn place(&mut self) -> bool {
+        let mut to = self.free;
+        if self.left != NONE {
+            let at = self.left & (FRAGMENT_RUNS_MAX - 1);
+            self.start = (self.words.load(RUNS + at) >> 32) as u32;
+            self.words.store(RUNS + at, 0);
+            to = at;
+        }
+        if self.right != NONE {
+            let at = self.right & (FRAGMENT_RUNS_MAX - 1);
+            self.end = self.words.load(RUNS + at) as u32;
+            self.words.store(RUNS + at, 0);
+            to = at;
+        }
+        if to == NONE {
+            return false;
+        }
+        let to = to & (FRAGMENT_RUNS_MAX - 1);
+        self.words.store(RUNS + to, run(self.start, self.end));
+        true
+    }
+}
+
+/// Takes a bucket; false when it stays taken.
+#[inline(always)]
+fn lock<M: FlowMemory>(flows: &M, bucket: u32) -> bool {
+    let Some(words) = flows.fragment_bucket(bucket) else {
+        return false;
+    };
+    if words.compare_exchange(LOCK, 0, 1) == 0 {
+        return true;
+    }
+    let mut wait = Wait {
+        flows,
+        bucket,
+        is_taken: 0,
+    };
+    flows.repeat(FRAGMENT_WAITS_MAX, &mut wait);
+    wait.is_taken != 0
+}
+
+#[inline(always)]
+fn unlock<M: FlowMemory>(flows: &M, bucket: u32) {
+    if let Some(words) = flows.fragment_bucket(bucket) {
+        words.compare_exchange(LOCK, 1, 0);
+    }
+}
+
+struct Wait<'a, M> {
+    flows: &'a M,
+    bucket: u32,
+    is_taken: u32,
+}
+
+impl<M: FlowMemory> Repeat for Wait<'_, M> {
+    fn step(&mut self) -> bool {
+        self.flows.relax();
+        let Some(words) = self.flows.fragment_bucket(self.bucket) else {
+            return false;
+        };
+        if words.compare_exchange(LOCK, 0, 1) == 0 {
+            self.is_taken = 1;
+            return false;
+        }
+        true
+    }
+}

@@ -1,0 +1,174 @@
+//! Fragments: each goes the way of the first one of its datagram.
+//!
+//! Linux reassembles before it tracks. A program at XDP can hold nothing back, so what is known of a
+//! datagram is remembered instead ([`datagram`]): what became of its first fragment, and which parts
+//! of it were seen. The first fragment is tracked and judged as a packet is, by the transport header
+//! that it must hold whole; later ones follow it without being judged again.
+//!
+//! **What is safe about it.** No datagram can be put together without its first fragment, and each
+//! of those was judged by all that the rules look at. Nothing that comes later can write over
+//! what was judged: a fragment that begins within the transport header, or that overlaps another, is
+//! dropped before any rule sees it, whatever the rules say of INVALID packets, and with it all that
+//! is left of its datagram. So fragments that pass make up what the rules let through, or nothing.
+//!
+//! **A later fragment that comes ahead of its first one** is INVALID (`fragment_without_ports`) and the
+//! rules see it, unless the last datagram in fragments of the same sender, receiver and protocol was let
+//! through a moment ago ([`sender`]): then it passes, in the state of that one. The datagram
+//! is complete only with its first fragment, which will be judged.
+//!
+//! **What cannot be seen in flight**: the checksum of the whole, and whether the rest ever comes.
+
+mod datagram;
+mod sender;
+
+pub(crate) use self::datagram::Datagram;
+pub use self::datagram::sweep;
+
+use self::datagram::{Admission, Decision};
+use crate::host::{Host, Packet};
+use crate::judge::Judgement;
+use crate::policy::NO_RULE;
+use crate::process::{self, Outcome, Run, Scratch, Stage};
+use crate::track::{self, Flow, Purpose, Tracked};
+use crate::tuple::Direction;
+use crate::verdict::{Reason, State, Verdict};
+use crate::wire;
+
+/// Finds the datagram of a fragment, and what becomes of the fragment.
+#[inline(always)]
+pub(crate) fn enter<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
+    let Scratch { info, datagram, .. } = scratch;
+    if let Err(reason) = wire::fragment::read(run.packet, info, &mut datagram.piece) {
+        return refuse(run.host, scratch, reason);
+    }
+    datagram.name(info, run.arrival, run.host.settings());
+    if scratch.datagram.is_first() && sender::is_flooding(run.host, &scratch.datagram, run.now) {
+        return refuse(run.host, scratch, Reason::FragmentFlood);
+    }
+    match datagram::admit(run.host, scratch) {
+        Admission::First => Stage::First,
+        Admission::Later => {
+            sender::goes_on(run.host, &scratch.datagram);
+            follow(run, scratch)
+        }
+        Admission::Ahead => ahead(run, scratch),
+        Admission::Orphan => to_rules(scratch),
+        Admission::Refused(reason) => refuse(run.host, scratch, reason),
+    }
+}
+
+/// Reads the transport header of a first fragment and goes on with it as with any packet.
+#[inline(always)]
+pub(crate) fn begin<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
+    wire::read_first_fragment(run.packet, run.host, &mut scratch.info);
+    run.host.trace(crate::trace::Step::Parsed(scratch.info));
+    track::name(run, scratch)
+}
+
+/// Remembers what became of a first fragment.
+#[inline(always)]
+pub(crate) fn settle<H: Host>(host: &H, scratch: &Scratch) -> Stage {
+    let decision = Decision::of(scratch, host.policy().epoch);
+    datagram::decide(host, &scratch.datagram, &decision);
+    sender::begins(host, &scratch.datagram, &decision, scratch.now);
+    Stage::Done
+}
+
+/// A later fragment goes the way of its first one.
+#[inline(always)]
+fn follow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
+    let decision = scratch.datagram.decision;
+    let is_clean =
+        matches!(decision.verdict, Verdict::Accept) && !matches!(decision.state, State::Invalid);
+    let reason = if is_clean {
+        None
+    } else {
+        Some(Reason::FragmentOfRefused)
+    };
+    scratch.tracked = Tracked {
+        state: decision.state,
+        reason,
+        flow: match decision.direction {
+            Some(direction) => Flow::Passing(direction),
+            None => Flow::None,
+        },
+    };
+    scratch.judgement = Judgement {
+        verdict: decision.verdict,
+        reason,
+        hook: decision.hook,
+        rule: decision.rule,
+        cacheable: None,
+    };
+    if matches!(scratch.datagram.seen_before, SeenBefore::Yes) {
+        scratch.tracked.reason = Some(Reason::FragmentDuplicate);
+        scratch.judgement.verdict = Verdict::Drop;
+        return Stage::Conclude;
+    }
+    if decision.rule != NO_RULE && decision.epoch == run.host.policy().epoch {
+        run.host.count_rule(decision.rule, scratch.info.ip_length);
+    }
+    scratch.info.damage = None;
+    scratch.info.source_port = (decision.ports >> 16) as u16;
+    scratch.info.destination_port = decision.ports as u16;
+    run.host.trace(crate::trace::Step::Parsed(scratch.info));
+    scratch.purpose = Purpose::Fragment;
+    if decision.direction.is_none() || track::name_flow(run, scratch).is_err() {
+        scratch.tracked.flow = Flow::None;
+        return Stage::Conclude;
+    }
+    Stage::Look
+}
+
+/// A later fragment whose first one has not come, or is being judged.
+#[inline(always)]
+fn ahead<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
+    let Some(expected) = sender::expects(run.host, &scratch.datagram, run.now) else {
+        return to_rules(scratch);
+    };
+    scratch.tracked = Tracked {
+        state: expected.state,
+        reason: None,
+        flow: Flow::None,
+    };
+    scratch.judgement = Judgement {
+        hook: expected.hook,
+        ..Judgement::NOTHING
+    };
+    Stage::Conclude
+}
+
+/// A later fragment of which nothing is known.
+#[inline(always)]
+fn to_rules(scratch: &mut Scratch) -> Stage {
+    scratch.tracked = Tracked {
+        state: State::Invalid,
+        reason: Some(Reason::FragmentWithoutPorts),
+        flow: Flow::None,
+    };
+    Stage::Judge
+}
+
+/// Dropped, whatever the rules say of INVALID packets: Linux's reassembly does not show them either.
+#[inline(always)]
+fn refuse<H: Host>(host: &H, scratch: &mut Scratch, reason: Reason) -> Stage {
+    scratch.outcome = Outcome::refused(reason);
+    process::tell_refusal(host, scratch);
+    Stage::Done
+}
+
+/// Whether what a fragment holds was in another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum SeenBefore {
+    No = 0,
+    Yes = 1,
+}
+
+/// The way of a datagram in its flow, for [`Decision`].
+const fn direction_of(scratch: &Scratch) -> Option<Direction> {
+    match scratch.outcome.flow {
+        Some(_) => scratch.outcome.direction,
+        None => None,
+    }
+}
