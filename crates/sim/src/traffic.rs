@@ -3,6 +3,9 @@
 //! The same seed gives the same packets. Used where engine and kernel, or engine and Linux's own
 //! tracker, are held against each other.
 
+mod fragments;
+
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::build::{ACK, Body, Checksum, FIN, Icmp, PSH, Packet, RST, SYN, Tcp, Udp};
@@ -64,6 +67,8 @@ pub enum Mood {
     Hostile,
     /// Honest ends on a bad line: loss, repetition, late acknowledgements.
     Lossy,
+    /// As [`Mood::Hostile`], and a part of it in fragments.
+    Fragmented,
 }
 
 /// Where the hosts of generated traffic are: their addresses differ from these in the last byte.
@@ -91,6 +96,8 @@ pub struct Traffic {
     time_ns: u64,
     connections: Vec<Connection>,
     remembered: Vec<Vec<u8>>,
+    /// Fragments that are under way.
+    fragments: VecDeque<Vec<u8>>,
 }
 
 /// How two ends of a TCP connection see it.
@@ -118,6 +125,10 @@ impl Iterator for Traffic {
         if self.mood == Mood::Lossy && self.random.happens(4) && !self.remembered.is_empty() {
             return Some(self.repetition());
         }
+        if let Some(ip) = self.fragment() {
+            let time_ns = self.time_ns;
+            return Some(Timed { time_ns, ip });
+        }
         let packet = match self.random.below(100) {
             0..68 => self.segment(),
             68..80 => self.datagram(),
@@ -126,7 +137,7 @@ impl Iterator for Traffic {
             _ => self.other(),
         };
         let mut ip = packet.ip();
-        if self.mood == Mood::Hostile && self.random.happens(2) {
+        if self.mood != Mood::Lossy && self.random.happens(2) {
             self.damage(&mut ip);
         }
         self.remember(&ip);
@@ -155,6 +166,7 @@ impl Traffic {
             time_ns: START_NS,
             connections,
             remembered: Vec::new(),
+            fragments: VecDeque::new(),
         }
     }
 
@@ -194,8 +206,8 @@ impl Traffic {
         }
         let connection = &mut self.connections[at];
         match self.mood {
-            Mood::Hostile if random.happens(20) => connection.hostile(random),
-            Mood::Hostile => connection.proper(random),
+            Mood::Hostile | Mood::Fragmented if random.happens(20) => connection.hostile(random),
+            Mood::Hostile | Mood::Fragmented => connection.proper(random),
             Mood::Lossy => {
                 // Lost before it came here: the other end never saw it either.
                 while random.happens(4) {
@@ -206,11 +218,43 @@ impl Traffic {
         }
     }
 
+    /// The next fragment under way, or the first of a packet that is cut up.
+    fn fragment(&mut self) -> Option<Vec<u8>> {
+        if self.mood != Mood::Fragmented {
+            return None;
+        }
+        if self.fragments.is_empty() && self.random.happens(15) {
+            let packet = match self.random.below(4) {
+                0 => self.segment(),
+                1 => self.query(),
+                _ => self.datagram(),
+            };
+            let whole = packet.ip();
+            self.remember(&whole);
+            self.fragments
+                .extend(fragments::split(&mut self.random, &whole));
+        }
+        // Others come in between.
+        if self.random.happens(20) {
+            return None;
+        }
+        let mut fragment = self.fragments.pop_front()?;
+        if self.random.happens(2) {
+            self.damage(&mut fragment);
+        }
+        self.remember(&fragment);
+        Some(fragment)
+    }
+
     fn datagram(&mut self) -> Packet {
+        let length_max = match self.mood {
+            Mood::Hostile | Mood::Lossy => 80,
+            Mood::Fragmented => 2_000,
+        };
         let random = &mut self.random;
         let (from, to) = ends(random, self.networks);
         let ports = [53, 4000, 4001];
-        let length = random.below(80) as usize;
+        let length = random.below(length_max) as usize;
         let datagram = Udp {
             source_port: random.one_of(&ports),
             destination_port: random.one_of(&ports),
@@ -552,7 +596,7 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_packets() {
-        for mood in [Mood::Hostile, Mood::Lossy] {
+        for mood in [Mood::Hostile, Mood::Lossy, Mood::Fragmented] {
             let of = |seed| Traffic::new(seed, mood).take(500).collect::<Vec<_>>();
             assert_eq!(of(7), of(7));
             assert_ne!(of(7), of(8));

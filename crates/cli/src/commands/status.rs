@@ -95,6 +95,11 @@ fn print_table(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
         "table       {} made, {} ended, {} evicted, {} refused for want of room, {} contended, {} busy",
         table.inserted, table.removed, table.evicted, table.refused, table.contended, table.busy
     )?;
+    writeln!(
+        out,
+        "fragments   {} datagrams unfinished, {} expired, {} given up for want of room",
+        table.fragments, table.fragments_expired, table.fragments_full
+    )?;
     let expiry = &status.expiry;
     writeln!(
         out,

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use keepstate_api::{EventKind, ExpiryStatus};
+use keepstate_engine::fragment;
+use keepstate_engine::limits::FRAGMENT_BUCKETS;
 use keepstate_engine::settings::SETTING_FLOW_EVENTS;
 use keepstate_engine::table;
 use keepstate_engine::time::TICKS_PER_SECOND;
@@ -58,20 +60,31 @@ fn search(shared: &Shared, step: u32) -> u64 {
     let tells = settings.has(SETTING_FLOW_EVENTS);
     let [v4, v6] = settings.buckets;
     let (mut removed, mut latest) = (0, 0);
+    fragment::sweep(&plane.flows(), part_of(FRAGMENT_BUCKETS, step), plane.now());
     for (family, buckets) in [(Family::V4, v4), (Family::V6, v6)] {
-        let bound = |step: u32| (u64::from(buckets) * u64::from(step) / u64::from(STEPS)) as u32;
         let now = plane.now();
-        let part = bound(step)..bound(step + 1);
-        table::sweep(&plane.flows(), family, part, now, |entry| {
-            removed += 1;
-            latest = latest.max(now.0.wrapping_sub(entry.record.deadline.0));
-            if tells {
-                let kind = EventKind::Destroy;
-                let event = events::of_record(shared, kind, entry, now, None);
-                shared.hub.publish(event);
-            }
-        });
+        table::sweep(
+            &plane.flows(),
+            family,
+            part_of(buckets, step),
+            now,
+            |entry| {
+                removed += 1;
+                latest = latest.max(now.0.wrapping_sub(entry.record.deadline.0));
+                if tells {
+                    let kind = EventKind::Destroy;
+                    let event = events::of_record(shared, kind, entry, now, None);
+                    shared.hub.publish(event);
+                }
+            },
+        );
     }
     shared.expiry.removed.fetch_add(removed, Ordering::Relaxed);
     u64::from(latest) * 1000 / u64::from(TICKS_PER_SECOND)
+}
+
+/// The buckets that are looked at in a step.
+fn part_of(buckets: u32, step: u32) -> std::ops::Range<u32> {
+    let bound = |step: u32| (u64::from(buckets) * u64::from(step) / u64::from(STEPS)) as u32;
+    bound(step)..bound(step + 1)
 }

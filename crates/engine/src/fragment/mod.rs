@@ -29,6 +29,7 @@ use crate::host::{Host, Packet};
 use crate::judge::Judgement;
 use crate::policy::NO_RULE;
 use crate::process::{self, Outcome, Run, Scratch, Stage};
+use crate::trace::Step;
 use crate::track::{self, Flow, Purpose, Tracked};
 use crate::tuple::Direction;
 use crate::verdict::{Reason, State, Verdict};
@@ -61,7 +62,7 @@ pub(crate) fn enter<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scrat
 #[inline(always)]
 pub(crate) fn begin<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
     wire::read_first_fragment(run.packet, run.host, &mut scratch.info);
-    run.host.trace(crate::trace::Step::Parsed(scratch.info));
+    run.host.trace(Step::Parsed(scratch.info));
     track::name(run, scratch)
 }
 
@@ -100,6 +101,15 @@ fn follow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Sta
         rule: decision.rule,
         cacheable: None,
     };
+    scratch.info.damage = None;
+    scratch.info.source_port = (decision.ports >> 16) as u16;
+    scratch.info.destination_port = decision.ports as u16;
+    run.host.trace(Step::Parsed(scratch.info));
+    scratch.purpose = Purpose::Fragment;
+    let is_of_flow = decision.direction.is_some() && track::name_flow(run, scratch).is_ok();
+    if !is_of_flow {
+        scratch.tracked.flow = Flow::None;
+    }
     if matches!(scratch.datagram.seen_before, SeenBefore::Yes) {
         scratch.tracked.reason = Some(Reason::FragmentDuplicate);
         scratch.judgement.verdict = Verdict::Drop;
@@ -108,16 +118,11 @@ fn follow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Sta
     if decision.rule != NO_RULE && decision.epoch == run.host.policy().epoch {
         run.host.count_rule(decision.rule, scratch.info.ip_length);
     }
-    scratch.info.damage = None;
-    scratch.info.source_port = (decision.ports >> 16) as u16;
-    scratch.info.destination_port = decision.ports as u16;
-    run.host.trace(crate::trace::Step::Parsed(scratch.info));
-    scratch.purpose = Purpose::Fragment;
-    if decision.direction.is_none() || track::name_flow(run, scratch).is_err() {
-        scratch.tracked.flow = Flow::None;
-        return Stage::Conclude;
+    if is_of_flow {
+        Stage::Look
+    } else {
+        Stage::Conclude
     }
-    Stage::Look
 }
 
 /// A later fragment whose first one has not come, or is being judged.

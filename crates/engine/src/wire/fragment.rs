@@ -12,6 +12,7 @@ use crate::verdict::Reason;
 const IPV4_HEADER_BYTES: u32 = 20;
 const IPV6_HEADER_BYTES: u32 = 40;
 const FRAGMENT_HEADER_BYTES: u32 = 8;
+const TCP_HEADER_BYTES: u32 = 20;
 const AUTHENTICATION: u8 = 51;
 
 const GRE: u8 = 47;
@@ -65,7 +66,7 @@ pub(crate) fn read<P: Packet>(
     }
     .ok_or(Reason::FragmentBadLength)?;
     let length = piece.end - piece.start;
-    let is_ragged = matches!(piece.rest, Rest::More) && length % FRAGMENT_UNIT_BYTES != 0;
+    let is_ragged = matches!(piece.rest, Rest::More) && !length.is_multiple_of(FRAGMENT_UNIT_BYTES);
     if length == 0 || is_ragged {
         return Err(Reason::FragmentBadLength);
     }
@@ -152,7 +153,7 @@ fn holds_transport_header<P: Packet>(packet: &P, info: &PacketInfo, piece: &Piec
     if info.protocol != TCP {
         return true;
     }
-    match packet.header(info.transport_offset, least) {
+    match packet.header(info.transport_offset, TCP_HEADER_BYTES) {
         // Options too: without a window scale all that follows would be misread.
         Some(header) => u32::from(header.u8(12) >> 4) * 4 <= info.transport_length,
         None => false,
@@ -162,7 +163,7 @@ fn holds_transport_header<P: Packet>(packet: &P, info: &PacketInfo, piece: &Piec
 /// What of a transport header must be there.
 const fn header_bytes_min(protocol: u8) -> u32 {
     match protocol {
-        TCP => 20,
+        TCP => TCP_HEADER_BYTES,
         SCTP | DCCP => 12,
         // With checksum, key and sequence number.
         GRE => 16,
