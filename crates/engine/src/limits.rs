@@ -70,8 +70,8 @@ pub const FRAGMENT_BUCKETS: u32 = 512;
 /// Unfinished datagrams in a bucket.
 pub const FRAGMENT_SLOTS: u32 = 8;
 
-/// Words of an unfinished datagram: control, key, what was decided, and the runs that were seen.
-pub const FRAGMENT_WORDS: u32 = 8 + FRAGMENT_RUNS_MAX;
+/// Words of an unfinished datagram: control, key, what was decided, its checksum, and the runs that were seen.
+pub const FRAGMENT_WORDS: u32 = 9 + FRAGMENT_RUNS_MAX;
 
 /// Words that a bucket has beside its slots.
 pub const FRAGMENT_BUCKET_WORDS: u32 = 8;

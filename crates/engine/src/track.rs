@@ -191,12 +191,19 @@ pub(crate) fn look<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
     }
 }
 
-/// Counts a later fragment to its flow.
+/// Counts a later fragment to its flow. Its `tcp_sequence` is where the bytes seen so far end.
 #[inline(always)]
-fn follow_flow<H: Host>(host: &H, scratch: &Scratch, sight: Sight) {
+fn follow_flow<H: Host>(host: &H, scratch: &mut Scratch, sight: Sight) {
     if let (Sight::Found, Some(direction)) = (sight, scratch.tracked.direction()) {
         host.trace(Step::Found(scratch.record, direction));
+        scratch.tracked.flow = Flow::Known(direction);
         if !matches!(scratch.tracked.state, State::Invalid) {
+            if scratch.info.protocol == wire::transport::TCP {
+                tcp::reach(&mut scratch.record, direction, scratch.info.tcp_sequence);
+                scratch.uses_warm = WarmUse::No;
+                // Lost against another CPU: an acknowledgement of this may then be INVALID.
+                let _ = write_back(host, scratch);
+            }
             let place = scratch.seen.place;
             account(host, place, direction, scratch.info.ip_length);
         }

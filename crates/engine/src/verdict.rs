@@ -163,6 +163,7 @@ reasons! {
     57 FragmentOfRefused "fragment_of_refused" "The first fragment of the datagram was INVALID or dropped."
     58 FragmentTableFull "fragment_table_full" "There is no room to remember one more unfinished datagram."
     59 FragmentBusy "fragment_busy" "Other CPUs kept the memory of unfinished datagrams busy."
+    60 FragmentBadDatagram "fragment_bad_datagram" "With this fragment the datagram is complete, and its checksum or its UDP length is wrong."
 }
 
 /// Length of an array of counters indexed by [`Reason`].

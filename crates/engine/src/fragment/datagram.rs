@@ -7,9 +7,11 @@
 //! ```text
 //! 0       control: deadline (32) | 0 (24) | phase (8)
 //! 1 to 5  key: identification (32) zone (16) protocol (8) path (8); sender; receiver
-//! 6       ports (32) | end, if the last fragment was seen (16) | direction (2) hook (2) verdict (2) state (3)
-//! 7       rule (32) | policy's epoch (32)
-//! 8 on    runs of bytes that were seen: from (32) | up to (32), zero for none
+//! 6       ports (32) | end, if the last fragment was seen (16) | policy's epoch (2) direction (2) hook (2)
+//!         verdict (2) state (3)
+//! 7       rule (32) | TCP's sequence number of byte 0 (32)
+//! 8       checksum and length so far, see [`Share`]
+//! 9 on    runs of bytes that were seen: from (32) | up to (32), zero for none
 //! ```
 //!
 //! **Concurrency.** A fragment takes its bucket by compare-and-swap of a word, does a bounded amount of work
@@ -22,6 +24,7 @@
 //! what is oldest. A fragment ahead of its first one never takes the place of a datagram that was judged.
 
 use super::SeenBefore;
+use super::whole::{Share, Whole};
 use crate::host::{FlowMemory, Host, Repeat, Words};
 use crate::limits::{
     FRAGMENT_BUCKETS, FRAGMENT_RUNS_MAX, FRAGMENT_SECONDS_V4, FRAGMENT_SECONDS_V6, FRAGMENT_SLOTS,
@@ -43,7 +46,8 @@ const CONTROL: u32 = 0;
 const KEY: u32 = 1;
 const DECISION: u32 = 6;
 const RULE: u32 = 7;
-const RUNS: u32 = 8;
+const SHARES: u32 = 8;
+const RUNS: u32 = 9;
 
 /// Word of a bucket: zero, or one while a CPU works on it.
 const LOCK: u32 = 0;
@@ -96,6 +100,8 @@ pub(crate) struct Decision {
     pub(super) rule: u32,
     /// Of the policy that has the rule.
     pub(super) epoch: u32,
+    /// The sequence number that byte 0 would have, were there no header. Meaningful for TCP.
+    pub(super) sequence: u32,
 }
 
 /// The datagram of the fragment at hand.
@@ -109,6 +115,12 @@ pub(crate) struct Datagram {
     pub(super) pair: u32,
     pub(super) seen_before: SeenBefore,
     pub(super) decision: Decision,
+    /// What it adds to checksum and length.
+    pub(super) share: Share,
+    /// What its completion shows.
+    pub(super) whole: Whole,
+    /// End of the bytes that were seen without a gap around it.
+    pub(super) reach: u32,
 }
 
 impl Decision {
@@ -120,6 +132,7 @@ impl Decision {
         direction: None,
         rule: NO_RULE,
         epoch: 0,
+        sequence: 0,
     };
 
     pub(super) const fn of(scratch: &Scratch, epoch: u32) -> Self {
@@ -135,6 +148,7 @@ impl Decision {
             direction: super::direction_of(scratch),
             rule: outcome.rule,
             epoch,
+            sequence: scratch.datagram.sequence_of_start(info),
         }
     }
 
@@ -147,6 +161,7 @@ impl Decision {
         };
         ((self.ports as u64) << 32)
             | ((end as u64 & 0xffff) << 16)
+            | ((self.epoch as u64 & 3) << 9)
             | (direction << 7)
             | ((self.hook as u64 & 3) << 5)
             | ((self.verdict as u64 & 3) << 3)
@@ -166,7 +181,8 @@ impl Decision {
                 _ => None,
             },
             rule: (rule >> 32) as u32,
-            epoch: rule as u32,
+            epoch: (word >> 9) as u32 & 3,
+            sequence: rule as u32,
         }
     }
 }
@@ -210,10 +226,25 @@ impl Datagram {
         pair: 0,
         seen_before: SeenBefore::No,
         decision: Decision::NOTHING,
+        share: Share(0),
+        whole: Whole::Sound,
+        reach: 0,
     };
 
     pub(super) const fn is_first(&self) -> bool {
         self.piece.start == 0
+    }
+
+    /// See [`Decision::sequence`]; SYN and FIN count.
+    const fn sequence_of_start(&self, info: &PacketInfo) -> u32 {
+        use crate::wire::transport::tcp_flag::{FIN, SYN};
+        let shown = info.ip_offset + info.ip_length - info.transport_offset;
+        let before = self.piece.end.wrapping_sub(shown);
+        let flags = (info.tcp_flags & SYN != 0) as u32 + (info.tcp_flags & FIN != 0) as u32;
+        info.tcp_sequence
+            .wrapping_add(flags)
+            .wrapping_sub(before)
+            .wrapping_sub(info.tcp_header_length as u32)
     }
 
     /// Sets key and hashes.
@@ -279,6 +310,8 @@ pub(super) fn admit<H: Host>(host: &H, scratch: &mut Scratch) -> Admission {
 #[cfg_attr(not(target_arch = "bpf"), inline)]
 fn admit_locked<M: FlowMemory>(flows: &M, datagram: &mut Datagram, now: Tick) -> Admission {
     datagram.seen_before = SeenBefore::No;
+    datagram.whole = Whole::Sound;
+    datagram.reach = datagram.piece.end;
     let mut search = Search {
         flows,
         datagram,
@@ -348,6 +381,7 @@ fn start<M: FlowMemory>(
     words.store(KEY + 4, word4);
     words.store(DECISION, Decision::NOTHING.word(end_of(piece)));
     words.store(RULE, 0);
+    words.store(SHARES, datagram.share.0);
     words.store(RUNS, run(piece.start, rounded(piece.end)));
     for at in 1..FRAGMENT_RUNS_MAX {
         words.store(RUNS + at, 0);
@@ -388,8 +422,11 @@ fn extend<M: FlowMemory>(
         _ => None,
     };
     if let Some(reason) = fault {
-        let broken = (control & !0xff) | phase::BROKEN;
-        let _ = words.compare_exchange(CONTROL, control, broken);
+        // Linux gives IPv6 no more than the fragment up for a wrong end.
+        if !has_other_end || matches!(datagram.key.family, Family::V4) {
+            let broken = (control & !0xff) | phase::BROKEN;
+            let _ = words.compare_exchange(CONTROL, control, broken);
+        }
         return Admission::Refused(reason);
     }
     if matches!(fit.meets, Meets::Holds) {
@@ -400,6 +437,8 @@ fn extend<M: FlowMemory>(
     }
     let end = end | end_of(&piece);
     words.store(DECISION, (decision & !0xffff_0000) | (u64::from(end) << 16));
+    let shares = Share(words.load(SHARES)).and(datagram.share);
+    words.store(SHARES, shares.0);
     let is_complete = end != 0 && fit.start == 0 && fit.end == rounded(end);
     let phase = match (control & phase::MASK, datagram.is_first(), is_complete) {
         (phase::HEADLESS, true, false) => phase::JUDGING,
@@ -409,6 +448,11 @@ fn extend<M: FlowMemory>(
         (phase::DECIDED, _, true) => phase::COMPLETE,
         (phase, ..) => phase,
     };
+    // A run ends at a whole unit, the datagram where it says.
+    datagram.reach = if end == 0 { fit.end } else { fit.end.min(end) };
+    if is_complete {
+        datagram.whole = shares.judge(end);
+    }
     if phase == phase::COMPLETE {
         add(flows, gauges::FRAGMENTS, u64::MAX);
     }
@@ -457,10 +501,8 @@ pub(super) fn decide<H: Host>(host: &H, datagram: &Datagram, decision: &Decision
         if is_judging && is_key(words, &datagram.key) {
             let end = (words.load(DECISION) >> 16) as u32 & 0xffff;
             words.store(DECISION, decision.word(end));
-            words.store(
-                RULE,
-                (u64::from(decision.rule) << 32) | u64::from(decision.epoch),
-            );
+            let rule = u64::from(decision.rule) << 32;
+            words.store(RULE, rule | u64::from(decision.sequence));
             let phase = if control & phase::ALL_SEEN != 0 {
                 add(flows, gauges::FRAGMENTS, u64::MAX);
                 phase::COMPLETE

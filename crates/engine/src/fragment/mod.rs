@@ -16,15 +16,19 @@
 //! through a moment ago ([`sender`]): then it passes, in the state of that one. The datagram
 //! is complete only with its first fragment, which will be judged.
 //!
-//! **What cannot be seen in flight**: the checksum of the whole, and whether the rest ever comes.
+//! **What cannot be seen in flight**: whether the rest ever comes, and whether the checksum of the whole is right. The
+//! fragment that completes a datagram answers for it ([`whole`]): it is INVALID
+//! (`fragment_bad_datagram`) where Linux would call the whole so, and without it there is none.
 
 mod datagram;
 mod sender;
+mod whole;
 
 pub(crate) use self::datagram::Datagram;
 pub use self::datagram::sweep;
 
 use self::datagram::{Admission, Decision};
+use self::whole::{Share, Whole};
 use crate::host::{Host, Packet};
 use crate::judge::Judgement;
 use crate::policy::NO_RULE;
@@ -42,7 +46,9 @@ pub(crate) fn enter<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scrat
     if let Err(reason) = wire::fragment::read(run.packet, info, &mut datagram.piece) {
         return refuse(run.host, scratch, reason);
     }
-    datagram.name(info, run.arrival, run.host.settings());
+    let settings = run.host.settings();
+    datagram.name(info, run.arrival, settings);
+    datagram.share = Share::of(run.packet, info, run.arrival, settings, datagram);
     if scratch.datagram.is_first() && sender::is_flooding(run.host, &scratch.datagram, run.now) {
         return refuse(run.host, scratch, Reason::FragmentFlood);
     }
@@ -50,10 +56,13 @@ pub(crate) fn enter<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scrat
         Admission::First => Stage::First,
         Admission::Later => {
             sender::goes_on(run.host, &scratch.datagram);
+            if matches!(scratch.datagram.whole, Whole::Faulty) {
+                return to_rules(scratch, Reason::FragmentBadDatagram);
+            }
             follow(run, scratch)
         }
         Admission::Ahead => ahead(run, scratch),
-        Admission::Orphan => to_rules(scratch),
+        Admission::Orphan => to_rules(scratch, Reason::FragmentWithoutPorts),
         Admission::Refused(reason) => refuse(run.host, scratch, reason),
     }
 }
@@ -61,7 +70,16 @@ pub(crate) fn enter<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scrat
 /// Reads the transport header of a first fragment and goes on with it as with any packet.
 #[inline(always)]
 pub(crate) fn begin<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
+    // What came ahead of it counts as its own: TCP's end is where the bytes end.
+    let ahead = scratch
+        .datagram
+        .reach
+        .saturating_sub(scratch.datagram.piece.end);
+    scratch.info.transport_length += ahead;
     wire::read_first_fragment(run.packet, run.host, &mut scratch.info);
+    if matches!(scratch.datagram.whole, Whole::Faulty) && scratch.info.damage.is_none() {
+        scratch.info.damage = Some(Reason::FragmentBadDatagram);
+    }
     run.host.trace(Step::Parsed(scratch.info));
     track::name(run, scratch)
 }
@@ -104,6 +122,7 @@ fn follow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Sta
     scratch.info.damage = None;
     scratch.info.source_port = (decision.ports >> 16) as u16;
     scratch.info.destination_port = decision.ports as u16;
+    scratch.info.tcp_sequence = decision.sequence.wrapping_add(scratch.datagram.reach);
     run.host.trace(Step::Parsed(scratch.info));
     scratch.purpose = Purpose::Fragment;
     let is_of_flow = decision.direction.is_some() && track::name_flow(run, scratch).is_ok();
@@ -129,7 +148,7 @@ fn follow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Sta
 #[inline(always)]
 fn ahead<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
     let Some(expected) = sender::expects(run.host, &scratch.datagram, run.now) else {
-        return to_rules(scratch);
+        return to_rules(scratch, Reason::FragmentWithoutPorts);
     };
     scratch.tracked = Tracked {
         state: expected.state,
@@ -143,12 +162,12 @@ fn ahead<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stag
     Stage::Conclude
 }
 
-/// A later fragment of which nothing is known.
+/// The rules see the fragment as an INVALID one.
 #[inline(always)]
-fn to_rules(scratch: &mut Scratch) -> Stage {
+fn to_rules(scratch: &mut Scratch, reason: Reason) -> Stage {
     scratch.tracked = Tracked {
         state: State::Invalid,
-        reason: Some(Reason::FragmentWithoutPorts),
+        reason: Some(reason),
         flow: Flow::None,
     };
     Stage::Judge

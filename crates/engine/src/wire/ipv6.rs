@@ -126,10 +126,11 @@ fn skip_extensions<P: Packet>(packet: &P, chain: &mut Chain, end: u32) -> Result
         let header = packet.header(chain.at, 8).ok_or(Reason::Ip6Truncated)?;
         let size = match chain.protocol {
             FRAGMENT => {
-                // One that says "whole" inside of another changes nothing.
-                if matches!(chain.fragment, Fragment::Whole) {
-                    chain.fragment = fragment(header.u16(2));
+                // No host sends a fragment of a fragment.
+                if !matches!(chain.fragment, Fragment::Whole) {
+                    return Err(Reason::Ip6TooManyExtensions);
                 }
+                chain.fragment = fragment(header.u16(2));
                 8
             }
             // RFC 4302 section 2.2: in 4-byte units, less two.

@@ -140,6 +140,18 @@ fn begin_sender(info: &PacketInfo, end: u32, record: &mut Record, direction: Dir
     }
 }
 
+/// Moves the end of what a side has sent on to `end`: a later fragment of a segment that was let through.
+pub(crate) fn reach(record: &mut Record, direction: Direction, end: u32) {
+    let [original, reply] = &mut record.windows;
+    let window = match direction {
+        Direction::Original => original,
+        Direction::Reply => reply,
+    };
+    if after(end, window.end) {
+        window.end = end;
+    }
+}
+
 /// Holds a segment against the windows and moves them on.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 #[cfg_attr(not(target_arch = "bpf"), inline)]
