@@ -134,7 +134,7 @@ fn fragments_fare_alike() {
         Reason::FragmentOfRefused,
     ] {
         let counted = twins.kernel.reason_counter(reason);
-        assert!(counted.expect("there are counters") > 20, "{reason:?}");
+        assert!(counted.expect("there are counters") >= 10, "{reason:?}");
     }
     assert!(twins.gauge(gauges::FRAGMENTS_EXPIRED) > 20);
     assert!(twins.compare_rule_counters() > 5);

@@ -1,11 +1,10 @@
 //! Datagrams in fragments: whole ones in any order, and others.
 
 use super::Random;
-use crate::packet::ones_complement_sum;
+use crate::build::{self, Rest};
 
 const IPV4_HEADER_BYTES: usize = 20;
 const IPV6_HEADER_BYTES: usize = 40;
-const FRAGMENT: u8 = 44;
 const UNIT: usize = 8;
 
 /// Datagrams that one pair of hosts has under way, by their identification: few, so that they meet.
@@ -39,11 +38,8 @@ pub(super) fn split(random: &mut Random, ip: &[u8]) -> Vec<Vec<u8>> {
     }
     let id = random.below(IDENTIFICATIONS) as u16;
     let fragments = parts.into_iter().map(|part| {
-        if is_v4 {
-            fragment_v4(ip, id, part)
-        } else {
-            fragment_v6(ip, id, part)
-        }
+        let rest = if part.is_last { Rest::None } else { Rest::More };
+        build::fragment(ip, id, part.start..part.end.max(part.start), rest)
     });
     fragments.collect()
 }
@@ -98,43 +94,4 @@ fn shuffle(random: &mut Random, parts: &mut [Part]) {
     for at in (1..parts.len()).rev() {
         parts.swap(at, random.below(at as u64 + 1) as usize);
     }
-}
-
-/// The bytes of a part; zeros beyond the packet.
-fn payload(ip: &[u8], header: usize, part: Part) -> Vec<u8> {
-    let bytes = header + part.start..header + part.end.max(part.start);
-    bytes
-        .map(|at| ip.get(at).copied().unwrap_or_default())
-        .collect()
-}
-
-fn fragment_v4(ip: &[u8], id: u16, part: Part) -> Vec<u8> {
-    let payload = payload(ip, IPV4_HEADER_BYTES, part);
-    let mut fragment = ip[..IPV4_HEADER_BYTES].to_vec();
-    let length = (IPV4_HEADER_BYTES + payload.len()) as u16;
-    let more = if part.is_last { 0 } else { 0x2000 };
-    let offset = (part.start / UNIT) as u16 & 0x1fff;
-    fragment[2..4].copy_from_slice(&length.to_be_bytes());
-    fragment[4..6].copy_from_slice(&id.to_be_bytes());
-    fragment[6..8].copy_from_slice(&(offset | more).to_be_bytes());
-    fragment[10..12].fill(0);
-    let sum = !ones_complement_sum(&fragment);
-    fragment[10..12].copy_from_slice(&sum.to_be_bytes());
-    fragment.extend(payload);
-    fragment
-}
-
-fn fragment_v6(ip: &[u8], id: u16, part: Part) -> Vec<u8> {
-    let payload = payload(ip, IPV6_HEADER_BYTES, part);
-    let mut fragment = ip[..IPV6_HEADER_BYTES].to_vec();
-    let length = (UNIT + payload.len()) as u16;
-    let offset = (part.start / UNIT * UNIT) as u16 | u16::from(!part.is_last);
-    let next = std::mem::replace(&mut fragment[6], FRAGMENT);
-    fragment[4..6].copy_from_slice(&length.to_be_bytes());
-    fragment.extend([next, 0]);
-    fragment.extend(offset.to_be_bytes());
-    fragment.extend([0, 0]);
-    fragment.extend(id.to_be_bytes());
-    fragment.extend(payload);
-    fragment
 }
