@@ -122,6 +122,8 @@ pub struct Scratch {
     pub(crate) info: PacketInfo,
     /// Of a fragment.
     pub(crate) datagram: Datagram,
+    /// Sequence number of the TCP segment that an error quotes.
+    pub(crate) quoted_sequence: Option<u32>,
     pub(crate) now: Tick,
     /// How often the packet was tracked again.
     pub(crate) rounds: u32,
@@ -179,6 +181,7 @@ impl Default for Scratch {
             warm: Warm::default(),
             info: PacketInfo::EMPTY,
             datagram: Datagram::EMPTY,
+            quoted_sequence: None,
             now: Tick(0),
             rounds: 0,
             purpose: Purpose::Flow,

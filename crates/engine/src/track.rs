@@ -414,8 +414,14 @@ fn judge_error<H: Host>(host: &H, scratch: &Scratch) -> Tracked {
     if scratch.info.destination != scratch.oriented.sender() {
         return Tracked::invalid(Reason::IcmpErrorWrongAddress);
     }
-    let direction = direction_of(scratch).other();
+    let sent = direction_of(scratch);
+    let direction = sent.other();
     host.trace(Step::Found(scratch.record, direction));
+    if let Some(sequence) = scratch.quoted_sequence
+        && !tcp::may_have_sent(host.settings(), &scratch.record, sent, sequence)
+    {
+        return Tracked::invalid(Reason::IcmpErrorBadSequence);
+    }
     Tracked {
         state: State::Related,
         reason: None,
@@ -435,6 +441,7 @@ fn name_quoted<P: Packet, H: Host>(
     let Some(quoted) = wire::quoted(run.packet, scratch.info.family, at) else {
         return Err(Reason::IcmpErrorTruncated);
     };
+    scratch.quoted_sequence = quoted.sequence;
     let tuple = Tuple {
         family: scratch.info.family,
         source: quoted.source,

@@ -145,7 +145,7 @@ reasons! {
     31 IcmpBadChecksum "icmp_bad_checksum" "The ICMP checksum is wrong."
     32 IcmpBadType "icmp_bad_type" "The ICMP type is unknown or cannot begin a flow."
     33 IcmpNoRequest "icmp_no_request" "An ICMP reply to a request that was never seen."
-    34 IcmpErrorTruncated "icmp_error_truncated" "The packet that the ICMP error quotes is too short or damaged."
+    34 IcmpErrorTruncated "icmp_error_truncated" "What the ICMP error quotes is too short, damaged, or a later fragment."
     35 IcmpErrorNoFlow "icmp_error_no_flow" "The packet that the ICMP error quotes belongs to no known flow."
     36 IcmpErrorWrongAddress "icmp_error_wrong_address" "The ICMP error is not addressed to the sender of the packet it quotes."
     37 SctpTruncated "sctp_truncated" "The packet ends within its SCTP header."
@@ -164,6 +164,7 @@ reasons! {
     58 FragmentTableFull "fragment_table_full" "There is no room to remember one more unfinished datagram."
     59 FragmentBusy "fragment_busy" "Other CPUs kept the memory of unfinished datagrams busy."
     60 FragmentBadDatagram "fragment_bad_datagram" "With this fragment the datagram is complete, and its checksum or its UDP length is wrong."
+    61 IcmpErrorBadSequence "icmp_error_bad_sequence" "The ICMP error quotes a TCP segment that its sender cannot have sent of late."
 }
 
 /// Length of an array of counters indexed by [`Reason`].

@@ -256,7 +256,12 @@ pub fn quoted<P: Packet>(packet: &P, family: Family, offset: u32) -> Option<Quot
         }
         _ => (0, 0),
     };
+    let sequence = match network.protocol {
+        transport::TCP => packet.header(at, 8).map(|header| header.u32(4)),
+        _ => None,
+    };
     Some(Quoted {
+        sequence,
         protocol: network.protocol,
         source: network.source,
         destination: network.destination,
@@ -268,6 +273,8 @@ pub fn quoted<P: Packet>(packet: &P, family: Family, offset: u32) -> Option<Quot
 /// See [`quoted`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quoted {
+    /// Of a TCP segment, if it is quoted that far.
+    pub sequence: Option<u32>,
     pub protocol: u8,
     pub source: Address,
     pub destination: Address,

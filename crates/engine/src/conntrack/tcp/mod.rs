@@ -9,8 +9,8 @@ mod window;
 
 use self::exceptions::{Exception, exception};
 use self::transitions::{Transition, transition};
-pub(crate) use self::window::reach;
 use self::window::{Judgement, acknowledgement_hash, check, check_here, first_window, segment_end};
+pub(crate) use self::window::{may_have_sent, reach};
 use crate::host::{Host, Packet};
 use crate::process::Run;
 use crate::record::{
