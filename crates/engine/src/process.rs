@@ -278,7 +278,9 @@ pub fn prepare<P: Packet, H: Host>(
         }
     }
     wire::read_options(packet, host, &mut scratch.info);
-    host.trace(Step::Parsed(scratch.info));
+    if matches!(scratch.info.fragment, Fragment::Whole) {
+        host.trace(Step::Parsed(scratch.info));
+    }
     let run = Run {
         packet,
         arrival,

@@ -4,6 +4,7 @@ use crate::conntrack::icmp::{self, Message};
 use crate::conntrack::tcp::{self, Advance};
 use crate::conntrack::{self, Tracker};
 use crate::event::{Event, EventKind};
+use crate::fragment;
 use crate::host::{FlowMemory, Host, Packet, Words};
 use crate::process::{Run, Scratch, Stage};
 use crate::record::{CachedOutcomes, Control, EXPECTED, Record, SEEN_REPLY, Warm};
@@ -171,7 +172,7 @@ pub(crate) fn look<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
             to_rules(scratch, tracked)
         }
         (Purpose::Fragment, sight) => {
-            follow_flow(host, scratch, sight);
+            fragment::join(host, scratch, sight);
             Stage::Conclude
         }
         (Purpose::Flow, Sight::Busy) => {
@@ -188,25 +189,6 @@ pub(crate) fn look<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
             Stage::Advance
         }
         (Purpose::Flow, Sight::Found) => Stage::Advance,
-    }
-}
-
-/// Counts a later fragment to its flow. Its `tcp_sequence` is where the bytes seen so far end.
-#[inline(always)]
-fn follow_flow<H: Host>(host: &H, scratch: &mut Scratch, sight: Sight) {
-    if let (Sight::Found, Some(direction)) = (sight, scratch.tracked.direction()) {
-        host.trace(Step::Found(scratch.record, direction));
-        scratch.tracked.flow = Flow::Known(direction);
-        if !matches!(scratch.tracked.state, State::Invalid) {
-            if scratch.info.protocol == wire::transport::TCP {
-                tcp::reach(&mut scratch.record, direction, scratch.info.tcp_sequence);
-                scratch.uses_warm = WarmUse::No;
-                // Lost against another CPU: an acknowledgement of this may then be INVALID.
-                let _ = write_back(host, scratch);
-            }
-            let place = scratch.seen.place;
-            account(host, place, direction, scratch.info.ip_length);
-        }
     }
 }
 
@@ -370,7 +352,7 @@ const fn state_of(record: &Record, direction: Direction) -> State {
 /// Writes the record as the packet leaves it; `None` when another CPU was first.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 #[cfg_attr(not(target_arch = "bpf"), inline)]
-fn write_back<H: Host>(host: &H, scratch: &mut Scratch) -> Option<()> {
+pub(crate) fn write_back<H: Host>(host: &H, scratch: &mut Scratch) -> Option<()> {
     let flows = host.flows();
     let seen = &scratch.seen;
     let protocol = scratch.info.protocol;

@@ -228,7 +228,7 @@ fn what_no_host_sends_is_refused() {
         (&udp, (64..64, Rest::More), Reason::FragmentBadLength),
         (&udp, (65_528..65_540, Rest::None), Reason::FragmentTooLong),
     ] {
-        let outcome = bench.parts(ip, 1, &[part.clone()])[0];
+        let outcome = bench.parts(ip, 1, std::slice::from_ref(&part))[0];
         assert_eq!(outcome.reason, Some(reason), "{part:?}");
         assert_eq!(outcome.state, State::Invalid);
         assert_eq!(outcome.verdict, Verdict::Drop);
@@ -327,7 +327,8 @@ fn a_sender_that_only_begins_is_stopped() {
     let mut bench = Bench::new(&memory);
     let ip = datagram(Family::V4, 1, 142);
     let [first, middle, _] = THREE;
-    let begun = |bench: &Bench<'_>, id| bench.parts(&ip, id, &[first.clone()])[0].reason;
+    let begun =
+        |bench: &Bench<'_>, id| bench.parts(&ip, id, std::slice::from_ref(&first))[0].reason;
     for id in 0..FRAGMENT_FIRSTS_MAX as u16 {
         assert_eq!(begun(&bench, id), None);
     }
@@ -376,9 +377,9 @@ fn memory_is_bounded_and_swept() {
             payload: vec![0; 142],
         };
         let ip = Packet::new(from, to, Body::Udp(udp)).ip();
-        bench.parts(&ip, 1, &[first.clone()]);
+        bench.parts(&ip, 1, std::slice::from_ref(&first));
         // What is ahead of its first one gives nobody's place away.
-        bench.parts(&ip, 2, &[middle.clone()]);
+        bench.parts(&ip, 2, std::slice::from_ref(&middle));
     }
     let unfinished = bench.gauge(gauges::FRAGMENTS);
     assert_eq!(unfinished, u64::from(FRAGMENT_BUCKETS * 8));

@@ -250,7 +250,7 @@ impl<'a> Twins<'a> {
             );
         }
         same(&self.memory.gauges, maps.gauges.words(), what);
-        if self.compared % PACKETS_PER_LOOK == 0 {
+        if self.compared.is_multiple_of(PACKETS_PER_LOOK) {
             same(&self.memory.fragments, maps.fragments.words(), what);
         }
     }

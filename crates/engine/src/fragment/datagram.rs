@@ -24,54 +24,27 @@
 //! what is oldest. A fragment ahead of its first one never takes the place of a datagram that was judged.
 
 use super::SeenBefore;
+use super::bucket::{
+    CONTROL, DECISION, KEY, NONE, RULE, RUNS, SHARES, Search, add, is_key, lock, note_end, phase,
+    rank, unlock,
+};
+use super::decision::Decision;
+use super::runs::{Fit, Meets, rounded, run};
 use super::whole::{Share, Whole};
-use crate::host::{FlowMemory, Host, Repeat, Words};
+use crate::host::{FlowMemory, Host, Words};
 use crate::limits::{
     FRAGMENT_BUCKETS, FRAGMENT_RUNS_MAX, FRAGMENT_SECONDS_V4, FRAGMENT_SECONDS_V6, FRAGMENT_SLOTS,
-    FRAGMENT_UNIT_BYTES, FRAGMENT_WAITS_MAX,
 };
-use crate::policy::NO_RULE;
 use crate::process::{Arrival, Path, Scratch};
 use crate::settings::Settings;
 use crate::table::{Hash, gauges};
 use crate::time::Tick;
 use crate::track;
-use crate::tuple::{Direction, Family, FlowKey};
-use crate::verdict::{Hook, Reason, State, Verdict};
+use crate::tuple::{Family, FlowKey};
+use crate::verdict::Reason;
 use crate::wire::PacketInfo;
 use crate::wire::fragment::{Piece, Rest};
 use crate::wire::transport::ICMPV6;
-
-const CONTROL: u32 = 0;
-const KEY: u32 = 1;
-const DECISION: u32 = 6;
-const RULE: u32 = 7;
-const SHARES: u32 = 8;
-const RUNS: u32 = 9;
-
-/// Word of a bucket: zero, or one while a CPU works on it.
-const LOCK: u32 = 0;
-
-/// What is known of a datagram.
-mod phase {
-    pub(super) const FREE: u64 = 0;
-    /// Some fragments, and not the first.
-    pub(super) const HEADLESS: u64 = 1;
-    /// The first one is with the rules.
-    pub(super) const JUDGING: u64 = 2;
-    /// What becomes of it is known.
-    pub(super) const DECIDED: u64 = 3;
-    /// Fragments overlapped: nothing more of it passes.
-    pub(super) const BROKEN: u64 = 4;
-    /// All of it was seen.
-    pub(super) const COMPLETE: u64 = 5;
-    /// Beside [`JUDGING`]: all of it was seen.
-    pub(super) const ALL_SEEN: u64 = 0x80;
-    pub(super) const MASK: u64 = 0x7f;
-}
-
-/// No slot, no run.
-const NONE: u32 = u32::MAX;
 
 /// What becomes of a fragment by what is known of its datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,29 +60,12 @@ pub(super) enum Admission {
     Refused(Reason),
 }
 
-/// What was decided about a first fragment.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Decision {
-    /// As in [`PacketInfo`], the source's in the upper half.
-    pub(super) ports: u32,
-    pub(super) state: State,
-    pub(super) verdict: Verdict,
-    pub(super) hook: Hook,
-    /// Set where it belongs to a flow.
-    pub(super) direction: Option<Direction>,
-    pub(super) rule: u32,
-    /// Of the policy that has the rule.
-    pub(super) epoch: u32,
-    /// The sequence number that byte 0 would have, were there no header. Meaningful for TCP.
-    pub(super) sequence: u32,
-}
-
 /// The datagram of the fragment at hand.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Datagram {
     pub(super) piece: Piece,
-    key: FlowKey,
-    bucket: u32,
+    pub(super) key: FlowKey,
+    pub(super) bucket: u32,
     slot: u32,
     /// Hash of sender, receiver and protocol.
     pub(super) pair: u32,
@@ -121,96 +77,6 @@ pub(crate) struct Datagram {
     pub(super) whole: Whole,
     /// End of the bytes that were seen without a gap around it.
     pub(super) reach: u32,
-}
-
-impl Decision {
-    const NOTHING: Self = Self {
-        ports: 0,
-        state: State::None,
-        verdict: Verdict::Drop,
-        hook: Hook::Input,
-        direction: None,
-        rule: NO_RULE,
-        epoch: 0,
-        sequence: 0,
-    };
-
-    pub(super) const fn of(scratch: &Scratch, epoch: u32) -> Self {
-        let (info, outcome) = (&scratch.info, &scratch.outcome);
-        Self {
-            ports: ((info.source_port as u32) << 16) | info.destination_port as u32,
-            state: outcome.state,
-            verdict: outcome.verdict,
-            hook: match outcome.hook {
-                Some(hook) => hook,
-                None => Hook::Input,
-            },
-            direction: super::direction_of(scratch),
-            rule: outcome.rule,
-            epoch,
-            sequence: scratch.datagram.sequence_of_start(info),
-        }
-    }
-
-    /// Word [`DECISION`] of a datagram that ends at `end`, zero where that is not known.
-    const fn word(&self, end: u32) -> u64 {
-        let direction = match self.direction {
-            None => 0,
-            Some(Direction::Original) => 1,
-            Some(Direction::Reply) => 2,
-        };
-        ((self.ports as u64) << 32)
-            | ((end as u64 & 0xffff) << 16)
-            | ((self.epoch as u64 & 3) << 9)
-            | (direction << 7)
-            | ((self.hook as u64 & 3) << 5)
-            | ((self.verdict as u64 & 3) << 3)
-            | (self.state as u64 & 7)
-    }
-
-    fn read<W: Words>(words: W) -> Self {
-        let (word, rule) = (words.load(DECISION), words.load(RULE));
-        Self {
-            ports: (word >> 32) as u32,
-            state: state_of(word & 7),
-            verdict: verdict_of((word >> 3) & 3),
-            hook: hook_of((word >> 5) & 3),
-            direction: match (word >> 7) & 3 {
-                1 => Some(Direction::Original),
-                2 => Some(Direction::Reply),
-                _ => None,
-            },
-            rule: (rule >> 32) as u32,
-            epoch: (word >> 9) as u32 & 3,
-            sequence: rule as u32,
-        }
-    }
-}
-
-pub(super) const fn state_of(number: u64) -> State {
-    match number {
-        2 => State::New,
-        3 => State::Established,
-        4 => State::Related,
-        5 => State::Untracked,
-        _ => State::Invalid,
-    }
-}
-
-const fn verdict_of(number: u64) -> Verdict {
-    match number {
-        0 => Verdict::Accept,
-        2 => Verdict::Reject,
-        _ => Verdict::Drop,
-    }
-}
-
-pub(super) const fn hook_of(number: u64) -> Hook {
-    match number {
-        1 => Hook::Forward,
-        2 => Hook::Output,
-        _ => Hook::Input,
-    }
 }
 
 impl Datagram {
@@ -236,7 +102,7 @@ impl Datagram {
     }
 
     /// See [`Decision::sequence`]; SYN and FIN count.
-    const fn sequence_of_start(&self, info: &PacketInfo) -> u32 {
+    pub(super) const fn sequence_of_start(&self, info: &PacketInfo) -> u32 {
         use crate::wire::transport::tcp_flag::{FIN, SYN};
         let shown = info.ip_offset + info.ip_length - info.transport_offset;
         let before = self.piece.end.wrapping_sub(shown);
@@ -515,239 +381,10 @@ pub(super) fn decide<H: Host>(host: &H, datagram: &Datagram, decision: &Decision
     unlock(flows, datagram.bucket);
 }
 
-/// Frees the slots of some buckets whose time is over.
-pub fn sweep<M: FlowMemory>(flows: &M, buckets: core::ops::Range<u32>, now: Tick) {
-    for bucket in buckets {
-        for slot in 0..FRAGMENT_SLOTS {
-            let Some(words) = flows.fragment(bucket, slot) else {
-                return;
-            };
-            let control = words.load(CONTROL);
-            let is_over = control & phase::MASK != phase::FREE && !is_live(control, now);
-            if is_over && words.compare_exchange(CONTROL, control, 0) == control {
-                note_end(flows, control, now);
-            }
-        }
-    }
-}
-
-/// Counts that what a control word tells of is no more.
-fn note_end<M: FlowMemory>(flows: &M, control: u64, now: Tick) {
-    let phase = control & phase::MASK;
-    if phase == phase::FREE || phase == phase::COMPLETE {
-        return;
-    }
-    add(flows, gauges::FRAGMENTS, u64::MAX);
-    if !is_live(control, now) {
-        add(flows, gauges::FRAGMENTS_EXPIRED, 1);
-    }
-}
-
-fn add<M: FlowMemory>(flows: &M, gauge: u32, amount: u64) {
-    if let Some(words) = flows.gauges() {
-        words.add(gauge, amount);
-    }
-}
-
-const fn is_live(control: u64, now: Tick) -> bool {
-    control & phase::MASK != phase::FREE && !Tick((control >> 32) as u32).has_passed(now)
-}
-
-/// Offsets count in units, so a last fragment is as good as one that fills its last unit.
-const fn rounded(end: u32) -> u32 {
-    end.next_multiple_of(FRAGMENT_UNIT_BYTES)
-}
-
 /// Where the datagram ends, zero if the fragment does not say.
 const fn end_of(piece: &Piece) -> u32 {
     match piece.rest {
         Rest::None => piece.end,
         Rest::More => 0,
-    }
-}
-
-const fn run(start: u32, end: u32) -> u64 {
-    ((start as u64) << 32) | end as u64
-}
-
-fn is_key<W: Words>(words: W, key: &FlowKey) -> bool {
-    let [word0, word1, word2, word3, word4] = key.words;
-    let difference = (words.load(KEY) ^ word0)
-        | (words.load(KEY + 1) ^ word1)
-        | (words.load(KEY + 2) ^ word2)
-        | (words.load(KEY + 3) ^ word3)
-        | (words.load(KEY + 4) ^ word4);
-    difference == 0
-}
-
-/// What goes first when there is no room: the class above the ticks that are left.
-mod rank {
-    pub(super) const OVER: u64 = 0;
-    pub(super) const HEADLESS: u64 = 1 << 32;
-    pub(super) const DECIDED: u64 = 2 << 32;
-}
-
-/// Looks for a datagram in its bucket, and for the slot that a new one would take.
-struct Search<'a, M> {
-    flows: &'a M,
-    datagram: &'a Datagram,
-    now: Tick,
-    at: u32,
-    found: u32,
-    victim: u32,
-    rank: u64,
-}
-
-impl<M: FlowMemory> Repeat for Search<'_, M> {
-    fn step(&mut self) -> bool {
-        let Some(words) = self.flows.fragment(self.datagram.bucket, self.at) else {
-            return false;
-        };
-        let control = words.load(CONTROL);
-        let is_live = is_live(control, self.now);
-        // One family is as good as another: keys of IPv4 have zeros where those of IPv6 have none.
-        if is_live && is_key(words, &self.datagram.key) {
-            self.found = self.at;
-            return false;
-        }
-        let left = u64::from(Tick((control >> 32) as u32).ticks_left(self.now));
-        let rank = match control & phase::MASK {
-            phase::HEADLESS if is_live => rank::HEADLESS | left,
-            phase::JUDGING | phase::DECIDED if is_live => rank::DECIDED | left,
-            _ => rank::OVER | left,
-        };
-        if rank < self.rank {
-            self.rank = rank;
-            self.victim = self.at;
-        }
-        self.at += 1;
-        self.at < FRAGMENT_SLOTS
-    }
-}
-
-/// How a fragment lies to what was seen.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Meets {
-    Nothing,
-    /// A run that holds all of it.
-    Holds,
-    /// A run that holds a part of it.
-    Part,
-}
-
-/// Holds a fragment against the runs of its datagram.
-struct Fit<W> {
-    words: W,
-    at: u32,
-    start: u32,
-    end: u32,
-    meets: Meets,
-    /// The run that ends where the fragment starts.
-    left: u32,
-    /// The run that starts where the fragment ends.
-    right: u32,
-    free: u32,
-    /// Where the last run ends.
-    highest: u32,
-}
-
-impl<W: Words> Repeat for Fit<W> {
-    fn step(&mut self) -> bool {
-        let at = self.at & (FRAGMENT_RUNS_MAX - 1);
-        let word = self.words.load(RUNS + at);
-        let (start, end) = ((word >> 32) as u32, word as u32);
-        self.at += 1;
-        if end == 0 {
-            self.free = at;
-            return true;
-        }
-        if end > self.highest {
-            self.highest = end;
-        }
-        if start < self.end && self.start < end {
-            let is_held = start <= self.start && self.end <= end;
-            if is_held && matches!(self.meets, Meets::Nothing) {
-                self.meets = Meets::Holds;
-            } else {
-                self.meets = Meets::Part;
-            }
-        } else if end == self.start {
-            self.left = at;
-        } else if start == self.end {
-            self.right = at;
-        }
-        true
-    }
-}
-
-impl<W: Words> Fit<W> {
-    /// Writes the fragment down, as one with its neighbours; `start` and `end` are then those of the
-    /// run that holds it.
-    #[inline(always)]
-    fn place(&mut self) -> bool {
-        let mut to = self.free;
-        if self.left != NONE {
-            let at = self.left & (FRAGMENT_RUNS_MAX - 1);
-            self.start = (self.words.load(RUNS + at) >> 32) as u32;
-            self.words.store(RUNS + at, 0);
-            to = at;
-        }
-        if self.right != NONE {
-            let at = self.right & (FRAGMENT_RUNS_MAX - 1);
-            self.end = self.words.load(RUNS + at) as u32;
-            self.words.store(RUNS + at, 0);
-            to = at;
-        }
-        if to == NONE {
-            return false;
-        }
-        let to = to & (FRAGMENT_RUNS_MAX - 1);
-        self.words.store(RUNS + to, run(self.start, self.end));
-        true
-    }
-}
-
-/// Takes a bucket; false when it stays taken.
-#[inline(always)]
-fn lock<M: FlowMemory>(flows: &M, bucket: u32) -> bool {
-    let Some(words) = flows.fragment_bucket(bucket) else {
-        return false;
-    };
-    if words.compare_exchange(LOCK, 0, 1) == 0 {
-        return true;
-    }
-    let mut wait = Wait {
-        flows,
-        bucket,
-        is_taken: 0,
-    };
-    flows.repeat(FRAGMENT_WAITS_MAX, &mut wait);
-    wait.is_taken != 0
-}
-
-#[inline(always)]
-fn unlock<M: FlowMemory>(flows: &M, bucket: u32) {
-    if let Some(words) = flows.fragment_bucket(bucket) {
-        words.compare_exchange(LOCK, 1, 0);
-    }
-}
-
-struct Wait<'a, M> {
-    flows: &'a M,
-    bucket: u32,
-    is_taken: u32,
-}
-
-impl<M: FlowMemory> Repeat for Wait<'_, M> {
-    fn step(&mut self) -> bool {
-        self.flows.relax();
-        let Some(words) = self.flows.fragment_bucket(self.bucket) else {
-            return false;
-        };
-        if words.compare_exchange(LOCK, 0, 1) == 0 {
-            self.is_taken = 1;
-            return false;
-        }
-        true
     }
 }

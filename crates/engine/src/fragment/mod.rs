@@ -20,24 +20,30 @@
 //! fragment that completes a datagram answers for it ([`whole`]): it is INVALID
 //! (`fragment_bad_datagram`) where Linux would call the whole so, and without it there is none.
 
+mod bucket;
 mod datagram;
+mod decision;
+mod runs;
 mod sender;
 mod whole;
 
+pub use self::bucket::sweep;
 pub(crate) use self::datagram::Datagram;
-pub use self::datagram::sweep;
 
-use self::datagram::{Admission, Decision};
+use self::datagram::Admission;
+use self::decision::Decision;
 use self::whole::{Share, Whole};
+use crate::conntrack::tcp;
 use crate::host::{Host, Packet};
 use crate::judge::Judgement;
 use crate::policy::NO_RULE;
 use crate::process::{self, Outcome, Run, Scratch, Stage};
 use crate::trace::Step;
-use crate::track::{self, Flow, Purpose, Tracked};
+use crate::track::{self, Flow, Purpose, Sight, Tracked, WarmUse};
 use crate::tuple::Direction;
 use crate::verdict::{Reason, State, Verdict};
 use crate::wire;
+use crate::wire::transport::TCP;
 
 /// Finds the datagram of a fragment, and what becomes of the fragment.
 #[inline(always)]
@@ -56,13 +62,14 @@ pub(crate) fn enter<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scrat
         Admission::First => Stage::First,
         Admission::Later => {
             sender::goes_on(run.host, &scratch.datagram);
+            show_ports(scratch);
             if matches!(scratch.datagram.whole, Whole::Faulty) {
-                return to_rules(scratch, Reason::FragmentBadDatagram);
+                return to_rules(run.host, scratch, Reason::FragmentBadDatagram);
             }
             follow(run, scratch)
         }
         Admission::Ahead => ahead(run, scratch),
-        Admission::Orphan => to_rules(scratch, Reason::FragmentWithoutPorts),
+        Admission::Orphan => to_rules(run.host, scratch, Reason::FragmentWithoutPorts),
         Admission::Refused(reason) => refuse(run.host, scratch, reason),
     }
 }
@@ -120,8 +127,6 @@ fn follow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Sta
         cacheable: None,
     };
     scratch.info.damage = None;
-    scratch.info.source_port = (decision.ports >> 16) as u16;
-    scratch.info.destination_port = decision.ports as u16;
     scratch.info.tcp_sequence = decision.sequence.wrapping_add(scratch.datagram.reach);
     run.host.trace(Step::Parsed(scratch.info));
     scratch.purpose = Purpose::Fragment;
@@ -144,12 +149,32 @@ fn follow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Sta
     }
 }
 
+/// Counts a later fragment to its flow. Its `tcp_sequence` is where the bytes seen so far end.
+#[inline(always)]
+pub(crate) fn join<H: Host>(host: &H, scratch: &mut Scratch, sight: Sight) {
+    if let (Sight::Found, Some(direction)) = (sight, scratch.tracked.direction()) {
+        host.trace(Step::Found(scratch.record, direction));
+        scratch.tracked.flow = Flow::Known(direction);
+        if !matches!(scratch.tracked.state, State::Invalid) {
+            if scratch.info.protocol == TCP {
+                tcp::reach(&mut scratch.record, direction, scratch.info.tcp_sequence);
+                scratch.uses_warm = WarmUse::No;
+                // Lost against another CPU: an acknowledgement of this may then be INVALID.
+                let _ = track::write_back(host, scratch);
+            }
+            let place = scratch.seen.place;
+            track::account(host, place, direction, scratch.info.ip_length);
+        }
+    }
+}
+
 /// A later fragment whose first one has not come, or is being judged.
 #[inline(always)]
 fn ahead<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
     let Some(expected) = sender::expects(run.host, &scratch.datagram, run.now) else {
-        return to_rules(scratch, Reason::FragmentWithoutPorts);
+        return to_rules(run.host, scratch, Reason::FragmentWithoutPorts);
     };
+    run.host.trace(Step::Parsed(scratch.info));
     scratch.tracked = Tracked {
         state: expected.state,
         reason: None,
@@ -162,9 +187,19 @@ fn ahead<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stag
     Stage::Conclude
 }
 
+/// A later fragment has the ports of its first one.
+#[inline(always)]
+fn show_ports(scratch: &mut Scratch) {
+    let ports = scratch.datagram.decision.ports;
+    scratch.info.source_port = (ports >> 16) as u16;
+    scratch.info.destination_port = ports as u16;
+}
+
 /// The rules see the fragment as an INVALID one.
 #[inline(always)]
-fn to_rules(scratch: &mut Scratch, reason: Reason) -> Stage {
+fn to_rules<H: Host>(host: &H, scratch: &mut Scratch, reason: Reason) -> Stage {
+    scratch.info.damage = Some(reason);
+    host.trace(Step::Parsed(scratch.info));
     scratch.tracked = Tracked {
         state: State::Invalid,
         reason: Some(reason),
@@ -176,6 +211,8 @@ fn to_rules(scratch: &mut Scratch, reason: Reason) -> Stage {
 /// Dropped, whatever the rules say of INVALID packets: Linux's reassembly does not show them either.
 #[inline(always)]
 fn refuse<H: Host>(host: &H, scratch: &mut Scratch, reason: Reason) -> Stage {
+    scratch.info.damage = Some(reason);
+    host.trace(Step::Parsed(scratch.info));
     scratch.outcome = Outcome::refused(reason);
     process::tell_refusal(host, scratch);
     Stage::Done

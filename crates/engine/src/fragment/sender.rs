@@ -10,7 +10,8 @@
 //! It is a guess and no more: a change that loses against another CPU is not made again, and two pairs with
 //! equal marks take each other for one. See [`super`] for why a wrong guess lets nothing through.
 
-use super::datagram::{Datagram, Decision, hook_of, state_of};
+use super::datagram::Datagram;
+use super::decision::{Decision, hook_of, state_of};
 use crate::host::{FlowMemory, Host, Words};
 use crate::limits::{
     FRAGMENT_BUCKETS, FRAGMENT_EARLY_MAX, FRAGMENT_FIRSTS_MAX, FRAGMENT_SECONDS_V4,
