@@ -16,6 +16,7 @@ use keepstate_engine::wire::Link;
 use keepstate_flowmemory::{Accounting, OwnedTable, SliceTable, buckets_for};
 use keepstate_sim::build::{ACK, Body, Icmp, PSH, Packet, Rest, SYN, Tcp, Udp, fragment};
 use keepstate_sim::plane::{LoadedPolicy, Plane};
+use keepstate_sim::traffic::{Mood, Traffic};
 
 const FLOWS_MAX: u32 = 64;
 const NOW: Tick = Tick(1_000);
@@ -411,4 +412,35 @@ fn a_bucket_that_stays_taken_drops_with_a_reason() {
     locks.for_each(|words| words.store(0, 1));
     let outcomes = bench.parts(&ip, 1, &THREE);
     assert_eq!(reasons(&outcomes), [Some(Reason::FragmentBusy); 3]);
+}
+
+#[test]
+fn many_cpus_leave_nothing_behind() {
+    let memory = memory();
+    let threads = 4;
+    let latest = std::thread::scope(|scope| {
+        let started: Vec<_> = (0..threads)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut bench = Bench::new(&memory);
+                    // The same packets for all, so that they meet.
+                    for packet in Traffic::new(5, Mood::Fragmented).take(20_000) {
+                        bench.now = Tick::from_nanoseconds(packet.time_ns);
+                        bench.judge(&packet.ip);
+                    }
+                    bench.now
+                })
+            })
+            .collect();
+        let ended = started.into_iter().map(|thread| thread.join());
+        ended.map(|now| now.expect("no panic")).last()
+    });
+    let bench = Bench::new(&memory);
+    let later = latest.expect("threads ran").after_seconds(61);
+    sweep(&bench.plane.flows, 0..FRAGMENT_BUCKETS, later);
+    assert_eq!(bench.gauge(gauges::FRAGMENTS), 0);
+    for bucket in 0..FRAGMENT_BUCKETS {
+        let words = bench.plane.flows.fragment_bucket(bucket);
+        assert_eq!(words.expect("the bucket is there").load(0), 0, "left taken");
+    }
 }
