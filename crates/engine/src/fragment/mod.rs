@@ -13,7 +13,7 @@
 //!
 //! **A later fragment that comes ahead of its first one** is INVALID (`fragment_without_ports`) and the
 //! rules see it, unless the last datagram in fragments of the same sender, receiver and protocol was let
-//! through a moment ago ([`sender`]): then it passes, in the state of that one. The datagram
+//! through a moment ago, none of it twice ([`sender`]): then it passes, in the state of that one. The datagram
 //! is complete only with its first fragment, which will be judged.
 //!
 //! **What cannot be seen in flight**: whether the rest ever comes, and whether the checksum of the whole is right. The
@@ -94,6 +94,9 @@ pub(crate) fn begin<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scrat
 /// Remembers what became of a first fragment.
 #[inline(always)]
 pub(crate) fn settle<H: Host>(host: &H, scratch: &Scratch) -> Stage {
+    if matches!(scratch.datagram.seen_before, SeenBefore::Yes) {
+        return Stage::Done;
+    }
     let decision = Decision::of(scratch, host.policy().epoch);
     datagram::decide(host, &scratch.datagram, &decision);
     sender::begins(host, &scratch.datagram, &decision, scratch.now);
@@ -135,6 +138,7 @@ fn follow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Sta
         scratch.tracked.flow = Flow::None;
     }
     if matches!(scratch.datagram.seen_before, SeenBefore::Yes) {
+        sender::repeats(run.host, &scratch.datagram);
         scratch.tracked.reason = Some(Reason::FragmentDuplicate);
         scratch.judgement.verdict = Verdict::Drop;
         return Stage::Conclude;

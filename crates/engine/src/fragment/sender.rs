@@ -58,6 +58,14 @@ pub(super) fn goes_on<H: Host>(host: &H, datagram: &Datagram) {
     }
 }
 
+/// Fragments come twice: one without its first is then most likely a repetition, of a datagram that was complete.
+#[inline(always)]
+pub(super) fn repeats<H: Host>(host: &H, datagram: &Datagram) {
+    if let Some((words, word)) = recall(host, datagram) {
+        words.compare_exchange(PAIR, word, word & !(STATE_MASK << STATE_SHIFT));
+    }
+}
+
 /// What a fragment ahead of its first one is taken for, if for anything.
 #[inline(always)]
 pub(super) fn expects<H: Host>(host: &H, datagram: &Datagram, now: Tick) -> Option<Expected> {
