@@ -94,6 +94,23 @@ pub(super) mod rank {
     pub(in crate::fragment) const DECIDED: u64 = 2 << 32;
 }
 
+const fn rank_by(control: u64, now: Tick) -> u64 {
+    let left = Tick((control >> 32) as u32).ticks_left(now) as u64;
+    match control & phase::MASK {
+        phase::HEADLESS if is_live(control, now) => rank::HEADLESS | left,
+        phase::JUDGING | phase::DECIDED if is_live(control, now) => rank::DECIDED | left,
+        _ => rank::OVER | left,
+    }
+}
+
+/// Rank of a bucket's first slot.
+pub(super) fn rank_of<M: FlowMemory>(flows: &M, datagram: &Datagram, now: Tick) -> u64 {
+    match flows.fragment(datagram.bucket, 0) {
+        Some(words) => rank_by(words.load(CONTROL), now),
+        None => rank::OVER,
+    }
+}
+
 /// Looks for a datagram in its bucket, and for the slot that a new one would take.
 pub(super) struct Search<'a, M> {
     pub(super) flows: &'a M,
@@ -117,12 +134,7 @@ impl<M: FlowMemory> Repeat for Search<'_, M> {
             self.found = self.at;
             return false;
         }
-        let left = u64::from(Tick((control >> 32) as u32).ticks_left(self.now));
-        let rank = match control & phase::MASK {
-            phase::HEADLESS if is_live => rank::HEADLESS | left,
-            phase::JUDGING | phase::DECIDED if is_live => rank::DECIDED | left,
-            _ => rank::OVER | left,
-        };
+        let rank = rank_by(control, self.now);
         if rank < self.rank {
             self.rank = rank;
             self.victim = self.at;

@@ -26,7 +26,7 @@
 use super::SeenBefore;
 use super::bucket::{
     CONTROL, DECISION, KEY, NONE, RULE, RUNS, SHARES, Search, add, is_key, lock, note_end, phase,
-    rank, unlock,
+    rank, rank_of, unlock,
 };
 use super::decision::Decision;
 use super::runs::{Fit, Meets, rounded, run};
@@ -185,7 +185,9 @@ fn admit_locked<M: FlowMemory>(flows: &M, datagram: &mut Datagram, now: Tick) ->
         at: 0,
         found: NONE,
         victim: 0,
-        rank: u64::MAX,
+        // Not a constant: verifiers before Linux 6.7 walk through the body once and take what is always so
+        // in the first round for always so.
+        rank: rank_of(flows, datagram, now),
     };
     flows.repeat(FRAGMENT_SLOTS, &mut search);
     let (found, victim, rank) = (search.found, search.victim, search.rank);
@@ -275,7 +277,8 @@ fn extend<M: FlowMemory>(
         left: NONE,
         right: NONE,
         free: NONE,
-        highest: 0,
+        // See `Search::rank`.
+        highest: words.load(RUNS) as u32,
     };
     flows.repeat(FRAGMENT_RUNS_MAX, &mut fit);
     let has_other_end = match piece.rest {

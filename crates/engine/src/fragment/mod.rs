@@ -9,7 +9,9 @@
 //! of those was judged by all that the rules look at. Nothing that comes later can write over
 //! what was judged: a fragment that begins within the transport header, or that overlaps another, is
 //! dropped before any rule sees it, whatever the rules say of INVALID packets, and with it all that
-//! is left of its datagram. So fragments that pass make up what the rules let through, or nothing.
+//! is left of its datagram. So fragments that pass make up what the rules let through, or nothing. (A datagram
+//! that had to be forgotten before it was whole can be overlapped beyond its transport header. Receivers
+//! throw such ones away: RFC 5722, and Linux for IPv4 too.)
 //!
 //! **A later fragment that comes ahead of its first one** is INVALID (`fragment_without_ports`) and the
 //! rules see it, unless the last datagram in fragments of the same sender, receiver and protocol was let
