@@ -3,8 +3,11 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 
+use keepstate_engine::fragment as fragment_table;
 use keepstate_engine::host::{FlowMemory, Words};
+use keepstate_engine::limits::FRAGMENT_BUCKETS;
 use keepstate_engine::process::{Arrival, Outcome, Scratch, process};
 use keepstate_engine::settings::{
     LOG_INVALID_ALL, SETTING_ACCOUNTING, SETTING_ACCOUNTING_ENDS, SETTING_CHECKSUM,
@@ -16,7 +19,9 @@ use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::{State, Verdict};
 use keepstate_engine::wire::Link;
 use keepstate_flowmemory::{Accounting, OwnedTable, SliceTable};
-use keepstate_sim::build::{self, Body, Chunk, Icmp, Packet, Sctp, Tcp, Udp, UdpLite, chunk};
+use keepstate_sim::build::{
+    self, Body, Chunk, Icmp, Packet, Rest, Sctp, Tcp, Udp, UdpLite, chunk, fragment,
+};
 use keepstate_sim::plane::{LoadedPolicy, Plane};
 
 use crate::wire::{self, Strict, error_about};
@@ -51,7 +56,7 @@ pub(crate) fn run(data: &[u8]) {
             &arrival(&packet, &step),
             now,
         );
-        check_outcome(&outcome);
+        check_outcome(&outcome, cut(&step).is_some());
         check_table(&plane, now);
         last = Some(packet);
     }
@@ -122,6 +127,21 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     for protocol in [136, 47] {
         let steps = (0..4_u8).flat_map(|side| [7, side & 1, protocol, 0, 0, 8, 0, 20, 0, 0, 0, 0]);
         seeds.push([0].into_iter().chain(steps).collect());
+    }
+    // A datagram in three fragments, in two orders, and again with an overlap.
+    for order in [[0, 1, 2], [2, 1, 0]] {
+        for kind in [0, 3, 4, 0x83, 0x84] {
+            let mut seed = vec![0];
+            for (start, overlap) in order.into_iter().chain(order).zip([0, 0, 0, 0, 1, 0]) {
+                let (at, size) = match start {
+                    0 => (0, 4),
+                    1 => (8 - overlap * 2, 4 + overlap),
+                    _ => (17, 4),
+                };
+                seed.extend([kind, 0, syn, 0, 0, 9, 0, 100, 0, 4, at, size]);
+            }
+            seeds.push(seed);
+        }
     }
     // Many flows, so that there is no room.
     let flood = (0..80_u8).flat_map(|port| [0, port << 1, syn, 0, 0, 9, 0, 0, 0, 0, 0, 0]);
@@ -279,10 +299,25 @@ fn tcp_options(choice: u8) -> Vec<u8> {
     options
 }
 
+/// The part of the packet that is sent, if it is a fragment: identification, bytes, what follows.
+fn cut(step: &[u8; STEP_BYTES]) -> Option<(u16, Range<usize>, Rest)> {
+    let [.., how, at, value] = *step;
+    if how & 4 == 0 {
+        return None;
+    }
+    let start = usize::from(at >> 1) * 8;
+    let size = usize::from(value & 0x1f) * 8 + usize::from(value >> 5);
+    let rest = if at & 1 == 0 { Rest::More } else { Rest::None };
+    Some((u16::from(how >> 6), start..start + size, rest))
+}
+
 /// The bytes of the packet, of which the last three bytes of the step may change some.
 fn damaged(packet: &Packet, step: &[u8; STEP_BYTES]) -> Vec<u8> {
     let [.., how, at, value] = *step;
     let mut bytes = packet.ip();
+    if let Some((identification, part, rest)) = cut(step) {
+        bytes = fragment(&bytes, identification, part, rest);
+    }
     let at = usize::from(at);
     match how & 3 {
         1 => {
@@ -312,7 +347,7 @@ fn judge(plane: &Plane<SliceTable<'_>>, bytes: &[u8], arrival: &Arrival, now: Ti
     process(&Strict(bytes), arrival, plane, &mut Scratch::default(), now)
 }
 
-fn check_outcome(outcome: &Outcome) {
+fn check_outcome(outcome: &Outcome, is_fragment: bool) {
     let explained = outcome.reason.is_some();
     assert!(
         outcome.state != State::Invalid || explained,
@@ -332,7 +367,8 @@ fn check_outcome(outcome: &Outcome) {
             "{outcome:?}"
         );
     }
-    if matches!(outcome.state, State::Established | State::Related) {
+    // A fragment ahead of its first one has the state that is expected of it.
+    if matches!(outcome.state, State::Established | State::Related) && !is_fragment {
         assert!(outcome.flow.is_some(), "{outcome:?}");
     }
     if outcome.tcp_state.is_some() || outcome.sctp_state.is_some() {
@@ -391,10 +427,13 @@ fn sweep_all(plane: &Plane<SliceTable<'_>>, now: Tick) {
     for (family, buckets) in [(Family::V4, BUCKETS[0]), (Family::V6, BUCKETS[1])] {
         sweep(&plane.flows, family, 0..buckets, later, |_| {});
     }
+    fragment_table::sweep(&plane.flows, 0..FRAGMENT_BUCKETS, later);
     let words = plane.flows.gauges().expect("this table has gauges");
-    assert_eq!(
-        words.load(gauges::COUNT),
-        0,
-        "records that no sweep removes"
-    );
+    for gauge in [gauges::COUNT, gauges::FRAGMENTS] {
+        assert_eq!(words.load(gauge), 0, "what no sweep removes");
+    }
+    for bucket in 0..FRAGMENT_BUCKETS {
+        let words = plane.flows.fragment_bucket(bucket);
+        assert_eq!(words.expect("the bucket is there").load(0), 0, "left taken");
+    }
 }

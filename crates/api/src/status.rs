@@ -69,6 +69,14 @@ pub struct TableStatus {
     pub refused: u64,
     pub contended: u64,
     pub busy: u64,
+    /// Datagrams of which some fragments were seen and not all.
+    #[serde(default)]
+    pub fragments: u64,
+    /// Of those before them: not completed in time, and given up for want of room.
+    #[serde(default)]
+    pub fragments_expired: u64,
+    #[serde(default)]
+    pub fragments_full: u64,
 }
 
 /// Packets since the programs were loaded.

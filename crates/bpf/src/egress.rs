@@ -86,6 +86,10 @@ stages! {
     tc_name Name
     tc_parse Parse
     tc_associate Associate
+    tc_fragment Fragment
+    tc_first First
+    tc_settle Settle
+    tc_conclude Conclude
 }
 
 /// Jumps to the program of a stage, or ends.

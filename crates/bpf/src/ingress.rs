@@ -63,6 +63,10 @@ stages! {
     xdp_name Name
     xdp_parse Parse
     xdp_associate Associate
+    xdp_fragment Fragment
+    xdp_first First
+    xdp_settle Settle
+    xdp_conclude Conclude
 }
 
 /// Jumps to the program of a stage, or ends.

@@ -68,20 +68,11 @@ pub fn proceed<C: Context>(context: C, packet: &PacketView, stage: Stage) -> Opt
         scratch, arrival, ..
     } = memory;
     let next = step(&host, arrival, &host, scratch, stage);
-    // What is short enough goes on in the same program.
-    let goes_on = match stage {
-        Stage::Judge | Stage::Insert => matches!(next, Stage::Conclude),
-        Stage::Name => matches!(next, Stage::Look),
-        _ => false,
-    };
-    if !goes_on {
-        return Some(next);
+    // It is short, and comes after these nearly always.
+    if matches!(stage, Stage::Judge | Stage::Insert) && matches!(next, Stage::Conclude) {
+        return Some(step(&host, arrival, &host, scratch, Stage::Conclude));
     }
-    let next = match stage {
-        Stage::Name => Stage::Look,
-        _ => Stage::Conclude,
-    };
-    Some(step(&host, arrival, &host, scratch, next))
+    Some(next)
 }
 
 /// The end of a packet's way.
@@ -146,7 +137,7 @@ fn count(outcome: &Outcome) {
     };
     if let Some(counter) = counters
         .reasons
-        .get_mut(masked::<63>(reason as u64) as usize)
+        .get_mut(masked::<127>(reason as u64) as usize)
     {
         *counter += 1;
     }

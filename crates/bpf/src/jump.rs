@@ -25,7 +25,11 @@ pub unsafe fn to_stage(context: *mut c_void, programs: &'static ProgramArray, st
             Stage::Name => jump::<{ Stage::Name as i32 }>(context, programs),
             Stage::Parse => jump::<{ Stage::Parse as i32 }>(context, programs),
             Stage::Associate => jump::<{ Stage::Associate as i32 }>(context, programs),
-            Stage::Done | Stage::Steady | Stage::Conclude => {}
+            Stage::Fragment => jump::<{ Stage::Fragment as i32 }>(context, programs),
+            Stage::First => jump::<{ Stage::First as i32 }>(context, programs),
+            Stage::Settle => jump::<{ Stage::Settle as i32 }>(context, programs),
+            Stage::Conclude => jump::<{ Stage::Conclude as i32 }>(context, programs),
+            Stage::Done | Stage::Steady => {}
         }
     }
 }

@@ -3,12 +3,13 @@
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
+use keepstate_engine::limits::FRAGMENT_BUCKETS;
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_engine::process::{Arrival, Scratch};
 use keepstate_engine::table::gauges;
 use keepstate_plane::{
     BUCKET_ACCOUNTING_WORDS, BUCKET_SLOT_WORDS_V4, BUCKET_SLOT_WORDS_V6, BUCKET_WARM_WORDS,
-    CONDITION_ENTRIES, Counters, EVENT_RING_BYTES, INTERFACES_MAX, Interface, InterfaceKey,
+    CONDITION_ENTRIES, Counters, EVENT_RING_BYTES, FRAGMENT_VALUE_WORDS, INTERFACES_MAX, Interface, InterfaceKey,
     POLICY_SLOTS, Plane, RULE_ENTRIES, Report, RuleCounter,
     STAGES,
 };
@@ -41,6 +42,10 @@ pub static ACCOUNTING6: Array<[u64; BUCKET_ACCOUNTING_WORDS]> =
 #[map]
 pub static GAUGES: Array<[u64; gauges::WORDS as usize]> =
     Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+#[map]
+pub static FRAGMENTS: Array<[u64; FRAGMENT_VALUE_WORDS]> =
+    Array::with_max_entries(FRAGMENT_BUCKETS, BPF_F_MMAPABLE);
 
 #[map]
 pub static POLICIES: Array<PolicyHeader> = Array::with_max_entries(POLICY_SLOTS, 0);

@@ -5,7 +5,7 @@ use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 use aya_ebpf::maps::Array;
 use keepstate_engine::host::{FlowMemory, Repeat, Words};
 use keepstate_engine::limits::{ACCOUNTING_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6};
-use keepstate_engine::limits::{SLOTS_PER_BUCKET, WARM_WORDS};
+use keepstate_engine::limits::{FRAGMENT_SLOTS, FRAGMENT_WORDS, SLOTS_PER_BUCKET, WARM_WORDS};
 use keepstate_engine::tuple::Family;
 
 use crate::maps;
@@ -100,6 +100,20 @@ impl FlowMemory for MapMemory {
     }
 
     #[inline(always)]
+    fn fragment(&self, bucket: u32, slot: u32) -> Option<MapWords> {
+        part(&maps::FRAGMENTS, bucket, slot, FRAGMENT_WORDS)
+    }
+
+    #[inline(always)]
+    fn fragment_bucket(&self, bucket: u32) -> Option<MapWords> {
+        let base: *mut u64 = maps::FRAGMENTS.get_ptr_mut(bucket)?.cast();
+        // SAFETY: within the value of the map, which has these words behind its slots.
+        Some(MapWords(unsafe {
+            base.add((FRAGMENT_SLOTS * FRAGMENT_WORDS) as usize)
+        }))
+    }
+
+    #[inline(always)]
     fn repeat<R: Repeat>(&self, limit: u32, body: &mut R) {
         crate::host::repeat(limit, body);
     }
@@ -109,7 +123,7 @@ impl FlowMemory for MapMemory {
 #[inline(always)]
 fn part<T>(map: &Array<T>, bucket: u32, slot: u32, words: u32) -> Option<MapWords> {
     let base: *mut u64 = map.get_ptr_mut(bucket)?.cast();
-    // The mask changes nothing, since slots are numbered to seven, but the verifier believes it.
+    // The mask changes nothing, since slots are numbered to seven (those of fragments too), but the verifier believes it.
     let slot = masked::<{ SLOTS_PER_BUCKET as u64 - 1 }>(slot as u64);
     // SAFETY: within the value of the map: `slot` is below the number of slots.
     Some(MapWords(unsafe {

@@ -57,6 +57,7 @@ pub struct KernelPlane {
     /// Empty where the table has no room for counters.
     accounting: [OnceLock<Mapping>; 2],
     gauges: Mapping,
+    fragments: Mapping,
     rules: Mapping,
     conditions: Mapping,
     tables: Mutex<Tables>,
@@ -92,6 +93,7 @@ impl KernelPlane {
             warm,
             accounting,
             gauges,
+            fragments,
             rules,
             conditions,
             policies,
@@ -109,6 +111,7 @@ impl KernelPlane {
             warm,
             accounting: [OnceLock::new(), OnceLock::new()],
             gauges,
+            fragments,
             rules,
             conditions,
             tables: Mutex::new(Tables {
@@ -305,6 +308,7 @@ impl Plane for KernelPlane {
             accounting: self.accounting[index].get().map_or(&[], Mapping::words),
         };
         SliceTable::new([family(0), family(1)], self.gauges.words())
+            .with_fragments(self.fragments.words())
     }
 
     fn make_accounting(&self) -> Result<(), PlaneError> {

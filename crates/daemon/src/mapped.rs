@@ -36,7 +36,7 @@ const _: () = assert!(size_of::<PolicyHeader>() == 4 * (6 + 4 + 8) + 2 * 8);
 const _: () = assert!(size_of::<Rule>() == 128);
 const _: () = assert!(size_of::<Condition>() == 32);
 const _: () = assert!(size_of::<Interface>() == 24);
-const _: () = assert!(size_of::<Counters>() == 8 * (64 + 8 + 4 + 1 + 3));
+const _: () = assert!(size_of::<Counters>() == 8 * (128 + 8 + 4 + 1 + 3));
 const _: () = assert!(size_of::<Report>() == 40);
 const _: () = assert!(size_of::<Event>() == 80);
 

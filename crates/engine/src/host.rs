@@ -72,6 +72,16 @@ pub trait FlowMemory {
     /// Counters of the table as a whole, see [`crate::table::gauges`].
     fn gauges(&self) -> Option<Self::Words>;
 
+    /// [`crate::limits::FRAGMENT_WORDS`] words of an unfinished datagram, `None` where fragments are not followed.
+    fn fragment(&self, _bucket: u32, _slot: u32) -> Option<Self::Words> {
+        None
+    }
+
+    /// [`crate::limits::FRAGMENT_BUCKET_WORDS`] words of a bucket of them.
+    fn fragment_bucket(&self, _bucket: u32) -> Option<Self::Words> {
+        None
+    }
+
     /// Called while waiting for another CPU.
     fn relax(&self) {}
 

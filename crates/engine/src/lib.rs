@@ -13,6 +13,7 @@
 mod associate;
 pub mod conntrack;
 pub mod event;
+pub mod fragment;
 pub mod host;
 mod judge;
 pub mod limits;

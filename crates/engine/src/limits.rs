@@ -63,6 +63,47 @@ pub const SCTP_CHUNKS_MAX: u32 = 65_536 / 4;
 /// Rounds of a CRC32c: sixteen bytes each, and up to fifteen single ones at the end.
 pub const CRC_ROUNDS_MAX: u32 = 65_536 / 16 + 15;
 
+/// Payload and what comes before it, of a datagram (RFC 791, RFC 8200): lengths are 16 bits.
+pub const DATAGRAM_BYTES_MAX: u32 = 65_535;
+
+/// Offsets of fragments count in these.
+pub const FRAGMENT_UNIT_BYTES: u32 = 8;
+
+/// Buckets of unfinished datagrams: with eight in each, 4,096 of them, 800 KiB. Linux stops at 4 MiB
+/// of held fragments, which is about as many datagrams of two.
+pub const FRAGMENT_BUCKETS: u32 = 512;
+
+/// Unfinished datagrams in a bucket.
+pub const FRAGMENT_SLOTS: u32 = 8;
+
+/// Words of an unfinished datagram: control, key, what was decided, its checksum, and the runs that were seen.
+pub const FRAGMENT_WORDS: u32 = 9 + FRAGMENT_RUNS_MAX;
+
+/// Words that a bucket has beside its slots.
+pub const FRAGMENT_BUCKET_WORDS: u32 = 8;
+
+/// Parts of a datagram that were seen with gaps between them. In any order that occurs there are one or
+/// two; 64 KiB in 1,500 bytes each, shuffled at random, have eleven.
+pub const FRAGMENT_RUNS_MAX: u32 = 16;
+
+/// Seconds that an unfinished datagram is remembered (RFC 791; `ipfrag_time`).
+pub const FRAGMENT_SECONDS_V4: u32 = 30;
+
+/// RFC 8200 section 4.5 (`nf_conntrack_frag6_timeout`).
+pub const FRAGMENT_SECONDS_V6: u32 = 60;
+
+/// How often a fragment looks at a bucket that another CPU works on, for some hundred nanoseconds.
+pub const FRAGMENT_WAITS_MAX: u32 = 512;
+
+/// Datagrams that a sender may begin one after the other, towards one receiver, without any of them going
+/// on. Networks lose some fragments, not all but the first; queues of a sender that take turns begin
+/// as many at once as there are queues.
+pub const FRAGMENT_FIRSTS_MAX: u32 = 16;
+
+/// Fragments that may come ahead of their first one, after a datagram that was let through: a
+/// datagram of 64 KiB in reverse order, at 1,500 bytes each.
+pub const FRAGMENT_EARLY_MAX: u32 = 48;
+
 /// Packets longer than this are not judged (a GSO super-packet is at most this long).
 pub const PACKET_BYTES_MAX: u32 = 65_535 + LINK_HEADER_BYTES_MAX;
 
@@ -100,6 +141,9 @@ pub const TIMEOUT_POLICIES_MAX: u32 = 16;
 const _: () = assert!(RULE_STEPS_MAX.is_multiple_of(RULES_PER_ROUND));
 const _: () = assert!(SLOTS_PER_BUCKET * 8 == u64::BITS);
 const _: () = assert!(SLOT_WORDS_V4 * 8 == 64 && SLOT_WORDS_V6 * 8 == 128);
+// The numbers fit into the bits that `fragment` has for them.
+const _: () = assert!(FRAGMENT_FIRSTS_MAX < 1 << 5 && FRAGMENT_EARLY_MAX < 1 << 6);
+const _: () = assert!(FRAGMENT_BUCKETS.is_power_of_two() && FRAGMENT_RUNS_MAX.is_power_of_two());
 // The promise of the design: 128 bytes a flow, 160 with accounting, at the rated load. One byte
 // is the tag.
 const _: () = assert!((SLOT_WORDS_V4 * 8 + WARM_WORDS * 8 + 1) * 100 <= 128 * RATED_LOAD_PERCENT);

@@ -6,6 +6,7 @@ use crate::conntrack::sctp::chunks::Walk;
 use crate::conntrack::tcp::Advance;
 use crate::conntrack::{self, tcp, tcp::TcpState};
 use crate::event::{Event, EventKind};
+use crate::fragment::{self, Datagram};
 use crate::host::{Host, Packet};
 use crate::judge::{self, Judgement};
 use crate::policy::{NO_RULE, Progress};
@@ -18,7 +19,7 @@ use crate::trace::Step;
 use crate::track::{self, Flow, Purpose, Sight, Tracked, WarmUse};
 use crate::tuple::{Direction, Oriented};
 use crate::verdict::{Hook, Reason, State, Verdict};
-use crate::wire::{self, Extensions, Link, PacketInfo, Unparsed};
+use crate::wire::{self, Extensions, Fragment, Link, PacketInfo, Unparsed};
 
 /// How a packet came to the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +92,7 @@ impl Outcome {
     };
 
     /// Dropped before any rule.
-    const fn refused(reason: Reason) -> Self {
+    pub(crate) const fn refused(reason: Reason) -> Self {
         Self {
             state: State::Invalid,
             verdict: Verdict::Drop,
@@ -125,6 +126,10 @@ pub struct Scratch {
     pub(crate) record: Record,
     pub(crate) warm: Warm,
     pub(crate) info: PacketInfo,
+    /// Of a fragment.
+    pub(crate) datagram: Datagram,
+    /// Sequence number of the TCP segment that an error quotes.
+    pub(crate) quoted_sequence: Option<u32>,
     pub(crate) now: Tick,
     /// How often the packet was tracked again.
     pub(crate) rounds: u32,
@@ -175,6 +180,8 @@ impl Default for Scratch {
             record: Record::EMPTY,
             warm: Warm::default(),
             info: PacketInfo::EMPTY,
+            datagram: Datagram::EMPTY,
+            quoted_sequence: None,
             now: Tick(0),
             rounds: 0,
             purpose: Purpose::Flow,
@@ -223,12 +230,18 @@ pub enum Stage {
     /// In place of [`Stage::Advance`] for SCTP: read the packet's chunks, and advance the association
     /// by them or begin one.
     Associate = 7,
+    /// Find the datagram of a fragment.
+    Fragment = 8,
+    /// Read the transport header of a first fragment, and name its flow.
+    First = 9,
+    /// Remember what became of a first fragment.
+    Settle = 10,
+    /// Put the outcome together.
+    Conclude = 11,
     /// Nothing: [`Scratch::outcome`] is the outcome.
-    Done = 8,
+    Done = 12,
     /// Try the short way of an established packet; the first, for packets that may go it.
-    Steady = 9,
-    /// Put the outcome together; comes after [`Self::Judge`] or [`Self::Insert`].
-    Conclude = 10,
+    Steady = 13,
 }
 
 /// Judges one packet.
@@ -357,15 +370,16 @@ pub fn step<P: Packet, H: Host>(
         Stage::Insert => insert(host, scratch),
         Stage::Conclude => conclude(host, scratch),
         Stage::Name => {
-            let info = &mut scratch.info;
-            let is_sound = info.protocol == wire::transport::TCP && info.damage.is_none();
-            if is_sound && wire::tcp_options::has_options(info) {
-                wire::tcp_options::read(packet, host, info);
+            wire::read_options(packet, host, &mut scratch.info);
+            if matches!(scratch.info.fragment, Fragment::Whole) {
+                host.trace(Step::Parsed(scratch.info));
             }
-            host.trace(Step::Parsed(scratch.info));
             track::name(&run, scratch)
         }
         Stage::Parse => parse_extended(&run, scratch),
+        Stage::Fragment => fragment::enter(&run, scratch),
+        Stage::First => fragment::begin(&run, scratch),
+        Stage::Settle => fragment::settle(host, scratch),
         Stage::Done => Stage::Done,
         Stage::Steady => steady::advance(host, arrival.path, scratch),
     }
@@ -426,7 +440,17 @@ fn conclude<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
     }
     host.trace(Step::Verdict(scratch.outcome.verdict));
     emit_refusal(host, scratch);
+    if matches!(scratch.info.fragment, Fragment::First) {
+        return Stage::Settle;
+    }
     Stage::Done
+}
+
+/// The end of a packet that [`Outcome::refused`] before the rules.
+#[inline(always)]
+pub(crate) fn tell_refusal<H: Host>(host: &H, scratch: &Scratch) {
+    host.trace(Step::Verdict(scratch.outcome.verdict));
+    emit_refusal(host, scratch);
 }
 
 fn outcome_of(scratch: &Scratch) -> Outcome {

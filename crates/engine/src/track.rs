@@ -4,6 +4,7 @@ use crate::conntrack::icmp::{self, Message};
 use crate::conntrack::tcp::{self, Advance};
 use crate::conntrack::{self, Tracker};
 use crate::event::{Event, EventKind};
+use crate::fragment;
 use crate::host::{FlowMemory, Host, Packet, Words};
 use crate::process::{Arrival, Run, Scratch, Stage};
 use crate::record::{ASSIGNED, CachedOutcomes, Control, EXPECTED, Record, SEEN_REPLY, Warm};
@@ -77,6 +78,8 @@ pub(crate) enum Purpose {
     Flow,
     /// The packet is an error that quotes one of its packets.
     Error,
+    /// The packet is a later fragment of a datagram that belongs to it.
+    Fragment,
 }
 
 /// What [`look`] found.
@@ -91,6 +94,9 @@ pub(crate) enum Sight {
 #[inline(always)]
 pub(crate) fn name<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
     if let Some(reason) = scratch.info.damage {
+        if matches!(reason, Reason::FragmentWithoutPorts) {
+            return Stage::Fragment;
+        }
         return to_rules(scratch, Tracked::invalid(reason));
     }
     scratch.purpose = Purpose::Flow;
@@ -108,7 +114,7 @@ pub(crate) fn name<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratc
         }
     }
     let named = match scratch.purpose {
-        Purpose::Flow => name_flow(run, scratch),
+        Purpose::Flow | Purpose::Fragment => name_flow(run, scratch),
         Purpose::Error => name_quoted(run, scratch),
     };
     match named {
@@ -124,7 +130,10 @@ pub(crate) const fn to_rules(scratch: &mut Scratch, tracked: Tracked) -> Stage {
 
 #[cfg_attr(target_arch = "bpf", inline(never))]
 #[cfg_attr(not(target_arch = "bpf"), inline)]
-fn name_flow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Result<(), Reason> {
+pub(crate) fn name_flow<P: Packet, H: Host>(
+    run: &Run<'_, P, H>,
+    scratch: &mut Scratch,
+) -> Result<(), Reason> {
     let tuple = conntrack::tuple_of(&scratch.info, run.arrival.zone);
     let Some(oriented) = conntrack::orient(tuple) else {
         return Err(Reason::IcmpBadType);
@@ -151,6 +160,10 @@ pub(crate) fn look<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
         (Purpose::Error, _) => {
             let tracked = judge_error(host, scratch);
             to_rules(scratch, tracked)
+        }
+        (Purpose::Fragment, sight) => {
+            fragment::join(host, scratch, sight);
+            Stage::Conclude
         }
         (Purpose::Flow, Sight::Busy) => {
             count(host.flows(), gauges::BUSY);
@@ -357,7 +370,7 @@ pub(crate) const fn state_of(record: &Record, direction: Direction) -> State {
 /// Writes the record as the packet leaves it; `None` when another CPU was first.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 #[cfg_attr(not(target_arch = "bpf"), inline)]
-fn write_back<H: Host>(host: &H, scratch: &mut Scratch) -> Option<()> {
+pub(crate) fn write_back<H: Host>(host: &H, scratch: &mut Scratch) -> Option<()> {
     let flows = host.flows();
     let seen = &scratch.seen;
     let protocol = scratch.info.protocol;
@@ -403,8 +416,14 @@ fn judge_error<H: Host>(host: &H, scratch: &Scratch) -> Tracked {
     if scratch.info.destination != scratch.oriented.sender() {
         return Tracked::invalid(Reason::IcmpErrorWrongAddress);
     }
-    let direction = direction_of(scratch).other();
+    let sent = direction_of(scratch);
+    let direction = sent.other();
     host.trace(Step::Found(scratch.record, direction));
+    if let Some(sequence) = scratch.quoted_sequence
+        && !tcp::may_have_sent(host.settings(), &scratch.record, sent, sequence)
+    {
+        return Tracked::invalid(Reason::IcmpErrorBadSequence);
+    }
     Tracked {
         state: State::Related,
         reason: None,
@@ -424,6 +443,7 @@ fn name_quoted<P: Packet, H: Host>(
     let Some(quoted) = wire::quoted(run.packet, scratch.info.family, at) else {
         return Err(Reason::IcmpErrorTruncated);
     };
+    scratch.quoted_sequence = quoted.sequence;
     let tuple = Tuple {
         family: scratch.info.family,
         source: quoted.source,

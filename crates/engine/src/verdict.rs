@@ -127,7 +127,7 @@ reasons! {
     13 Ip6Truncated "ip6_truncated" "The packet ends within its IPv6 headers."
     14 Ip6BadPayloadLength "ip6_bad_payload_length" "The IPv6 payload length is beyond the packet."
     15 Ip6TooManyExtensions "ip6_too_many_extensions" "The chain of IPv6 extension headers is longer than is looked through."
-    16 FragmentWithoutPorts "fragment_without_ports" "A later fragment: fragments are not yet followed."
+    16 FragmentWithoutPorts "fragment_without_ports" "A later fragment of a datagram whose first one was not seen."
     17 TcpTruncated "tcp_truncated" "The packet ends within its TCP header."
     18 TcpBadHeaderLength "tcp_bad_header_length" "The TCP data offset is below 20 bytes or beyond the packet."
     19 TcpBadChecksum "tcp_bad_checksum" "The TCP checksum is wrong."
@@ -145,7 +145,7 @@ reasons! {
     31 IcmpBadChecksum "icmp_bad_checksum" "The ICMP checksum is wrong."
     32 IcmpBadType "icmp_bad_type" "The ICMP type is unknown or cannot begin a flow."
     33 IcmpNoRequest "icmp_no_request" "An ICMP reply to a request that was never seen."
-    34 IcmpErrorTruncated "icmp_error_truncated" "The packet that the ICMP error quotes is too short or damaged."
+    34 IcmpErrorTruncated "icmp_error_truncated" "What the ICMP error quotes is too short, damaged, or a later fragment."
     35 IcmpErrorNoFlow "icmp_error_no_flow" "The packet that the ICMP error quotes belongs to no known flow."
     36 IcmpErrorWrongAddress "icmp_error_wrong_address" "The ICMP error is not addressed to the sender of the packet it quotes."
     37 SctpTruncated "sctp_truncated" "The packet ends within its SCTP header."
@@ -161,10 +161,24 @@ reasons! {
     59 UdpliteNoChecksum "udplite_no_checksum" "The UDP-Lite packet has no checksum, which RFC 3828 demands."
     60 UdpliteBadChecksum "udplite_bad_checksum" "The UDP-Lite checksum is wrong."
     61 GreBadProtocol "gre_bad_protocol" "The GRE packet has PPTP's version and carries something other than PPP."
+    62 FragmentTiny "fragment_tiny" "A first fragment that does not hold the whole transport header."
+    63 FragmentOverHeader "fragment_over_header" "A later fragment that begins within the transport header."
+    64 FragmentBadLength "fragment_bad_length" "A fragment without data, or one before the last whose length is no multiple of eight."
+    65 FragmentTooLong "fragment_too_long" "A fragment that ends beyond the largest datagram there can be."
+    66 FragmentOverlap "fragment_overlap" "The fragment overlaps another one of its datagram, or an earlier one did: nothing more of it passes."
+    67 FragmentBadEnd "fragment_bad_end" "The fragment lies beyond the last one of its datagram, or says that it ends elsewhere."
+    68 FragmentDuplicate "fragment_duplicate" "What the fragment holds has been seen."
+    69 FragmentScattered "fragment_scattered" "The datagram's fragments come with more gaps between them than are remembered."
+    70 FragmentFlood "fragment_flood" "The sender begins datagram after datagram and goes on with none of them."
+    71 FragmentOfRefused "fragment_of_refused" "The first fragment of the datagram was INVALID or dropped."
+    72 FragmentTableFull "fragment_table_full" "There is no room to remember one more unfinished datagram."
+    73 FragmentBusy "fragment_busy" "Other CPUs kept the memory of unfinished datagrams busy."
+    74 FragmentBadDatagram "fragment_bad_datagram" "With this fragment the datagram is complete, and its checksum or its UDP length is wrong."
+    75 IcmpErrorBadSequence "icmp_error_bad_sequence" "The ICMP error quotes a TCP segment that its sender cannot have sent of late."
 }
 
 /// Length of an array of counters indexed by [`Reason`].
-pub const REASON_COUNTERS: u32 = 64;
+pub const REASON_COUNTERS: u32 = 128;
 
 const _: () = assert!(Reason::from_number(REASON_COUNTERS as u8).is_none());
 const _: () = assert!(Reason::ALL.len() < REASON_COUNTERS as usize);

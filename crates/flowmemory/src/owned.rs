@@ -7,7 +7,7 @@ use keepstate_engine::limits::{
 };
 use keepstate_engine::table::gauges;
 
-use crate::slices::{FamilySlices, SliceTable};
+use crate::slices::{FRAGMENT_TABLE_WORDS, FamilySlices, SliceTable};
 
 /// Whether a table has room for counters and start times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,7 @@ pub enum Accounting {
 pub struct OwnedTable {
     families: [FamilyLines; 2],
     gauges: Lines,
+    fragments: Lines,
 }
 
 #[derive(Debug)]
@@ -52,13 +53,15 @@ impl OwnedTable {
                 FamilyLines::new(v6, SLOT_WORDS_V6, accounting),
             ],
             gauges: Lines::new(gauges::WORDS as usize),
+            fragments: Lines::new(FRAGMENT_TABLE_WORDS),
         }
     }
 
     /// The table's arrays, borrowed.
     pub fn as_slices(&self) -> SliceTable<'_> {
         let [v4, v6] = &self.families;
-        SliceTable::new([v4.as_slices(), v6.as_slices()], self.gauges.as_slice())
+        let families = [v4.as_slices(), v6.as_slices()];
+        SliceTable::new(families, self.gauges.as_slice()).with_fragments(self.fragments.as_slice())
     }
 }
 

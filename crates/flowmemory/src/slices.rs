@@ -5,10 +5,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::limits::{
-    ACCOUNTING_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
+    ACCOUNTING_WORDS, FRAGMENT_BUCKET_WORDS, FRAGMENT_BUCKETS, FRAGMENT_SLOTS, FRAGMENT_WORDS,
+    SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
 };
 use keepstate_engine::table::gauges;
 use keepstate_engine::tuple::Family;
+
+/// Words of a bucket of unfinished datagrams: its slots, and what it has beside them.
+const FRAGMENT_VALUE_WORDS: u32 = FRAGMENT_SLOTS * FRAGMENT_WORDS + FRAGMENT_BUCKET_WORDS;
+
+/// Words of the table of unfinished datagrams.
+pub const FRAGMENT_TABLE_WORDS: usize = (FRAGMENT_BUCKETS * FRAGMENT_VALUE_WORDS) as usize;
 
 /// Some words in memory that is shared with other CPUs.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +36,7 @@ pub struct FamilySlices<'a> {
 pub struct SliceTable<'a> {
     families: [FamilySlices<'a>; 2],
     gauges: &'a [AtomicU64],
+    fragments: &'a [AtomicU64],
 }
 
 impl FamilySlices<'_> {
@@ -44,7 +52,17 @@ impl FamilySlices<'_> {
 impl<'a> SliceTable<'a> {
     /// A table of these arrays, by [`Family`], and [`gauges::WORDS`] words of gauges.
     pub const fn new(families: [FamilySlices<'a>; 2], gauges: &'a [AtomicU64]) -> Self {
-        Self { families, gauges }
+        Self {
+            families,
+            gauges,
+            fragments: &[],
+        }
+    }
+
+    /// The same with [`FRAGMENT_TABLE_WORDS`] words for unfinished datagrams.
+    #[must_use]
+    pub const fn with_fragments(self, fragments: &'a [AtomicU64]) -> Self {
+        Self { fragments, ..self }
     }
 
     const fn family(&self, family: Family) -> &FamilySlices<'a> {
@@ -122,6 +140,17 @@ impl<'a> FlowMemory for SliceTable<'a> {
 
     fn gauges(&self) -> Option<WordsAt<'a>> {
         part(self.gauges, 0, gauges::WORDS)
+    }
+
+    fn fragment(&self, bucket: u32, slot: u32) -> Option<WordsAt<'a>> {
+        let WordsAt(bucket) = part(self.fragments, u64::from(bucket), FRAGMENT_VALUE_WORDS)?;
+        part(bucket, u64::from(slot), FRAGMENT_WORDS)
+    }
+
+    fn fragment_bucket(&self, bucket: u32) -> Option<WordsAt<'a>> {
+        let WordsAt(bucket) = part(self.fragments, u64::from(bucket), FRAGMENT_VALUE_WORDS)?;
+        let start = (FRAGMENT_SLOTS * FRAGMENT_WORDS) as usize;
+        bucket.get(start..).map(WordsAt)
     }
 
     fn relax(&self) {

@@ -9,6 +9,7 @@
 
 use keepstate_engine::limits::{ACCOUNTING_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET};
 use keepstate_engine::limits::{CONDITIONS_MAX, RULES_MAX, WARM_WORDS};
+use keepstate_engine::limits::{FRAGMENT_BUCKET_WORDS, FRAGMENT_SLOTS, FRAGMENT_WORDS};
 use keepstate_engine::process::Stage;
 use keepstate_engine::settings::Settings;
 use keepstate_engine::verdict::REASON_COUNTERS;
@@ -35,6 +36,10 @@ pub const BUCKET_SLOT_WORDS_V6: usize = (SLOTS_PER_BUCKET * SLOT_WORDS_V6) as us
 pub const BUCKET_WARM_WORDS: usize = (SLOTS_PER_BUCKET * WARM_WORDS) as usize;
 pub const BUCKET_ACCOUNTING_WORDS: usize = (SLOTS_PER_BUCKET * ACCOUNTING_WORDS) as usize;
 
+/// Words of a bucket of unfinished datagrams: its slots, and what it has beside them.
+pub const FRAGMENT_VALUE_WORDS: usize =
+    (FRAGMENT_SLOTS * FRAGMENT_WORDS + FRAGMENT_BUCKET_WORDS) as usize;
+
 /// Stages of a packet's way that are programs of their own, see
 /// [`keepstate_engine::process::Stage`].
 pub const STAGES: u32 = Stage::Done as u32;
@@ -49,6 +54,7 @@ pub mod names {
     pub const WARM: [&str; 2] = ["WARM4", "WARM6"];
     pub const ACCOUNTING: [&str; 2] = ["ACCOUNTING4", "ACCOUNTING6"];
     pub const GAUGES: &str = "GAUGES";
+    pub const FRAGMENTS: &str = "FRAGMENTS";
     pub const POLICIES: &str = "POLICIES";
     pub const RULES: &str = "RULES";
     pub const CONDITIONS: &str = "CONDITIONS";
@@ -72,6 +78,10 @@ pub mod names {
         "xdp_name",
         "xdp_parse",
         "xdp_associate",
+        "xdp_fragment",
+        "xdp_first",
+        "xdp_settle",
+        "xdp_conclude",
     ];
     pub const TC_STAGES: [&str; STAGES as usize] = [
         "tc_look",
@@ -82,10 +92,14 @@ pub mod names {
         "tc_name",
         "tc_parse",
         "tc_associate",
+        "tc_fragment",
+        "tc_first",
+        "tc_settle",
+        "tc_conclude",
     ];
 
     /// All maps, in the order in which they are pinned.
-    pub const MAPS: [&str; 17] = [
+    pub const MAPS: [&str; 18] = [
         PLANE,
         TAGS[0],
         TAGS[1],
@@ -96,6 +110,7 @@ pub mod names {
         ACCOUNTING[0],
         ACCOUNTING[1],
         GAUGES,
+        FRAGMENTS,
         POLICIES,
         RULES,
         CONDITIONS,

@@ -1,7 +1,7 @@
 //! Writes generated traffic as a capture.
 //!
 //! ```text
-//! cargo run -p keepstate-sim --example traffic -- SEED PACKETS [lossy] > traffic.pcap
+//! cargo run -p keepstate-sim --example traffic -- SEED PACKETS [lossy|fragmented] > traffic.pcap
 //! ```
 
 use keepstate_sim::capture::Writer;
@@ -10,6 +10,7 @@ use keepstate_sim::traffic::{Mood, Traffic};
 fn main() -> std::io::Result<()> {
     let mood = match std::env::args().nth(3).as_deref() {
         Some("lossy") => Mood::Lossy,
+        Some("fragmented") => Mood::Fragmented,
         _ => Mood::Hostile,
     };
     let mut numbers = std::env::args().skip(1).map(|word| word.parse::<u64>());

@@ -1,12 +1,16 @@
 //! Makes packets, with right lengths and checksums unless told otherwise.
 
 use std::net::IpAddr;
+use std::ops::Range;
 
 pub use keepstate_engine::wire::transport::tcp_flag::{ACK, CWR, ECE, FIN, PSH, RST, SYN, URG};
 
 use crate::packet::ones_complement_sum;
 
 const ETHERNET_HEADER_BYTES: usize = 14;
+const IPV4_HEADER_BYTES: usize = 20;
+const IPV6_HEADER_BYTES: usize = 40;
+const FRAGMENT: u8 = 44;
 const TTL: u8 = 64;
 
 /// A packet to be made. Both addresses are of one family.
@@ -329,6 +333,51 @@ impl Icmp {
         bytes.extend(&self.payload);
         bytes
     }
+}
+
+/// What a fragment says of those behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// It is the last one.
+    None,
+    More,
+}
+
+/// A fragment of an IP packet without options: the bytes of its payload in `part`, whose start counts in
+/// units of eight; zeros beyond the packet.
+pub fn fragment(ip: &[u8], identification: u16, part: Range<usize>, rest: Rest) -> Vec<u8> {
+    const FRAGMENT_HEADER_BYTES: usize = 8;
+    let is_v4 = ip.first().is_some_and(|byte| byte >> 4 == 4);
+    let header = if is_v4 {
+        IPV4_HEADER_BYTES
+    } else {
+        IPV6_HEADER_BYTES
+    };
+    let payload = part.clone().map(|at| ip.get(header + at).copied());
+    let payload: Vec<u8> = payload.map(Option::unwrap_or_default).collect();
+    let units = (part.start / 8) as u16;
+    let has_more = u16::from(rest == Rest::More);
+    let mut bytes = ip.get(..header).unwrap_or_default().to_vec();
+    if is_v4 {
+        put_u16(&mut bytes, 2, (header + payload.len()) as u16);
+        put_u16(&mut bytes, 4, identification);
+        put_u16(&mut bytes, 6, (units & 0x1fff) | (has_more << 13));
+        put_u16(&mut bytes, 10, 0);
+        let sum = !ones_complement_sum(&bytes);
+        put_u16(&mut bytes, 10, sum);
+    } else {
+        put_u16(
+            &mut bytes,
+            4,
+            (FRAGMENT_HEADER_BYTES + payload.len()) as u16,
+        );
+        let next = std::mem::replace(&mut bytes[6], FRAGMENT);
+        bytes.extend([next, 0]);
+        bytes.extend(((units << 3) | has_more).to_be_bytes());
+        bytes.extend(u32::from(identification).to_be_bytes());
+    }
+    bytes.extend(payload);
+    bytes
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {

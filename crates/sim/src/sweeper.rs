@@ -1,6 +1,8 @@
 //! Takes expired records out of a replay's table while it runs.
 
+use keepstate_engine::fragment;
 use keepstate_engine::host::{FlowMemory, Words};
+use keepstate_engine::limits::FRAGMENT_BUCKETS;
 use keepstate_engine::settings::Settings;
 use keepstate_engine::table::{gauges, sweep};
 use keepstate_engine::time::Tick;
@@ -63,6 +65,7 @@ impl Sweeper {
         for (family, buckets) in [(Family::V4, v4), (Family::V6, v6)] {
             sweep(flows, family, 0..buckets, Tick(ticks as u32), |_| {});
         }
+        fragment::sweep(flows, 0..FRAGMENT_BUCKETS, Tick(ticks as u32));
         self.swept_whole_at = ticks;
     }
 }

@@ -4,7 +4,10 @@
 //! tracker, are held against each other.
 
 mod association;
+mod fragments;
 mod other;
+
+use std::collections::VecDeque;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -70,6 +73,8 @@ pub enum Mood {
     Hostile,
     /// Honest ends on a bad line: loss, repetition, late acknowledgements.
     Lossy,
+    /// As [`Mood::Hostile`], and a part of it in fragments.
+    Fragmented,
 }
 
 /// Where the hosts of generated traffic are: their addresses differ from these in the last byte.
@@ -98,6 +103,8 @@ pub struct Traffic {
     connections: Vec<Connection>,
     associations: Vec<Association>,
     remembered: Vec<Vec<u8>>,
+    /// Fragments that are under way.
+    fragments: VecDeque<Vec<u8>>,
 }
 
 /// How two ends of a TCP connection see it.
@@ -125,6 +132,10 @@ impl Iterator for Traffic {
         if self.mood == Mood::Lossy && self.random.happens(4) && !self.remembered.is_empty() {
             return Some(self.repetition());
         }
+        if let Some(ip) = self.fragment() {
+            let time_ns = self.time_ns;
+            return Some(Timed { time_ns, ip });
+        }
         let packet = match self.random.below(100) {
             0..59 => self.segment(),
             59..68 => self.association(),
@@ -136,7 +147,7 @@ impl Iterator for Traffic {
             _ => self.other(),
         };
         let mut ip = packet.ip();
-        if self.mood == Mood::Hostile && self.random.happens(2) {
+        if self.mood != Mood::Lossy && self.random.happens(2) {
             self.damage(&mut ip);
         }
         self.remember(&ip);
@@ -169,6 +180,7 @@ impl Traffic {
             connections,
             associations,
             remembered: Vec::new(),
+            fragments: VecDeque::new(),
         }
     }
 
@@ -208,8 +220,8 @@ impl Traffic {
         }
         let connection = &mut self.connections[at];
         match self.mood {
-            Mood::Hostile if random.happens(20) => connection.hostile(random),
-            Mood::Hostile => connection.proper(random),
+            Mood::Hostile | Mood::Fragmented if random.happens(20) => connection.hostile(random),
+            Mood::Hostile | Mood::Fragmented => connection.proper(random),
             Mood::Lossy => {
                 // Lost before it came here: the other end never saw it either.
                 while random.happens(4) {
@@ -236,11 +248,43 @@ impl Traffic {
         association.proper(random)
     }
 
+    /// The next fragment under way, or the first of a packet that is cut up.
+    fn fragment(&mut self) -> Option<Vec<u8>> {
+        if self.mood != Mood::Fragmented {
+            return None;
+        }
+        if self.fragments.is_empty() && self.random.happens(15) {
+            let packet = match self.random.below(4) {
+                0 => self.segment(),
+                1 => self.query(),
+                _ => self.datagram(),
+            };
+            let whole = packet.ip();
+            self.remember(&whole);
+            self.fragments
+                .extend(fragments::split(&mut self.random, &whole));
+        }
+        // Others come in between.
+        if self.random.happens(20) {
+            return None;
+        }
+        let mut fragment = self.fragments.pop_front()?;
+        if self.random.happens(2) {
+            self.damage(&mut fragment);
+        }
+        self.remember(&fragment);
+        Some(fragment)
+    }
+
     fn datagram(&mut self) -> Packet {
+        let length_max = match self.mood {
+            Mood::Hostile | Mood::Lossy => 80,
+            Mood::Fragmented => 2_000,
+        };
         let random = &mut self.random;
         let (from, to) = ends(random, self.networks);
         let ports = [53, 4000, 4001];
-        let length = random.below(80) as usize;
+        let length = random.below(length_max) as usize;
         let datagram = Udp {
             source_port: random.one_of(&ports),
             destination_port: random.one_of(&ports),
@@ -568,7 +612,7 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_packets() {
-        for mood in [Mood::Hostile, Mood::Lossy] {
+        for mood in [Mood::Hostile, Mood::Lossy, Mood::Fragmented] {
             let of = |seed| Traffic::new(seed, mood).take(500).collect::<Vec<_>>();
             assert_eq!(of(7), of(7));
             assert_ne!(of(7), of(8));

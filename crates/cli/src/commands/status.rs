@@ -110,6 +110,11 @@ fn print_table(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
         table.contended,
         table.busy
     )?;
+    writeln!(
+        out,
+        "fragments   {} datagrams unfinished, {} expired, {} given up for want of room",
+        table.fragments, table.fragments_expired, table.fragments_full
+    )?;
     let expiry = &status.expiry;
     writeln!(
         out,

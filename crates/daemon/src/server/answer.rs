@@ -135,6 +135,9 @@ fn table_status(shared: &Shared) -> TableStatus {
         refused: gauge(gauges::REFUSED),
         contended: gauge(gauges::CONTENDED),
         busy: gauge(gauges::BUSY),
+        fragments: level(gauges::FRAGMENTS),
+        fragments_expired: gauge(gauges::FRAGMENTS_EXPIRED),
+        fragments_full: gauge(gauges::FRAGMENTS_FULL),
     }
 }
 

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use keepstate_api::{EventKind, ExpiryStatus};
+use keepstate_engine::fragment;
+use keepstate_engine::limits::FRAGMENT_BUCKETS;
 use keepstate_engine::settings::{
     SETTING_ACCOUNTING, SETTING_ACCOUNTING_ENDS, SETTING_FLOW_EVENTS,
 };
@@ -99,9 +101,10 @@ fn search(shared: &Shared, step: u32) -> u64 {
     let tells = settings.has(SETTING_FLOW_EVENTS);
     let [v4, v6] = settings.buckets;
     let (mut removed, mut latest) = (0, 0);
+    fragment::sweep(&plane.flows(), part_of(FRAGMENT_BUCKETS, step), plane.now());
     for (family, buckets) in [(Family::V4, v4), (Family::V6, v6)] {
         let now = plane.now();
-        let part = part(buckets, step);
+        let part = part_of(buckets, step);
         table::sweep(&plane.flows(), family, part, now, |entry| {
             removed += 1;
             latest = latest.max(now.0.wrapping_sub(entry.record.deadline.0));
@@ -114,4 +117,10 @@ fn search(shared: &Shared, step: u32) -> u64 {
     }
     shared.expiry.removed.fetch_add(removed, Ordering::Relaxed);
     u64::from(latest) * 1000 / u64::from(TICKS_PER_SECOND)
+}
+
+/// The buckets that are looked at in a step.
+fn part_of(buckets: u32, step: u32) -> Range<u32> {
+    let bound = |step: u32| (u64::from(buckets) * u64::from(step) / u64::from(STEPS)) as u32;
+    bound(step)..bound(step + 1)
 }

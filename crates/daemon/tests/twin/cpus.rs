@@ -297,6 +297,7 @@ fn flows(maps: &Maps) -> SliceTable<'_> {
         accounting: maps.accounting[index].words(),
     };
     SliceTable::new([family(0), family(1)], maps.gauges.words())
+        .with_fragments(maps.fragments.words())
 }
 
 /// What holds whenever nobody is at work: no slot is between two states, no key has two records,

@@ -148,6 +148,43 @@ fn knobs_turned_among_packets_fare_alike() {
     assert!(assigned > 1_000 && twins.gauge(gauges::INSERTED) > 1_000);
 }
 
+#[test]
+fn fragments_fare_alike() {
+    if !keepstate_testkit::root_or_skip("fragments_fare_alike") {
+        return;
+    }
+    let policy = policy();
+    let memory = Memory::new();
+    let mut twins = Twins::new(&memory, &policy);
+    let traffic = Traffic::new(8, Mood::Fragmented).take(GENERATED_BOTH_WAYS);
+    for (number, packet) in traffic.enumerate() {
+        // Whole datagrams one way or the other, not half of each.
+        let path = if number / 512 % 4 == 3 {
+            Entry::EgressEthernet
+        } else {
+            Entry::IngressXdp
+        };
+        let now = Tick::from_nanoseconds(packet.time_ns);
+        twins.compare(&ethernet(&packet.ip), path, now, "fragments");
+    }
+    for reason in [
+        Reason::FragmentWithoutPorts,
+        Reason::FragmentTiny,
+        Reason::FragmentOverHeader,
+        Reason::FragmentBadLength,
+        Reason::FragmentTooLong,
+        Reason::FragmentOverlap,
+        Reason::FragmentBadEnd,
+        Reason::FragmentDuplicate,
+        Reason::FragmentOfRefused,
+    ] {
+        let counted = twins.kernel.reason_counter(reason);
+        assert!(counted.expect("there are counters") >= 10, "{reason:?}");
+    }
+    assert!(twins.gauge(gauges::FRAGMENTS_EXPIRED) > 20);
+    assert!(twins.compare_rule_counters() > 5);
+}
+
 /// The interface rule that most rulesets begin with, and packets of which some match it.
 #[test]
 fn memories_beside_settled_interfaces_fare_alike() {

@@ -18,7 +18,7 @@ use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::{Hook, Verdict};
 use keepstate_engine::wire::Link;
-use keepstate_flowmemory::{FamilySlices, SliceTable, buckets_for};
+use keepstate_flowmemory::{FRAGMENT_TABLE_WORDS, FamilySlices, SliceTable, buckets_for};
 use keepstate_plane::{REPORT_NONE, Report};
 use keepstate_policy::Compiled;
 use keepstate_sim::locals::Locals;
@@ -44,6 +44,10 @@ const TC_NEXT: u32 = u32::MAX;
 /// After so many packets those that wear another VLAN tag, or none, match other patterns.
 const PACKETS_PER_INTERFACE: usize = 7;
 
+/// How often the memory of unfinished datagrams is compared: it is large, and what differed once
+/// will not agree later.
+const PACKETS_PER_LOOK: usize = 32;
+
 /// The word of accounting that holds a start time, which cannot be the same in both.
 const ACCOUNTING_START: usize = 4;
 
@@ -65,6 +69,7 @@ pub(crate) struct Memory {
     warm: [Vec<AtomicU64>; 2],
     accounting: [Vec<AtomicU64>; 2],
     gauges: Vec<AtomicU64>,
+    fragments: Vec<AtomicU64>,
 }
 
 impl Memory {
@@ -78,6 +83,7 @@ impl Memory {
             warm: slots.map(|slots| words(slots * WARM_WORDS)),
             accounting: slots.map(|slots| words(slots * ACCOUNTING_WORDS)),
             gauges: words(gauges::WORDS),
+            fragments: words(FRAGMENT_TABLE_WORDS as u32),
         }
     }
 
@@ -88,7 +94,7 @@ impl Memory {
             warm: &self.warm[index],
             accounting: &self.accounting[index],
         };
-        SliceTable::new([family(0), family(1)], &self.gauges)
+        SliceTable::new([family(0), family(1)], &self.gauges).with_fragments(&self.fragments)
     }
 }
 
@@ -281,6 +287,9 @@ impl<'a> Twins<'a> {
             );
         }
         same(&self.memory.gauges, maps.gauges.words(), what);
+        if self.compared.is_multiple_of(PACKETS_PER_LOOK) {
+            same(&self.memory.fragments, maps.fragments.words(), what);
+        }
     }
 }
 

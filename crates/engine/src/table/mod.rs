@@ -94,8 +94,14 @@ pub mod gauges {
     pub const CONTENDED: u32 = 6;
     /// Packets judged without a record's windows, since it was busy.
     pub const BUSY: u32 = 7;
+    /// Datagrams of which some fragments were seen and not all.
+    pub const FRAGMENTS: u32 = 8;
+    /// Datagrams that were not completed in time.
+    pub const FRAGMENTS_EXPIRED: u32 = 9;
+    /// Unfinished datagrams that were given up for others, and fragments for which there was no room.
+    pub const FRAGMENTS_FULL: u32 = 10;
     /// Number of words.
-    pub const WORDS: u32 = 8;
+    pub const WORDS: u32 = 12;
 }
 
 /// Where a key may lie.

@@ -10,7 +10,7 @@ const HEADER_BYTES: u32 = 40;
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
+pub(super) const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const NO_NEXT_HEADER: u8 = 59;
 const DESTINATION_OPTIONS: u8 = 60;
@@ -112,7 +112,7 @@ fn address<H: Header>(header: H, at: u32) -> Address {
     ]
 }
 
-const fn is_extension(protocol: u8) -> bool {
+pub(super) const fn is_extension(protocol: u8) -> bool {
     matches!(
         protocol,
         HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | NO_NEXT_HEADER | DESTINATION_OPTIONS
@@ -136,6 +136,10 @@ fn skip_extensions<P: Packet>(packet: &P, chain: &mut Chain, end: u32) -> Result
         let header = packet.header(chain.at, 8).ok_or(Reason::Ip6Truncated)?;
         let size = match chain.protocol {
             FRAGMENT => {
+                // No host sends a fragment of a fragment.
+                if !matches!(chain.fragment, Fragment::Whole) {
+                    return Err(Reason::Ip6TooManyExtensions);
+                }
                 chain.fragment = fragment(header.u16(2));
                 8
             }

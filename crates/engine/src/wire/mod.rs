@@ -5,12 +5,13 @@
 
 pub(crate) mod crc32c;
 mod ethernet;
+pub(crate) mod fragment;
 mod ipv4;
 mod ipv6;
 pub mod tcp_options;
 pub mod transport;
 
-use crate::host::{Header, Packet};
+use crate::host::{Header, Host, Packet};
 use crate::process::{Arrival, Checksums, Path};
 use crate::settings::{SETTING_CHECKSUM, Settings};
 use crate::tuple::{Address, Family};
@@ -34,7 +35,7 @@ pub enum Link {
 pub enum Fragment {
     /// All of it.
     Whole = 0,
-    /// The first fragment: the transport header is there, its checksum cannot be verified.
+    /// The first fragment. Its checksum cannot be verified.
     First = 1,
     /// A later one: no ports.
     Later = 2,
@@ -171,11 +172,11 @@ pub(crate) fn parse_headers<P: Packet>(
     info: &mut PacketInfo,
 ) -> Result<(), Unparsed> {
     read_network(packet, arrival, extensions, info)?;
-    if info.damage.is_none() {
-        info.damage = match info.fragment {
-            Fragment::Later => Some(Reason::FragmentWithoutPorts),
-            _ => transport::read(packet, info).err(),
-        };
+    if !matches!(info.fragment, Fragment::Whole) {
+        // A stage of its own looks at fragments.
+        info.damage = Some(Reason::FragmentWithoutPorts);
+    } else if info.damage.is_none() {
+        info.damage = transport::read(packet, info).err();
     }
     Ok(())
 }
@@ -192,11 +193,28 @@ pub(crate) fn verify<P: Packet>(
     if is_received && matches!(info.family, Family::V4) && !ipv4::is_checksum_right(packet, info) {
         return Err(Unparsed::Damaged(Reason::IpBadChecksum));
     }
-    if info.damage.is_none() && !matches!(info.fragment, Fragment::Later) {
+    if info.damage.is_none() {
         let checksums = effective_checksums(arrival, settings);
         info.damage = transport::verify(packet, info, checksums).err();
     }
     Ok(())
+}
+
+/// What [`parse_headers`] leaves out: the transport header of a first fragment.
+#[inline(always)]
+pub(crate) fn read_first_fragment<P: Packet, H: Host>(packet: &P, host: &H, info: &mut PacketInfo) {
+    info.damage = transport::read(packet, info)
+        .and_then(|()| transport::verify(packet, info, Checksums::Trusted))
+        .err();
+    read_options(packet, host, info);
+}
+
+/// TCP's options, where there are any.
+#[inline(always)]
+pub(crate) fn read_options<P: Packet, H: Host>(packet: &P, host: &H, info: &mut PacketInfo) {
+    if info.protocol == transport::TCP && info.damage.is_none() && tcp_options::has_options(info) {
+        tcp_options::read(packet, host, info);
+    }
 }
 
 /// Reads all but the transport header, and sets what that will not.
@@ -285,7 +303,12 @@ pub fn quoted<P: Packet>(packet: &P, family: Family, offset: u32) -> Option<Quot
         transport::GRE => (0, transport::gre_call(packet, at, u32::MAX).ok()?),
         _ => (0, 0),
     };
+    let sequence = match network.protocol {
+        transport::TCP => packet.header(at, 8).map(|header| header.u32(4)),
+        _ => None,
+    };
     Some(Quoted {
+        sequence,
         protocol: network.protocol,
         source: network.source,
         destination: network.destination,
@@ -297,6 +320,8 @@ pub fn quoted<P: Packet>(packet: &P, family: Family, offset: u32) -> Option<Quot
 /// See [`quoted`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quoted {
+    /// Of a TCP segment, if it is quoted that far.
+    pub sequence: Option<u32>,
     pub protocol: u8,
     pub source: Address,
     pub destination: Address,

@@ -256,7 +256,7 @@ fn is_checksum_right<P: Packet>(
 /// Sum over the pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1), not folded: at most
 /// 18 terms of 16 bits.
 #[inline(always)]
-const fn pseudo_header_sum(info: &PacketInfo) -> u32 {
+pub(crate) const fn pseudo_header_sum(info: &PacketInfo) -> u32 {
     let addresses = match info.family {
         Family::V4 => {
             let ([source, ..], [destination, ..]) = (info.source, info.destination);
@@ -282,7 +282,7 @@ const fn halves(address: &[u32; 4]) -> u32 {
         + (d & 0xffff)
 }
 
-const fn fold(sum: u32) -> u16 {
+pub(crate) const fn fold(sum: u32) -> u16 {
     let once = (sum & 0xffff) + (sum >> 16);
     ((once & 0xffff) + (once >> 16)) as u16
 }

@@ -12,6 +12,7 @@ use self::transitions::{Transition, transition};
 use self::window::{
     Judgement, acknowledgement_hash, check, check_steady, first_window, segment_end,
 };
+pub(crate) use self::window::{may_have_sent, reach};
 use crate::host::{Host, Packet};
 use crate::process::Run;
 use crate::record::{

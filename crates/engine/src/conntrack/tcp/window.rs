@@ -140,6 +140,39 @@ fn begin_sender(info: &PacketInfo, end: u32, record: &mut Record, direction: Dir
     }
 }
 
+/// Whether a side may have sent a segment with this number of late: no further back than its receiver's
+/// window, and nothing that was not seen (RFC 5927 section 4.1).
+pub(crate) fn may_have_sent(
+    settings: &Settings,
+    record: &Record,
+    direction: Direction,
+    sequence: u32,
+) -> bool {
+    let [original, reply] = &record.windows;
+    let (sender, receiver) = match direction {
+        Direction::Original => (original, reply),
+        Direction::Reply => (reply, original),
+    };
+    let is_lenient = (sender.flags | receiver.flags) & WINDOW_LIBERAL != 0;
+    if is_lenient || settings.has(SETTING_TCP_BE_LIBERAL) || sender.max_window == 0 {
+        return true;
+    }
+    let lag = receiver.max_window.max(ACK_LAG_MIN);
+    !after(sequence, sender.end) && !before(sequence, sender.end.wrapping_sub(lag))
+}
+
+/// Moves the end of what a side has sent on to `end`: a later fragment of a segment that was let through.
+pub(crate) fn reach(record: &mut Record, direction: Direction, end: u32) {
+    let [original, reply] = &mut record.windows;
+    let window = match direction {
+        Direction::Original => original,
+        Direction::Reply => reply,
+    };
+    if after(end, window.end) {
+        window.end = end;
+    }
+}
+
 /// Holds a segment against the windows and moves them on.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 #[cfg_attr(not(target_arch = "bpf"), inline)]
