@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use keepstate_engine::conntrack::tcp::TcpState;
 use keepstate_engine::record::{
-    ASSURED, Control, EXPECTED, FIXED_TIMEOUT, Record, SEEN_REPLY, STATE_WORDS, StateWords, Warm,
+    ASSURED, Control, EXPECTED, FIXED_TIMEOUT, FlowAssigned, Record, SEEN_REPLY, STATE_WORDS,
+    StateWords, Warm,
 };
 use keepstate_engine::table::Entry;
 use keepstate_engine::time::Tick;
@@ -304,7 +305,7 @@ impl RawRecord {
             last_scale: self.last_scale,
             last_flags: self.last_flags,
             last_ack: self.last_ack,
-            reserved: 0,
+            assigned: FlowAssigned::default(),
         };
         (key, record, warm)
     }

@@ -12,11 +12,13 @@
 
 pub mod conntrack;
 pub mod event;
+pub mod helper;
 pub mod host;
 mod judge;
 pub mod limits;
 pub mod policy;
 pub mod process;
+mod raw;
 pub mod record;
 pub mod settings;
 mod steady;

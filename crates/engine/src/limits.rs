@@ -76,6 +76,9 @@ pub const RULE_STEPS_MAX: u32 = 65_536;
 /// Different interface names (`eth0`, `eth+`) in one policy: one bit of a word for each.
 pub const INTERFACE_PATTERNS_MAX: u32 = 64;
 
+/// Timeout policies that the rules of one policy may name: a byte of a record.
+pub const TIMEOUT_POLICIES_MAX: u32 = 255;
+
 /// Outcomes for established packets that a record can remember: three bits, zero is "none".
 pub const CACHED_OUTCOMES_MAX: u32 = 7;
 

@@ -5,7 +5,8 @@ use crate::conntrack::{self, tcp::TcpState};
 use crate::event::{Event, EventKind};
 use crate::host::{Host, Packet};
 use crate::judge::{self, Judgement};
-use crate::policy::{NO_RULE, Progress};
+use crate::policy::{Assigned, DependsOn, NO_RULE, Progress};
+use crate::raw;
 use crate::record::{Record, Warm};
 use crate::settings::SETTING_DROP_EVENTS;
 use crate::steady;
@@ -128,6 +129,14 @@ pub struct Scratch {
     pub(crate) uses_warm: WarmUse,
     pub(crate) tracked: Tracked,
     pub(crate) walk: Progress,
+    /// What rules say of the flow that the packet may begin.
+    pub(crate) assigned: Assigned,
+    /// Whether another packet of the flow would meet the same fate in the table raw.
+    pub(crate) raw_depends_on: DependsOn,
+    /// What comes after the table raw.
+    pub(crate) next: Stage,
+    /// Number of the helper of the packet's flow, zero for none.
+    pub(crate) helper: u8,
     pub(crate) judgement: Judgement,
     /// What the record of a new flow took the place of.
     pub(crate) displaced: Displaced,
@@ -183,6 +192,10 @@ impl Default for Scratch {
             uses_warm: WarmUse::No,
             tracked: Tracked::NOTHING,
             walk: Progress::START,
+            assigned: Assigned::NOTHING,
+            raw_depends_on: DependsOn::Flow,
+            next: Stage::Done,
+            helper: 0,
             judgement: Judgement::NOTHING,
             displaced: Displaced::NOTHING,
             refusal: None,
@@ -221,6 +234,8 @@ pub enum Stage {
     Done = 6,
     /// Try the short way of an established packet; the first, for packets that may go it.
     Steady = 7,
+    /// Walk the rules that come before the lookup.
+    Raw = 8,
 }
 
 /// Judges one packet.
@@ -280,7 +295,7 @@ pub fn prepare<P: Packet, H: Host>(
     };
     match track::name(&run, scratch) {
         Stage::Look if steady::is_ordinary(&scratch.info) => Stage::Steady,
-        stage => stage,
+        stage => raw::before(host, scratch, stage),
     }
 }
 
@@ -327,6 +342,7 @@ pub fn step<P: Packet, H: Host>(
         Stage::Insert => insert(host, scratch),
         Stage::Conclude => conclude(host, scratch),
         Stage::Done => Stage::Done,
+        Stage::Raw => raw::ask(host, arrival.path, scratch),
         Stage::Steady => steady::advance(host, arrival.path, scratch),
     }
 }

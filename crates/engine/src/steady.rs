@@ -10,6 +10,7 @@ use crate::conntrack::udp;
 use crate::host::{Host, Words};
 use crate::judge;
 use crate::process::{Outcome, Path, Scratch, Stage};
+use crate::raw;
 use crate::record::{ASSURED, Control, Record, SEEN_REPLY, StateWords};
 use crate::table::{self, Kind, Place, V4, V6};
 use crate::time::Tick;
@@ -29,11 +30,11 @@ pub(crate) const fn is_ordinary(info: &PacketInfo) -> bool {
     }
 }
 
-/// [`Stage::Done`] when the packet was judged, [`Stage::Look`] when the other stages have to.
+/// [`Stage::Done`] when the packet was judged, else the first of the other stages.
 #[inline(always)]
 pub(crate) fn advance<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Stage {
     if host.is_traced() {
-        return Stage::Look;
+        return raw::before(host, scratch, Stage::Look);
     }
     let passed = match scratch.oriented.key.family {
         Family::V4 => pass::<V4, H>(host, path, scratch),
@@ -41,7 +42,7 @@ pub(crate) fn advance<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> S
     };
     match passed {
         Some(()) => Stage::Done,
-        None => Stage::Look,
+        None => raw::before(host, scratch, Stage::Look),
     }
 }
 

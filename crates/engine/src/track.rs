@@ -5,8 +5,11 @@ use crate::conntrack::tcp::{self, Advance};
 use crate::conntrack::{self, Tracker};
 use crate::event::{Event, EventKind};
 use crate::host::{FlowMemory, Host, Packet, Words};
+use crate::policy::Assigned;
 use crate::process::{Run, Scratch, Stage};
-use crate::record::{CachedOutcomes, Control, EXPECTED, Record, SEEN_REPLY, Warm};
+use crate::record::{
+    ASSIGNED, CachedOutcomes, Control, EXPECTED, FlowAssigned, Record, SEEN_REPLY, Warm,
+};
 use crate::settings::{SETTING_ACCOUNTING, SETTING_FLOW_EVENTS, SETTING_TIMESTAMP};
 use crate::table::{
     self, Displaced, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Place, gauges,
@@ -64,6 +67,8 @@ impl Seen {
 
 impl Tracked {
     pub(crate) const NOTHING: Self = Self::without_flow(State::None, None);
+    /// A packet that has no flow on purpose.
+    pub(crate) const UNTRACKED: Self = Self::without_flow(State::Untracked, None);
 
     const fn without_flow(state: State, reason: Option<Reason>) -> Self {
         Self {
@@ -118,7 +123,7 @@ pub(crate) fn name<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratc
     ) {
         match Message::of(scratch.info.family, icmp::kind(&scratch.info)) {
             Message::Untracked => {
-                return to_rules(scratch, Tracked::without_flow(State::Untracked, None));
+                return to_rules(scratch, Tracked::UNTRACKED);
             }
             Message::Error => scratch.purpose = Purpose::Error,
             Message::Other => return to_rules(scratch, Tracked::invalid(Reason::IcmpBadType)),
@@ -224,6 +229,7 @@ pub(crate) fn advance<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scr
     let direction = direction_of(scratch);
     run.host.trace(Step::Found(scratch.record, direction));
     scratch.uses_warm = read_warm(run.host, scratch);
+    scratch.helper = helper_of(run.host, scratch);
     scratch.tracked = Tracked {
         state: state_of(&scratch.record, direction),
         reason: None,
@@ -249,13 +255,18 @@ fn begin_flow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) ->
         warm,
         ..
     } = scratch;
-    match conntrack::begin(run, info, oriented, record, warm) {
-        Ok(()) => Tracked {
-            state: State::New,
-            reason: None,
-            flow: Flow::Begins,
-        },
-        Err(reason) => Tracked::invalid(reason),
+    if let Err(reason) = conntrack::begin(run, info, oriented, record, warm) {
+        return Tracked::invalid(reason);
+    }
+    if scratch.assigned != Assigned::NOTHING {
+        record.status |= ASSIGNED;
+        warm.assigned = FlowAssigned::new(scratch.assigned, run.now);
+    }
+    scratch.helper = scratch.assigned.helper();
+    Tracked {
+        state: State::New,
+        reason: None,
+        flow: Flow::Begins,
     }
 }
 
@@ -320,6 +331,16 @@ fn read_warm<H: Host>(host: &H, scratch: &mut Scratch) -> WarmUse {
         }
         None => WarmUse::No,
     }
+}
+
+/// Number of the helper of the flow that was found.
+#[inline(always)]
+fn helper_of<H: Host>(host: &H, scratch: &Scratch) -> u8 {
+    if !scratch.record.has(ASSIGNED) {
+        return 0;
+    }
+    let words = warm_words(host, scratch.seen.place);
+    words.map_or(0, |words| Warm::read(words).assigned.helper())
 }
 
 fn warm_words<H: Host>(host: &H, place: Place) -> Option<<H::Flows as FlowMemory>::Words> {

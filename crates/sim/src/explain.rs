@@ -241,6 +241,7 @@ impl Narrator<'_> {
             Hook::Input => "the destination is local",
             Hook::Forward => "neither end is local",
             Hook::Output => "the source is local",
+            Hook::Prerouting => "before its flow is looked up",
         };
         format!("{}: {why}", hook.chain())
     }

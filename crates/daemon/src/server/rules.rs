@@ -11,7 +11,7 @@ use keepstate_engine::policy::{POLICY_NONE, POLICY_UNSETTLED, PolicyHeader};
 use keepstate_engine::tuple::Family;
 use keepstate_policy::model::Policy;
 use keepstate_policy::{
-    Compiled, Diagnostic, FileKind, ShowCounters, Style, compile, parse_rules, save_table,
+    Compiled, Diagnostic, FileKind, ShowCounters, Style, compile, parse_rules, save_tables,
 };
 use serde::{Deserialize, Serialize};
 
@@ -125,7 +125,7 @@ impl Rules {
             let origins: Vec<&str> = files.iter().map(|file| file.origin.as_str()).collect();
             ApplyError::Rules(vec![whole_file_problem(&origins.join(", "), &error)])
         })?;
-        let count = |family| policy.ruleset(family).filter.rule_count() as u32;
+        let count = |family| policy.ruleset(family).rule_count() as u32;
         let applied = Applied {
             mode,
             rules: [Family::V4, Family::V6]
@@ -177,7 +177,7 @@ impl Rules {
                 applied: Some(known.applied),
                 rules: Some(
                     [Family::V4, Family::V6]
-                        .map(|family| known.policy.ruleset(family).filter.rule_count() as u32),
+                        .map(|family| known.policy.ruleset(family).rule_count() as u32),
                 ),
                 compiled_rules: known.compiled.header.rules,
             }),
@@ -267,8 +267,8 @@ fn is_loaded_from(compiled: &PolicyHeader, loaded: &PolicyHeader) -> bool {
 
 fn texts(policy: &Policy, counters: ShowCounters) -> RulesText {
     RulesText {
-        v4: save_table(&policy.v4.filter, counters),
-        v6: save_table(&policy.v6.filter, counters),
+        v4: save_tables(&policy.v4, counters),
+        v6: save_tables(&policy.v6, counters),
     }
 }
 

@@ -1,0 +1,56 @@
+//! Helpers: they read what the two ends of a flow say to each other, and foretell flows that these
+//! are about to open. A helper reads only flows to which a rule has assigned it (`-j CT --helper`).
+//!
+//! The next helper is one more file beside these, a line in [`HELPERS`], and an arm where packets
+//! are handed to it.
+
+use crate::wire::transport::{TCP, UDP};
+
+/// A helper, and what its flows may expect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Helper {
+    /// In records and rules; never zero, never used for another.
+    pub number: u8,
+    pub name: &'static str,
+    pub protocol: u8,
+    /// Port of the flows that it is made for. Rules assign it to whatever they match.
+    pub default_port: u16,
+    /// Flows that one flow may expect at a time; one more takes the place of the oldest.
+    pub expectations_max: u32,
+    /// How long a flow is expected, in seconds.
+    pub timeout: u32,
+}
+
+pub const FTP: u8 = 1;
+pub const TFTP: u8 = 2;
+
+/// All helpers.
+pub const HELPERS: &[Helper] = &[
+    Helper {
+        number: FTP,
+        name: "ftp",
+        protocol: TCP,
+        default_port: 21,
+        expectations_max: 1,
+        timeout: 300,
+    },
+    Helper {
+        number: TFTP,
+        name: "tftp",
+        protocol: UDP,
+        default_port: 69,
+        expectations_max: 1,
+        timeout: 300,
+    },
+];
+
+/// The helper of this name for a protocol.
+pub fn named(name: &str, protocol: u8) -> Option<&'static Helper> {
+    let mut helpers = HELPERS.iter();
+    helpers.find(|helper| helper.name == name && helper.protocol == protocol)
+}
+
+/// The helper with this number.
+pub fn numbered(number: u8) -> Option<&'static Helper> {
+    HELPERS.iter().find(|helper| helper.number == number)
+}
