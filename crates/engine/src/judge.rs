@@ -81,7 +81,7 @@ pub(crate) fn judge<H: Host>(host: &H, path: Path, scratch: &mut Scratch) {
     *judgement = judgement_of(answer, route.hook);
     let is_settled = settled.is_some() && matches!(answer.depends_on, DependsOn::Flow);
     // A flow with a helper goes past it with every packet, and not by the steady path.
-    let is_plain = scratch.helper == 0 && Judgement::is_settled_by_raw(scratch);
+    let is_plain = scratch.given.helper() == 0 && Judgement::is_settled_by_raw(scratch);
     let Scratch {
         judgement, walk, ..
     } = scratch;

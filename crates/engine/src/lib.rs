@@ -12,6 +12,7 @@
 
 pub mod conntrack;
 pub mod event;
+pub mod expect;
 pub mod helper;
 pub mod host;
 mod judge;

@@ -3,11 +3,15 @@
 use crate::conntrack::tcp::Advance;
 use crate::conntrack::{self, tcp::TcpState};
 use crate::event::{Event, EventKind};
+use crate::expect::{self, NOWHERE, Search, Wanted};
+use crate::helper;
+use crate::helper::line::Line;
+use crate::helper::state::Lease;
 use crate::host::{Host, Packet};
 use crate::judge::{self, Judgement};
 use crate::policy::{Assigned, DependsOn, NO_RULE, Progress};
 use crate::raw;
-use crate::record::{Record, Warm};
+use crate::record::{FlowAssigned, Record, Warm};
 use crate::settings::SETTING_DROP_EVENTS;
 use crate::steady;
 use crate::table::{self, Displaced, Hash, Place, gauges};
@@ -135,8 +139,17 @@ pub struct Scratch {
     pub(crate) raw_depends_on: DependsOn,
     /// What comes after the table raw.
     pub(crate) next: Stage,
-    /// Number of the helper of the packet's flow, zero for none.
-    pub(crate) helper: u8,
+    /// What rules have assigned to the packet's flow.
+    pub(crate) given: FlowAssigned,
+    /// A search for an expectation.
+    pub(crate) search: Search,
+    /// What a helper wants to be expected.
+    pub(crate) wanted: Wanted,
+    /// A search for the helper's state, and where that is.
+    pub(crate) lease: Lease,
+    pub(crate) state: u32,
+    /// What is read of an FTP connection.
+    pub(crate) line: Line,
     pub(crate) judgement: Judgement,
     /// What the record of a new flow took the place of.
     pub(crate) displaced: Displaced,
@@ -195,7 +208,12 @@ impl Default for Scratch {
             assigned: Assigned::NOTHING,
             raw_depends_on: DependsOn::Flow,
             next: Stage::Done,
-            helper: 0,
+            given: FlowAssigned::default(),
+            search: Search::NOTHING,
+            wanted: Wanted::NOTHING,
+            lease: Lease::NOTHING,
+            state: NOWHERE,
+            line: Line::FRESH,
             judgement: Judgement::NOTHING,
             displaced: Displaced::NOTHING,
             refusal: None,
@@ -210,7 +228,7 @@ const ROUNDS_MAX: u32 = 4;
 
 /// Steps that a packet can take at most: all of them in each round, and twice where a connection
 /// is opened again.
-const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 8 + 1;
+const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 12 + 1;
 
 /// What is to be done next with a packet. All that one step hands to the next is in the scratch
 /// memory, so that a plane may run each of them on its own: the kernel's verifier has no
@@ -236,6 +254,12 @@ pub enum Stage {
     Steady = 7,
     /// Walk the rules that come before the lookup.
     Raw = 8,
+    /// Look whether the flow that begins was foretold.
+    Foretold = 9,
+    /// Let the flow's helper read the packet.
+    Help = 10,
+    /// Put down what it foretells.
+    Expect = 11,
 }
 
 /// Judges one packet.
@@ -343,6 +367,9 @@ pub fn step<P: Packet, H: Host>(
         Stage::Conclude => conclude(host, scratch),
         Stage::Done => Stage::Done,
         Stage::Raw => raw::ask(host, arrival.path, scratch),
+        Stage::Foretold => expect::seek(host, scratch),
+        Stage::Help => helper::read(&run, scratch),
+        Stage::Expect => expect::make(&run, scratch),
         Stage::Steady => steady::advance(host, arrival.path, scratch),
     }
 }
@@ -352,10 +379,22 @@ fn judge<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Stage {
     host.trace(Step::State(scratch.tracked.state, scratch.tracked.reason));
     judge::judge(host, path, scratch);
     let accepted = matches!(scratch.judgement.verdict, Verdict::Accept);
-    if accepted && matches!(scratch.tracked.flow, Flow::Begins) {
-        Stage::Insert
-    } else {
-        Stage::Conclude
+    if !accepted {
+        return Stage::Conclude;
+    }
+    match scratch.tracked.flow {
+        Flow::Begins => Stage::Insert,
+        Flow::Known(_) => helped(scratch),
+        _ => Stage::Conclude,
+    }
+}
+
+/// What comes after a packet of a flow was let through.
+#[inline(always)]
+fn helped(scratch: &Scratch) -> Stage {
+    match scratch.given.helper() {
+        0 => Stage::Conclude,
+        _ => Stage::Help,
     }
 }
 
@@ -364,7 +403,10 @@ fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
     match track::insert(host, scratch) {
         Some(result) => {
             scratch.refusal = result.err();
-            Stage::Conclude
+            match scratch.refusal {
+                None => helped(scratch),
+                Some(_) => Stage::Conclude,
+            }
         }
         None => again(host, scratch, Reason::InsertContended),
     }

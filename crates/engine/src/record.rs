@@ -154,6 +154,11 @@ impl FlowAssigned {
     pub const fn timeout(self) -> u8 {
         (self.0 >> 8) as u8
     }
+
+    /// When the record was made, roughly.
+    pub const fn born(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
 }
 
 /// An ignored SYN carried a window scale.

@@ -1,6 +1,8 @@
 //! What an operator can set and every packet reads. Lives in a map in the kernel, so it is made
 //! of 32-bit numbers without padding and may change between two packets.
 
+use crate::limits::EXPECTATIONS_MAX;
+
 /// Number of timeouts, indexed by [`Timeout`].
 pub const TIMEOUTS: usize = 32;
 
@@ -87,6 +89,9 @@ pub struct Settings {
     pub flows_max: u32,
     /// Of these, records that may be half-open; beyond it a new one takes the place of another.
     pub half_open_max: u32,
+    /// Flows that may be expected (`nf_conntrack_expect_max`).
+    pub expectations_max: u32,
+    pub reserved: u32,
     /// Buckets of the IPv4 and of the IPv6 table.
     pub buckets: [u32; 2],
     /// Keys of the hash, random.
@@ -110,6 +115,8 @@ impl Settings {
             tcp_max_retrans: 3,
             flows_max,
             half_open_max: flows_max - flows_max / 8,
+            expectations_max: EXPECTATIONS_MAX,
+            reserved: 0,
             buckets,
             hash_keys: [0; 12],
             timeouts,

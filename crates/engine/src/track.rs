@@ -4,6 +4,7 @@ use crate::conntrack::icmp::{self, Message};
 use crate::conntrack::tcp::{self, Advance};
 use crate::conntrack::{self, Tracker};
 use crate::event::{Event, EventKind};
+use crate::expect::{self, NOWHERE, Search};
 use crate::host::{FlowMemory, Host, Packet, Words};
 use crate::policy::Assigned;
 use crate::process::{Run, Scratch, Stage};
@@ -178,7 +179,7 @@ pub(crate) fn look<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
         }
         (Purpose::Flow, Sight::Missing) => {
             host.trace(Step::NotFound);
-            Stage::Advance
+            expect::before_beginning(host, scratch)
         }
         (Purpose::Flow, Sight::Found) => Stage::Advance,
     }
@@ -229,7 +230,7 @@ pub(crate) fn advance<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scr
     let direction = direction_of(scratch);
     run.host.trace(Step::Found(scratch.record, direction));
     scratch.uses_warm = read_warm(run.host, scratch);
-    scratch.helper = helper_of(run.host, scratch);
+    scratch.given = given(run.host, scratch);
     scratch.tracked = Tracked {
         state: state_of(&scratch.record, direction),
         reason: None,
@@ -262,9 +263,16 @@ fn begin_flow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) ->
         record.status |= ASSIGNED;
         warm.assigned = FlowAssigned::new(scratch.assigned, run.now);
     }
-    scratch.helper = scratch.assigned.helper();
+    let state = if scratch.search.found == NOWHERE {
+        State::New
+    } else {
+        record.status |= EXPECTED;
+        warm.mark = scratch.search.mark;
+        State::Related
+    };
+    scratch.given = warm.assigned;
     Tracked {
-        state: State::New,
+        state,
         reason: None,
         flow: Flow::Begins,
     }
@@ -279,7 +287,7 @@ pub(crate) fn write<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Stage> {
         Advance::Reopen => {
             take_out(host, scratch)?;
             scratch.sight = Sight::Missing;
-            return Some(Stage::Advance);
+            return Some(expect::before_beginning(host, scratch));
         }
         Advance::PassAndForget => {
             take_out(host, scratch)?;
@@ -333,14 +341,14 @@ fn read_warm<H: Host>(host: &H, scratch: &mut Scratch) -> WarmUse {
     }
 }
 
-/// Number of the helper of the flow that was found.
+/// What rules have assigned to the flow that was found.
 #[inline(always)]
-fn helper_of<H: Host>(host: &H, scratch: &Scratch) -> u8 {
+fn given<H: Host>(host: &H, scratch: &Scratch) -> FlowAssigned {
     if !scratch.record.has(ASSIGNED) {
-        return 0;
+        return FlowAssigned::default();
     }
     let words = warm_words(host, scratch.seen.place);
-    words.map_or(0, |words| Warm::read(words).assigned.helper())
+    words.map(Warm::read).unwrap_or_default().assigned
 }
 
 fn warm_words<H: Host>(host: &H, place: Place) -> Option<<H::Flows as FlowMemory>::Words> {
@@ -448,6 +456,10 @@ fn name_quoted<P: Packet, H: Host>(
 #[cfg_attr(not(target_arch = "bpf"), inline)]
 pub(crate) fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Result<(), Reason>> {
     let now = scratch.now;
+    let Search { found, control, .. } = scratch.search;
+    if found != NOWHERE && !expect::take(host.flows(), found, control) {
+        return None;
+    }
     let Scratch {
         oriented,
         hash,
@@ -468,6 +480,7 @@ pub(crate) fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Result<
     match inserted {
         Insert::Done(place) => {
             host.trace(Step::Inserted);
+            scratch.seen.place = place;
             note_start(host, place);
             account(host, place, Direction::Original, scratch.info.ip_length);
             let control = scratch.record.control(Control(0));

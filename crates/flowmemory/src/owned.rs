@@ -3,11 +3,12 @@
 use std::sync::atomic::AtomicU64;
 
 use keepstate_engine::limits::{
-    ACCOUNTING_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
+    ACCOUNTING_WORDS, EXPECTATION_SLOTS, EXPECTATION_WORDS, HELPER_STATE_WORDS, HELPER_STATES,
+    SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
 };
 use keepstate_engine::table::gauges;
 
-use crate::slices::{FamilySlices, SliceTable};
+use crate::slices::{FamilySlices, HelperSlices, SliceTable};
 
 /// Whether a table has room for counters and start times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub enum Accounting {
 pub struct OwnedTable {
     families: [FamilyLines; 2],
     gauges: Lines,
+    expectations: Lines,
+    helper_states: Lines,
 }
 
 #[derive(Debug)]
@@ -52,13 +55,19 @@ impl OwnedTable {
                 FamilyLines::new(v6, SLOT_WORDS_V6, accounting),
             ],
             gauges: Lines::new(gauges::WORDS as usize),
+            expectations: Lines::new((EXPECTATION_SLOTS * EXPECTATION_WORDS) as usize),
+            helper_states: Lines::new((HELPER_STATES * HELPER_STATE_WORDS) as usize),
         }
     }
 
     /// The table's arrays, borrowed.
     pub fn as_slices(&self) -> SliceTable<'_> {
         let [v4, v6] = &self.families;
-        SliceTable::new([v4.as_slices(), v6.as_slices()], self.gauges.as_slice())
+        let table = SliceTable::new([v4.as_slices(), v6.as_slices()], self.gauges.as_slice());
+        table.with_helpers(HelperSlices {
+            expectations: self.expectations.as_slice(),
+            states: self.helper_states.as_slice(),
+        })
     }
 }
 

@@ -4,6 +4,13 @@
 //! The next helper is one more file beside these, a line in [`HELPERS`], and an arm where packets
 //! are handed to it.
 
+pub mod ftp;
+pub mod line;
+pub(crate) mod state;
+mod tftp;
+
+use crate::host::{Host, Packet};
+use crate::process::{Run, Scratch, Stage};
 use crate::wire::transport::{TCP, UDP};
 
 /// A helper, and what its flows may expect.
@@ -53,4 +60,21 @@ pub fn named(name: &str, protocol: u8) -> Option<&'static Helper> {
 /// The helper with this number.
 pub fn numbered(number: u8) -> Option<&'static Helper> {
     HELPERS.iter().find(|helper| helper.number == number)
+}
+
+/// How long a helper expects a flow, in seconds.
+pub(crate) fn timeout(number: u8) -> Option<u32> {
+    numbered(number).map(|helper| helper.timeout)
+}
+
+/// Hands a packet that the rules let pass to its flow's helper.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
+pub(crate) fn read<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
+    scratch.state = state::NOWHERE;
+    match scratch.given.helper() {
+        FTP => ftp::read(run, scratch),
+        TFTP => tftp::read(run, scratch),
+        _ => Stage::Conclude,
+    }
 }

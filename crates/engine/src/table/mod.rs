@@ -86,8 +86,18 @@ pub mod gauges {
     pub const CONTENDED: u32 = 6;
     /// Packets judged without a record's windows, since it was busy.
     pub const BUSY: u32 = 7;
+    /// Expectations in their table, see [`crate::expect`].
+    pub const EXPECTATIONS: u32 = 8;
+    /// Expectations ever made.
+    pub const EXPECTATIONS_CREATED: u32 = 9;
+    /// Expectations met, replaced, expired or taken out.
+    pub const EXPECTATIONS_DELETED: u32 = 10;
+    /// Expectations for which there was no room, or that another flow had already.
+    pub const EXPECTATIONS_REFUSED: u32 = 11;
+    /// Packets that a helper could not read for want of a place for its flow.
+    pub const UNREAD: u32 = 12;
     /// Number of words.
-    pub const WORDS: u32 = 8;
+    pub const WORDS: u32 = 16;
 }
 
 /// Where a key may lie.

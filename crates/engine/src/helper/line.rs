@@ -1,0 +1,573 @@
+//! One direction of an FTP control connection, byte by byte.
+//!
+//! Nothing is kept of a line but what its grammar has made of it so far, so a line may be cut in
+//! any number of segments. Understood are, at the beginning of a line and in any case: of the client
+//! PORT and EPRT; of the server the replies 227 and 229, once the client has asked for one (PASV,
+//! EPSV), and not within a reply of several lines, where a server may quote anything (RFC 959 section
+//! 4.2: such a reply ends with a line that has its code and a space).
+
+use crate::tuple::{Address, Family};
+
+/// Whose words these are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Speaker {
+    Client = 0,
+    Server = 1,
+}
+
+/// What the next byte belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Phase {
+    /// Nothing, until the line ends.
+    Skip = 0,
+    /// The four bytes that a line begins with.
+    Head = 1,
+    /// The space after a command.
+    Space = 2,
+    /// Text before the first digit (RFC 1123 section 4.1.2.6: parentheses may be missing).
+    Digit = 3,
+    /// `h1,h2,h3,h4,p1,p2` (RFC 959 section 4.1.2).
+    Numbers = 4,
+    /// The delimiter of `|2|::1|5282|` (RFC 2428 section 2).
+    Delimiter = 5,
+    /// Its protocol.
+    Protocol = 6,
+    /// Its address.
+    V4 = 7,
+    V6 = 8,
+    /// Its port, or that of `(|||6446|)` (RFC 2428 section 3).
+    Port = 9,
+    /// The text before the latter.
+    Parenthesis = 10,
+    /// Its three delimiters.
+    Delimiters = 11,
+}
+
+impl Phase {
+    const fn of(number: u8) -> Self {
+        match number {
+            1 => Self::Head,
+            2 => Self::Space,
+            3 => Self::Digit,
+            4 => Self::Numbers,
+            5 => Self::Delimiter,
+            6 => Self::Protocol,
+            7 => Self::V4,
+            8 => Self::V6,
+            9 => Self::Port,
+            10 => Self::Parenthesis,
+            11 => Self::Delimiters,
+            _ => Self::Skip,
+        }
+    }
+}
+
+// The client asked for a reply 227, or 229.
+const ASKED_227: u8 = 1 << 0;
+const ASKED_229: u8 = 1 << 1;
+
+/// No `::` was met in an address.
+const NO_GAP: u8 = 15;
+
+const HEAD_PORT: u32 = u32::from_be_bytes(*b"PORT");
+const HEAD_EPRT: u32 = u32::from_be_bytes(*b"EPRT");
+const HEAD_PASV: u32 = u32::from_be_bytes(*b"PASV");
+const HEAD_EPSV: u32 = u32::from_be_bytes(*b"EPSV");
+const HEAD_227: u32 = u32::from_be_bytes(*b"227 ");
+const HEAD_229: u32 = u32::from_be_bytes(*b"229 ");
+
+/// How far a direction has been read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Line {
+    pub(crate) speaker: Speaker,
+    /// Bits `ASKED_*`, of both directions.
+    pub(crate) asked: u8,
+    /// Next byte of the payload, and its end.
+    pub(crate) at: u32,
+    pub(crate) end: u32,
+    /// Port of the last address that was read whole; zero for none.
+    pub(crate) found: u16,
+    /// Sequence number of the byte that comes next.
+    next: u32,
+    /// The same behind a hole.
+    other: u32,
+    /// Whether `next` and `other` are known, and whether a line begins at `other`.
+    knows: u8,
+    phase: Phase,
+    /// First bytes of the line, or the address of IPv4.
+    head: u32,
+    /// Bytes in `head`, or the digits of `number`.
+    digits: u8,
+    /// Numbers of an address that are complete.
+    fields: u8,
+    number: u32,
+    /// Colons that were just read.
+    colons: u8,
+    /// Groups before `::`.
+    gap: u8,
+    delimiter: u8,
+    /// High byte of a port.
+    high: u8,
+    /// Code of the reply of several lines that has not ended, zero for none.
+    code: u16,
+    groups: [u16; 8],
+}
+
+const KNOWS_NEXT: u8 = 1 << 0;
+const KNOWS_OTHER: u8 = 1 << 1;
+const OTHER_BEGINS_LINE: u8 = 1 << 2;
+
+impl Line {
+    /// At the beginning of a line.
+    pub(crate) const FRESH: Self = Self {
+        speaker: Speaker::Client,
+        asked: 0,
+        at: 0,
+        end: 0,
+        found: 0,
+        next: 0,
+        other: 0,
+        knows: 0,
+        phase: Phase::Head,
+        head: 0,
+        digits: 0,
+        fields: 0,
+        number: 0,
+        colons: 0,
+        gap: NO_GAP,
+        delimiter: 0,
+        high: 0,
+        code: 0,
+        groups: [0; 8],
+    };
+
+    /// Where to read a segment from; `false` for not at all.
+    pub(crate) fn begin(&mut self, sequence: u32, length: u32, ends_line: bool) -> bool {
+        self.at = 0;
+        if self.knows & KNOWS_NEXT == 0 {
+            // The first segment may begin within a line; as in Linux, the next line is read.
+            self.knows = KNOWS_NEXT;
+            self.phase = Phase::Skip;
+            return true;
+        }
+        let ahead = sequence.wrapping_sub(self.next) as i32;
+        if ahead <= 0 {
+            // What was read already is passed over.
+            self.at = ahead.unsigned_abs();
+            return self.at < length;
+        }
+        if self.knows & KNOWS_OTHER != 0 && sequence == self.other {
+            self.resume();
+            return true;
+        }
+        self.other = sequence.wrapping_add(length);
+        self.knows |= KNOWS_OTHER | OTHER_BEGINS_LINE;
+        if !ends_line {
+            self.knows &= !OTHER_BEGINS_LINE;
+        }
+        false
+    }
+
+    /// Goes on behind a hole.
+    fn resume(&mut self) {
+        self.phase = Phase::Skip;
+        if self.knows & OTHER_BEGINS_LINE != 0 {
+            self.begin_line();
+        }
+        self.knows = KNOWS_NEXT;
+        self.code = 0;
+        if matches!(self.speaker, Speaker::Client) {
+            // The request may have been in the hole.
+            self.asked = ASKED_227 | ASKED_229;
+        }
+    }
+
+    /// Notes where the next segment begins.
+    pub(crate) fn finish(&mut self, sequence: u32, length: u32, read: u32) {
+        self.next = sequence.wrapping_add(length);
+        if read < length {
+            self.phase = Phase::Skip;
+        }
+    }
+
+    fn begin_line(&mut self) {
+        self.phase = Phase::Head;
+        self.head = 0;
+        self.digits = 0;
+    }
+
+    /// Takes one byte; `sender` is the speaker's address.
+    #[inline(always)]
+    pub(crate) fn take(&mut self, byte: u8, family: Family, sender: &Address) {
+        match self.phase {
+            Phase::Skip => {}
+            Phase::Head => self.head(byte),
+            Phase::Space => self.space(byte),
+            Phase::Digit => {
+                if byte.is_ascii_digit() {
+                    self.begin_numbers(Phase::Numbers);
+                    self.numbers(byte, family, sender);
+                }
+            }
+            Phase::Numbers => self.numbers(byte, family, sender),
+            Phase::Delimiter => self.delimiter(byte),
+            Phase::Protocol => self.protocol(byte, family),
+            Phase::V4 => self.v4(byte, sender),
+            Phase::V6 => self.v6(byte, sender),
+            Phase::Port => self.port(byte),
+            Phase::Parenthesis => {
+                if byte == b'(' {
+                    self.digits = 0;
+                    self.phase = Phase::Delimiters;
+                }
+            }
+            Phase::Delimiters => self.delimiters(byte),
+        }
+        if byte == b'\n' {
+            self.begin_line();
+        }
+    }
+
+    fn head(&mut self, byte: u8) {
+        self.head = self.head << 8 | byte.to_ascii_uppercase() as u32;
+        self.digits = self.digits.wrapping_add(1);
+        if self.digits < 4 {
+            return;
+        }
+        self.phase = match self.speaker {
+            Speaker::Client => self.command(),
+            Speaker::Server => self.reply(),
+        };
+    }
+
+    fn command(&mut self) -> Phase {
+        match self.head {
+            HEAD_PASV => self.asked |= ASKED_227,
+            HEAD_EPSV => self.asked |= ASKED_229,
+            HEAD_PORT | HEAD_EPRT => {
+                self.asked = 0;
+                return Phase::Space;
+            }
+            _ => self.asked = 0,
+        }
+        Phase::Skip
+    }
+
+    fn reply(&mut self) -> Phase {
+        let [a, b, c, separator] = self.head.to_be_bytes();
+        if !(a.is_ascii_digit() && b.is_ascii_digit() && c.is_ascii_digit()) {
+            return Phase::Skip;
+        }
+        let code = (a & 15) as u16 * 100 + (b & 15) as u16 * 10 + (c & 15) as u16;
+        if self.code != 0 {
+            if self.code != code || separator != b' ' {
+                return Phase::Skip;
+            }
+            self.code = 0;
+        } else if separator == b'-' {
+            self.code = code;
+            return Phase::Skip;
+        }
+        let asked = self.asked;
+        match self.head {
+            HEAD_227 if asked & ASKED_227 != 0 => {
+                self.asked = asked & !ASKED_227;
+                Phase::Digit
+            }
+            HEAD_229 if asked & ASKED_229 != 0 => {
+                self.asked = asked & !ASKED_229;
+                Phase::Parenthesis
+            }
+            _ => Phase::Skip,
+        }
+    }
+
+    fn space(&mut self, byte: u8) {
+        self.phase = Phase::Skip;
+        if byte == b' ' {
+            match self.head {
+                HEAD_PORT => self.begin_numbers(Phase::Numbers),
+                _ => self.phase = Phase::Delimiter,
+            }
+        }
+    }
+
+    fn begin_numbers(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.fields = 0;
+        self.head = 0;
+        self.begin_number();
+    }
+
+    fn begin_number(&mut self) {
+        self.number = 0;
+        self.digits = 0;
+    }
+
+    /// Adds a decimal digit; `false` when the number gets larger than it may be.
+    fn digit(&mut self, byte: u8, max: u32) -> bool {
+        self.digits = self.digits.wrapping_add(1);
+        self.number = self.number * 10 + (byte & 15) as u32;
+        self.digits <= 5 && self.number <= max
+    }
+
+    fn numbers(&mut self, byte: u8, family: Family, sender: &Address) {
+        if byte.is_ascii_digit() {
+            if !self.digit(byte, 255) {
+                self.phase = Phase::Skip;
+            }
+            return;
+        }
+        let last = self.fields == 5;
+        if self.digits == 0 || (byte == b',') == last {
+            self.phase = Phase::Skip;
+            return;
+        }
+        if self.fields == 4 {
+            self.high = self.number as u8;
+        } else if !last {
+            self.head = self.head << 8 | self.number;
+        }
+        if !last {
+            self.fields = self.fields.wrapping_add(1);
+            self.begin_number();
+            return;
+        }
+        let high = self.high as u32;
+        self.phase = Phase::Skip;
+        let is_end = matches!(self.speaker, Speaker::Server) || byte == b'\r' || byte == b'\n';
+        let [address, ..] = *sender;
+        if is_end && matches!(family, Family::V4) && self.head == address {
+            self.found = (high << 8 | self.number) as u16;
+        }
+    }
+
+    fn delimiter(&mut self, byte: u8) {
+        self.delimiter = byte;
+        self.phase = if is_delimiter(byte) {
+            self.begin_number();
+            Phase::Protocol
+        } else {
+            Phase::Skip
+        };
+    }
+
+    fn protocol(&mut self, byte: u8, family: Family) {
+        if byte == self.delimiter && self.digits == 1 {
+            match (self.number, family) {
+                (1, Family::V4) => self.begin_numbers(Phase::V4),
+                (2, Family::V6) => {
+                    self.begin_numbers(Phase::V6);
+                    self.gap = NO_GAP;
+                    self.colons = 0;
+                }
+                _ => self.phase = Phase::Skip,
+            }
+        } else if !byte.is_ascii_digit() || !self.digit(byte, 9) {
+            self.phase = Phase::Skip;
+        }
+    }
+
+    fn v4(&mut self, byte: u8, sender: &Address) {
+        if byte.is_ascii_digit() {
+            if !self.digit(byte, 255) {
+                self.phase = Phase::Skip;
+            }
+            return;
+        }
+        let last = self.fields == 3;
+        let expected = if last { self.delimiter } else { b'.' };
+        if self.digits == 0 || byte != expected {
+            self.phase = Phase::Skip;
+            return;
+        }
+        self.head = self.head << 8 | self.number;
+        self.fields = self.fields.wrapping_add(1);
+        self.begin_number();
+        if last {
+            let [address, ..] = *sender;
+            self.phase = if self.head == address {
+                Phase::Port
+            } else {
+                Phase::Skip
+            };
+        }
+    }
+
+    fn v6(&mut self, byte: u8, sender: &Address) {
+        if byte == self.delimiter {
+            self.end_of_v6(sender);
+        } else if byte == b':' {
+            self.colon();
+        } else {
+            let digit = match byte {
+                b'0'..=b'9' => byte - b'0',
+                b'a'..=b'f' => byte - b'a' + 10,
+                b'A'..=b'F' => byte - b'A' + 10,
+                _ => 255,
+            };
+            let lone = self.colons == 1 && self.fields == 0;
+            self.digits = self.digits.wrapping_add(1);
+            self.number = self.number << 4 | digit as u32 & 15;
+            self.colons = 0;
+            if digit == 255 || lone || self.digits > 4 {
+                self.phase = Phase::Skip;
+            }
+        }
+    }
+
+    fn colon(&mut self) {
+        if self.digits > 0 {
+            self.end_group();
+            self.colons = 1;
+        } else if self.colons == 1 && self.gap == NO_GAP {
+            self.gap = self.fields;
+            self.colons = 2;
+        } else if self.colons == 0 && self.fields == 0 && self.gap == NO_GAP {
+            self.colons = 1;
+        } else {
+            self.phase = Phase::Skip;
+        }
+    }
+
+    fn end_group(&mut self) {
+        let place = crate::settings::checked_index(self.fields as usize);
+        match self.groups.get_mut(place) {
+            Some(group) => *group = self.number as u16,
+            None => self.phase = Phase::Skip,
+        }
+        self.fields = self.fields.wrapping_add(1);
+        self.begin_number();
+    }
+
+    fn end_of_v6(&mut self, sender: &Address) {
+        let dangling = self.colons == 1;
+        if self.digits > 0 {
+            self.end_group();
+        }
+        let complete = match self.gap {
+            NO_GAP => self.fields == 8,
+            _ => self.fields < 8,
+        };
+        if matches!(self.phase, Phase::Skip) || dangling || !complete || !self.is_address(sender) {
+            self.phase = Phase::Skip;
+            return;
+        }
+        self.begin_number();
+        self.phase = Phase::Port;
+    }
+
+    /// Whether the groups that were read, with zeros in place of `::`, are this address.
+    fn is_address(&self, address: &Address) -> bool {
+        let missing = 8_u8.wrapping_sub(self.fields);
+        let mut same = true;
+        let mut place = 0_u8;
+        while place < 8 {
+            let group = if place < self.gap {
+                place
+            } else {
+                place.wrapping_sub(missing)
+            };
+            let is_zero = place >= self.gap && place < self.gap.wrapping_add(missing);
+            let index = crate::settings::checked_index(group as usize);
+            let value = self.groups.get(index).copied().unwrap_or(0);
+            let value = if is_zero { 0 } else { value };
+            let word = match address.get(place as usize / 2) {
+                Some(word) if place % 2 == 0 => (*word >> 16) as u16,
+                Some(word) => *word as u16,
+                None => 0,
+            };
+            same &= value == word;
+            place += 1;
+        }
+        same
+    }
+
+    fn port(&mut self, byte: u8) {
+        if byte.is_ascii_digit() {
+            if !self.digit(byte, 65_535) {
+                self.phase = Phase::Skip;
+            }
+            return;
+        }
+        self.phase = Phase::Skip;
+        if byte == self.delimiter && self.digits > 0 && self.number != 0 {
+            self.found = self.number as u16;
+        }
+    }
+
+    fn delimiters(&mut self, byte: u8) {
+        let fits = match self.digits {
+            0 => is_delimiter(byte),
+            _ => byte == self.delimiter,
+        };
+        self.delimiter = byte;
+        self.digits = self.digits.wrapping_add(1);
+        if !fits {
+            self.phase = Phase::Skip;
+        } else if self.digits == 3 {
+            self.begin_number();
+            self.phase = Phase::Port;
+        }
+    }
+
+    /// All that is to be kept until the next segment, in words; zero is "nothing was seen yet".
+    pub(crate) const fn pack(&self) -> [u64; 5] {
+        let [a, b, c, d, e, f, g, h] = self.groups;
+        let small = self.knows as u64
+            | (self.phase as u64) << 8
+            | (self.digits as u64) << 16
+            | (self.fields as u64) << 24
+            | (self.colons as u64) << 32
+            | (self.gap as u64) << 40
+            | (self.delimiter as u64) << 48
+            | (self.high as u64) << 56;
+        [
+            (self.next as u64) << 32 | self.other as u64,
+            small,
+            (self.head as u64) << 32
+                | (self.code as u64 & 0x3ff) << 20
+                | self.number as u64 & 0xf_ffff,
+            four(a, b, c, d),
+            four(e, f, g, h),
+        ]
+    }
+
+    pub(crate) const fn unpack(&mut self, words: [u64; 5]) {
+        let [places, small, texts, high, low] = words;
+        self.next = (places >> 32) as u32;
+        self.other = places as u32;
+        self.knows = small as u8;
+        self.phase = Phase::of((small >> 8) as u8);
+        self.digits = (small >> 16) as u8;
+        self.fields = (small >> 24) as u8;
+        self.colons = (small >> 32) as u8;
+        self.gap = (small >> 40) as u8;
+        self.delimiter = (small >> 48) as u8;
+        self.high = (small >> 56) as u8;
+        self.head = (texts >> 32) as u32;
+        self.code = (texts >> 20) as u16 & 0x3ff;
+        self.number = texts as u32 & 0xf_ffff;
+        self.groups = [
+            (high >> 48) as u16,
+            (high >> 32) as u16,
+            (high >> 16) as u16,
+            high as u16,
+            (low >> 48) as u16,
+            (low >> 32) as u16,
+            (low >> 16) as u16,
+            low as u16,
+        ];
+    }
+}
+
+/// RFC 2428 section 2: a printable character. A digit or a letter would be none that separates.
+const fn is_delimiter(byte: u8) -> bool {
+    byte.is_ascii_punctuation()
+}
+
+const fn four(a: u16, b: u16, c: u16, d: u16) -> u64 {
+    (a as u64) << 48 | (b as u64) << 32 | (c as u64) << 16 | d as u64
+}
