@@ -18,7 +18,7 @@ use keepstate_engine::settings::Settings;
 use keepstate_engine::table;
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::Family;
-use keepstate_flowmemory::{FamilySlices, SliceTable};
+use keepstate_flowmemory::{FamilySlices, HelperSlices, SliceTable};
 use keepstate_plane::{
     BUCKET_ACCOUNTING_WORDS, Counters, Interface, InterfaceKey, Plane as PlaneWords, RuleCounter,
 };
@@ -53,6 +53,8 @@ pub struct KernelPlane {
     warm: [Mapping; 2],
     accounting: [Mapping; 2],
     gauges: Mapping,
+    expectations: Mapping,
+    helper_states: Mapping,
     rules: Mapping,
     conditions: Mapping,
     tables: Mutex<Tables>,
@@ -88,6 +90,8 @@ impl KernelPlane {
             warm,
             accounting,
             gauges,
+            expectations,
+            helper_states,
             rules,
             conditions,
             policies,
@@ -105,6 +109,8 @@ impl KernelPlane {
             warm,
             accounting,
             gauges,
+            expectations,
+            helper_states,
             rules,
             conditions,
             tables: Mutex::new(Tables {
@@ -295,7 +301,11 @@ impl Plane for KernelPlane {
                 self.accounting[index].words()
             },
         };
-        SliceTable::new([family(0), family(1)], self.gauges.words())
+        let table = SliceTable::new([family(0), family(1)], self.gauges.words());
+        table.with_helpers(HelperSlices {
+            expectations: self.expectations.words(),
+            states: self.helper_states.words(),
+        })
     }
 
     fn counters(&self) -> Result<Counters, PlaneError> {

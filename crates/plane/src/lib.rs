@@ -9,12 +9,11 @@
 
 use keepstate_engine::limits::{ACCOUNTING_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET};
 use keepstate_engine::limits::{CONDITIONS_MAX, RULES_MAX, WARM_WORDS};
-use keepstate_engine::process::Stage;
 use keepstate_engine::settings::Settings;
 use keepstate_engine::verdict::REASON_COUNTERS;
 
 /// Version of everything in this file.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Two policies: the one in force, and the one being written.
 pub const POLICY_SLOTS: u32 = 2;
@@ -35,18 +34,22 @@ pub const BUCKET_SLOT_WORDS_V6: usize = (SLOTS_PER_BUCKET * SLOT_WORDS_V6) as us
 pub const BUCKET_WARM_WORDS: usize = (SLOTS_PER_BUCKET * WARM_WORDS) as usize;
 pub const BUCKET_ACCOUNTING_WORDS: usize = (SLOTS_PER_BUCKET * ACCOUNTING_WORDS) as usize;
 
-/// Stages of a packet's way that are programs of their own, see
-/// [`keepstate_engine::process::Stage`].
-pub const STAGES: u32 = Stage::Done as u32;
+/// Places for stages of a packet's way that are programs of their own, by number of the
+/// [`keepstate_engine::process::Stage`]. Not each number has one.
+pub const STAGES: u32 = 32;
 
 /// Names of maps and programs in the object, and of their pins.
 pub mod names {
+    use keepstate_engine::process::Stage;
+
     pub const PLANE: &str = "PLANE";
     pub const TAGS: [&str; 2] = ["TAGS4", "TAGS6"];
     pub const SLOTS: [&str; 2] = ["SLOTS4", "SLOTS6"];
     pub const WARM: [&str; 2] = ["WARM4", "WARM6"];
     pub const ACCOUNTING: [&str; 2] = ["ACCOUNTING4", "ACCOUNTING6"];
     pub const GAUGES: &str = "GAUGES";
+    pub const EXPECTATIONS: &str = "EXPECTATIONS";
+    pub const HELPER_STATES: &str = "HELPER_STATES";
     pub const POLICIES: &str = "POLICIES";
     pub const RULES: &str = "RULES";
     pub const CONDITIONS: &str = "CONDITIONS";
@@ -60,26 +63,33 @@ pub mod names {
     pub const STAGES_XDP: &str = "STAGES_XDP";
     pub const STAGES_TC: &str = "STAGES_TC";
 
-    /// By number of the stage.
-    pub const XDP_STAGES: [&str; 6] = [
-        "xdp_look",
-        "xdp_advance",
-        "xdp_write",
-        "xdp_judge",
-        "xdp_insert",
-        "xdp_conclude",
+    pub const XDP_STAGES: [(Stage, &str); 10] = [
+        (Stage::Look, "xdp_look"),
+        (Stage::Advance, "xdp_advance"),
+        (Stage::Write, "xdp_write"),
+        (Stage::Judge, "xdp_judge"),
+        (Stage::Insert, "xdp_insert"),
+        (Stage::Conclude, "xdp_conclude"),
+        (Stage::Raw, "xdp_raw"),
+        (Stage::Foretold, "xdp_foretold"),
+        (Stage::Help, "xdp_help"),
+        (Stage::Expect, "xdp_expect"),
     ];
-    pub const TC_STAGES: [&str; 6] = [
-        "tc_look",
-        "tc_advance",
-        "tc_write",
-        "tc_judge",
-        "tc_insert",
-        "tc_conclude",
+    pub const TC_STAGES: [(Stage, &str); 10] = [
+        (Stage::Look, "tc_look"),
+        (Stage::Advance, "tc_advance"),
+        (Stage::Write, "tc_write"),
+        (Stage::Judge, "tc_judge"),
+        (Stage::Insert, "tc_insert"),
+        (Stage::Conclude, "tc_conclude"),
+        (Stage::Raw, "tc_raw"),
+        (Stage::Foretold, "tc_foretold"),
+        (Stage::Help, "tc_help"),
+        (Stage::Expect, "tc_expect"),
     ];
 
     /// All maps, in the order in which they are pinned.
-    pub const MAPS: [&str; 17] = [
+    pub const MAPS: [&str; 19] = [
         PLANE,
         TAGS[0],
         TAGS[1],
@@ -90,6 +100,8 @@ pub mod names {
         ACCOUNTING[0],
         ACCOUNTING[1],
         GAUGES,
+        EXPECTATIONS,
+        HELPER_STATES,
         POLICIES,
         RULES,
         CONDITIONS,
