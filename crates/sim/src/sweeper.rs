@@ -1,5 +1,6 @@
 //! Takes expired records out of a replay's table while it runs.
 
+use keepstate_engine::expect;
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::settings::Settings;
 use keepstate_engine::table::{gauges, sweep};
@@ -56,6 +57,9 @@ impl Sweeper {
             sweep(flows, family, range, Tick(ticks as u32), |_| {});
         }
         self.next = if end < v4.max(v6) { end } else { 0 };
+        if self.next == 0 {
+            expect::sweep(flows, Tick(ticks as u32));
+        }
     }
 
     fn sweep_whole<M: FlowMemory>(&mut self, flows: &M, ticks: u64) {
@@ -63,6 +67,7 @@ impl Sweeper {
         for (family, buckets) in [(Family::V4, v4), (Family::V6, v6)] {
             sweep(flows, family, 0..buckets, Tick(ticks as u32), |_| {});
         }
+        expect::sweep(flows, Tick(ticks as u32));
         self.swept_whole_at = ticks;
     }
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use keepstate_api::{EventKind, ExpiryStatus};
+use keepstate_engine::expect;
 use keepstate_engine::settings::SETTING_FLOW_EVENTS;
 use keepstate_engine::table;
 use keepstate_engine::time::TICKS_PER_SECOND;
@@ -38,6 +39,7 @@ pub(crate) fn run(shared: &Shared) {
     loop {
         let begun = Instant::now();
         let mut lag_ms = 0;
+        expect::sweep(&shared.plane.flows(), shared.plane.now());
         for step in 0..STEPS {
             lag_ms = lag_ms.max(search(shared, step));
             if shared.sleep(ROUND / STEPS) {
