@@ -17,11 +17,14 @@
 //! At worst, two packets of one flow that ask for an expectation at the same moment on two CPUs leave
 //! one more than the flow may have, until it expires.
 
+use crate::event::{Event, EventKind};
 use crate::helper;
 use crate::host::{FlowMemory, Host, Repeat, Words};
 use crate::limits::{EXPECTATION_BUCKETS, EXPECTATION_SLOTS, EXPECTATIONS_PER_BUCKET};
+use crate::policy::NO_RULE;
 use crate::process::{Run, Scratch, Stage};
 use crate::record::{ASSIGNED, CONTROL_WORD, Control, KEY_WORD, SlotState, Warm};
+use crate::settings::SETTING_FLOW_EVENTS;
 use crate::table::{Hash, Place, gauges};
 use crate::time::Tick;
 use crate::track::count;
@@ -232,18 +235,24 @@ fn fits<W: Words>(words: W, scratch: &Scratch) -> bool {
 
 /// Takes the expectation that [`seek`] found; `false` when another CPU was first.
 #[inline(always)]
-pub(crate) fn take<M: FlowMemory>(flows: &M, found: u32, control: u64) -> bool {
+pub(crate) fn take<H: Host>(host: &H, found: u32, control: u64) -> bool {
+    let flows = host.flows();
     let Some(words) = flows.expectation(found) else {
         return false;
     };
     if words.load(WORD_KIND) & PERMANENT as u64 != 0 {
+        count(flows, gauges::EXPECTATIONS_MET);
         return true;
     }
     let freed = ExpectationControl(control).freed();
     if words.compare_exchange(WORD_CONTROL, control, freed.0) != control {
         return false;
     }
+    count(flows, gauges::EXPECTATIONS_MET);
     gone(flows);
+    // Whoever gets the place next writes to it only after it has claimed it: what is read here may
+    // be that, seldom, and then an event is wrong.
+    tell(host, EventKind::Unexpected, words, control);
     true
 }
 
@@ -268,7 +277,7 @@ pub(crate) fn make<P, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> St
     };
     flows.repeat(EXPECTATIONS_PER_BUCKET, &mut Survey { flows, scratch });
     if scratch.search.found == NOWHERE {
-        remove_oldest(flows, scratch);
+        remove_oldest(host, scratch);
         add(host, scratch);
     } else if scratch.search.is_own != 0 {
         renew(flows, scratch);
@@ -355,6 +364,7 @@ fn add<H: Host>(host: &H, scratch: &mut Scratch) {
     }
     count(flows, gauges::EXPECTATIONS_CREATED);
     helper::state::note(flows, scratch.state, scratch.search.room, control.version());
+    tell(host, EventKind::Expected, words, control.0);
 }
 
 fn fill<W: Words>(words: W, scratch: &Scratch) {
@@ -393,7 +403,8 @@ fn renew<M: FlowMemory>(flows: &M, scratch: &Scratch) {
 }
 
 /// Takes out what the flow expected before, where its helper allows one at a time.
-fn remove_oldest<M: FlowMemory>(flows: &M, scratch: &mut Scratch) {
+fn remove_oldest<H: Host>(host: &H, scratch: &mut Scratch) {
+    let flows = host.flows();
     let Some((index, version)) = helper::state::noted(flows, scratch.state) else {
         return;
     };
@@ -407,6 +418,7 @@ fn remove_oldest<M: FlowMemory>(flows: &M, scratch: &mut Scratch) {
     let freed = control.freed();
     if words.compare_exchange(WORD_CONTROL, control.0, freed.0) == control.0 {
         gone(flows);
+        tell(host, EventKind::Unexpected, words, control.0);
         // It may have been the room that the survey found.
         if scratch.search.room == index {
             scratch.search.room_control = freed.0;
@@ -418,6 +430,84 @@ fn gone<M: FlowMemory>(flows: &M) {
     if let Some(words) = flows.gauges() {
         words.add(gauges::EXPECTATIONS, u64::MAX);
         words.add(gauges::EXPECTATIONS_DELETED, 1);
+    }
+}
+
+/// Tells of an expectation.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
+fn tell<H: Host, W: Words>(host: &H, kind: EventKind, words: W, control: u64) {
+    if !host.settings().has(SETTING_FLOW_EVENTS) {
+        return;
+    }
+    let (name, traits) = (words.load(WORD_NAME), words.load(WORD_KIND));
+    let family = (name >> 24) as u8;
+    let first = words.load(WORD_MASTER + 1);
+    let destination = words.load(WORD_DESTINATION);
+    let is_first = match family {
+        0 => first >> 32 == destination >> 32,
+        _ => {
+            first == destination && words.load(WORD_MASTER + 2) == words.load(WORD_DESTINATION + 1)
+        }
+    };
+    host.emit(&Event {
+        key: [
+            words.load(WORD_MASTER),
+            first,
+            words.load(WORD_MASTER + 2),
+            words.load(WORD_MASTER + 3),
+            words.load(WORD_MASTER + 4),
+        ],
+        control,
+        kind: kind as u8,
+        family,
+        side: (traits >> 8) as u8 & 1,
+        helper: ExpectationControl(control).helper(),
+        rule: NO_RULE,
+        detail: [
+            (name >> 48 << 16) as u32 | (name >> 32) as u32 & 0xffff,
+            name as u32 & 0xff,
+            traits as u32 & 0xff | (!is_first as u32) << 8,
+            0,
+        ],
+        ..Event::default()
+    });
+}
+
+impl Expectation {
+    /// What an event of the kinds [`EventKind::Expected`] and [`EventKind::Unexpected`] tells of.
+    pub fn of_event(event: &Event) -> Self {
+        let [ports, protocol, traits, _] = event.detail;
+        let family = match event.family {
+            0 => Family::V4,
+            _ => Family::V6,
+        };
+        let master = FlowKey {
+            family,
+            words: event.key,
+        };
+        let ends = [master.first_address(), master.second_address()];
+        let [destination, source] = match traits >> 8 & 1 {
+            0 => ends,
+            _ => [ends[1], ends[0]],
+        };
+        Self {
+            family,
+            protocol: protocol as u8,
+            zone: master.zone(),
+            source,
+            destination,
+            source_port: (ports >> 16) as u16,
+            destination_port: ports as u16,
+            flags: traits as u8,
+            helper: event.helper,
+            deadline: ExpectationControl(event.control).deadline(),
+            master,
+            master_originator: match event.side {
+                0 => Side::First,
+                _ => Side::Second,
+            },
+        }
     }
 }
 
@@ -518,37 +608,45 @@ pub fn visit<M: FlowMemory>(flows: &M, now: Tick, mut show: impl FnMut(u32, &Exp
     }
 }
 
-/// Takes out what has expired, and what has lost its master. For user space.
-pub fn sweep<M: FlowMemory>(flows: &M, now: Tick) {
-    remove_where(flows, |words, control| {
+/// Takes out what has expired, and what has lost its master, and shows each. For user space.
+pub fn sweep<M: FlowMemory>(flows: &M, now: Tick, removed: impl FnMut(&Expectation)) {
+    let is_over = |words, control: ExpectationControl, _: &Expectation| {
         !control.is_live(now) || master(flows, words, control.helper(), now).is_none()
-    });
+    };
+    remove_where(flows, is_over, removed);
 }
 
-/// Takes out the expectations for which `doomed` says so; how many. For user space.
-pub fn remove_if<M: FlowMemory>(flows: &M, mut doomed: impl FnMut(&Expectation) -> bool) -> u32 {
-    remove_where(flows, |words, control| doomed(&read(words, control)))
+/// Takes out the expectations for which `doomed` says so, and shows each. For user space.
+pub fn remove_if<M: FlowMemory>(
+    flows: &M,
+    mut doomed: impl FnMut(&Expectation) -> bool,
+    removed: impl FnMut(&Expectation),
+) {
+    remove_where(flows, |_, _, expectation| doomed(expectation), removed);
 }
 
 fn remove_where<M: FlowMemory>(
     flows: &M,
-    mut doomed: impl FnMut(M::Words, ExpectationControl) -> bool,
-) -> u32 {
-    let mut removed = 0;
+    mut doomed: impl FnMut(M::Words, ExpectationControl, &Expectation) -> bool,
+    mut removed: impl FnMut(&Expectation),
+) {
     for index in 0..EXPECTATION_SLOTS {
         let Some(words) = flows.expectation(index) else {
-            break;
+            return;
         };
         let control = ExpectationControl(words.load(WORD_CONTROL));
-        if control.0 & STATE_MASK != STATE_LIVE || !doomed(words, control) {
+        if control.0 & STATE_MASK != STATE_LIVE {
+            continue;
+        }
+        let expectation = read(words, control);
+        if !doomed(words, control, &expectation) {
             continue;
         }
         if words.compare_exchange(WORD_CONTROL, control.0, control.freed().0) == control.0 {
             gone(flows);
-            removed += 1;
+            removed(&expectation);
         }
     }
-    removed
 }
 
 fn read<W: Words>(words: W, control: ExpectationControl) -> Expectation {

@@ -457,7 +457,7 @@ fn name_quoted<P: Packet, H: Host>(
 pub(crate) fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Result<(), Reason>> {
     let now = scratch.now;
     let Search { found, control, .. } = scratch.search;
-    if found != NOWHERE && !expect::take(host.flows(), found, control) {
+    if found != NOWHERE && !expect::take(host, found, control) {
         return None;
     }
     let Scratch {
@@ -591,6 +591,10 @@ fn emit_of<H: Host>(host: &H, kind: EventKind, key: &FlowKey, scratch: &Scratch,
         kind: kind as u8,
         family: key.family as u8,
         side: scratch.oriented.side as u8,
+        helper: match kind {
+            EventKind::Destroy => 0,
+            _ => scratch.given.helper(),
+        },
         rule: crate::policy::NO_RULE,
         length: scratch.info.ip_length,
         ..Event::default()

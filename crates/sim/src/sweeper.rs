@@ -58,7 +58,7 @@ impl Sweeper {
         }
         self.next = if end < v4.max(v6) { end } else { 0 };
         if self.next == 0 {
-            expect::sweep(flows, Tick(ticks as u32));
+            expect::sweep(flows, Tick(ticks as u32), |_| {});
         }
     }
 
@@ -67,7 +67,7 @@ impl Sweeper {
         for (family, buckets) in [(Family::V4, v4), (Family::V6, v6)] {
             sweep(flows, family, 0..buckets, Tick(ticks as u32), |_| {});
         }
-        expect::sweep(flows, Tick(ticks as u32));
+        expect::sweep(flows, Tick(ticks as u32), |_| {});
         self.swept_whole_at = ticks;
     }
 }

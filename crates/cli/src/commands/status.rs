@@ -95,6 +95,18 @@ fn print_table(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
         "table       {} made, {} ended, {} evicted, {} refused for want of room, {} contended, {} busy",
         table.inserted, table.removed, table.evicted, table.refused, table.contended, table.busy
     )?;
+    if table.expectations_created != 0 {
+        writeln!(
+            out,
+            "expected    {} of {}; {} made, {} met, {} refused, {} packets unread",
+            table.expectations,
+            table.expectations_max,
+            table.expectations_created,
+            table.expectations_met,
+            table.expectations_refused,
+            table.unread
+        )?;
+    }
     let expiry = &status.expiry;
     writeln!(
         out,

@@ -24,7 +24,7 @@ use keepstate_plane::Counters;
 use super::connection::{Output, failure};
 use super::plane::PlaneError;
 use super::rules::ApplyError;
-use super::{Origin, Shared, edit, flows};
+use super::{Origin, Shared, edit, expectations, flows};
 
 const FLOW_COUNT: &str = "nf_conntrack_count";
 
@@ -38,6 +38,12 @@ pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> 
         Request::Change { filter, change } => {
             return edit::change(shared, &filter, &change, output);
         }
+        Request::Expectations { family } => {
+            return expectations::list(shared, family.as_deref(), output);
+        }
+        Request::FindExpectation { query } => Ok(expectations::find(shared, &query)),
+        Request::RemoveExpectation { query } => Ok(expectations::remove(shared, &query)),
+        Request::FlushExpectations => Ok(expectations::flush(shared)),
         Request::Find { query } => Ok(flows::find(shared, &query)),
         Request::Insert { flow } => Ok(edit::insert(shared, &flow, output)),
         Request::Sysctl { name } => return sysctls(shared, name.as_deref(), output),
@@ -138,6 +144,13 @@ fn table_status(shared: &Shared) -> TableStatus {
         refused: gauge(gauges::REFUSED),
         contended: gauge(gauges::CONTENDED),
         busy: gauge(gauges::BUSY),
+        expectations: level(gauges::EXPECTATIONS),
+        expectations_max: u64::from(settings.expectations_max),
+        expectations_met: gauge(gauges::EXPECTATIONS_MET),
+        expectations_created: gauge(gauges::EXPECTATIONS_CREATED),
+        expectations_deleted: gauge(gauges::EXPECTATIONS_DELETED),
+        expectations_refused: gauge(gauges::EXPECTATIONS_REFUSED),
+        unread: gauge(gauges::UNREAD),
     }
 }
 

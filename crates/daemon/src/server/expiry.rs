@@ -4,13 +4,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use keepstate_api::{EventKind, ExpiryStatus};
-use keepstate_engine::expect;
 use keepstate_engine::settings::SETTING_FLOW_EVENTS;
 use keepstate_engine::table;
 use keepstate_engine::time::TICKS_PER_SECOND;
 use keepstate_engine::tuple::Family;
 
-use super::{Shared, events};
+use super::{Shared, events, expectations};
 
 /// The whole table is searched in this time, in steps.
 const ROUND: Duration = Duration::from_secs(4);
@@ -39,7 +38,7 @@ pub(crate) fn run(shared: &Shared) {
     loop {
         let begun = Instant::now();
         let mut lag_ms = 0;
-        expect::sweep(&shared.plane.flows(), shared.plane.now());
+        expectations::sweep(shared);
         for step in 0..STEPS {
             lag_ms = lag_ms.max(search(shared, step));
             if shared.sleep(ROUND / STEPS) {

@@ -96,6 +96,8 @@ pub mod gauges {
     pub const EXPECTATIONS_REFUSED: u32 = 11;
     /// Packets that a helper could not read for want of a place for its flow.
     pub const UNREAD: u32 = 12;
+    /// Expectations that were met.
+    pub const EXPECTATIONS_MET: u32 = 13;
     /// Number of words.
     pub const WORDS: u32 = 16;
 }
