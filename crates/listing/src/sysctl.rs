@@ -1,5 +1,6 @@
 //! Settings by the names that the kernel's tracker gives them.
 
+use keepstate_engine::limits::EXPECTATIONS_MAX;
 use keepstate_engine::settings::{
     SETTING_ACCOUNTING, SETTING_CHECKSUM, SETTING_TCP_BE_LIBERAL, SETTING_TCP_IGNORE_INVALID_RST,
     SETTING_TCP_LOOSE, SETTING_TIMESTAMP, Settings, Timeout,
@@ -37,6 +38,8 @@ pub enum Sysctl {
     TcpMaxRetrans(u32),
     /// `nf_conntrack_max`: how many flows there may be.
     FlowsMax(u32),
+    /// `nf_conntrack_expect_max`: how many flows may be expected.
+    ExpectMax(u32),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +98,7 @@ impl Sysctl {
         match short {
             "nf_conntrack_tcp_max_retrans" => number(0, MAX_RETRANS_LIMIT).map(Self::TcpMaxRetrans),
             "nf_conntrack_max" => number(1, u32::MAX).map(Self::FlowsMax),
+            "nf_conntrack_expect_max" => number(1, EXPECTATIONS_MAX).map(Self::ExpectMax),
             _ => Err(SysctlError::UnknownName(name.to_owned())),
         }
     }
@@ -113,6 +117,7 @@ impl Sysctl {
             }
             Self::TcpMaxRetrans(count) => settings.tcp_max_retrans = count,
             Self::FlowsMax(_) => {}
+            Self::ExpectMax(count) => settings.expectations_max = count,
         }
     }
 }
@@ -128,6 +133,7 @@ pub fn values(settings: &Settings) -> Vec<(&'static str, u32)> {
     values.extend(named.map(|timeout| (timeout.sysctl(), settings.seconds(*timeout))));
     values.push(("nf_conntrack_tcp_max_retrans", settings.tcp_max_retrans));
     values.push(("nf_conntrack_max", settings.flows_max));
+    values.push(("nf_conntrack_expect_max", settings.expectations_max));
     values.sort_unstable();
     values
 }
@@ -162,6 +168,10 @@ mod tests {
             Sysctl::parse("net/netfilter/nf_conntrack_max=100"),
             Ok(Sysctl::FlowsMax(100))
         );
+        assert_eq!(
+            Sysctl::parse("nf_conntrack_expect_max=9"),
+            Ok(Sysctl::ExpectMax(9))
+        );
     }
 
     #[test]
@@ -173,6 +183,7 @@ mod tests {
             "nf_conntrack_tcp_loose=2",
             "nf_conntrack_tcp_loose=yes",
             "nf_conntrack_max=0",
+            "nf_conntrack_expect_max=4097",
             "nf_conntrack_udp_timeout=-1",
             "nf_conntrack_udp_timeout=4294967295",
             "nf_conntrack_nonsense=1",

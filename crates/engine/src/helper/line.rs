@@ -571,3 +571,165 @@ const fn is_delimiter(byte: u8) -> bool {
 const fn four(a: u16, b: u16, c: u16, d: u16) -> u64 {
     (a as u64) << 48 | (b as u64) << 32 | (c as u64) << 16 | d as u64
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::format;
+
+    use super::super::ftp::read_text;
+    use super::*;
+
+    const HOST_V4: Address = [0x0a00_0005, 0, 0, 0];
+    const HOST_V6: Address = [0x2001_0db8, 0, 0, 5];
+
+    fn client(text: &str) -> u16 {
+        read_text(text.as_bytes(), Speaker::Client, Family::V4, &HOST_V4)
+    }
+
+    fn client_v6(text: &str) -> u16 {
+        read_text(text.as_bytes(), Speaker::Client, Family::V6, &HOST_V6)
+    }
+
+    fn server(text: &str) -> u16 {
+        read_text(text.as_bytes(), Speaker::Server, Family::V4, &HOST_V4)
+    }
+
+    #[test]
+    fn ports_of_the_client_are_read() {
+        assert_eq!(client("PORT 10,0,0,5,195,100\r\n"), 50_020);
+        assert_eq!(client("NOOP\r\nport 10,0,0,5,0,21\n"), 21);
+        assert_eq!(client("EPRT |1|10.0.0.5|50000|\r\n"), 50_000);
+        for address in ["2001:db8::5", "2001:DB8:0:0:0:0:0:5", "2001:db8::0:0:5"] {
+            let text = format!("EPRT |2|{address}|50000|\r\n");
+            assert_eq!(client_v6(&text), 50_000, "{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_else_opens_a_port() {
+        for text in [
+            // Another host, numbers that are none, a port that is none.
+            "PORT 10,0,0,6,195,100\r\n",
+            "PORT 10,0,0,5,256,100\r\n",
+            "PORT 10,0,0,5,195\r\n",
+            "PORT 10,0,0,5,195,100,1\r\n",
+            "PORT 10,0,0,5,,100\r\n",
+            "PORT 10,0,0,5,0,0\r\n",
+            "PORT 10,0,0,5,195,100 \r\n",
+            "PORT  10,0,0,5,195,100\r\n",
+            // Not at the beginning of a line.
+            "XX PORT 10,0,0,5,195,100\r\n",
+            "EPRT |1|10.0.0.6|50000|\r\n",
+            "EPRT |1|10.0.0.5|99999|\r\n",
+            "EPRT |1|10.0.0.5|65536|\r\n",
+            "EPRT |2|10.0.0.5|50000|\r\n",
+            "EPRT |1|10.0.0.5|50000\r\n",
+            "EPRT 010.0.0.5050000\r\n",
+            // What a server says.
+            "227 Entering Passive Mode (10,0,0,5,195,100)\r\n",
+        ] {
+            assert_eq!(client(text), 0, "{text}");
+        }
+        for address in [
+            "2001:db8::6",
+            "2001:db8:::5",
+            "2001:db8::5:",
+            ":2001:db8::5",
+            "2001:db8:0:0:0:0:5",
+            "2001:db8::0:0:0:0:0:0:5",
+            "02001:db8::5",
+            "2001:db8::5::",
+            "",
+        ] {
+            let text = format!("EPRT |2|{address}|50000|\r\n");
+            assert_eq!(client_v6(&text), 0, "{text}");
+        }
+    }
+
+    #[test]
+    fn replies_of_the_server_are_read() {
+        assert_eq!(
+            server("227 Entering Passive Mode (10,0,0,5,4,5).\r\n"),
+            1029
+        );
+        assert_eq!(server("227 10,0,0,5,4,5\r\n"), 1029);
+        assert_eq!(server("229 Extended (|||6446|)\r\n"), 6446);
+        for text in [
+            "227 Entering Passive Mode (10,0,0,6,4,5).\r\n",
+            "229 Extended (|||99999|)\r\n",
+            "229 Extended (|||0|)\r\n",
+            "229 Extended (||6446|)\r\n",
+            "229 Extended (1116446 1)\r\n",
+            "PORT 10,0,0,5,195,100\r\n",
+        ] {
+            assert_eq!(server(text), 0, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_server_quotes_is_no_reply() {
+        let quoted = "213-Status of x:\r\n227 (10,0,0,5,4,5)\r\n213 end\r\n";
+        assert_eq!(server(quoted), 0);
+        let after = format!("{quoted}227 (10,0,0,5,4,6)\r\n");
+        assert_eq!(server(&after), 1030);
+        // One reply to each request.
+        assert_eq!(server("227 (10,0,0,5,4,5)\r\n227 (10,0,0,5,4,6)\r\n"), 1029);
+        let mut line = Line::FRESH;
+        line.speaker = Speaker::Server;
+        for byte in b"227 (10,0,0,5,4,5)\r\n" {
+            line.take(*byte, Family::V4, &HOST_V4);
+        }
+        assert_eq!(line.found, 0, "nobody asked");
+    }
+
+    /// Reads segments, with what lies between them kept as it is between packets.
+    fn read(segments: &[(u32, &str)]) -> u16 {
+        let (mut words, mut found) = ([0; 5], 0);
+        for (sequence, text) in segments {
+            let mut line = Line::FRESH;
+            line.unpack(words);
+            let length = text.len() as u32;
+            if line.begin(*sequence, length, text.ends_with('\n')) {
+                for byte in text.bytes().skip(line.at as usize) {
+                    line.take(byte, Family::V4, &HOST_V4);
+                }
+                line.finish(*sequence, length, length);
+            }
+            words = line.pack();
+            found = line.found.max(found);
+        }
+        found
+    }
+
+    #[test]
+    fn a_line_may_come_in_pieces_and_again() {
+        // The first segment may begin within a line.
+        assert_eq!(read(&[(100, "PORT 10,0,0,5,4,5\r\n")]), 0);
+        let user = (100, "USER x\r\n");
+        assert_eq!(
+            read(&[user, (108, "PORT 10,0,0"), (119, ",5,4,5\r\n")]),
+            1029
+        );
+        let whole = "PORT 10,0,0,5,4,5\r\n";
+        for cut in 1..whole.len() {
+            let (first, second) = whole.split_at(cut);
+            let pieces = [user, (108, first), (108 + cut as u32, second)];
+            assert_eq!(read(&pieces), 1029, "{cut}");
+            // The second piece with some of the first before it.
+            let again = [user, (108, first), (107 + cut as u32, &whole[cut - 1..])];
+            assert_eq!(read(&again), 1029, "{cut}");
+        }
+        // The hole is filled late; or never, and reading goes on behind it.
+        let late = [user, (112, ",x\r\n"), (108, "NOOP"), (116, whole)];
+        assert_eq!(read(&late), 1029);
+        let never = [user, (120, "NOOP\r\n"), (126, whole)];
+        assert_eq!(read(&never), 1029);
+        let within = [user, (120, "NOOP"), (124, whole)];
+        assert_eq!(read(&within), 0);
+        // Sequence numbers wrap.
+        let near = u32::MAX - 3;
+        assert_eq!(read(&[(near - 7, "USER x\r\n"), (near + 1, whole)]), 1029);
+    }
+}
