@@ -40,7 +40,9 @@ pub(crate) fn run(data: &[u8]) {
     };
     let found = read_text(text, speaker, family, &sender);
     assert_eq!(found, slow(text, speaker, family, &sender), "{text:?}");
-    session(text, family);
+    if flags & 4 != 0 {
+        session(text, family);
+    }
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
@@ -71,7 +73,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     ];
     let seeds = texts.into_iter();
     seeds
-        .map(|(flags, text)| [&[flags], text].concat())
+        .flat_map(|(flags, text)| [flags, flags | 4].map(|flags| [&[flags], text].concat()))
         .collect()
 }
 
@@ -228,7 +230,7 @@ fn passive(rest: &mut Rest<'_>) -> Option<u16> {
 
 /// A control connection, both of whose ends say the text, in segments whose lengths are its bytes.
 fn session(text: &[u8], family: Family) {
-    let memory = OwnedTable::new(BUCKETS, Accounting::No);
+    let memory = OwnedTable::new(BUCKETS, Accounting::No).with_helpers();
     let plane = Plane::new(
         memory.as_slices(),
         Settings::defaults(16, BUCKETS),
@@ -275,7 +277,7 @@ fn session(text: &[u8], family: Family) {
         let length = (usize::from(*first) % 24 + 1).min(rest.len());
         send(side, PSH | ACK, &rest[..length]);
         rest = &rest[length..];
-        if rest.len() % 3 == 0 {
+        if rest.len().is_multiple_of(3) {
             side = 1 - side;
         }
     }

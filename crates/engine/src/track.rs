@@ -5,6 +5,7 @@ use crate::conntrack::tcp::{self, Advance};
 use crate::conntrack::{self, Tracker};
 use crate::event::{Event, EventKind};
 use crate::expect::{self, NOWHERE, Search};
+use crate::helper;
 use crate::host::{FlowMemory, Host, Packet, Words};
 use crate::policy::Assigned;
 use crate::process::{Run, Scratch, Stage};
@@ -230,7 +231,7 @@ pub(crate) fn advance<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scr
     let direction = direction_of(scratch);
     run.host.trace(Step::Found(scratch.record, direction));
     scratch.uses_warm = read_warm(run.host, scratch);
-    scratch.given = given(run.host, scratch);
+    scratch.given = helper::given(run.host, scratch.seen.place, &scratch.record);
     scratch.tracked = Tracked {
         state: state_of(&scratch.record, direction),
         reason: None,
@@ -339,16 +340,6 @@ fn read_warm<H: Host>(host: &H, scratch: &mut Scratch) -> WarmUse {
         }
         None => WarmUse::No,
     }
-}
-
-/// What rules have assigned to the flow that was found.
-#[inline(always)]
-fn given<H: Host>(host: &H, scratch: &Scratch) -> FlowAssigned {
-    if !scratch.record.has(ASSIGNED) {
-        return FlowAssigned::default();
-    }
-    let words = warm_words(host, scratch.seen.place);
-    words.map(Warm::read).unwrap_or_default().assigned
 }
 
 fn warm_words<H: Host>(host: &H, place: Place) -> Option<<H::Flows as FlowMemory>::Words> {

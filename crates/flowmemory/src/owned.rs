@@ -55,8 +55,18 @@ impl OwnedTable {
                 FamilyLines::new(v6, SLOT_WORDS_V6, accounting),
             ],
             gauges: Lines::new(gauges::WORDS as usize),
+            expectations: Lines::new(0),
+            helper_states: Lines::new(0),
+        }
+    }
+
+    /// The same table with memory for helpers, which is much more than a small table takes.
+    #[must_use]
+    pub fn with_helpers(self) -> Self {
+        Self {
             expectations: Lines::new((EXPECTATION_SLOTS * EXPECTATION_WORDS) as usize),
             helper_states: Lines::new((HELPER_STATES * HELPER_STATE_WORDS) as usize),
+            ..self
         }
     }
 

@@ -14,6 +14,7 @@
 mod apply;
 mod command;
 mod compile;
+mod ct;
 mod diagnostic;
 mod fault;
 mod file;

@@ -6,6 +6,7 @@ use std::fmt;
 use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::{Hook, State};
 
+pub use crate::ct::CtTarget;
 use crate::network::Network;
 use crate::problem::Problem;
 use crate::protocol::Protocol;
@@ -540,40 +541,6 @@ pub enum Target {
     /// `CT --notrack` in an older spelling.
     Notrack,
     Ct(CtTarget),
-}
-
-/// What `-j CT` says of the packet's flow.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CtTarget {
-    /// The packet has none.
-    pub notrack: bool,
-    /// Name of the helper that reads along.
-    pub helper: Option<String>,
-    /// Name of the timeout policy.
-    pub timeout: Option<String>,
-}
-
-impl fmt::Display for CtTarget {
-    /// As `-L` prints it, without dashes.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.write_options(f, " ")
-    }
-}
-
-impl CtTarget {
-    /// Each option with `before` before its name, in the order in which iptables prints them.
-    pub(crate) fn write_options(&self, f: &mut impl fmt::Write, before: &str) -> fmt::Result {
-        if self.notrack {
-            write!(f, "{before}notrack")?;
-        }
-        if let Some(helper) = &self.helper {
-            write!(f, "{before}helper {helper}")?;
-        }
-        match &self.timeout {
-            Some(timeout) => write!(f, "{before}timeout {timeout}"),
-            None => Ok(()),
-        }
-    }
 }
 
 impl Target {

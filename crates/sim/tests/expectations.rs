@@ -54,7 +54,7 @@ fn settings() -> Settings {
 }
 
 fn table() -> OwnedTable {
-    OwnedTable::new(settings().buckets, Accounting::No)
+    OwnedTable::new(settings().buckets, Accounting::No).with_helpers()
 }
 
 /// A plane and its time.

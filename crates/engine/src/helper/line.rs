@@ -475,7 +475,7 @@ impl Line {
             let value = self.groups.get(index).copied().unwrap_or(0);
             let value = if is_zero { 0 } else { value };
             let word = match address.get(place as usize / 2) {
-                Some(word) if place % 2 == 0 => (*word >> 16) as u16,
+                Some(word) if place & 1 == 0 => (*word >> 16) as u16,
                 Some(word) => *word as u16,
                 None => 0,
             };

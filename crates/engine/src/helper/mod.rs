@@ -9,8 +9,10 @@ pub mod line;
 pub(crate) mod state;
 mod tftp;
 
-use crate::host::{Host, Packet};
+use crate::host::{FlowMemory, Host, Packet};
 use crate::process::{Run, Scratch, Stage};
+use crate::record::{ASSIGNED, FlowAssigned, Record, Warm};
+use crate::table::Place;
 use crate::wire::transport::{TCP, UDP};
 
 /// A helper, and what its flows may expect.
@@ -65,6 +67,16 @@ pub fn numbered(number: u8) -> Option<&'static Helper> {
 /// How long a helper expects a flow, in seconds.
 pub(crate) fn timeout(number: u8) -> Option<u32> {
     numbered(number).map(|helper| helper.timeout)
+}
+
+/// What rules have assigned to the flow of a record.
+#[inline(always)]
+pub(crate) fn given<H: Host>(host: &H, place: Place, record: &Record) -> FlowAssigned {
+    if !record.has(ASSIGNED) {
+        return FlowAssigned::default();
+    }
+    let words = host.flows().warm(place.family, place.bucket, place.slot);
+    words.map(Warm::read).unwrap_or_default().assigned
 }
 
 /// Hands a packet that the rules let pass to its flow's helper.

@@ -17,6 +17,10 @@
 //! At worst, two packets of one flow that ask for an expectation at the same moment on two CPUs leave
 //! one more than the flow may have, until it expires.
 
+mod survey;
+
+pub use self::survey::{remove_if, sweep, visit};
+
 use crate::event::{Event, EventKind};
 use crate::helper;
 use crate::host::{FlowMemory, Host, Repeat, Words};
@@ -474,43 +478,6 @@ fn tell<H: Host, W: Words>(host: &H, kind: EventKind, words: W, control: u64) {
     });
 }
 
-impl Expectation {
-    /// What an event of the kinds [`EventKind::Expected`] and [`EventKind::Unexpected`] tells of.
-    pub fn of_event(event: &Event) -> Self {
-        let [ports, protocol, traits, _] = event.detail;
-        let family = match event.family {
-            0 => Family::V4,
-            _ => Family::V6,
-        };
-        let master = FlowKey {
-            family,
-            words: event.key,
-        };
-        let ends = [master.first_address(), master.second_address()];
-        let [destination, source] = match traits >> 8 & 1 {
-            0 => ends,
-            _ => [ends[1], ends[0]],
-        };
-        Self {
-            family,
-            protocol: protocol as u8,
-            zone: master.zone(),
-            source,
-            destination,
-            source_port: (ports >> 16) as u16,
-            destination_port: ports as u16,
-            flags: traits as u8,
-            helper: event.helper,
-            deadline: ExpectationControl(event.control).deadline(),
-            master,
-            master_originator: match event.side {
-                0 => Side::First,
-                _ => Side::Second,
-            },
-        }
-    }
-}
-
 /// The warm words of the flow that expects; `None` when its record is gone.
 fn master<M: FlowMemory, W: Words>(flows: &M, words: W, helper: u8, now: Tick) -> Option<Warm> {
     let place = place_of(words.load(WORD_PLACE));
@@ -579,102 +546,6 @@ fn store_address<W: Words>(words: W, at: u32, address: &Address) {
     let [a, b, c, d] = *address;
     words.store(at, pair(a, b));
     words.store(at + 1, pair(c, d));
-}
-
-fn load_address<W: Words>(words: W, at: u32) -> Address {
-    let (high, low) = (words.load(at), words.load(at + 1));
-    [
-        (high >> 32) as u32,
-        high as u32,
-        (low >> 32) as u32,
-        low as u32,
-    ]
-}
-
-/// Shows all expectations that are alive. For user space.
-pub fn visit<M: FlowMemory>(flows: &M, now: Tick, mut show: impl FnMut(u32, &Expectation)) {
-    for index in 0..EXPECTATION_SLOTS {
-        let Some(words) = flows.expectation(index) else {
-            return;
-        };
-        let control = ExpectationControl(words.load(WORD_CONTROL));
-        if !control.is_live(now) || master(flows, words, control.helper(), now).is_none() {
-            continue;
-        }
-        let expectation = read(words, control);
-        if words.load(WORD_CONTROL) == control.0 {
-            show(index, &expectation);
-        }
-    }
-}
-
-/// Takes out what has expired, and what has lost its master, and shows each. For user space.
-pub fn sweep<M: FlowMemory>(flows: &M, now: Tick, removed: impl FnMut(&Expectation)) {
-    let is_over = |words, control: ExpectationControl, _: &Expectation| {
-        !control.is_live(now) || master(flows, words, control.helper(), now).is_none()
-    };
-    remove_where(flows, is_over, removed);
-}
-
-/// Takes out the expectations for which `doomed` says so, and shows each. For user space.
-pub fn remove_if<M: FlowMemory>(
-    flows: &M,
-    mut doomed: impl FnMut(&Expectation) -> bool,
-    removed: impl FnMut(&Expectation),
-) {
-    remove_where(flows, |_, _, expectation| doomed(expectation), removed);
-}
-
-fn remove_where<M: FlowMemory>(
-    flows: &M,
-    mut doomed: impl FnMut(M::Words, ExpectationControl, &Expectation) -> bool,
-    mut removed: impl FnMut(&Expectation),
-) {
-    for index in 0..EXPECTATION_SLOTS {
-        let Some(words) = flows.expectation(index) else {
-            return;
-        };
-        let control = ExpectationControl(words.load(WORD_CONTROL));
-        if control.0 & STATE_MASK != STATE_LIVE {
-            continue;
-        }
-        let expectation = read(words, control);
-        if !doomed(words, control, &expectation) {
-            continue;
-        }
-        if words.compare_exchange(WORD_CONTROL, control.0, control.freed().0) == control.0 {
-            gone(flows);
-            removed(&expectation);
-        }
-    }
-}
-
-fn read<W: Words>(words: W, control: ExpectationControl) -> Expectation {
-    let (name, kind) = (words.load(WORD_NAME), words.load(WORD_KIND));
-    let family = match (name >> 24) as u8 {
-        0 => Family::V4,
-        _ => Family::V6,
-    };
-    Expectation {
-        family,
-        protocol: name as u8,
-        zone: (name >> 8) as u16,
-        source: load_address(words, WORD_SOURCE),
-        destination: load_address(words, WORD_DESTINATION),
-        source_port: (name >> 48) as u16,
-        destination_port: (name >> 32) as u16,
-        flags: kind as u8,
-        helper: control.helper(),
-        deadline: control.deadline(),
-        master: FlowKey {
-            family,
-            words: [0, 1, 2, 3, 4].map(|word| words.load(WORD_MASTER + word)),
-        },
-        master_originator: match kind >> 8 & 1 {
-            0 => Side::First,
-            _ => Side::Second,
-        },
-    }
 }
 
 const _: () = assert!(EXPECTATION_SLOTS == EXPECTATION_BUCKETS * EXPECTATIONS_PER_BUCKET);
