@@ -92,7 +92,8 @@ impl Sessions {
         let mut packets = match (session.age, random.below(100)) {
             (1, _) => session.opening(),
             (_, 0..55) => session.talk(random),
-            (_, 55..85) => session.data(random),
+            (_, 55..80) => session.data(random),
+            (_, 80..88) => session.irc(random),
             _ => session.tftp(random),
         };
         packets.truncate(WAITING_MAX);
@@ -262,6 +263,66 @@ impl Session {
             datagram(self.server, self.client, (answered, port), &[0, 3, 0, 1]),
             datagram(self.client, self.server, (port, answered), &[0, 4, 0, 1]),
         ]
+    }
+
+    /// A client of IRC that offers some files, and whoever would like to have them.
+    fn irc(&self, random: &mut Random) -> Vec<Packet> {
+        let port = 60_000 + random.below(4) as u16;
+        let segment = |from_client: bool, numbers: [u32; 2], flags, payload: &[u8]| {
+            let ends = [(self.client, port), (self.server, 6667)];
+            let (from, to) = match from_client {
+                true => (ends[0], ends[1]),
+                false => (ends[1], ends[0]),
+            };
+            let body = Body::Tcp(Tcp {
+                source_port: from.1,
+                destination_port: to.1,
+                sequence: numbers[0],
+                acknowledgement: numbers[1],
+                flags,
+                window: 64_240,
+                options: Vec::new(),
+                payload: payload.to_vec(),
+            });
+            Packet::new(from.0, to.0, body)
+        };
+        let address = match self.address(0, random) {
+            IpAddr::V4(address) => address.to_bits(),
+            IpAddr::V6(_) => 7,
+        };
+        let mut packets = vec![
+            segment(true, [100, 0], SYN, b""),
+            segment(false, [500, 101], SYN | ACK, b""),
+            segment(true, [101, 501], ACK, b""),
+        ];
+        let mut next = 101;
+        for _ in 0..random.below(12) {
+            let offered = 3000 + random.below(30) as u16;
+            let text = format!("PRIVMSG x :\x01DCC SEND f {address} {offered}\x01\r\n");
+            let cut = random.below(text.len() as u64) as usize;
+            for part in [&text.as_bytes()[..cut], &text.as_bytes()[cut..]] {
+                if part.is_empty() {
+                    continue;
+                }
+                packets.push(segment(true, [next, 501], PSH | ACK, part));
+                next += part.len() as u32;
+            }
+            if random.happens(30) {
+                let body = Body::Tcp(Tcp {
+                    source_port: 1000 + random.below(9) as u16,
+                    destination_port: offered,
+                    sequence: 1,
+                    acknowledgement: 0,
+                    flags: SYN,
+                    window: 8192,
+                    options: Vec::new(),
+                    payload: Vec::new(),
+                });
+                packets.push(Packet::new(self.server, self.client, body));
+            }
+        }
+        packets.push(segment(true, [next, 501], RST | ACK, b""));
+        packets
     }
 
     fn tcp(&mut self, side: usize, flags: u8, payload: &[u8]) -> Packet {

@@ -11,7 +11,6 @@ use keepstate_testkit::{shared_dir_or_skip, skip};
 /// Cases, or kinds of them, that need what the engine does not have yet.
 const WAITING: &[(&str, &str)] = &[
     ("fragment", "needs reassembly"),
-    ("irc-dcc", "needs the helper for IRC"),
     ("sip-invite", "needs the helper for SIP"),
     ("sctp", "needs the SCTP machine"),
 ];

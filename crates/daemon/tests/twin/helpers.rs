@@ -19,6 +19,7 @@ const RULES: &str = "*raw
 -A PREROUTING -p udp --sport 3002 -j NOTRACK
 -A PREROUTING -p tcp --dport 21 -j own
 -A PREROUTING -p udp --dport 69 -j CT --helper tftp
+-A PREROUTING -p tcp --dport 6667 -j CT --helper irc
 -A OUTPUT -p tcp --dport 21 -j CT --helper ftp
 -A OUTPUT -p udp --dport 69 -j CT --helper tftp
 -A OUTPUT -p udp --sport 3003 -j CT --notrack
@@ -32,6 +33,7 @@ COMMIT
 -A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
 -A FORWARD -p tcp --dport 21 -j ACCEPT
 -A FORWARD -p udp --dport 69 -j ACCEPT
+-A FORWARD -p tcp --dport 6667 -j ACCEPT
 -A FORWARD -m conntrack --ctstate UNTRACKED -j ACCEPT
 -A OUTPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
 -A OUTPUT -p tcp --dport 21 -j ACCEPT

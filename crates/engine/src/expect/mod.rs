@@ -349,14 +349,14 @@ fn add<H: Host>(host: &H, scratch: &mut Scratch) {
         count(flows, gauges::EXPECTATIONS_REFUSED);
         return;
     };
+    let Some(seconds) = helper::timeout(scratch.given.helper()) else {
+        return;
+    };
     let written = old.next(STATE_WRITTEN, 0, Tick(0));
     if words.compare_exchange(WORD_CONTROL, old.0, written.0) != old.0 {
         count(flows, gauges::EXPECTATIONS_REFUSED);
         return;
     }
-    let Some(seconds) = helper::timeout(scratch.given.helper()) else {
-        return;
-    };
     fill(words, scratch);
     let deadline = scratch.now.after_seconds(seconds);
     let control = written.next(STATE_LIVE, scratch.given.helper(), deadline);
@@ -367,7 +367,7 @@ fn add<H: Host>(host: &H, scratch: &mut Scratch) {
         count(flows, gauges::EXPECTATIONS);
     }
     count(flows, gauges::EXPECTATIONS_CREATED);
-    helper::state::note(flows, scratch.state, scratch.search.room, control.version());
+    note(flows, scratch, scratch.search.room, control);
     tell(host, EventKind::Expected, words, control.0);
 }
 
@@ -402,8 +402,13 @@ fn renew<M: FlowMemory>(flows: &M, scratch: &Scratch) {
         scratch.now.after_seconds(seconds),
     );
     if words.compare_exchange(WORD_CONTROL, old.0, new.0) == old.0 {
-        helper::state::note(flows, scratch.state, scratch.search.found, new.version());
+        note(flows, scratch, scratch.search.found, new);
     }
+}
+
+fn note<M: FlowMemory>(flows: &M, scratch: &Scratch, index: u32, control: ExpectationControl) {
+    let max = helper::expectations_max(scratch.given.helper());
+    helper::state::note(flows, scratch.state, max, index, control.version());
 }
 
 /// Takes out what the flow expected before, where its helper allows one at a time.

@@ -1,8 +1,8 @@
 //! Work on all expectations, for user space, and what events tell of them.
 
 use super::{
-    Expectation, ExpectationControl, STATE_LIVE, STATE_MASK, WORD_CONTROL, WORD_DESTINATION,
-    WORD_KIND, WORD_MASTER, WORD_NAME, WORD_SOURCE, gone, master,
+    ANY_SOURCE, Expectation, ExpectationControl, STATE_LIVE, STATE_MASK, WORD_CONTROL,
+    WORD_DESTINATION, WORD_KIND, WORD_MASTER, WORD_NAME, WORD_SOURCE, gone, master,
 };
 use crate::event::Event;
 use crate::host::{FlowMemory, Words};
@@ -117,7 +117,10 @@ impl Expectation {
             family,
             protocol: protocol as u8,
             zone: master.zone(),
-            source,
+            source: match traits as u8 & ANY_SOURCE {
+                0 => source,
+                _ => [0; 4],
+            },
             destination,
             source_port: (ports >> 16) as u16,
             destination_port: ports as u16,

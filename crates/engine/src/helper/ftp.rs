@@ -9,13 +9,21 @@
 
 use super::line::{Line, Speaker};
 use super::state;
-use crate::expect::{ANY_SOURCE_PORT, Wanted};
+use crate::expect::{ANY_SOURCE, ANY_SOURCE_PORT, Wanted};
 use crate::host::{FlowMemory, Host, Packet, Payload, Repeat, Words};
 use crate::limits::HELPER_BYTES_MAX;
 use crate::process::{Run, Scratch, Stage};
 use crate::tuple::{Address, Direction, Family};
 use crate::verdict::State;
 use crate::wire::transport::TCP;
+
+/// Whose lines are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Ftp,
+    /// See [`super::irc`].
+    Irc,
+}
 
 /// Word of the state where a direction's part begins; there are seven for each.
 const fn word_of(direction: Direction) -> u32 {
@@ -24,7 +32,11 @@ const fn word_of(direction: Direction) -> u32 {
 
 /// Reads a segment.
 #[inline(always)]
-pub(super) fn read<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
+pub(super) fn read<P: Packet, H: Host>(
+    run: &Run<'_, P, H>,
+    scratch: &mut Scratch,
+    protocol: Protocol,
+) -> Stage {
     let info = &scratch.info;
     let header = info.tcp_header_length as u32;
     let length = info.transport_length.wrapping_sub(header);
@@ -34,6 +46,9 @@ pub(super) fn read<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratc
     let Some(direction) = scratch.tracked.direction().filter(|_| is_read) else {
         return Stage::Conclude;
     };
+    if matches!((protocol, direction), (Protocol::Irc, Direction::Reply)) {
+        return Stage::Conclude;
+    }
     let read = if length > HELPER_BYTES_MAX {
         HELPER_BYTES_MAX
     } else {
@@ -48,7 +63,7 @@ pub(super) fn read<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratc
     let Some(words) = flows.helper_state(scratch.state) else {
         return Stage::Conclude;
     };
-    load(words, scratch, direction);
+    load(words, scratch, direction, protocol);
     scratch.line.end = read;
     scratch.line.found = 0;
     let ends_line = read == length && payload.byte(read - 1) == b'\n';
@@ -63,17 +78,21 @@ pub(super) fn read<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratc
     if scratch.line.found == 0 {
         return Stage::Conclude;
     }
+    let (source, flags) = match protocol {
+        Protocol::Ftp => (scratch.info.destination, ANY_SOURCE_PORT),
+        Protocol::Irc => ([0; 4], ANY_SOURCE | ANY_SOURCE_PORT),
+    };
     scratch.wanted = Wanted {
-        source: scratch.info.destination,
+        source,
         destination: scratch.info.source,
         port: scratch.line.found,
         protocol: TCP,
-        flags: ANY_SOURCE_PORT,
+        flags,
     };
     Stage::Expect
 }
 
-fn load<W: Words>(words: W, scratch: &mut Scratch, direction: Direction) {
+fn load<W: Words>(words: W, scratch: &mut Scratch, direction: Direction, protocol: Protocol) {
     let at = word_of(direction);
     let line = &mut scratch.line;
     line.unpack([
@@ -84,9 +103,10 @@ fn load<W: Words>(words: W, scratch: &mut Scratch, direction: Direction) {
         words.load(at + 4),
     ]);
     line.asked = words.load(word_of(Direction::Original) + 5) as u8;
-    line.speaker = match direction {
-        Direction::Original => Speaker::Client,
-        Direction::Reply => Speaker::Server,
+    line.speaker = match (protocol, direction) {
+        (Protocol::Irc, _) => Speaker::Chatter,
+        (Protocol::Ftp, Direction::Original) => Speaker::Client,
+        (Protocol::Ftp, Direction::Reply) => Speaker::Server,
     };
 }
 
@@ -124,6 +144,7 @@ impl<B: Payload> Repeat for Reader<'_, B> {
 pub fn read_text(text: &[u8], speaker: Speaker, family: Family, sender: &Address) -> u16 {
     let mut line = Line::FRESH;
     line.speaker = speaker;
+    line.begin_line();
     line.asked = u8::MAX;
     for byte in text {
         line.take(*byte, family, sender);

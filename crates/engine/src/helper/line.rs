@@ -1,4 +1,4 @@
-//! One direction of an FTP control connection, byte by byte.
+//! One direction of an FTP control connection (or of one of IRC), byte by byte.
 //!
 //! Nothing is kept of a line but what its grammar has made of it so far, so a line may be cut in
 //! any number of segments. Understood are, at the beginning of a line and in any case: of the client
@@ -14,12 +14,14 @@ use crate::tuple::{Address, Family};
 pub enum Speaker {
     Client = 0,
     Server = 1,
+    /// A client of IRC, whose grammar is in [`super::irc`].
+    Chatter = 2,
 }
 
 /// What the next byte belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-enum Phase {
+pub(super) enum Phase {
     /// Nothing, until the line ends.
     Skip = 0,
     /// The four bytes that a line begins with.
@@ -43,6 +45,14 @@ enum Phase {
     Parenthesis = 10,
     /// Its three delimiters.
     Delimiters = 11,
+    /// Parts of an offer, see [`super::irc`].
+    IrcCommand = 12,
+    IrcTarget = 13,
+    IrcOffer = 14,
+    IrcKind = 15,
+    IrcName = 16,
+    IrcAddress = 17,
+    IrcPort = 18,
 }
 
 impl Phase {
@@ -59,6 +69,13 @@ impl Phase {
             9 => Self::Port,
             10 => Self::Parenthesis,
             11 => Self::Delimiters,
+            12 => Self::IrcCommand,
+            13 => Self::IrcTarget,
+            14 => Self::IrcOffer,
+            15 => Self::IrcKind,
+            16 => Self::IrcName,
+            17 => Self::IrcAddress,
+            18 => Self::IrcPort,
             _ => Self::Skip,
         }
     }
@@ -95,19 +112,19 @@ pub(crate) struct Line {
     other: u32,
     /// Whether `next` and `other` are known, and whether a line begins at `other`.
     knows: u8,
-    phase: Phase,
+    pub(super) phase: Phase,
     /// First bytes of the line, or the address of IPv4.
-    head: u32,
+    pub(super) head: u32,
     /// Bytes in `head`, or the digits of `number`.
-    digits: u8,
+    pub(super) digits: u8,
     /// Numbers of an address that are complete.
     fields: u8,
-    number: u32,
+    pub(super) number: u32,
     /// Colons that were just read.
-    colons: u8,
+    pub(super) colons: u8,
     /// Groups before `::`.
     gap: u8,
-    delimiter: u8,
+    pub(super) delimiter: u8,
     /// High byte of a port.
     high: u8,
     /// Code of the reply of several lines that has not ended, zero for none.
@@ -147,9 +164,12 @@ impl Line {
     pub(crate) fn begin(&mut self, sequence: u32, length: u32, ends_line: bool) -> bool {
         self.at = 0;
         if self.knows & KNOWS_NEXT == 0 {
-            // The first segment may begin within a line; as in Linux, the next line is read.
+            // The first segment may begin within a line; as in Linux, of FTP the next one is read.
             self.knows = KNOWS_NEXT;
             self.phase = Phase::Skip;
+            if matches!(self.speaker, Speaker::Chatter) {
+                self.begin_line();
+            }
             return true;
         }
         let ahead = sequence.wrapping_sub(self.next) as i32;
@@ -192,8 +212,11 @@ impl Line {
         }
     }
 
-    fn begin_line(&mut self) {
-        self.phase = Phase::Head;
+    pub(super) fn begin_line(&mut self) {
+        self.phase = match self.speaker {
+            Speaker::Chatter => Phase::IrcCommand,
+            Speaker::Client | Speaker::Server => Phase::Head,
+        };
         self.head = 0;
         self.digits = 0;
     }
@@ -224,6 +247,13 @@ impl Line {
                 }
             }
             Phase::Delimiters => self.delimiters(byte),
+            Phase::IrcCommand => self.irc_command(byte),
+            Phase::IrcTarget => self.irc_target(byte),
+            Phase::IrcOffer => self.irc_offer(byte),
+            Phase::IrcKind => self.irc_kind(byte),
+            Phase::IrcName => self.irc_name(byte),
+            Phase::IrcAddress => self.irc_address(byte, family, sender),
+            Phase::IrcPort => self.irc_port(byte),
         }
         if byte == b'\n' {
             self.begin_line();
@@ -239,6 +269,7 @@ impl Line {
         self.phase = match self.speaker {
             Speaker::Client => self.command(),
             Speaker::Server => self.reply(),
+            Speaker::Chatter => Phase::Skip,
         };
     }
 
@@ -294,20 +325,20 @@ impl Line {
         }
     }
 
-    fn begin_numbers(&mut self, phase: Phase) {
+    pub(super) fn begin_numbers(&mut self, phase: Phase) {
         self.phase = phase;
         self.fields = 0;
         self.head = 0;
         self.begin_number();
     }
 
-    fn begin_number(&mut self) {
+    pub(super) fn begin_number(&mut self) {
         self.number = 0;
         self.digits = 0;
     }
 
     /// Adds a decimal digit; `false` when the number gets larger than it may be.
-    fn digit(&mut self, byte: u8, max: u32) -> bool {
+    pub(super) fn digit(&mut self, byte: u8, max: u32) -> bool {
         self.digits = self.digits.wrapping_add(1);
         self.number = self.number * 10 + (byte & 15) as u32;
         self.digits <= 5 && self.number <= max

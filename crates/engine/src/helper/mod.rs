@@ -5,6 +5,7 @@
 //! are handed to it.
 
 pub mod ftp;
+mod irc;
 pub mod line;
 pub(crate) mod state;
 mod tftp;
@@ -32,6 +33,7 @@ pub struct Helper {
 
 pub const FTP: u8 = 1;
 pub const TFTP: u8 = 2;
+pub const IRC: u8 = 3;
 
 /// All helpers.
 pub const HELPERS: &[Helper] = &[
@@ -51,6 +53,14 @@ pub const HELPERS: &[Helper] = &[
         expectations_max: 1,
         timeout: 300,
     },
+    Helper {
+        number: IRC,
+        name: "irc",
+        protocol: TCP,
+        default_port: 6667,
+        expectations_max: 8,
+        timeout: 300,
+    },
 ];
 
 /// The helper of this name for a protocol.
@@ -64,9 +74,21 @@ pub fn numbered(number: u8) -> Option<&'static Helper> {
     HELPERS.iter().find(|helper| helper.number == number)
 }
 
-/// How long a helper expects a flow, in seconds.
-pub(crate) fn timeout(number: u8) -> Option<u32> {
-    numbered(number).map(|helper| helper.timeout)
+/// How long a helper expects a flow, in seconds; `None` for one that does not exist. By arms and
+/// not by the list, which the kernel's programs would have to search.
+pub(crate) const fn timeout(number: u8) -> Option<u32> {
+    match number {
+        FTP | TFTP | IRC => Some(300),
+        _ => None,
+    }
+}
+
+/// How many flows a helper's flow may expect at a time.
+pub(crate) const fn expectations_max(number: u8) -> u32 {
+    match number {
+        IRC => 8,
+        _ => 1,
+    }
 }
 
 /// What rules have assigned to the flow of a record.
@@ -85,8 +107,24 @@ pub(crate) fn given<H: Host>(host: &H, place: Place, record: &Record) -> FlowAss
 pub(crate) fn read<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
     scratch.state = state::NOWHERE;
     match scratch.given.helper() {
-        FTP => ftp::read(run, scratch),
+        FTP => ftp::read(run, scratch, ftp::Protocol::Ftp),
+        IRC => ftp::read(run, scratch, ftp::Protocol::Irc),
         TFTP => tftp::read(run, scratch),
         _ => Stage::Conclude,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_says_what_the_arms_do() {
+        for helper in HELPERS {
+            assert_eq!(timeout(helper.number), Some(helper.timeout));
+            assert_eq!(expectations_max(helper.number), helper.expectations_max);
+            assert!(helper.expectations_max <= state::NOTES_MAX);
+            assert_eq!(named(helper.name, helper.protocol), Some(helper));
+        }
     }
 }

@@ -21,9 +21,13 @@ pub(crate) const NOWHERE: u32 = u32::MAX;
 const WORD_OWNER: u32 = 0;
 const LOCK: u64 = 1 << 63;
 const IN_USE: u64 = 1 << 62;
-/// Version (16) and index (32) of the flow's latest expectation, and that there is one (1).
+/// Version (16) and index (32) of an expectation of the flow, and that there is one (1).
 const WORD_EXPECTED: u32 = 1;
 const NOTED: u64 = 1 << 63;
+/// Which of the notes is the oldest.
+const WORD_CURSOR: u32 = 8;
+/// Expectations that can be noted; a power of two.
+pub(crate) const NOTES_MAX: u32 = 8;
 /// First word that is the helper's own.
 pub(crate) const WORD_OWN: u32 = 2;
 
@@ -143,17 +147,33 @@ pub(crate) fn release<W: Words>(words: W, scratch: &Scratch) {
     words.store(WORD_OWNER, scratch.lease.owner);
 }
 
-/// Notes the expectation that a flow has made last.
-pub(crate) fn note<M: FlowMemory>(flows: &M, state: u32, index: u32, version: u16) {
+/// Notes an expectation that a flow has made, in place of its oldest where it has as many as its
+/// helper allows.
+pub(crate) fn note<M: FlowMemory>(flows: &M, state: u32, max: u32, index: u32, version: u16) {
     if let Some(words) = flows.helper_state(state) {
-        words.store(WORD_EXPECTED, NOTED | (version as u64) << 32 | index as u64);
+        let cursor = words.load(WORD_CURSOR) as u32;
+        let note = NOTED | (version as u64) << 32 | index as u64;
+        words.store(note_word(cursor), note);
+        if max > 1 {
+            words.store(WORD_CURSOR, (cursor.wrapping_add(1) & (max - 1)) as u64);
+        }
     }
 }
 
-/// Index and version of the expectation that a flow has made last.
+/// Index and version of the expectation whose place the next one takes.
 pub(crate) fn noted<M: FlowMemory>(flows: &M, state: u32) -> Option<(u32, u16)> {
-    let word = flows.helper_state(state)?.load(WORD_EXPECTED);
+    let words = flows.helper_state(state)?;
+    let word = words.load(note_word(words.load(WORD_CURSOR) as u32));
     (word & NOTED != 0).then_some((word as u32, (word >> 32) as u16))
+}
+
+/// The first note has a word of its own; the others lie where a second direction would be read,
+/// which no helper does that may expect more than one flow.
+const fn note_word(cursor: u32) -> u32 {
+    match cursor & (NOTES_MAX - 1) {
+        0 => WORD_EXPECTED,
+        more => WORD_CURSOR + more,
+    }
 }
 
 const fn owner_word(place: Place, born: u16) -> u64 {

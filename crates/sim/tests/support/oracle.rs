@@ -159,6 +159,7 @@ pub(crate) fn compare(case: &Case, depth: Depth) -> Comparison {
 const RULES: &str = "*raw
 -A PREROUTING -p tcp --dport 21 -j CT --helper ftp
 -A PREROUTING -p udp --dport 69 -j CT --helper tftp
+-A PREROUTING -p tcp --dport 6667 -j CT --helper irc
 COMMIT
 ";
 
