@@ -210,3 +210,45 @@ fn data_comes_with_the_helper_alone() {
     assert_eq!(hosts.curl(&format!("[{SERVER_V6}]"), &[]), None);
     assert_eq!(hosts.tftp(SERVER_V4), None);
 }
+
+/// The server's replies leave by TC, the client's commands come by XDP.
+#[test]
+fn a_server_on_this_host_is_reached_in_all_ways() {
+    let name = "a_server_on_this_host_is_reached_in_all_ways";
+    if !root_or_skip(name) || !programs_or_skip(name, &["ip", "ss", "vsftpd", "curl", "nsenter"]) {
+        return;
+    }
+    let hosts = Hosts::new();
+    let _ftp = hosts.ftp_server();
+    let rules = hosts.rules(&format!(
+        "{RAW}*filter\n:INPUT DROP [0:0]\n:OUTPUT DROP [0:0]\n\
+         -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
+         -A INPUT -p ipv6-icmp -m conntrack --ctstate UNTRACKED -j ACCEPT\n\
+         -A INPUT -p tcp -m tcp --dport 21 -m conntrack --ctstate NEW -j ACCEPT\n\
+         -A OUTPUT -m conntrack --ctstate RELATED,ESTABLISHED,UNTRACKED -j ACCEPT\nCOMMIT\n"
+    ));
+    let instance = format!("{}-own", hosts.instance);
+    let words = [
+        "up",
+        "--interface",
+        "eth0",
+        "--rules",
+        &rules,
+        "--rules6",
+        &rules,
+    ];
+    succeeds(&hosts.server, &instance, &words);
+    let fetched: Vec<_> = WAYS_V4
+        .iter()
+        .map(|way| (hosts.curl(SERVER_V4, way), *way))
+        .chain(
+            WAYS_V6
+                .iter()
+                .map(|way| (hosts.curl(&format!("[{SERVER_V6}]"), way), *way)),
+        )
+        .collect();
+    let _ = program::keepstate(&hosts.server, &instance, &["down"]);
+    for (text, way) in fetched {
+        assert_eq!(text.as_deref(), Some(TEXT), "{way:?}");
+    }
+}
