@@ -97,7 +97,7 @@ fn read<W: Words>(words: W, control: ExpectationControl) -> Expectation {
 }
 
 impl Expectation {
-    /// What an event of the kinds [`EventKind::Expected`] and [`EventKind::Unexpected`] tells of.
+    /// What an event of the kinds [`crate::event::EventKind::Expected`] and `Unexpected` tells of.
     pub fn of_event(event: &Event) -> Self {
         let [ports, protocol, traits, _] = event.detail;
         let family = match event.family {

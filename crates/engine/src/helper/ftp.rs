@@ -1,7 +1,7 @@
 //! FTP (RFC 959, RFC 2428): the control connection says where the next data connection goes.
 //!
 //! Each direction is read byte by byte (`line`), across segments: what was read lies in the
-//! [state](super::state) of the flow, with the sequence number of the byte that comes next. A
+//! state (`helper::state`) of the flow, with the sequence number of the byte that comes next. A
 //! retransmission is read from there on. Behind a hole reading goes on as soon as a segment begins
 //! where an earlier one ended, after the end of a line; if the hole is filled first, from there.
 //!
@@ -21,7 +21,7 @@ use crate::wire::transport::TCP;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
     Ftp,
-    /// See [`super::irc`].
+    /// See `helper::irc`.
     Irc,
 }
 

@@ -14,7 +14,7 @@ use crate::tuple::{Address, Family};
 pub enum Speaker {
     Client = 0,
     Server = 1,
-    /// A client of IRC, whose grammar is in [`super::irc`].
+    /// A client of IRC, whose grammar is in `helper::irc`.
     Chatter = 2,
 }
 
@@ -45,7 +45,7 @@ pub(super) enum Phase {
     Parenthesis = 10,
     /// Its three delimiters.
     Delimiters = 11,
-    /// Parts of an offer, see [`super::irc`].
+    /// Parts of an offer, see `helper::irc`.
     IrcCommand = 12,
     IrcTarget = 13,
     IrcOffer = 14,
