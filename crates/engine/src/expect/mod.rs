@@ -31,6 +31,7 @@ use crate::record::{ASSIGNED, CONTROL_WORD, Control, KEY_WORD, SlotState, Warm};
 use crate::settings::SETTING_FLOW_EVENTS;
 use crate::table::{Hash, Place, gauges};
 use crate::time::Tick;
+use crate::trace::Step;
 use crate::track::count;
 use crate::tuple::{Address, Family, FlowKey, KEY_WORD0_FOREIGN_BITS, Side};
 use crate::wire::transport::{TCP, UDP};
@@ -190,6 +191,10 @@ pub(crate) fn seek<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
         };
         let flows = host.flows();
         flows.repeat(EXPECTATIONS_PER_BUCKET, &mut Seek { flows, scratch });
+        if scratch.search.found != NOWHERE {
+            let helper = ExpectationControl(scratch.search.control).helper();
+            host.trace(Step::Foretold(helper));
+        }
     }
     Stage::Advance
 }
@@ -272,6 +277,7 @@ pub(crate) fn make<P, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> St
         destination,
         ..
     } = scratch.wanted;
+    host.trace(Step::Expects(port));
     let zone = scratch.oriented.key.zone();
     let name = name(scratch.info.family, protocol, zone, port);
     scratch.search = Search {

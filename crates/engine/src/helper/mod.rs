@@ -4,6 +4,7 @@
 //! The next helper is one more file beside these, a line in [`HELPERS`], and an arm where packets
 //! are handed to it.
 
+mod address;
 pub mod ftp;
 mod irc;
 pub mod line;
