@@ -9,6 +9,7 @@
 
 mod capture;
 mod engine;
+mod helper;
 mod random;
 mod rules;
 mod sysctl;
@@ -37,6 +38,11 @@ pub const TARGETS: &[Target] = &[
         name: "engine",
         run: engine::run,
         seeds: engine::seeds,
+    },
+    Target {
+        name: "helper",
+        run: helper::run,
+        seeds: helper::seeds,
     },
     Target {
         name: "rules",

@@ -3,7 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use keepstate_engine::host::{Header, Packet};
+use keepstate_engine::host::{Header, Packet, Payload};
+use keepstate_engine::limits::HELPER_BYTES_MAX;
 use keepstate_engine::process::{Arrival, Checksums, Path};
 use keepstate_engine::settings::Settings;
 use keepstate_engine::tuple::Family;
@@ -206,6 +207,7 @@ pub(crate) struct StrictView<'a>(&'a [u8]);
 
 impl<'a> Packet for Strict<'a> {
     type Header = StrictView<'a>;
+    type Payload = StrictView<'a>;
 
     fn len(&self) -> u32 {
         self.0.len() as u32
@@ -217,11 +219,26 @@ impl<'a> Packet for Strict<'a> {
         self.0.get(offset as usize..end as usize).map(StrictView)
     }
 
+    fn payload(&self, offset: u32, length: u32) -> Option<StrictView<'a>> {
+        assert!(
+            (1..=HELPER_BYTES_MAX).contains(&length),
+            "{length} bytes of payload"
+        );
+        let end = offset.checked_add(length)?;
+        self.0.get(offset as usize..end as usize).map(StrictView)
+    }
+
     fn sum(&self, offset: u32, length: u32) -> Option<u16> {
         let end = offset.checked_add(length)?;
         self.0
             .get(offset as usize..end as usize)
             .map(ones_complement_sum)
+    }
+}
+
+impl Payload for StrictView<'_> {
+    fn byte(self, at: u32) -> u8 {
+        self.u8(at)
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt::{self, Display, Formatter};
 
 use serde::{Deserialize, Serialize};
 
+use crate::expectation::Expectation;
 use crate::flow::Flow;
 
 /// What happened.
@@ -17,6 +18,9 @@ pub enum EventKind {
     Drop,
     /// A packet was INVALID, and passed all the same.
     Invalid,
+    /// A flow is expected, or is not any more.
+    Expected,
+    Unexpected,
 }
 
 impl EventKind {
@@ -28,7 +32,14 @@ impl EventKind {
             Self::Destroy => "[DESTROY]",
             Self::Drop => "[DROP]",
             Self::Invalid => "[INVALID]",
+            Self::Expected => "[NEW]",
+            Self::Unexpected => "[DESTROY]",
         }
+    }
+
+    /// Whether an expectation is told of.
+    pub const fn is_of_expectation(self) -> bool {
+        matches!(self, Self::Expected | Self::Unexpected)
     }
 
     /// Whether a packet is told of, and not a flow.
@@ -46,14 +57,17 @@ pub enum EventKinds {
     Flows,
     /// Dropped and INVALID packets.
     Drops,
+    /// Expectations that are made and that end.
+    Expectations,
 }
 
 impl EventKinds {
     pub const fn includes(self, kind: EventKind) -> bool {
         match self {
-            Self::All => true,
-            Self::Flows => !kind.is_of_packet(),
+            Self::All => !kind.is_of_expectation(),
+            Self::Flows => !kind.is_of_packet() && !kind.is_of_expectation(),
             Self::Drops => kind.is_of_packet(),
+            Self::Expectations => kind.is_of_expectation(),
         }
     }
 }
@@ -69,6 +83,9 @@ pub struct Event {
     /// What the packet that caused this was.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub packet: Option<PacketEvent>,
+    /// For an expectation; the flow is then the one that it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub expectation: Option<Expectation>,
     /// The program that made, changed or removed the flow by hand.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub by: Option<Program>,

@@ -5,8 +5,10 @@ use std::net::IpAddr;
 use keepstate_engine::conntrack::gre;
 use keepstate_engine::conntrack::sctp::{self, SctpState};
 use keepstate_engine::conntrack::tcp::TcpState;
+use keepstate_engine::helper;
 use keepstate_engine::record::{
-    ASSURED, Control, EXPECTED, FIXED_TIMEOUT, Record, SEEN_REPLY, STATE_WORDS, StateWords, Warm,
+    ASSURED, Control, EXPECTED, FIXED_TIMEOUT, FlowAssigned, Record, SEEN_REPLY, STATE_WORDS,
+    StateWords, Warm,
 };
 use keepstate_engine::table::Entry;
 use keepstate_engine::time::Tick;
@@ -50,6 +52,9 @@ pub struct Flow {
     #[serde(skip_serializing_if = "is_false", default)]
     pub fixed_timeout: bool,
     pub mark: u32,
+    /// The helper that reads along.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub helper: Option<String>,
     pub seconds_left: u32,
     /// A number for the flow; zero where it is not known. Two flows seldom have the same.
     #[serde(skip_serializing_if = "is_zero", default)]
@@ -130,6 +135,12 @@ const fn is_zero(value: &u32) -> bool {
     *value == 0
 }
 
+/// The engine's own name of a helper.
+fn helper_named(name: &str) -> Option<&'static str> {
+    let mut names = helper::HELPERS.iter().map(|helper| helper.name);
+    names.find(|known| *known == name)
+}
+
 impl Flow {
     /// A record of the flow table.
     pub fn from_table(entry: &Entry, now: Tick) -> Self {
@@ -167,6 +178,7 @@ impl Flow {
             expected: entry.record.has(EXPECTED),
             fixed_timeout: entry.record.has(FIXED_TIMEOUT),
             mark: entry.mark,
+            helper: entry.helper.map(str::to_owned),
             seconds_left: entry.seconds_left,
             id: entry.id,
             started_ns: entry.started_ns,
@@ -198,6 +210,7 @@ impl Flow {
             tuples: [self.tuple(&self.original), self.tuple(&self.reply)],
             record,
             mark: self.mark,
+            helper: self.helper.as_deref().and_then(helper_named),
             seconds_left: self.seconds_left,
             id: self.id,
             started_ns: self.started_ns,
@@ -363,7 +376,7 @@ impl RawRecord {
             last_scale: self.last_scale,
             last_flags: self.last_flags,
             last_ack: self.last_ack,
-            reserved: 0,
+            assigned: FlowAssigned::default(),
         };
         (key, record, warm)
     }

@@ -11,6 +11,7 @@
 mod client;
 mod edit;
 mod event;
+mod expectation;
 mod filter;
 mod flow;
 pub mod frame;
@@ -21,6 +22,7 @@ mod status;
 pub use self::client::{Client, ClientError};
 pub use self::edit::{FlowChange, MarkChange, NewFlow, Unable};
 pub use self::event::{Event, EventKind, EventKinds, PacketEvent, Program, WindowEvent};
+pub use self::expectation::{Ends, Expectation};
 pub use self::filter::{
     AddressFilter, Filter, FilterError, FlowStatus, Foreign, MarkFilter, Replied, StatusFilter,
     prefix_mask,

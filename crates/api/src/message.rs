@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::edit::{FlowChange, NewFlow, Unable};
 use crate::event::{Event, EventKinds};
+use crate::expectation::Expectation;
 use crate::filter::Filter;
 use crate::flow::{Flow, RawRecord};
 use crate::status::{RulesText, Status};
@@ -49,6 +50,16 @@ pub enum Request {
     Remove { filter: Filter },
     /// Removes records. Answered by [`Reply::FlowsEnd`].
     Flush { filter: Filter },
+    /// Flows that are expected, of a family (`ipv4`, `ipv6`) or of both. Answered by any number of
+    /// [`Reply::Expectation`], then [`Reply::FlowsEnd`].
+    Expectations { family: Option<String> },
+    /// The expectation that a packet would meet. Answered by [`Reply::Expectation`] or
+    /// [`Reply::Unable`].
+    FindExpectation { query: Query },
+    /// Removes it. Answered by [`Reply::Done`] or [`Reply::Unable`].
+    RemoveExpectation { query: Query },
+    /// Removes all expectations. Answered by [`Reply::Done`].
+    FlushExpectations,
     /// Answered by [`Reply::Listening`], then any number of [`Reply::Event`] and
     /// [`Reply::EventsLost`] until the client hangs up.
     Events { kinds: EventKinds },
@@ -133,6 +144,7 @@ pub enum Reply {
     },
     Policy(PolicyText),
     Flow(Box<Flow>),
+    Expectation(Box<Expectation>),
     FlowsEnd {
         shown: u64,
     },

@@ -77,6 +77,24 @@ pub struct TableStatus {
     pub fragments_expired: u64,
     #[serde(default)]
     pub fragments_full: u64,
+    /// Flows that helpers expect now, and how many there may be.
+    #[serde(default)]
+    pub expectations: u64,
+    #[serde(default)]
+    pub expectations_max: u64,
+    /// Expectations ever made, of these met, and ended in any way.
+    #[serde(default)]
+    pub expectations_created: u64,
+    #[serde(default)]
+    pub expectations_met: u64,
+    #[serde(default)]
+    pub expectations_deleted: u64,
+    /// Expectations that were not made: no room, or another flow's already.
+    #[serde(default)]
+    pub expectations_refused: u64,
+    /// Packets that a helper could not read for want of memory for their flow.
+    #[serde(default)]
+    pub unread: u64,
 }
 
 /// Packets since the programs were loaded.

@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::{__sk_buff, BPF_CSUM_LEVEL_QUERY, TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::helpers::generated::{bpf_csum_level, bpf_skb_pull_data};
+use aya_ebpf::helpers::generated::{bpf_csum_level, bpf_skb_load_bytes, bpf_skb_pull_data};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use keepstate_engine::process::{Checksums, Path, Stage};
@@ -90,6 +90,10 @@ stages! {
     tc_first First
     tc_settle Settle
     tc_conclude Conclude
+    tc_raw Raw
+    tc_foretold Foretold
+    tc_help Help
+    tc_expect Expect
 }
 
 /// Jumps to the program of a stage, or ends.
@@ -173,6 +177,12 @@ impl Context for SkbContext {
     fn interface(&self) -> u32 {
         // SAFETY: a field of the program's own context.
         unsafe { (*self.0).ifindex }
+    }
+
+    #[inline(always)]
+    fn load_bytes(&self, offset: u32, to: *mut c_void, length: u32) -> i64 {
+        // SAFETY: the caller's memory is that long, as the verifier checks.
+        unsafe { bpf_skb_load_bytes(self.0.cast(), offset, to, length) as i64 }
     }
 
     #[inline(always)]

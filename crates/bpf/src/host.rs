@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop};
 use keepstate_engine::event::Event;
 use keepstate_engine::host::{Host, Packet, Repeat, Route};
-use keepstate_engine::limits::{CONDITIONS_MAX, RULES_MAX};
+use keepstate_engine::limits::{CONDITIONS_MAX, HELPER_BYTES_MAX, RULES_MAX};
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_engine::settings::Settings;
 use keepstate_engine::time::Tick;
@@ -14,7 +14,7 @@ use keepstate_plane::{InterfaceKey, PLANE_TEST_CLOCK, Plane, TICK_SHIFT};
 
 use crate::maps;
 use crate::memory::MapMemory;
-use crate::packet::{PacketHeader, PacketView};
+use crate::packet::{Excerpt, PacketHeader, PacketView, masked};
 use crate::route;
 
 /// What differs between XDP and TC.
@@ -27,6 +27,9 @@ pub trait Context: Copy {
 
     /// VLAN identifier of the packet, zero without a tag.
     fn vlan(&self) -> u32;
+
+    /// Copies `length` bytes of the packet; zero when they are all there.
+    fn load_bytes(&self, offset: u32, to: *mut c_void, length: u32) -> i64;
 }
 
 /// The kernel plane, for one packet: its bytes, and everything else. In one piece, since it lies on
@@ -117,6 +120,7 @@ pub fn now(plane: &Plane) -> Tick {
 
 impl<C: Context> Packet for KernelHost<C> {
     type Header = PacketHeader;
+    type Payload = Excerpt;
 
     #[inline(always)]
     fn len(&self) -> u32 {
@@ -126,6 +130,16 @@ impl<C: Context> Packet for KernelHost<C> {
     #[inline(always)]
     fn header(&self, offset: u32, size: u32) -> Option<PacketHeader> {
         self.packet.header(offset, size)
+    }
+
+    #[inline(always)]
+    fn payload(&self, offset: u32, length: u32) -> Option<Excerpt> {
+        let buffer = maps::PAYLOAD.get_ptr_mut(0)?;
+        // Changes nothing: callers ask for one to that many bytes. But the verifier believes it.
+        let less_one = length.wrapping_sub(1) as u64;
+        let length = masked::<{ HELPER_BYTES_MAX as u64 - 1 }>(less_one) as u32 + 1;
+        let loaded = self.context.load_bytes(offset, buffer.cast(), length);
+        (loaded == 0).then_some(Excerpt(buffer.cast()))
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::bindings::xdp_md;
-use aya_ebpf::helpers::generated::bpf_xdp_get_buff_len;
+use aya_ebpf::helpers::generated::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use keepstate_engine::host::{Header as _, Packet as _};
@@ -67,6 +67,10 @@ stages! {
     xdp_first First
     xdp_settle Settle
     xdp_conclude Conclude
+    xdp_raw Raw
+    xdp_foretold Foretold
+    xdp_help Help
+    xdp_expect Expect
 }
 
 /// Jumps to the program of a stage, or ends.
@@ -126,6 +130,12 @@ impl Context for Frame {
     #[inline(always)]
     fn interface(&self) -> u32 {
         XdpContext::new(self.0).ingress_ifindex() as u32
+    }
+
+    #[inline(always)]
+    fn load_bytes(&self, offset: u32, to: *mut c_void, length: u32) -> i64 {
+        // SAFETY: the caller's memory is that long, as the verifier checks.
+        unsafe { bpf_xdp_load_bytes(self.0, offset, to, length) as i64 }
     }
 
     #[inline(always)]

@@ -29,6 +29,10 @@ pub unsafe fn to_stage(context: *mut c_void, programs: &'static ProgramArray, st
             Stage::First => jump::<{ Stage::First as i32 }>(context, programs),
             Stage::Settle => jump::<{ Stage::Settle as i32 }>(context, programs),
             Stage::Conclude => jump::<{ Stage::Conclude as i32 }>(context, programs),
+            Stage::Raw => jump::<{ Stage::Raw as i32 }>(context, programs),
+            Stage::Foretold => jump::<{ Stage::Foretold as i32 }>(context, programs),
+            Stage::Help => jump::<{ Stage::Help as i32 }>(context, programs),
+            Stage::Expect => jump::<{ Stage::Expect as i32 }>(context, programs),
             Stage::Done | Stage::Steady => {}
         }
     }

@@ -3,7 +3,11 @@
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
-use keepstate_engine::limits::FRAGMENT_BUCKETS;
+use keepstate_engine::limits::{
+    EXPECTATION_SLOTS, EXPECTATION_WORDS, FRAGMENT_BUCKETS, HELPER_BYTES_MAX,
+    HELPER_STATE_WORDS,
+    HELPER_STATES as HELPER_STATES_MAX,
+};
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_engine::process::{Arrival, Scratch};
 use keepstate_engine::table::gauges;
@@ -46,6 +50,17 @@ pub static GAUGES: Array<[u64; gauges::WORDS as usize]> =
 #[map]
 pub static FRAGMENTS: Array<[u64; FRAGMENT_VALUE_WORDS]> =
     Array::with_max_entries(FRAGMENT_BUCKETS, BPF_F_MMAPABLE);
+#[map]
+pub static EXPECTATIONS: Array<[u64; EXPECTATION_WORDS as usize]> =
+    Array::with_max_entries(EXPECTATION_SLOTS, BPF_F_MMAPABLE);
+#[map]
+pub static HELPER_STATES: Array<[u64; HELPER_STATE_WORDS as usize]> =
+    Array::with_max_entries(HELPER_STATES_MAX, BPF_F_MMAPABLE);
+
+/// Bytes of the packet at hand that a helper reads.
+#[map]
+pub static PAYLOAD: PerCpuArray<[u8; HELPER_BYTES_MAX as usize]> =
+    PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 pub static POLICIES: Array<PolicyHeader> = Array::with_max_entries(POLICY_SLOTS, 0);

@@ -93,6 +93,18 @@ impl FlowMemory for MapMemory {
     }
 
     #[inline(always)]
+    fn expectation(&self, index: u32) -> Option<MapWords> {
+        let words = maps::EXPECTATIONS.get_ptr_mut(index)?;
+        Some(MapWords(words.cast()))
+    }
+
+    #[inline(always)]
+    fn helper_state(&self, index: u32) -> Option<MapWords> {
+        let words = maps::HELPER_STATES.get_ptr_mut(index)?;
+        Some(MapWords(words.cast()))
+    }
+
+    #[inline(always)]
     fn gauges(&self) -> Option<MapWords> {
         maps::GAUGES
             .get_ptr_mut(0)

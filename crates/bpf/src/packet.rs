@@ -4,7 +4,8 @@ use core::arch::asm;
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_loop;
-use keepstate_engine::host::{Header, Packet};
+use keepstate_engine::host::{Header, Packet, Payload};
+use keepstate_engine::limits::HELPER_BYTES_MAX;
 
 /// Largest offset that is read. The verifier wants a bound below 64 KiB; headers and the data of
 /// any packet that was not merged from several lie below.
@@ -38,6 +39,7 @@ impl PacketView {
 
 impl Packet for PacketView {
     type Header = PacketHeader;
+    type Payload = Excerpt;
 
     #[inline(always)]
     fn len(&self) -> u32 {
@@ -54,6 +56,12 @@ impl Packet for PacketView {
             return None;
         }
         Some(PacketHeader(start))
+    }
+
+    /// Who knows the context can copy bytes, this does not.
+    #[inline(always)]
+    fn payload(&self, _offset: u32, _length: u32) -> Option<Excerpt> {
+        None
     }
 
     #[inline(always)]
@@ -81,6 +89,19 @@ impl Packet for PacketView {
         let rest = offset.wrapping_add(rounds * SUM_STRIDE);
         let rest = sum_rest(self, rest, length & (SUM_STRIDE - 1))?;
         Some(fold(add_with_carry(sum.total, rest)))
+    }
+}
+
+/// Bytes of a packet that were copied to where this CPU keeps them.
+#[derive(Clone, Copy)]
+pub struct Excerpt(pub *const u8);
+
+impl Payload for Excerpt {
+    #[inline(always)]
+    fn byte(self, at: u32) -> u8 {
+        let at = masked::<{ HELPER_BYTES_MAX as u64 - 1 }>(at as u64);
+        // SAFETY: within the map's value, which is that long.
+        unsafe { self.0.add(at as usize).read() }
     }
 }
 

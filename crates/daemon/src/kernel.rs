@@ -296,10 +296,10 @@ fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
         (names::STAGES_XDP, names::XDP_STAGES),
         (names::STAGES_TC, names::TC_STAGES),
     ] {
-        for (stage, name) in (0..).zip(stages) {
+        for (stage, name) in stages {
             let program = load_program(object, name)?;
             let map = object.map_mut(array).ok_or_else(|| missing(array))?;
-            ProgramArray::try_from(map)?.set(stage, &program, 0)?;
+            ProgramArray::try_from(map)?.set(stage as u32, &program, 0)?;
         }
     }
     Ok(())
@@ -363,7 +363,7 @@ impl Programs {
     pub fn verified(&mut self) -> Result<Vec<Verified>, KernelError> {
         let mut list = Vec::new();
         if let Self::Object(object) = self {
-            for program in names::XDP_STAGES.into_iter().chain(names::TC_STAGES) {
+            for (_, program) in names::XDP_STAGES.into_iter().chain(names::TC_STAGES) {
                 let info = match object.program(program) {
                     Some(Program::Xdp(program)) => program.info()?,
                     Some(Program::SchedClassifier(program)) => program.info()?,
@@ -404,6 +404,8 @@ pub struct Maps {
     pub accounting: [Mapping; 2],
     pub gauges: Mapping,
     pub fragments: Mapping,
+    pub expectations: Mapping,
+    pub helper_states: Mapping,
     pub rules: Mapping,
     pub conditions: Mapping,
     pub report: Mapping,
@@ -437,6 +439,8 @@ impl Maps {
             accounting,
             gauges: one(names::GAUGES)?,
             fragments: one(names::FRAGMENTS)?,
+            expectations: one(names::EXPECTATIONS)?,
+            helper_states: one(names::HELPER_STATES)?,
             rules: one(names::RULES)?,
             conditions: one(names::CONDITIONS)?,
             report: one(names::REPORT)?,

@@ -18,7 +18,7 @@ use keepstate_engine::settings::Settings;
 use keepstate_engine::table;
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::Family;
-use keepstate_flowmemory::{FamilySlices, SliceTable};
+use keepstate_flowmemory::{FamilySlices, HelperSlices, SliceTable};
 use keepstate_plane::{
     BUCKET_ACCOUNTING_WORDS, Counters, Interface, InterfaceKey, Plane as PlaneWords, RuleCounter,
 };
@@ -58,6 +58,8 @@ pub struct KernelPlane {
     accounting: [OnceLock<Mapping>; 2],
     gauges: Mapping,
     fragments: Mapping,
+    expectations: Mapping,
+    helper_states: Mapping,
     rules: Mapping,
     conditions: Mapping,
     tables: Mutex<Tables>,
@@ -94,6 +96,8 @@ impl KernelPlane {
             accounting,
             gauges,
             fragments,
+            expectations,
+            helper_states,
             rules,
             conditions,
             policies,
@@ -112,6 +116,8 @@ impl KernelPlane {
             accounting: [OnceLock::new(), OnceLock::new()],
             gauges,
             fragments,
+            expectations,
+            helper_states,
             rules,
             conditions,
             tables: Mutex::new(Tables {
@@ -307,8 +313,13 @@ impl Plane for KernelPlane {
             warm: self.warm[index].words(),
             accounting: self.accounting[index].get().map_or(&[], Mapping::words),
         };
-        SliceTable::new([family(0), family(1)], self.gauges.words())
+        let table = SliceTable::new([family(0), family(1)], self.gauges.words());
+        table
             .with_fragments(self.fragments.words())
+            .with_helpers(HelperSlices {
+                expectations: self.expectations.words(),
+                states: self.helper_states.words(),
+            })
     }
 
     fn make_accounting(&self) -> Result<(), PlaneError> {

@@ -13,6 +13,11 @@ pub enum EventKind {
     Destroy = 3,
     /// A packet was dropped, or was INVALID.
     Drop = 4,
+    /// A helper expects a flow. Key and control word are those of the flow that it belongs to and of
+    /// the expectation, `side` is who began that flow, and [`Event::detail`] says what is expected.
+    Expected = 5,
+    /// An expectation has ended: it was met, or another took its place.
+    Unexpected = 6,
 }
 
 /// One event. Without padding: it crosses from the kernel as bytes.
@@ -39,13 +44,16 @@ pub struct Event {
     pub hook: u8,
     /// [`crate::tuple::Side`] that sent the packet.
     pub side: u8,
-    pub reserved: u8,
+    /// Number of the flow's [`crate::helper`], zero for none; not told of a flow that ends.
+    pub helper: u8,
     /// Rule that decided, [`crate::policy::NO_RULE`] for none.
     pub rule: u32,
     /// Length of the packet in bytes.
     pub length: u32,
     /// For a segment out of window: sequence number, end, and the bounds it was held against, the
-    /// lower first. The lower bound of a RST is what its receiver has acknowledged.
+    /// lower first. The lower bound of a RST is what its receiver has acknowledged. For an
+    /// expectation: ports of source (high) and destination, protocol, flags (bits 0-7) and which
+    /// side of the master the destination is (bit 8), zero.
     pub detail: [u32; 4],
 }
 

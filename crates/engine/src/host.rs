@@ -15,6 +15,7 @@ use crate::wire::PacketInfo;
 )]
 pub trait Packet {
     type Header: Header;
+    type Payload: Payload;
 
     /// Length of the packet, including bytes that cannot be read.
     fn len(&self) -> u32;
@@ -22,6 +23,10 @@ pub trait Packet {
     /// `size` bytes at `offset`, or `None` when they are not all there (or out of direct reach).
     /// Callers pass a constant `size` of at most 64.
     fn header(&self, offset: u32, size: u32) -> Option<Self::Header>;
+
+    /// `length` bytes at `offset`, one to [`crate::limits::HELPER_BYTES_MAX`], to be read one by one;
+    /// `None` when they are not all there. Until the next call for the same packet.
+    fn payload(&self, offset: u32, length: u32) -> Option<Self::Payload>;
 
     /// Ones' complement sum (RFC 1071) of `length` bytes at `offset`, as if they stood at an even
     /// offset, not complemented; `None` when the bytes cannot all be reached.
@@ -36,6 +41,11 @@ pub trait Header: Copy {
     fn u16(self, at: u32) -> u16;
     /// Big-endian.
     fn u32(self, at: u32) -> u32;
+}
+
+/// Bytes that [`Packet::payload`] gave. What lies beyond them is any byte.
+pub trait Payload: Copy {
+    fn byte(self, at: u32) -> u8;
 }
 
 /// 64-bit words in memory that several CPUs share.
@@ -68,6 +78,17 @@ pub trait FlowMemory {
 
     /// [`crate::limits::ACCOUNTING_WORDS`] words, `None` where the table was made without.
     fn accounting(&self, family: Family, bucket: u32, slot: u32) -> Option<Self::Words>;
+
+    /// [`crate::limits::EXPECTATION_WORDS`] words of a foretold flow, see [`crate::expect`]; `None`
+    /// where a plane has no helpers.
+    fn expectation(&self, _index: u32) -> Option<Self::Words> {
+        None
+    }
+
+    /// [`crate::limits::HELPER_STATE_WORDS`] words of what a helper remembers, as above.
+    fn helper_state(&self, _index: u32) -> Option<Self::Words> {
+        None
+    }
 
     /// Counters of the table as a whole, see [`crate::table::gauges`].
     fn gauges(&self) -> Option<Self::Words>;

@@ -65,32 +65,60 @@ pub(crate) fn judge<H: Host>(host: &H, path: Path, scratch: &mut Scratch) {
     }
     host.trace(Step::Chain(route.hook));
     let settled = host.policy().settled_for(info.in_interfaces);
+    let sides = Sides::of(path, info.in_interfaces, settled.unwrap_or(0));
     let question = Question {
         info,
         state: tracked.state,
-        in_interfaces: match path {
-            Path::Local => 0,
-            Path::Ingress => info.in_interfaces,
-        },
+        in_interfaces: sides.incoming,
         out_interfaces: route.out_interfaces,
-        // What is made here comes by no interface, ever. Where a packet leaves that is forwarded
-        // is for the routing table to say, from packet to packet.
-        settled_in: match path {
-            Path::Local => u64::MAX,
-            Path::Ingress => settled.unwrap_or(0),
-        },
-        settled_out: match path {
-            Path::Local => settled.unwrap_or(0),
-            Path::Ingress => 0,
-        },
+        settled_in: sides.settled_in,
+        settled_out: sides.settled_out,
     };
     let entry = entry(host.policy(), info.family, route.hook);
     walk_in(host, entry, &question, progress);
     let answer = &progress.answer;
     *judgement = judgement_of(answer, route.hook);
     let is_settled = settled.is_some() && matches!(answer.depends_on, DependsOn::Flow);
-    if known.is_some() && is_settled {
+    // A flow with a helper goes past it with every packet, and not by the steady path.
+    let is_plain = scratch.given.helper() == 0 && Judgement::is_settled_by_raw(scratch);
+    let Scratch {
+        judgement, walk, ..
+    } = scratch;
+    let answer = &walk.answer;
+    if known.is_some() && is_settled && is_plain {
         judgement.cacheable = number_of(host.policy(), answer.rule);
+    }
+}
+
+/// Which interface patterns a packet matches that has not been routed, on its way in and out, and
+/// which of these are settled.
+pub(crate) struct Sides {
+    pub(crate) incoming: u64,
+    pub(crate) outgoing: u64,
+    pub(crate) settled_in: u64,
+    pub(crate) settled_out: u64,
+}
+
+impl Sides {
+    #[inline(always)]
+    pub(crate) const fn of(path: Path, interfaces: u64, settled: u64) -> Self {
+        match path {
+            // What is made here comes by no interface, ever.
+            Path::Local => Self {
+                incoming: 0,
+                outgoing: interfaces,
+                settled_in: u64::MAX,
+                settled_out: settled,
+            },
+            // Where a packet leaves that is forwarded is for the routing table to say, from packet
+            // to packet.
+            Path::Ingress => Self {
+                incoming: interfaces,
+                outgoing: 0,
+                settled_in: settled,
+                settled_out: 0,
+            },
+        }
     }
 }
 
@@ -158,6 +186,8 @@ fn entry(policy: &PolicyHeader, family: Family, hook: Hook) -> u32 {
         Hook::Input => input,
         Hook::Forward => forward,
         Hook::Output => output,
+        // Of another table.
+        Hook::Prerouting => NO_RULE,
     }
 }
 
@@ -177,7 +207,7 @@ fn number_of(policy: &PolicyHeader, rule: u32) -> Option<u8> {
     None
 }
 
-const fn judgement_of(answer: &Answer, hook: Hook) -> Judgement {
+pub(crate) const fn judgement_of(answer: &Answer, hook: Hook) -> Judgement {
     let (verdict, reason) = match (answer.target, answer.decided_by) {
         (target::ACCEPT, _) => (Verdict::Accept, None),
         (target::DROP, DecidedBy::Rule) => (Verdict::Drop, Some(Reason::RuleDrop)),

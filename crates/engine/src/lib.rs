@@ -13,12 +13,15 @@
 mod associate;
 pub mod conntrack;
 pub mod event;
+pub mod expect;
 pub mod fragment;
+pub mod helper;
 pub mod host;
 mod judge;
 pub mod limits;
 pub mod policy;
 pub mod process;
+mod raw;
 pub mod record;
 pub mod settings;
 mod steady;

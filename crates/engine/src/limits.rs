@@ -127,6 +127,37 @@ pub const RULES_PER_ROUND: u32 = 4;
 /// Different interface names (`eth0`, `eth+`) in one policy: one bit of a word for each.
 pub const INTERFACE_PATTERNS_MAX: u32 = 64;
 
+/// Expectations that may lie in one bucket of their table.
+pub const EXPECTATIONS_PER_BUCKET: u32 = 8;
+
+/// Buckets of the table of expectations; a power of two.
+pub const EXPECTATION_BUCKETS: u32 = 1024;
+
+/// Places for expectations: twice as many as there may be, so that seldom all eight of a bucket are
+/// taken.
+pub const EXPECTATION_SLOTS: u32 = EXPECTATION_BUCKETS * EXPECTATIONS_PER_BUCKET;
+
+/// Largest `nf_conntrack_expect_max`, and its default, as Linux has it on machines of any size.
+pub const EXPECTATIONS_MAX: u32 = EXPECTATION_SLOTS / 2;
+
+/// Words of an expectation.
+pub const EXPECTATION_WORDS: u32 = 16;
+
+/// Places of a bucket where the state of a helped flow may lie.
+pub const HELPER_STATES_PER_BUCKET: u32 = 8;
+
+/// Buckets of the table of these states; a power of two.
+pub const HELPER_STATE_BUCKETS: u32 = 512;
+
+/// Flows that helpers can read at a time, all helpers together.
+pub const HELPER_STATES: u32 = HELPER_STATE_BUCKETS * HELPER_STATES_PER_BUCKET;
+
+/// Words of a helped flow's state.
+pub const HELPER_STATE_WORDS: u32 = 16;
+
+/// Bytes of one packet that a helper reads; a power of two, above what an Ethernet frame carries.
+pub const HELPER_BYTES_MAX: u32 = 2048;
+
 /// Outcomes for established packets that a record can remember: three bits, zero is "none".
 pub const CACHED_OUTCOMES_MAX: u32 = 7;
 

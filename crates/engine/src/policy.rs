@@ -29,6 +29,9 @@ pub struct PolicyHeader {
     /// [`NO_RULE`].
     pub cached: [u32; 8],
     pub settled: SettledInterfaces,
+    /// Index of the first rule of PREROUTING and OUTPUT in the table raw, for IPv4 and then IPv6;
+    /// meaningful with [`POLICY_RAW`].
+    pub raw_entry: [[u32; 2]; 2],
 }
 
 /// What nearly all packets answer to some of the interface patterns: `lo`, say, which does not fit
@@ -63,6 +66,9 @@ pub const POLICY_USES_INTERFACES: u32 = 1 << 1;
 /// and the epoch with it.
 pub const POLICY_UNSETTLED: u32 = 1 << 2;
 
+/// There are rules in the table raw, or it drops.
+pub const POLICY_RAW: u32 = 1 << 3;
+
 /// "No rule" where an index is expected.
 pub const NO_RULE: u32 = u32::MAX;
 
@@ -76,6 +82,7 @@ impl PolicyHeader {
         flags: POLICY_NONE,
         cached: [NO_RULE; 8],
         settled: SettledInterfaces::NONE,
+        raw_entry: [[NO_RULE; 2]; 2],
     };
 
     /// The settled patterns, for a packet that gives the settled answers; `None` for one that does
@@ -128,7 +135,9 @@ pub struct Rule {
     /// For a rule of a built-in chain one more than the number of its [`crate::verdict::Hook`],
     /// else zero. Only the outcome of such a rule may be remembered in records.
     pub hook: u32,
-    pub reserved: [u32; 5],
+    /// With [`target::ASSIGN`].
+    pub assigned: Assigned,
+    pub reserved: [u32; 4],
 }
 
 const _: () = assert!(size_of::<Rule>() == 128);
@@ -154,7 +163,8 @@ impl Rule {
         number: 0,
         chain: 0,
         hook: 0,
-        reserved: [0; 5],
+        assigned: Assigned::NOTHING,
+        reserved: [0; 4],
     };
 }
 
@@ -189,7 +199,41 @@ pub mod target {
     pub const JUMP: u8 = 4;
     /// On to another chain, without coming back.
     pub const GOTO: u8 = 5;
+    /// Say what becomes of the packet's flow, unless a rule before has said so, and go on.
+    pub const ASSIGN: u8 = 6;
 }
+
+/// What a rule of the table raw says of the flow that a packet is about to begin: bits 0-7 a
+/// [`crate::helper`], 8-15 a timeout policy, 16 that there is to be none, 31 that something was said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Assigned(pub u32);
+
+impl Assigned {
+    pub const NOTHING: Self = Self(0);
+    pub const NOTRACK: Self = Self(SAID | 1 << 16);
+
+    /// A helper and a timeout policy by their numbers, zero for none.
+    pub const fn new(helper: u8, timeout: u8) -> Self {
+        Self(SAID | helper as u32 | (timeout as u32) << 8)
+    }
+
+    pub const fn is_notrack(self) -> bool {
+        self.0 & 1 << 16 != 0
+    }
+
+    /// Number of the helper, zero for none.
+    pub const fn helper(self) -> u8 {
+        self.0 as u8
+    }
+
+    /// Number of the timeout policy, zero for none.
+    pub const fn timeout(self) -> u8 {
+        (self.0 >> 8) as u8
+    }
+}
+
+const SAID: u32 = 1 << 31;
 
 /// A match that does not fit into a rule, 32 bytes. No kind is defined yet: they come with the
 /// matches that need them (multiport, limit, set and so on).
@@ -303,6 +347,8 @@ pub(crate) struct Progress {
     at: u32,
     depth: u32,
     returns: [u32; JUMP_DEPTH_MAX as usize],
+    /// What the first rule has assigned that did.
+    pub(crate) assigned: Assigned,
     pub(crate) answer: Answer,
 }
 
@@ -311,6 +357,7 @@ impl Progress {
         at: NO_RULE,
         depth: 0,
         returns: [0; JUMP_DEPTH_MAX as usize],
+        assigned: Assigned::NOTHING,
         answer: Answer {
             target: target::CONTINUE,
             decided_by: DecidedBy::ChainPolicy,
@@ -363,6 +410,12 @@ impl<H: Host> Walk<'_, H> {
     fn follow(&mut self, at: u32, rule: &Rule) -> bool {
         match rule.target {
             target::CONTINUE => self.progress.at = at.wrapping_add(1),
+            target::ASSIGN => {
+                if self.progress.assigned.0 == 0 {
+                    self.progress.assigned = rule.assigned;
+                }
+                self.progress.at = at.wrapping_add(1);
+            }
             target::GOTO => self.progress.at = rule.jump,
             target::JUMP => {
                 let Some(slot) = self.progress.returns.get_mut(self.progress.depth as usize) else {

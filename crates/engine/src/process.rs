@@ -6,11 +6,16 @@ use crate::conntrack::sctp::chunks::Walk;
 use crate::conntrack::tcp::Advance;
 use crate::conntrack::{self, tcp, tcp::TcpState};
 use crate::event::{Event, EventKind};
+use crate::expect::{self, NOWHERE, Search, Wanted};
 use crate::fragment::{self, Datagram};
+use crate::helper;
+use crate::helper::line::Line;
+use crate::helper::state::Lease;
 use crate::host::{Host, Packet};
 use crate::judge::{self, Judgement};
-use crate::policy::{NO_RULE, Progress};
-use crate::record::{Record, Warm};
+use crate::policy::{Assigned, DependsOn, NO_RULE, Progress};
+use crate::raw;
+use crate::record::{FlowAssigned, Record, Warm};
 use crate::settings::SETTING_DROP_EVENTS;
 use crate::steady;
 use crate::table::{self, Displaced, Hash, Place, Seen, gauges};
@@ -141,6 +146,23 @@ pub struct Scratch {
     /// Where the packet's SCTP chunks are read.
     pub(crate) chunks: Walk,
     pub(crate) walk: Progress,
+    /// What rules say of the flow that the packet may begin.
+    pub(crate) assigned: Assigned,
+    /// Whether another packet of the flow would meet the same fate in the table raw.
+    pub(crate) raw_depends_on: DependsOn,
+    /// What comes after the table raw.
+    pub(crate) next: Stage,
+    /// What rules have assigned to the packet's flow.
+    pub(crate) given: FlowAssigned,
+    /// A search for an expectation.
+    pub(crate) search: Search,
+    /// What a helper wants to be expected.
+    pub(crate) wanted: Wanted,
+    /// A search for the helper's state, and where that is.
+    pub(crate) lease: Lease,
+    pub(crate) state: u32,
+    /// What is read of an FTP connection.
+    pub(crate) line: Line,
     pub(crate) judgement: Judgement,
     /// What the record of a new flow took the place of.
     pub(crate) displaced: Displaced,
@@ -191,6 +213,15 @@ impl Default for Scratch {
             tracked: Tracked::NOTHING,
             chunks: Walk::NOTHING,
             walk: Progress::START,
+            assigned: Assigned::NOTHING,
+            raw_depends_on: DependsOn::Flow,
+            next: Stage::Done,
+            given: FlowAssigned::default(),
+            search: Search::NOTHING,
+            wanted: Wanted::NOTHING,
+            lease: Lease::NOTHING,
+            state: NOWHERE,
+            line: Line::FRESH,
             judgement: Judgement::NOTHING,
             displaced: Displaced::NOTHING,
             refusal: None,
@@ -205,7 +236,7 @@ const ROUNDS_MAX: u32 = 4;
 
 /// Steps that a packet can take at most: all of them in each round, and twice where a connection
 /// is opened again.
-const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 8 + 1;
+const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 12 + 1;
 
 /// What is to be done next with a packet. All that one step hands to the next is in the scratch
 /// memory, so that a plane may run each of them on its own: the kernel's verifier has no
@@ -242,6 +273,14 @@ pub enum Stage {
     Done = 12,
     /// Try the short way of an established packet; the first, for packets that may go it.
     Steady = 13,
+    /// Walk the rules that come before the lookup.
+    Raw = 14,
+    /// Look whether the flow that begins was foretold.
+    Foretold = 15,
+    /// Let the flow's helper read the packet.
+    Help = 16,
+    /// Put down what it foretells.
+    Expect = 17,
 }
 
 /// Judges one packet.
@@ -374,13 +413,21 @@ pub fn step<P: Packet, H: Host>(
             if matches!(scratch.info.fragment, Fragment::Whole) {
                 host.trace(Step::Parsed(scratch.info));
             }
-            track::name(&run, scratch)
+            match track::name(&run, scratch) {
+                // A datagram meets these rules with its first fragment.
+                Stage::Fragment => Stage::Fragment,
+                stage => raw::before(host, scratch, stage),
+            }
         }
         Stage::Parse => parse_extended(&run, scratch),
         Stage::Fragment => fragment::enter(&run, scratch),
         Stage::First => fragment::begin(&run, scratch),
         Stage::Settle => fragment::settle(host, scratch),
         Stage::Done => Stage::Done,
+        Stage::Raw => raw::ask(host, arrival.path, scratch),
+        Stage::Foretold => expect::seek(host, scratch),
+        Stage::Help => helper::read(&run, scratch),
+        Stage::Expect => expect::make(&run, scratch),
         Stage::Steady => steady::advance(host, arrival.path, scratch),
     }
 }
@@ -390,10 +437,22 @@ fn judge<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Stage {
     host.trace(Step::State(scratch.tracked.state, scratch.tracked.reason));
     judge::judge(host, path, scratch);
     let accepted = matches!(scratch.judgement.verdict, Verdict::Accept);
-    if accepted && matches!(scratch.tracked.flow, Flow::Begins) {
-        Stage::Insert
-    } else {
-        Stage::Conclude
+    if !accepted {
+        return Stage::Conclude;
+    }
+    match scratch.tracked.flow {
+        Flow::Begins => Stage::Insert,
+        Flow::Known(_) => helped(scratch),
+        _ => Stage::Conclude,
+    }
+}
+
+/// What comes after a packet of a flow was let through.
+#[inline(always)]
+fn helped(scratch: &Scratch) -> Stage {
+    match scratch.given.helper() {
+        0 => Stage::Conclude,
+        _ => Stage::Help,
     }
 }
 
@@ -402,7 +461,10 @@ fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
     match track::insert(host, scratch) {
         Some(result) => {
             scratch.refusal = result.err();
-            Stage::Conclude
+            match scratch.refusal {
+                None => helped(scratch),
+                Some(_) => Stage::Conclude,
+            }
         }
         None => again(host, scratch, Reason::InsertContended),
     }

@@ -22,6 +22,7 @@
 
 use crate::conntrack::tcp::{SegmentKind, TcpState};
 use crate::host::Words;
+use crate::policy::Assigned;
 use crate::settings::TimeoutPolicy;
 use crate::time::Tick;
 use crate::tuple::{Direction, Side};
@@ -47,7 +48,7 @@ pub const EXPECTED: u8 = 1 << 2;
 pub const ORIGINATOR_IS_SECOND: u8 = 1 << 3;
 /// The timeout was set by hand and is not renewed.
 pub const FIXED_TIMEOUT: u8 = 1 << 4;
-/// A rule assigned something to the flow: it stands in the warm words.
+/// A rule assigned something to the flow: see [`Warm::assigned`].
 pub const ASSIGNED: u8 = 1 << 5;
 
 /// `td_*` of one direction, as the kernel calls them.
@@ -135,7 +136,34 @@ pub struct Warm {
     pub last_flags: u8,
     /// Acknowledgement of an ignored challenge ACK.
     pub last_ack: u32,
-    pub reserved: u32,
+    /// With [`ASSIGNED`].
+    pub assigned: FlowAssigned,
+}
+
+/// What rules assigned to a flow: bits 0-7 its [`crate::helper`], 8-15 its timeout policy, and 16-31
+/// when its record was made (low bits of the tick), which tells it from an earlier one in its place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowAssigned(pub u32);
+
+impl FlowAssigned {
+    pub const fn new(assigned: Assigned, now: Tick) -> Self {
+        Self(assigned.0 & 0xffff | now.0 << 16)
+    }
+
+    /// Number of the helper, zero for none.
+    pub const fn helper(self) -> u8 {
+        self.0 as u8
+    }
+
+    /// Number of the timeout policy, zero for none.
+    pub const fn timeout(self) -> u8 {
+        (self.0 >> 8) as u8
+    }
+
+    /// When the record was made, roughly.
+    pub const fn born(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
 }
 
 /// An ignored SYN carried a window scale.
@@ -455,11 +483,6 @@ impl Record {
 }
 
 impl Warm {
-    /// The timeout policy of a flow with [`ASSIGNED`], in bits 8-15 of the last word.
-    pub const fn timeouts(&self) -> TimeoutPolicy {
-        TimeoutPolicy((self.reserved >> 8) as u8)
-    }
-
     pub fn read<W: Words>(words: W) -> Self {
         let (first, second) = (words.load(0), words.load(1));
         Self {
@@ -468,7 +491,7 @@ impl Warm {
             last_scale: (first >> 8) as u8,
             last_flags: first as u8,
             last_ack: (second >> 32) as u32,
-            reserved: second as u32,
+            assigned: FlowAssigned(second as u32),
         }
     }
 
@@ -478,7 +501,7 @@ impl Warm {
             | ((self.last_scale as u64) << 8)
             | self.last_flags as u64;
         words.store(0, first);
-        words.store(1, pair(self.last_ack, self.reserved));
+        words.store(1, pair(self.last_ack, self.assigned.0));
     }
 }
 

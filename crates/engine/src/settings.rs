@@ -1,7 +1,7 @@
 //! What an operator can set and every packet reads. Lives in a map in the kernel, so it is made
 //! of 32-bit numbers without padding and may change between two packets.
 
-use crate::limits::TIMEOUT_POLICIES_MAX;
+use crate::limits::{EXPECTATIONS_MAX, TIMEOUT_POLICIES_MAX};
 
 /// Number of timeouts, indexed by [`Timeout`].
 pub const TIMEOUTS: usize = 32;
@@ -109,16 +109,17 @@ pub struct Settings {
     pub flows_max: u32,
     /// Of these, records that may be half-open; beyond it a new one takes the place of another.
     pub half_open_max: u32,
+    /// Flows that may be expected (`nf_conntrack_expect_max`).
+    pub expectations_max: u32,
+    /// Protocol whose INVALID packets are told of, [`LOG_INVALID_ALL`] for all, zero for none
+    /// (`nf_conntrack_log_invalid`).
+    pub log_invalid: u32,
     /// Buckets of the IPv4 and of the IPv6 table.
     pub buckets: [u32; 2],
     /// Keys of the hash, random.
     pub hash_keys: [u32; 12],
     /// Seconds, by [`Timeout`].
     pub timeouts: [u32; TIMEOUTS],
-    /// Protocol whose INVALID packets are told of, [`LOG_INVALID_ALL`] for all, zero for none
-    /// (`nf_conntrack_log_invalid`).
-    pub log_invalid: u32,
-    pub reserved: u32,
     /// Seconds of the timeout policies, by their number less one and by [`Timeout`]; zero where a
     /// policy says nothing.
     pub policies: [[u32; TIMEOUTS]; TIMEOUT_POLICIES_MAX as usize],
@@ -148,11 +149,11 @@ impl Settings {
             tcp_max_retrans: 3,
             flows_max,
             half_open_max: flows_max - flows_max / 8,
+            expectations_max: EXPECTATIONS_MAX,
+            log_invalid: 0,
             buckets,
             hash_keys: [0; 12],
             timeouts,
-            log_invalid: 0,
-            reserved: 0,
             policies: [[0; TIMEOUTS]; TIMEOUT_POLICIES_MAX as usize],
         }
     }

@@ -10,6 +10,7 @@ use crate::conntrack::udp;
 use crate::host::{Host, Packet, Words};
 use crate::judge;
 use crate::process::{Outcome, Path, Scratch, Stage};
+use crate::raw;
 use crate::record::{ASSIGNED, ASSURED, Control, Record, SEEN_REPLY, StateWords};
 use crate::table::{self, Kind, Place, Seen, V4, V6};
 use crate::time::Tick;
@@ -51,7 +52,7 @@ pub(crate) fn approach<H: Host>(host: &H, scratch: &mut Scratch) {
     };
 }
 
-/// [`Stage::Done`] when the packet was judged, [`Stage::Look`] when the other stages have to.
+/// [`Stage::Done`] when the packet was judged, else the first of the other stages.
 #[inline(always)]
 pub(crate) fn advance<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Stage {
     let found = if cfg!(target_arch = "bpf") {
@@ -60,7 +61,7 @@ pub(crate) fn advance<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> S
         seen(host, scratch)
     };
     if found.is_none() {
-        return Stage::Look;
+        return raw::before(host, scratch, Stage::Look);
     }
     let passed = match scratch.oriented.key.family {
         Family::V4 => pass::<V4, H>(host, path, scratch),
@@ -68,7 +69,7 @@ pub(crate) fn advance<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> S
     };
     match passed {
         Some(()) => Stage::Done,
-        None => Stage::Look,
+        None => raw::before(host, scratch, Stage::Look),
     }
 }
 

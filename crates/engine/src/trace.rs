@@ -20,6 +20,8 @@ pub enum Step {
     Found(Record, Direction),
     /// There is no record.
     NotFound,
+    /// The helper with this number foretold the flow.
+    Foretold(u8),
     /// An ICMP error quotes this tuple.
     Quoted(Tuple),
     /// The TCP state machine went on.
@@ -38,6 +40,8 @@ pub enum Step {
     Cached(u32),
     /// A record was made.
     Inserted,
+    /// The flow's helper expects a flow to this port.
+    Expects(u16),
     /// The end.
     Verdict(Verdict),
 }

@@ -4,10 +4,15 @@ use crate::conntrack::icmp::{self, Message};
 use crate::conntrack::tcp::{self, Advance};
 use crate::conntrack::{self, Tracker};
 use crate::event::{Event, EventKind};
+use crate::expect::{self, NOWHERE, Search};
 use crate::fragment;
+use crate::helper;
 use crate::host::{FlowMemory, Host, Packet, Words};
+use crate::policy::Assigned;
 use crate::process::{Arrival, Run, Scratch, Stage};
-use crate::record::{ASSIGNED, CachedOutcomes, Control, EXPECTED, Record, SEEN_REPLY, Warm};
+use crate::record::{
+    ASSIGNED, CachedOutcomes, Control, EXPECTED, FlowAssigned, Record, SEEN_REPLY, Warm,
+};
 use crate::settings::{
     SETTING_ACCOUNTING, SETTING_ACCOUNTING_ENDS, SETTING_FLOW_EVENTS, SETTING_TIMESTAMP,
     TimeoutPolicy,
@@ -47,6 +52,8 @@ pub(crate) enum Flow {
 
 impl Tracked {
     pub(crate) const NOTHING: Self = Self::without_flow(State::None, None);
+    /// A packet that has no flow on purpose.
+    pub(crate) const UNTRACKED: Self = Self::without_flow(State::Untracked, None);
 
     const fn without_flow(state: State, reason: Option<Reason>) -> Self {
         Self {
@@ -106,7 +113,7 @@ pub(crate) fn name<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratc
     ) {
         match Message::of(scratch.info.family, icmp::kind(&scratch.info)) {
             Message::Untracked => {
-                return to_rules(scratch, Tracked::without_flow(State::Untracked, None));
+                return to_rules(scratch, Tracked::UNTRACKED);
             }
             Message::Error => scratch.purpose = Purpose::Error,
             Message::Other => return to_rules(scratch, Tracked::invalid(Reason::IcmpBadType)),
@@ -176,7 +183,10 @@ pub(crate) fn look<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
         }
         (Purpose::Flow, Sight::Missing) => {
             host.trace(Step::NotFound);
-            advancing(scratch)
+            match (expect::before_beginning(host, scratch), advancing(scratch)) {
+                (_, Stage::Associate) => Stage::Associate,
+                (next, _) => next,
+            }
         }
         (Purpose::Flow, Sight::Found) => advancing(scratch),
     }
@@ -236,7 +246,8 @@ pub(crate) fn advance<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scr
     let direction = direction_of(scratch);
     run.host.trace(Step::Found(scratch.record, direction));
     scratch.uses_warm = read_warm(run.host, scratch);
-    scratch.record.timeouts = timeouts(run.host, scratch);
+    scratch.given = helper::given(run.host, scratch.seen.place, &scratch.record);
+    scratch.record.timeouts = TimeoutPolicy(scratch.given.timeout());
     scratch.tracked = Tracked {
         state: state_of(&scratch.record, direction),
         reason: None,
@@ -262,9 +273,27 @@ fn begin_flow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) ->
         warm,
         ..
     } = scratch;
-    // Rules that assign another are yet to come.
-    record.timeouts = TimeoutPolicy::DEFAULT;
-    tracked_new(conntrack::begin(run, info, oriented, record, warm))
+    record.timeouts = TimeoutPolicy(scratch.assigned.timeout());
+    if let Err(reason) = conntrack::begin(run, info, oriented, record, warm) {
+        return Tracked::invalid(reason);
+    }
+    if scratch.assigned != Assigned::NOTHING {
+        record.status |= ASSIGNED;
+        warm.assigned = FlowAssigned::new(scratch.assigned, run.now);
+    }
+    let state = if scratch.search.found == NOWHERE {
+        State::New
+    } else {
+        record.status |= EXPECTED;
+        warm.mark = scratch.search.mark;
+        State::Related
+    };
+    scratch.given = warm.assigned;
+    Tracked {
+        state,
+        reason: None,
+        flow: Flow::Begins,
+    }
 }
 
 pub(crate) const fn tracked_new(begun: Result<(), Reason>) -> Tracked {
@@ -287,7 +316,7 @@ pub(crate) fn write<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Stage> {
         Advance::Reopen => {
             take_out(host, scratch)?;
             scratch.sight = Sight::Missing;
-            return Some(Stage::Advance);
+            return Some(expect::before_beginning(host, scratch));
         }
         Advance::PassAndForget => {
             take_out(host, scratch)?;
@@ -341,16 +370,6 @@ fn read_warm<H: Host>(host: &H, scratch: &mut Scratch) -> WarmUse {
         }
         None => WarmUse::No,
     }
-}
-
-/// The timeout policy of the flow that was found.
-#[inline(always)]
-fn timeouts<H: Host>(host: &H, scratch: &Scratch) -> TimeoutPolicy {
-    if !scratch.record.has(ASSIGNED) {
-        return TimeoutPolicy::DEFAULT;
-    }
-    let words = warm_words(host, scratch.seen.place);
-    words.map_or(TimeoutPolicy::DEFAULT, |words| Warm::read(words).timeouts())
 }
 
 fn warm_words<H: Host>(host: &H, place: Place) -> Option<<H::Flows as FlowMemory>::Words> {
@@ -466,6 +485,10 @@ fn name_quoted<P: Packet, H: Host>(
 #[inline(always)]
 pub(crate) fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Result<(), Reason>> {
     let now = scratch.now;
+    let Search { found, control, .. } = scratch.search;
+    if found != NOWHERE && !expect::take(host, found, control) {
+        return None;
+    }
     let Scratch {
         oriented,
         hash,
@@ -486,8 +509,9 @@ pub(crate) fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Result<
     let inserted = table::insert(host.flows(), &flow, host.settings(), now, displaced);
     emit_displaced(host, scratch);
     match inserted {
-        Insert::Done(_) => {
+        Insert::Done(place) => {
             host.trace(Step::Inserted);
+            scratch.seen.place = place;
             let control = scratch.record.control(Control(0));
             emit(host, EventKind::New, scratch, control);
             Some(Ok(()))
@@ -604,6 +628,10 @@ fn emit_of<H: Host>(host: &H, kind: EventKind, key: &FlowKey, scratch: &Scratch,
         kind: kind as u8,
         family: key.family as u8,
         side: scratch.oriented.side as u8,
+        helper: match kind {
+            EventKind::Destroy => 0,
+            _ => scratch.given.helper(),
+        },
         rule: crate::policy::NO_RULE,
         length: scratch.info.ip_length,
         ..Event::default()

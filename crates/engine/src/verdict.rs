@@ -57,6 +57,8 @@ pub enum Hook {
     Input = 0,
     Forward = 1,
     Output = 2,
+    /// Of the table raw alone, whose other chain is OUTPUT.
+    Prerouting = 3,
 }
 
 impl Hook {
@@ -66,6 +68,7 @@ impl Hook {
             0 => Some(Self::Input),
             1 => Some(Self::Forward),
             2 => Some(Self::Output),
+            3 => Some(Self::Prerouting),
             _ => None,
         }
     }
@@ -75,6 +78,7 @@ impl Hook {
             Self::Input => "INPUT",
             Self::Forward => "FORWARD",
             Self::Output => "OUTPUT",
+            Self::Prerouting => "PREROUTING",
         }
     }
 }

@@ -18,7 +18,7 @@ mod owned;
 mod slices;
 
 pub use self::owned::{Accounting, OwnedTable};
-pub use self::slices::{FRAGMENT_TABLE_WORDS, FamilySlices, SliceTable, WordsAt};
+pub use self::slices::{FRAGMENT_TABLE_WORDS, FamilySlices, HelperSlices, SliceTable, WordsAt};
 
 use keepstate_engine::limits::{RATED_LOAD_PERCENT, SLOTS_PER_BUCKET};
 

@@ -3,11 +3,12 @@
 use std::sync::atomic::AtomicU64;
 
 use keepstate_engine::limits::{
-    ACCOUNTING_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
+    ACCOUNTING_WORDS, EXPECTATION_SLOTS, EXPECTATION_WORDS, HELPER_STATE_WORDS, HELPER_STATES,
+    SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
 };
 use keepstate_engine::table::gauges;
 
-use crate::slices::{FRAGMENT_TABLE_WORDS, FamilySlices, SliceTable};
+use crate::slices::{FRAGMENT_TABLE_WORDS, FamilySlices, HelperSlices, SliceTable};
 
 /// Whether a table has room for counters and start times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct OwnedTable {
     families: [FamilyLines; 2],
     gauges: Lines,
     fragments: Lines,
+    expectations: Lines,
+    helper_states: Lines,
 }
 
 #[derive(Debug)]
@@ -54,14 +57,31 @@ impl OwnedTable {
             ],
             gauges: Lines::new(gauges::WORDS as usize),
             fragments: Lines::new(FRAGMENT_TABLE_WORDS),
+            expectations: Lines::new(0),
+            helper_states: Lines::new(0),
+        }
+    }
+
+    /// The same table with memory for helpers, which is much more than a small table takes.
+    #[must_use]
+    pub fn with_helpers(self) -> Self {
+        Self {
+            expectations: Lines::new((EXPECTATION_SLOTS * EXPECTATION_WORDS) as usize),
+            helper_states: Lines::new((HELPER_STATES * HELPER_STATE_WORDS) as usize),
+            ..self
         }
     }
 
     /// The table's arrays, borrowed.
     pub fn as_slices(&self) -> SliceTable<'_> {
         let [v4, v6] = &self.families;
-        let families = [v4.as_slices(), v6.as_slices()];
-        SliceTable::new(families, self.gauges.as_slice()).with_fragments(self.fragments.as_slice())
+        let table = SliceTable::new([v4.as_slices(), v6.as_slices()], self.gauges.as_slice());
+        table
+            .with_fragments(self.fragments.as_slice())
+            .with_helpers(HelperSlices {
+                expectations: self.expectations.as_slice(),
+                states: self.helper_states.as_slice(),
+            })
     }
 }
 

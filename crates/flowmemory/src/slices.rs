@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::limits::{
-    ACCOUNTING_WORDS, FRAGMENT_BUCKET_WORDS, FRAGMENT_BUCKETS, FRAGMENT_SLOTS, FRAGMENT_WORDS,
-    SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
+    ACCOUNTING_WORDS, EXPECTATION_WORDS, FRAGMENT_BUCKET_WORDS, FRAGMENT_BUCKETS, FRAGMENT_SLOTS,
+    FRAGMENT_WORDS, HELPER_STATE_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
 };
 use keepstate_engine::table::gauges;
 use keepstate_engine::tuple::Family;
@@ -37,6 +37,14 @@ pub struct SliceTable<'a> {
     families: [FamilySlices<'a>; 2],
     gauges: &'a [AtomicU64],
     fragments: &'a [AtomicU64],
+    helpers: HelperSlices<'a>,
+}
+
+/// What helpers work with. May be empty: then nothing is expected.
+#[derive(Clone, Copy, Debug)]
+pub struct HelperSlices<'a> {
+    pub expectations: &'a [AtomicU64],
+    pub states: &'a [AtomicU64],
 }
 
 impl FamilySlices<'_> {
@@ -52,10 +60,15 @@ impl FamilySlices<'_> {
 impl<'a> SliceTable<'a> {
     /// A table of these arrays, by [`Family`], and [`gauges::WORDS`] words of gauges.
     pub const fn new(families: [FamilySlices<'a>; 2], gauges: &'a [AtomicU64]) -> Self {
+        let helpers = HelperSlices {
+            expectations: &[],
+            states: &[],
+        };
         Self {
             families,
             gauges,
             fragments: &[],
+            helpers,
         }
     }
 
@@ -63,6 +76,12 @@ impl<'a> SliceTable<'a> {
     #[must_use]
     pub const fn with_fragments(self, fragments: &'a [AtomicU64]) -> Self {
         Self { fragments, ..self }
+    }
+
+    /// The same table with memory for helpers.
+    #[must_use]
+    pub const fn with_helpers(self, helpers: HelperSlices<'a>) -> Self {
+        Self { helpers, ..self }
     }
 
     const fn family(&self, family: Family) -> &FamilySlices<'a> {
@@ -136,6 +155,18 @@ impl<'a> FlowMemory for SliceTable<'a> {
     fn accounting(&self, family: Family, bucket: u32, slot: u32) -> Option<WordsAt<'a>> {
         let number = slot_number(bucket, slot);
         part(self.family(family).accounting, number, ACCOUNTING_WORDS)
+    }
+
+    fn expectation(&self, index: u32) -> Option<WordsAt<'a>> {
+        part(
+            self.helpers.expectations,
+            u64::from(index),
+            EXPECTATION_WORDS,
+        )
+    }
+
+    fn helper_state(&self, index: u32) -> Option<WordsAt<'a>> {
+        part(self.helpers.states, u64::from(index), HELPER_STATE_WORDS)
     }
 
     fn gauges(&self) -> Option<WordsAt<'a>> {

@@ -64,7 +64,7 @@ impl Default for Style {
 }
 
 impl Style {
-    fn date(&self, nanoseconds: u64) -> Date {
+    pub(crate) fn date(&self, nanoseconds: u64) -> Date {
         let seconds = (nanoseconds / NANOSECONDS) as i64;
         Date::of(seconds.saturating_add((self.utc_offset)(seconds)))
     }
@@ -179,6 +179,9 @@ impl Line<'_> {
                 write!(f, " [stop={}]", style.date(style.now_ns))?;
             }
         }
+        if let Some(helper) = entry.helper {
+            write!(f, " helper={helper}")?;
+        }
         if style.telling == Telling::Listed {
             write!(f, " use={}", style.references)?;
         }
@@ -208,6 +211,9 @@ impl Display for Xml<'_> {
         f.write_str("<meta direction=\"independent\">")?;
         self.write_independent(f)?;
         f.write_str("</meta>")?;
+        if let Some(helper) = entry.helper {
+            write!(f, "<helper>{helper}</helper>")?;
+        }
         if style.when {
             write_when(f, &style.date(style.now_ns))?;
         }
@@ -301,7 +307,7 @@ impl Xml<'_> {
     }
 }
 
-fn write_when(f: &mut Formatter<'_>, date: &Date) -> fmt::Result {
+pub(crate) fn write_when(f: &mut Formatter<'_>, date: &Date) -> fmt::Result {
     let (hour, minute, second) = (date.hour, date.minute, date.second);
     write!(f, "<when><hour>{hour}</hour><min>{minute:02}</min>")?;
     write!(f, "<sec>{second:02}</sec><wday>{}</wday>", date.weekday + 1)?;
@@ -396,6 +402,14 @@ fn write_details(f: &mut Formatter<'_>, entry: &Entry) -> fmt::Result {
         write!(f, " --orig-vtag {original} --reply-vtag {reply}")?;
     }
     Ok(())
+}
+
+/// Number and name of an address's family.
+pub(crate) const fn network_layer_of(address: &IpAddr) -> (u8, &'static str) {
+    match address {
+        IpAddr::V4(_) => network_layer(Family::V4),
+        IpAddr::V6(_) => network_layer(Family::V6),
+    }
 }
 
 const fn network_layer(family: Family) -> (u8, &'static str) {

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod calendar;
+mod expectation;
 mod forms;
 pub mod sysctl;
 pub mod timeout;
@@ -13,12 +14,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use keepstate_engine::conntrack::gre;
 use keepstate_engine::conntrack::sctp::SctpState;
-use keepstate_engine::record::{ASSURED, Record, SEEN_REPLY, Warm};
+use keepstate_engine::helper;
+use keepstate_engine::record::{ASSIGNED, ASSURED, Record, SEEN_REPLY, Warm};
 use keepstate_engine::table;
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{Address, Direction, Family, FlowKey, Tuple};
 use keepstate_engine::wire::transport::{GRE, ICMP, ICMPV6, SCTP, TCP, UDP, UDPLITE};
 
+pub use self::expectation::{Expectation, ExpectationLine, ExpectationXml, Packet};
 pub use self::forms::{Line, Save, Style, Telling, Xml};
 
 const DCCP: u8 = 33;
@@ -30,6 +33,8 @@ pub struct Entry {
     pub tuples: [Tuple; 2],
     pub record: Record,
     pub mark: u32,
+    /// Name of its helper.
+    pub helper: Option<&'static str>,
     pub seconds_left: u32,
     /// Zero where it is not known.
     pub id: u32,
@@ -53,6 +58,7 @@ impl Entry {
             tuples: [key.tuple(originator), key.tuple(originator.other())],
             record: *record,
             mark: warm.mark,
+            helper: helper_name(record, warm),
             seconds_left: record.deadline.seconds_left(now),
             id: 0,
             started_ns: None,
@@ -298,6 +304,13 @@ pub const fn protocol_name(protocol: u8) -> &'static str {
         UDPLITE => "udplite",
         _ => "unknown",
     }
+}
+
+/// The helper that reads along a flow.
+fn helper_name(record: &Record, warm: &Warm) -> Option<&'static str> {
+    let number = warm.assigned.helper();
+    let helper = helper::numbered(number).filter(|_| record.has(ASSIGNED))?;
+    Some(helper.name)
 }
 
 /// An address of the engine as the standard library has it.

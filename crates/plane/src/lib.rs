@@ -10,7 +10,6 @@
 use keepstate_engine::limits::{ACCOUNTING_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET};
 use keepstate_engine::limits::{CONDITIONS_MAX, RULES_MAX, WARM_WORDS};
 use keepstate_engine::limits::{FRAGMENT_BUCKET_WORDS, FRAGMENT_SLOTS, FRAGMENT_WORDS};
-use keepstate_engine::process::Stage;
 use keepstate_engine::settings::Settings;
 use keepstate_engine::verdict::REASON_COUNTERS;
 
@@ -40,13 +39,13 @@ pub const BUCKET_ACCOUNTING_WORDS: usize = (SLOTS_PER_BUCKET * ACCOUNTING_WORDS)
 pub const FRAGMENT_VALUE_WORDS: usize =
     (FRAGMENT_SLOTS * FRAGMENT_WORDS + FRAGMENT_BUCKET_WORDS) as usize;
 
-/// Stages of a packet's way that are programs of their own, see
-/// [`keepstate_engine::process::Stage`].
-pub const STAGES: u32 = Stage::Done as u32;
+/// Places for stages of a packet's way that are programs of their own, by number of the
+/// [`keepstate_engine::process::Stage`]. Not each number has one.
+pub const STAGES: u32 = 32;
 
 /// Names of maps and programs in the object, and of their pins.
 pub mod names {
-    use super::STAGES;
+    use keepstate_engine::process::Stage;
 
     pub const PLANE: &str = "PLANE";
     pub const TAGS: [&str; 2] = ["TAGS4", "TAGS6"];
@@ -55,6 +54,8 @@ pub mod names {
     pub const ACCOUNTING: [&str; 2] = ["ACCOUNTING4", "ACCOUNTING6"];
     pub const GAUGES: &str = "GAUGES";
     pub const FRAGMENTS: &str = "FRAGMENTS";
+    pub const EXPECTATIONS: &str = "EXPECTATIONS";
+    pub const HELPER_STATES: &str = "HELPER_STATES";
     pub const POLICIES: &str = "POLICIES";
     pub const RULES: &str = "RULES";
     pub const CONDITIONS: &str = "CONDITIONS";
@@ -68,38 +69,45 @@ pub mod names {
     pub const STAGES_XDP: &str = "STAGES_XDP";
     pub const STAGES_TC: &str = "STAGES_TC";
 
-    /// By number of the stage.
-    pub const XDP_STAGES: [&str; STAGES as usize] = [
-        "xdp_look",
-        "xdp_advance",
-        "xdp_write",
-        "xdp_judge",
-        "xdp_insert",
-        "xdp_name",
-        "xdp_parse",
-        "xdp_associate",
-        "xdp_fragment",
-        "xdp_first",
-        "xdp_settle",
-        "xdp_conclude",
+    pub const XDP_STAGES: [(Stage, &str); 16] = [
+        (Stage::Look, "xdp_look"),
+        (Stage::Advance, "xdp_advance"),
+        (Stage::Write, "xdp_write"),
+        (Stage::Judge, "xdp_judge"),
+        (Stage::Insert, "xdp_insert"),
+        (Stage::Name, "xdp_name"),
+        (Stage::Parse, "xdp_parse"),
+        (Stage::Associate, "xdp_associate"),
+        (Stage::Fragment, "xdp_fragment"),
+        (Stage::First, "xdp_first"),
+        (Stage::Settle, "xdp_settle"),
+        (Stage::Conclude, "xdp_conclude"),
+        (Stage::Raw, "xdp_raw"),
+        (Stage::Foretold, "xdp_foretold"),
+        (Stage::Help, "xdp_help"),
+        (Stage::Expect, "xdp_expect"),
     ];
-    pub const TC_STAGES: [&str; STAGES as usize] = [
-        "tc_look",
-        "tc_advance",
-        "tc_write",
-        "tc_judge",
-        "tc_insert",
-        "tc_name",
-        "tc_parse",
-        "tc_associate",
-        "tc_fragment",
-        "tc_first",
-        "tc_settle",
-        "tc_conclude",
+    pub const TC_STAGES: [(Stage, &str); 16] = [
+        (Stage::Look, "tc_look"),
+        (Stage::Advance, "tc_advance"),
+        (Stage::Write, "tc_write"),
+        (Stage::Judge, "tc_judge"),
+        (Stage::Insert, "tc_insert"),
+        (Stage::Name, "tc_name"),
+        (Stage::Parse, "tc_parse"),
+        (Stage::Associate, "tc_associate"),
+        (Stage::Fragment, "tc_fragment"),
+        (Stage::First, "tc_first"),
+        (Stage::Settle, "tc_settle"),
+        (Stage::Conclude, "tc_conclude"),
+        (Stage::Raw, "tc_raw"),
+        (Stage::Foretold, "tc_foretold"),
+        (Stage::Help, "tc_help"),
+        (Stage::Expect, "tc_expect"),
     ];
 
     /// All maps, in the order in which they are pinned.
-    pub const MAPS: [&str; 18] = [
+    pub const MAPS: [&str; 20] = [
         PLANE,
         TAGS[0],
         TAGS[1],
@@ -111,6 +119,8 @@ pub mod names {
         ACCOUNTING[1],
         GAUGES,
         FRAGMENTS,
+        EXPECTATIONS,
+        HELPER_STATES,
         POLICIES,
         RULES,
         CONDITIONS,

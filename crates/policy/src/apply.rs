@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use keepstate_engine::helper;
 use keepstate_engine::limits::RULES_MAX;
 use keepstate_engine::tuple::Family;
 
@@ -9,7 +10,9 @@ use crate::command::{self, Command, Listing, Place, TableName, ThenZero, Verb};
 use crate::diagnostic::{Diagnostic, Severity, Span, nearest};
 use crate::fault::Fault;
 use crate::lexer::{Word, argument_words};
-use crate::model::{ChainName, ChainPolicy, Counters, Policy, Rule, Table, hook_named};
+use crate::model::{
+    ChainName, ChainPolicy, Counters, CtTarget, Policy, Rule, Table, TableKind, Target,
+};
 use crate::print::{list, save};
 use crate::problem::Problem;
 use crate::rule::RuleSpec;
@@ -92,11 +95,12 @@ pub(crate) fn apply(
         }
         _ => {}
     }
-    if let TableName::Foreign(name) = &command.table {
-        return foreign_table(name, &command.verb);
-    }
+    let kind = match &command.table {
+        TableName::Known(kind) => *kind,
+        TableName::Foreign(name) => return foreign_table(name, &command.verb),
+    };
     let verbose = command.listing.verbose;
-    let table = &mut policy.ruleset_mut(family).filter;
+    let table = policy.ruleset_mut(family).table_mut(kind);
     match &command.verb {
         Verb::List(chain, number, then_zero) => {
             let range = existing(table, chain.as_ref())?;
@@ -187,6 +191,10 @@ fn check_target(table: &Table, spec: &RuleSpec) -> Result<(), Fault> {
     };
     let chain = spec.rules.first().and_then(|rule| rule.target.chain());
     match chain {
+        Some(chain) if table.hook_named(chain.as_str()).is_some() => {
+            let problem = Problem::TargetBuiltin(chain.to_string());
+            Err(Fault::at(word, problem))
+        }
         Some(chain) if !table.user.contains_key(chain) => {
             let problem = Problem::TargetUnknown(chain.to_string());
             let names = table.chain_names().chain(["ACCEPT", "DROP", "RETURN"]);
@@ -195,6 +203,52 @@ fn check_target(table: &Table, spec: &RuleSpec) -> Result<(), Fault> {
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses what the kernel refuses of CT rules when they are made.
+fn check_ct(table: &Table, command: &Command, spec: &RuleSpec) -> Result<(), Fault> {
+    let (chain, change) = match &command.verb {
+        Verb::Append(chain, _) => (chain, "RULE_APPEND"),
+        Verb::Insert(chain, ..) => (chain, "RULE_INSERT"),
+        Verb::Replace(chain, ..) => (chain, "RULE_REPLACE"),
+        _ => return Ok(()),
+    };
+    let (Some(rule), Some(word)) = (spec.rules.first(), &spec.target) else {
+        return Ok(());
+    };
+    let refuse = |error, hint| {
+        let chain = chain.text.clone();
+        let problem = Problem::RuleRefused {
+            change,
+            error,
+            chain,
+        };
+        Err(Fault::at(word, problem).hint(Some(hint)))
+    };
+    let ct = match &rule.target {
+        Target::Ct(ct) => ct,
+        Target::Notrack => &CtTarget::default(),
+        _ => return Ok(()),
+    };
+    if table.kind != TableKind::Raw {
+        let hint = "this target is for the table raw: `-t raw -A PREROUTING ...'";
+        return refuse("Invalid argument", hint.into());
+    }
+    let Some(name) = &ct.helper else {
+        return Ok(());
+    };
+    let protocol = rule.protocol.as_ref().filter(|test| !test.negated);
+    let Some(protocol) = protocol else {
+        let hint = format!("the helper {name} needs `-p' with its protocol");
+        return refuse("No such file or directory", hint);
+    };
+    if helper::named(name, protocol.value.0).is_none() {
+        let known: Vec<_> = helper::HELPERS.iter().map(|helper| helper.name).collect();
+        let known = known.join(", ");
+        let hint = format!("no helper {name} for that protocol; there are: {known}");
+        return refuse("No such file or directory", hint);
+    }
+    Ok(())
 }
 
 fn check(
@@ -234,6 +288,7 @@ fn change_rules(table: &mut Table, family: Family, command: &Command) -> Result<
     };
     if let Some(spec) = spec {
         check_target(table, spec)?;
+        check_ct(table, command, spec)?;
     }
     let added = spec.map_or(0, |spec| spec.rules.len());
     if table.rule_count() + added > RULES_MAX as usize {
@@ -357,7 +412,7 @@ fn zero(table: &mut Table, range: Option<&str>, number: Option<u32>, verbose: bo
                 .iter_mut()
                 .for_each(|rule| rule.counters = Counters::default()),
         }
-        if let Some(hook) = hook_named(name) {
+        if let Some(hook) = table.hook_named(name) {
             table.builtin_mut(hook).counters = Counters::default();
         }
     }
@@ -386,7 +441,7 @@ fn delete_chains(table: &mut Table, chain: Option<&Word>, verbose: bool) -> Resu
     let referenced: HashSet<&str> = targets.map(ChainName::as_str).collect();
     for name in &doomed {
         let used = table.rules(name).is_some_and(|rules| !rules.is_empty());
-        if used || hook_named(name).is_some() || referenced.contains(name.as_str()) {
+        if used || table.hook_named(name).is_some() || referenced.contains(name.as_str()) {
             return Err(Fault::at_span(span, Problem::ChainBusy(name.clone())));
         }
     }
@@ -397,7 +452,7 @@ fn delete_chains(table: &mut Table, chain: Option<&Word>, verbose: bool) -> Resu
 }
 
 fn rename(table: &mut Table, from: &Word, to: &Word) -> Result<String, Fault> {
-    if hook_named(&from.text).is_some() {
+    if table.hook_named(&from.text).is_some() {
         let problem = Problem::ChainBuiltinRename(from.text.clone());
         return Err(Fault::at(from, problem));
     }
@@ -418,7 +473,7 @@ fn set_policy(
     policy: &Word,
     counters: Option<Counters>,
 ) -> Result<String, Fault> {
-    let Some(hook) = hook_named(&chain.text) else {
+    let Some(hook) = table.hook_named(&chain.text) else {
         let fault = chain_unknown(table, chain, Problem::PolicyChain);
         return Err(fault);
     };

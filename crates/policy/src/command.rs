@@ -5,7 +5,7 @@ use keepstate_engine::tuple::Family;
 use crate::diagnostic::nearest;
 use crate::fault::Fault;
 use crate::lexer::Word;
-use crate::model::Counters;
+use crate::model::{Counters, TableKind};
 use crate::options::{self, Argument, Opt, OptionDefinition, definition};
 use crate::problem::{Problem, family_name};
 use crate::rule::{RuleBuilder, RuleSpec};
@@ -51,7 +51,7 @@ pub(crate) enum ThenZero {
 /// The tables of iptables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum TableName {
-    Filter,
+    Known(TableKind),
     /// One that iptables has and we do not have yet.
     Foreign(Word),
 }
@@ -59,8 +59,9 @@ pub(crate) enum TableName {
 impl TableName {
     pub(crate) fn parse(word: &Word) -> Result<Self, Fault> {
         match word.text.as_str() {
-            "filter" => Ok(Self::Filter),
-            "nat" | "mangle" | "raw" | "security" => Ok(Self::Foreign(word.clone())),
+            "filter" => Ok(Self::Known(TableKind::Filter)),
+            "raw" => Ok(Self::Known(TableKind::Raw)),
+            "nat" | "mangle" | "security" => Ok(Self::Foreign(word.clone())),
             name => Err(Fault::at(word, Problem::TableUnknown(name.into()))),
         }
     }
@@ -94,7 +95,7 @@ pub(crate) fn parse(family: Family, place: Place, words: &[Word]) -> Result<Comm
         builder: RuleBuilder::new(family),
         verb: None,
         then_zero: ThenZero::No,
-        table: TableName::Filter,
+        table: TableName::Known(TableKind::Filter),
         counters: None,
         used: Vec::new(),
     };
@@ -273,8 +274,9 @@ impl<'a> Parser<'a> {
     }
 
     /// An option without an argument.
-    fn switch(&self, option: Opt, word: &Word) -> Result<(), Fault> {
+    fn switch(&mut self, option: Opt, word: &Word) -> Result<(), Fault> {
         let other = match option {
+            Opt::Notrack => return self.builder.set_notrack(word),
             Opt::Ipv4 => Family::V4,
             Opt::Ipv6 => Family::V6,
             _ => return Ok(()),
@@ -441,6 +443,7 @@ impl<'a> Parser<'a> {
     fn check_interfaces(&self, chain: &Word) -> Result<(), Fault> {
         let (forbidden, option, chain) = match chain.text.as_str() {
             "INPUT" => (Opt::OutInterface, "-o", "INPUT"),
+            "PREROUTING" => (Opt::OutInterface, "-o", "PREROUTING"),
             "OUTPUT" => (Opt::InInterface, "-i", "OUTPUT"),
             _ => return Ok(()),
         };

@@ -14,6 +14,7 @@
 mod apply;
 mod command;
 mod compile;
+mod ct;
 mod diagnostic;
 mod fault;
 mod file;
@@ -34,7 +35,7 @@ pub use diagnostic::{Diagnostic, Severity, Span, Style};
 pub use file::{FileKind, Parsed, parse_rules};
 pub use model::{Policy, Ruleset};
 pub use network::Network;
-pub use print::save::{ShowCounters, Specification, save, save_table};
+pub use print::save::{ShowCounters, Specification, save, save_table, save_tables};
 pub use problem::Problem;
 pub use protocol::Protocol;
 pub use restore::{Flush, RestoreOptions, UseCounters};

@@ -6,6 +6,7 @@ use std::fmt;
 use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::{Hook, State};
 
+pub use crate::ct::CtTarget;
 use crate::network::Network;
 use crate::problem::Problem;
 use crate::protocol::Protocol;
@@ -44,38 +45,127 @@ impl Policy {
 
     /// Sets all counters to zero.
     pub fn zero_counters(&mut self) {
-        self.v4.filter.zero_counters();
-        self.v6.filter.zero_counters();
+        for ruleset in [&mut self.v4, &mut self.v6] {
+            ruleset.filter.zero_counters();
+            ruleset.raw.zero_counters();
+        }
+    }
+
+    /// Whether the raw table does anything, in either family.
+    pub(crate) fn uses_raw(&self) -> bool {
+        self.v4.raw.decides() || self.v6.raw.decides()
     }
 }
 
-/// The tables of one family. Only `filter` is known so far.
+/// The tables of one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ruleset {
     pub family: Family,
     pub filter: Table,
+    pub raw: Table,
 }
 
 impl Ruleset {
     pub fn new(family: Family) -> Self {
         Self {
             family,
-            filter: Table::default(),
+            filter: Table::new(TableKind::Filter),
+            raw: Table::new(TableKind::Raw),
         }
+    }
+
+    pub fn table(&self, kind: TableKind) -> &Table {
+        match kind {
+            TableKind::Filter => &self.filter,
+            TableKind::Raw => &self.raw,
+        }
+    }
+
+    pub fn table_mut(&mut self, kind: TableKind) -> &mut Table {
+        match kind {
+            TableKind::Filter => &mut self.filter,
+            TableKind::Raw => &mut self.raw,
+        }
+    }
+
+    /// Rules of all tables.
+    pub fn rule_count(&self) -> usize {
+        self.filter.rule_count() + self.raw.rule_count()
     }
 }
 
-/// The built-in chains in the order in which iptables prints them.
+/// Which table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TableKind {
+    /// Judges packets whose flow is known.
+    #[default]
+    Filter,
+    /// Sees packets before their flow is looked up.
+    Raw,
+}
+
+impl TableKind {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Filter => "filter",
+            Self::Raw => "raw",
+        }
+    }
+
+    /// Its built-in chains, in the order in which iptables prints them.
+    pub const fn hooks(self) -> &'static [Hook] {
+        match self {
+            Self::Filter => &HOOKS,
+            Self::Raw => &RAW_HOOKS,
+        }
+    }
+
+    /// Its built-in chain of this name.
+    pub fn hook_named(self, name: &str) -> Option<Hook> {
+        let mut hooks = self.hooks().iter().copied();
+        hooks.find(|hook| hook.chain() == name)
+    }
+}
+
+/// The built-in chains of the table filter.
 pub const HOOKS: [Hook; 3] = [Hook::Input, Hook::Forward, Hook::Output];
 
-/// One table: three built-in chains and the user's own, which iptables sorts by name.
+/// The built-in chains of the table raw.
+pub const RAW_HOOKS: [Hook; 2] = [Hook::Prerouting, Hook::Output];
+
+/// One table: its built-in chains and the user's own, which iptables sorts by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
-    builtin: [BuiltinChain; 3],
+    pub kind: TableKind,
+    /// By hook; those that the kind does not have stay empty.
+    builtin: [BuiltinChain; 4],
     pub user: BTreeMap<ChainName, Vec<Rule>>,
 }
 
 impl Table {
+    pub fn new(kind: TableKind) -> Self {
+        Self {
+            kind,
+            ..Self::default()
+        }
+    }
+
+    /// Whether a packet could fare otherwise without the table.
+    fn decides(&self) -> bool {
+        let drops = |chain: &BuiltinChain| chain.policy != ChainPolicy::Accept;
+        self.builtin.iter().any(drops) || self.rule_count() != 0
+    }
+
+    /// Whether iptables-save would print it: filter always, others once they have something.
+    pub(crate) fn is_shown(&self) -> bool {
+        self.kind == TableKind::Filter || self.decides() || !self.user.is_empty()
+    }
+
+    /// The built-in chain of this name.
+    pub fn hook_named(&self, name: &str) -> Option<Hook> {
+        self.kind.hook_named(name)
+    }
+
     pub fn builtin(&self, hook: Hook) -> &BuiltinChain {
         &self.builtin[hook as usize]
     }
@@ -86,14 +176,14 @@ impl Table {
 
     /// The rules of a chain of either kind.
     pub fn rules(&self, chain: &str) -> Option<&Vec<Rule>> {
-        match hook_named(chain) {
+        match self.hook_named(chain) {
             Some(hook) => Some(&self.builtin(hook).rules),
             None => self.user.get(chain),
         }
     }
 
     pub fn rules_mut(&mut self, chain: &str) -> Option<&mut Vec<Rule>> {
-        match hook_named(chain) {
+        match self.hook_named(chain) {
             Some(hook) => Some(&mut self.builtin_mut(hook).rules),
             None => self.user.get_mut(chain),
         }
@@ -102,7 +192,8 @@ impl Table {
     /// The names of all chains, in the order in which iptables prints them.
     pub fn chain_names(&self) -> impl Iterator<Item = &str> {
         let own = self.user.keys().map(ChainName::as_str);
-        HOOKS.iter().map(|hook| hook.chain()).chain(own)
+        let hooks = self.kind.hooks().iter();
+        hooks.map(|hook| hook.chain()).chain(own)
     }
 
     /// All rules of all chains.
@@ -137,12 +228,7 @@ impl Table {
     }
 }
 
-/// The built-in chain of this name.
-pub fn hook_named(name: &str) -> Option<Hook> {
-    HOOKS.into_iter().find(|hook| hook.chain() == name)
-}
-
-/// INPUT, FORWARD or OUTPUT.
+/// INPUT, for instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BuiltinChain {
     pub policy: ChainPolicy,
@@ -191,7 +277,7 @@ const TARGET_NAMES: [&str; 12] = [
 ];
 
 /// The name of a chain of the user: at most [`CHAIN_NAME_BYTES_MAX`] bytes, no spaces, not the
-/// name of a built-in chain or a target.
+/// name of a target. That it is no built-in chain's is for the table to say.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChainName(String);
 
@@ -208,9 +294,6 @@ impl ChainName {
         }
         if TARGET_NAMES.contains(&name) {
             return Err(Problem::ChainNameIsTarget);
-        }
-        if hook_named(name).is_some() {
-            return Err(Problem::ChainExists);
         }
         Ok(Self(name.into()))
     }
@@ -455,16 +538,20 @@ pub enum Target {
     Return,
     Jump(ChainName),
     Goto(ChainName),
+    /// `CT --notrack` in an older spelling.
+    Notrack,
+    Ct(CtTarget),
 }
 
 impl Target {
-    /// As `-j`, `-g` and `-L` name it; empty for [`Target::None`].
+    /// As `-g` and `-L` name it, and `-j` but for NOTRACK; empty for [`Target::None`].
     pub fn name(&self) -> &str {
         match self {
             Self::None => "",
             Self::Accept => "ACCEPT",
             Self::Drop => "DROP",
             Self::Return => "RETURN",
+            Self::Notrack | Self::Ct(_) => "CT",
             Self::Jump(chain) | Self::Goto(chain) => chain.as_str(),
         }
     }
@@ -487,8 +574,12 @@ impl Target {
 
     /// The target of this name that is no chain.
     pub fn named(name: &str) -> Option<Self> {
-        [Self::Accept, Self::Drop, Self::Return]
-            .into_iter()
-            .find(|target| target.name() == name)
+        match name {
+            "NOTRACK" => Some(Self::Notrack),
+            "CT" => Some(Self::Ct(CtTarget::default())),
+            _ => [Self::Accept, Self::Drop, Self::Return]
+                .into_iter()
+                .find(|target| target.name() == name),
+        }
     }
 }

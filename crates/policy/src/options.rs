@@ -44,6 +44,9 @@ pub(crate) enum Opt {
     CtState,
     State,
     Comment,
+    Notrack,
+    Helper,
+    CtTimeout,
 }
 
 /// Whether an option is followed by an argument.
@@ -64,6 +67,8 @@ pub(crate) enum Owner {
     Conntrack,
     State,
     Comment,
+    /// `-j CT`.
+    Ct,
 }
 
 pub(crate) struct OptionDefinition {
@@ -137,6 +142,9 @@ pub(crate) static DEFINITIONS: &[OptionDefinition] = definitions! {
     Conntrack CtState _ Required "ctstate";
     State State _ Required "state";
     Comment Comment _ Required "comment";
+    Ct Notrack _ None "notrack";
+    Ct Helper _ Required "helper";
+    Ct CtTimeout _ Required "timeout";
 };
 
 pub(crate) fn definition(option: Opt) -> &'static OptionDefinition {
@@ -201,6 +209,7 @@ pub(crate) fn unrecognised(word: &str) -> (Problem, Option<String>) {
         Some(Owner::Conntrack) => Some(format!("`{word}' needs `-m conntrack' before it")),
         Some(Owner::State) => Some(format!("`{word}' needs `-m state' before it")),
         Some(Owner::Comment) => Some(format!("`{word}' needs `-m comment' before it")),
+        Some(Owner::Ct) => Some(format!("`{word}' needs `-j CT' before it")),
         Some(Owner::Iptables) | None => {
             let known = DEFINITIONS.iter().flat_map(|definition| definition.long);
             nearest(name, known.copied()).map(|name| format!("did you mean `--{name}'?"))
@@ -275,7 +284,6 @@ pub(crate) const FOREIGN_TARGETS: &[&str] = &[
     "CLUSTERIP",
     "CONNMARK",
     "CONNSECMARK",
-    "CT",
     "DNAT",
     "DNPT",
     "DSCP",
@@ -290,7 +298,6 @@ pub(crate) const FOREIGN_TARGETS: &[&str] = &[
     "NETMAP",
     "NFLOG",
     "NFQUEUE",
-    "NOTRACK",
     "QUEUE",
     "RATEEST",
     "REDIRECT",
@@ -314,6 +321,7 @@ pub(crate) const FOREIGN_TARGETS: &[&str] = &[
 /// of unsupported matches are met only after these have been refused.
 const FOREIGN_OPTIONS: &[&str] = &[
     "ctdir",
+    "ctevents",
     "ctexpire",
     "ctorigdst",
     "ctorigdstport",
@@ -326,6 +334,7 @@ const FOREIGN_OPTIONS: &[&str] = &[
     "ctreplsrcport",
     "ctstatus",
     "dports",
+    "expevents",
     "f",
     "icmp-type",
     "icmpv6-type",
@@ -338,6 +347,9 @@ const FOREIGN_OPTIONS: &[&str] = &[
     "syn",
     "tcp-flags",
     "tcp-option",
+    "zone",
+    "zone-orig",
+    "zone-reply",
 ];
 
 #[cfg(test)]
@@ -353,8 +365,8 @@ mod tests {
                 assert_ne!(definition.option, other.option);
             }
         }
-        // `Comment` is the last variant.
-        assert_eq!(DEFINITIONS.len(), Opt::Comment as usize + 1);
+        // `CtTimeout` is the last variant.
+        assert_eq!(DEFINITIONS.len(), Opt::CtTimeout as usize + 1);
     }
 
     #[test]

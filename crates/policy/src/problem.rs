@@ -107,6 +107,8 @@ pub enum Problem {
     },
     #[error("Bad {option} \"{value}\"")]
     StateUnknown { option: &'static str, value: String },
+    #[error("CT: `{0}' is not a name")]
+    CtName(String),
     #[error("comment: longer than 255 bytes")]
     CommentTooLong,
     #[error("comment: contains a line break or NUL")]
@@ -147,6 +149,12 @@ pub enum Problem {
     ReplacementTooFar,
     #[error("a family may have at most {0} rules")]
     TooManyRules(u32),
+    #[error(" {change} failed ({error}): rule in chain {chain}")]
+    RuleRefused {
+        change: &'static str,
+        error: &'static str,
+        chain: String,
+    },
     #[error("Bad rule (does a matching rule exist in that chain?).")]
     RuleMissing,
 
@@ -157,7 +165,7 @@ pub enum Problem {
     CommitMissing,
     #[error("a table begins before the COMMIT of the one before")]
     TableNested,
-    #[error("table `{0}' is not supported yet: only filter is")]
+    #[error("table `{0}' is not supported yet: only filter and raw are")]
     TableNotSupported(String),
     #[error("a chain is declared as `:NAME POLICY [PACKETS:BYTES]'")]
     DeclarationMalformed,
@@ -201,7 +209,10 @@ impl Problem {
             | Self::OutsideOfTable
             | Self::CommitMissing => 1,
             Self::TableUnknown(_) => 3,
-            Self::ChainBusy(_) | Self::TargetBuiltin(_) | Self::AddressNever(_) => 4,
+            Self::ChainBusy(_)
+            | Self::TargetBuiltin(_)
+            | Self::RuleRefused { .. }
+            | Self::AddressNever(_) => 4,
             _ => 2,
         }
     }

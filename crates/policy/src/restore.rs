@@ -8,7 +8,7 @@ use crate::diagnostic::{Diagnostic, Severity, Span};
 use crate::fault::Fault;
 use crate::file::Parsed;
 use crate::lexer::{Word, restore_words};
-use crate::model::{ChainName, ChainPolicy, Counters, Policy, Rule, Table, hook_named};
+use crate::model::{ChainName, ChainPolicy, Counters, Policy, Rule, Table, TableKind};
 use crate::problem::{Problem, family_name};
 
 /// Whether a table is emptied before its new rules come (`iptables-restore --noflush`).
@@ -138,10 +138,13 @@ impl Reader<'_> {
             section.given_up = true;
             return Err(Fault::at_span(whole, problem));
         }
+        let TableName::Known(kind) = section.table else {
+            return Ok(());
+        };
         let family = section.family;
         let read = match line.strip_prefix(':') {
-            Some(_) => self.declaration(family, line, number),
-            None => self.command(family, line, number),
+            Some(_) => self.declaration(family, kind, line, number),
+            None => self.command(family, kind, line, number),
         };
         read.map_err(|fault| fault.or_at(whole))
     }
@@ -173,19 +176,25 @@ impl Reader<'_> {
             span,
         };
         let table = TableName::parse(&word);
-        let known = table
-            .as_ref()
-            .is_ok_and(|table| *table == TableName::Filter);
-        if known && self.options.flush == Flush::Yes {
-            self.parsed.policy.ruleset_mut(family).filter = Table::default();
+        let known = match &table {
+            Ok(TableName::Known(kind)) => Some(*kind),
+            _ => None,
+        };
+        if let Some(kind) = known
+            && self.options.flush == Flush::Yes
+        {
+            *self.parsed.policy.ruleset_mut(family).table_mut(kind) = Table::new(kind);
         }
-        if known && !self.parsed.families.contains(&family) {
+        if known.is_some() && !self.parsed.families.contains(&family) {
             self.parsed.families.push(family);
         }
         self.section = Some(Section {
             family,
             given_up: table.is_err(),
-            table: table.as_ref().cloned().unwrap_or(TableName::Filter),
+            table: table
+                .as_ref()
+                .cloned()
+                .unwrap_or(TableName::Known(TableKind::Filter)),
         });
         if nested {
             return Err(Fault::at_span(span, Problem::TableNested));
@@ -194,7 +203,13 @@ impl Reader<'_> {
     }
 
     /// `:INPUT DROP [1:2]`
-    fn declaration(&mut self, family: Family, line: &str, number: u32) -> Result<(), Fault> {
+    fn declaration(
+        &mut self,
+        family: Family,
+        kind: TableKind,
+        line: &str,
+        number: u32,
+    ) -> Result<(), Fault> {
         let words = restore_words(&line[1..], number, 2).map_err(from_lexer)?;
         let (name, policy, counters) = match words.as_slice() {
             [name, policy] => (name, policy, None),
@@ -215,8 +230,8 @@ impl Reader<'_> {
                 .ok_or_else(|| Fault::at(word, Problem::CountersMalformed))?,
             None => Counters::default(),
         };
-        let table = &mut self.parsed.policy.ruleset_mut(family).filter;
-        if let Some(hook) = hook_named(&name.text) {
+        let table = self.parsed.policy.ruleset_mut(family).table_mut(kind);
+        if let Some(hook) = table.hook_named(&name.text) {
             let chain = table.builtin_mut(hook);
             if policy.text != "-" {
                 chain.policy = ChainPolicy::named(&policy.text)
@@ -237,7 +252,13 @@ impl Reader<'_> {
     }
 
     /// `[1:2] -A INPUT -j DROP`
-    fn command(&mut self, family: Family, line: &str, number: u32) -> Result<(), Fault> {
+    fn command(
+        &mut self,
+        family: Family,
+        kind: TableKind,
+        line: &str,
+        number: u32,
+    ) -> Result<(), Fault> {
         let indent = line.chars().take_while(|c| c.is_whitespace()).count() as u32;
         let text = line.trim_start();
         let (counters, rest) = match text.starts_with('[') {
@@ -267,6 +288,7 @@ impl Reader<'_> {
             return Err(Fault::at_span(span, Problem::CommandMissing));
         }
         let mut command = command::parse(family, Place::Restore, &words)?;
+        command.table = TableName::Known(kind);
         if lists(&command) {
             let problem = Problem::ListingInRestore(command.named_by.text.clone());
             return Err(Fault::at(&command.named_by, problem));

@@ -6,8 +6,8 @@ use crate::diagnostic::nearest;
 use crate::fault::Fault;
 use crate::lexer::Word;
 use crate::model::{
-    ChainName, Counters, Interface, Match, PortProtocol, PortRange, Ports, Rule, StateSet,
-    StateSpelling, States, Target, Test, hook_named,
+    ChainName, Counters, CtTarget, Interface, Match, PortProtocol, PortRange, Ports, Rule,
+    StateSet, StateSpelling, States, Target, Test,
 };
 use crate::network::Network;
 use crate::options::{FOREIGN_MATCHES, FOREIGN_TARGETS, Opt, Owner, definition};
@@ -20,6 +20,9 @@ pub const RULES_PER_COMMAND_MAX: usize = 4096;
 
 /// Longest comment, in bytes.
 pub const COMMENT_BYTES_MAX: usize = 255;
+
+/// Longest name of a timeout policy or a helper, in bytes.
+const CT_NAME_BYTES_MAX: usize = 31;
 
 /// What a command says about a rule. Lists of addresses make several rules of one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,6 +73,9 @@ impl RuleBuilder {
 
     /// Whether the options of this owner are available.
     pub(crate) fn has(&self, owner: Owner) -> bool {
+        if owner == Owner::Ct {
+            return matches!(self.rule.target, Target::Ct(_));
+        }
         self.modules
             .iter()
             .any(|module| module.kind.owner() == owner)
@@ -104,9 +110,42 @@ impl RuleBuilder {
             Opt::CtState => self.states(StateSpelling::Conntrack, word, negated)?,
             Opt::State => self.states(StateSpelling::State, word, negated)?,
             Opt::Comment => self.comment(word)?,
+            Opt::Helper | Opt::CtTimeout => self.ct_name(option, word)?,
             _ => return Err(Fault::at(word, Problem::ArgumentBad(word.text.clone()))),
         }
         Ok(())
+    }
+
+    /// `--notrack`.
+    pub(crate) fn set_notrack(&mut self, word: &Word) -> Result<(), Fault> {
+        let Target::Ct(ct) = &mut self.rule.target else {
+            return Ok(());
+        };
+        if std::mem::replace(&mut ct.notrack, true) {
+            return Err(ct_twice("notrack", word));
+        }
+        Ok(())
+    }
+
+    fn ct_name(&mut self, option: Opt, word: &Word) -> Result<(), Fault> {
+        let Target::Ct(CtTarget {
+            helper, timeout, ..
+        }) = &mut self.rule.target
+        else {
+            return Ok(());
+        };
+        let (name, place) = match option {
+            Opt::Helper => ("helper", helper),
+            _ => ("timeout", timeout),
+        };
+        let odd = |c: char| c.is_whitespace() || c.is_control() || c == '"';
+        if word.text.is_empty() || word.text.contains(odd) || word.text.len() > CT_NAME_BYTES_MAX {
+            return Err(Fault::at(word, Problem::CtName(word.text.clone())));
+        }
+        match place.replace(word.text.clone()) {
+            Some(_) => Err(ct_twice(name, word)),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn set_counters(&mut self, counters: Counters) {
@@ -178,10 +217,6 @@ impl RuleBuilder {
         if FOREIGN_TARGETS.contains(&word.text.as_str()) {
             let what = format!("the target {}", word.text);
             return Err(Fault::at(word, Problem::NotSupported { what }));
-        }
-        if hook_named(&word.text).is_some() {
-            let problem = Problem::TargetBuiltin(word.text.clone());
-            return Err(Fault::at(word, problem));
         }
         let chain = ChainName::new(&word.text).map_err(|_| {
             let problem = Problem::TargetUnknown(word.text.clone());
@@ -356,6 +391,11 @@ impl ModuleKind {
             Self::Comment => Owner::Comment,
         }
     }
+}
+
+fn ct_twice(option: &'static str, word: &Word) -> Fault {
+    let module = "CT";
+    Fault::at(word, Problem::MatchOptionTwice { module, option })
 }
 
 fn address_fault(word: &Word, text: &str, problem: Problem) -> Fault {

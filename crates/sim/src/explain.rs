@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use keepstate_engine::conntrack::sctp::SctpState;
+use keepstate_engine::helper;
 use keepstate_engine::host::FlowMemory;
 use keepstate_engine::process::{Arrival, Checksums, Outcome};
 use keepstate_engine::record::{Record, Warm};
@@ -217,6 +218,11 @@ impl Narrator<'_> {
                 line("lookup", text)
             }
             Step::NotFound => line("lookup", "no flow has this tuple"),
+            Step::Foretold(number) => {
+                let name = helper::numbered(*number).map_or("a helper", |helper| helper.name);
+                line("expected", format!("{name} foretold this flow"))
+            }
+            Step::Expects(port) => line("helper", format!("expects a flow to port {port}")),
             Step::Quoted(tuple) => line("quotes", tuple_words(tuple)),
             Step::TcpState(from, to) => line("tcp", format!("{} -> {}", from.name(), to.name())),
             Step::SctpState(from, to) => line("sctp", format!("{} -> {}", from.name(), to.name())),
@@ -247,6 +253,7 @@ impl Narrator<'_> {
             Hook::Input => "the destination is local",
             Hook::Forward => "neither end is local",
             Hook::Output => "the source is local",
+            Hook::Prerouting => "before its flow is looked up",
         };
         format!("{}: {why}", hook.chain())
     }

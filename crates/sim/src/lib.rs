@@ -16,6 +16,7 @@ pub mod naming;
 pub mod packet;
 pub mod plane;
 pub mod replay;
+pub mod sessions;
 pub mod story;
 mod sweeper;
 pub mod traffic;

@@ -1,6 +1,6 @@
 //! A packet in user space: a slice.
 
-use keepstate_engine::host::{Header, Packet};
+use keepstate_engine::host::{Header, Packet, Payload};
 
 /// The bytes of a packet, from its link-layer header (or IP header where there is none).
 #[derive(Clone, Copy, Debug)]
@@ -12,6 +12,7 @@ pub struct View<'a>(&'a [u8]);
 
 impl<'a> Packet for Bytes<'a> {
     type Header = View<'a>;
+    type Payload = View<'a>;
 
     #[inline(always)]
     fn len(&self) -> u32 {
@@ -24,8 +25,20 @@ impl<'a> Packet for Bytes<'a> {
     }
 
     #[inline]
+    fn payload(&self, offset: u32, length: u32) -> Option<View<'a>> {
+        range(self.0, offset, length).map(View)
+    }
+
+    #[inline]
     fn sum(&self, offset: u32, length: u32) -> Option<u16> {
         range(self.0, offset, length).map(ones_complement_sum)
+    }
+}
+
+impl Payload for View<'_> {
+    #[inline(always)]
+    fn byte(self, at: u32) -> u8 {
+        self.u8(at)
     }
 }
 

@@ -94,7 +94,7 @@ impl Options {
         } else {
             Accounting::No
         };
-        OwnedTable::new(settings.buckets, accounting)
+        OwnedTable::new(settings.buckets, accounting).with_helpers()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Takes expired records out of a replay's table while it runs.
 
+use keepstate_engine::expect;
 use keepstate_engine::fragment;
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::limits::FRAGMENT_BUCKETS;
@@ -58,6 +59,9 @@ impl Sweeper {
             sweep(flows, family, range, Tick(ticks as u32), |_| {});
         }
         self.next = if end < v4.max(v6) { end } else { 0 };
+        if self.next == 0 {
+            expect::sweep(flows, Tick(ticks as u32), |_| {});
+        }
     }
 
     fn sweep_whole<M: FlowMemory>(&mut self, flows: &M, ticks: u64) {
@@ -66,6 +70,7 @@ impl Sweeper {
             sweep(flows, family, 0..buckets, Tick(ticks as u32), |_| {});
         }
         fragment::sweep(flows, 0..FRAGMENT_BUCKETS, Tick(ticks as u32));
+        expect::sweep(flows, Tick(ticks as u32), |_| {});
         self.swept_whole_at = ticks;
     }
 }

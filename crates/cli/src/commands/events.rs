@@ -63,9 +63,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 /// An event in one line.
 pub(crate) fn line(event: &Event, colour: Colour) -> String {
     let paint = match event.kind {
-        EventKind::New => Paint::Good,
+        EventKind::New | EventKind::Expected => Paint::Good,
         EventKind::Update => Paint::Plain,
-        EventKind::Destroy => Paint::Faint,
+        EventKind::Destroy | EventKind::Unexpected => Paint::Faint,
         EventKind::Drop => Paint::Bad,
         EventKind::Invalid => Paint::Doubtful,
     };

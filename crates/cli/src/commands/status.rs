@@ -115,6 +115,18 @@ fn print_table(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
         "fragments   {} datagrams unfinished, {} expired, {} given up for want of room",
         table.fragments, table.fragments_expired, table.fragments_full
     )?;
+    if table.expectations_created != 0 {
+        writeln!(
+            out,
+            "expected    {} of {}; {} made, {} met, {} refused, {} packets unread",
+            table.expectations,
+            table.expectations_max,
+            table.expectations_created,
+            table.expectations_met,
+            table.expectations_refused,
+            table.unread
+        )?;
+    }
     let expiry = &status.expiry;
     writeln!(
         out,

@@ -39,7 +39,7 @@ impl Session {
             .ok_or_else(|| Problem::failed("no connection"))
     }
 
-    fn ask(&mut self, request: &Request) -> Result<Reply, Problem> {
+    pub(super) fn ask(&mut self, request: &Request) -> Result<Reply, Problem> {
         Ok(self.client()?.ask(request)?)
     }
 
@@ -58,21 +58,16 @@ impl Session {
             Command::Count => self.count_flows(),
             Command::Event => super::events::follow(self, invocation),
             Command::Stats => stats::flows(self.ask(&Request::Status)?),
-            Command::StatsExpected => Ok(stats::expectations()?),
+            Command::StatsExpected => stats::expectations(self.ask(&Request::Status)?),
             Command::Version => Ok(writeln!(stdout(), "{BANNER}")?),
             Command::Help => Ok(usage::print(invocation)?),
-            Command::ListExpected => Ok(()),
-            Command::CountExpected => Ok(writeln!(stdout(), "0")?),
-            Command::FlushExpected => {
-                eprintln!("{BANNER}: expectation table has been emptied.");
-                Ok(())
-            }
+            Command::ListExpected => self.list_expected(invocation),
+            Command::CountExpected => self.count_expected(),
+            Command::FlushExpected => self.flush_expected(),
             Command::CreateExpected => self.create_expected(invocation),
-            Command::GetExpected | Command::DeleteExpected => {
-                invocation.original_packet()?;
-                Err(Problem::failed("No such file or directory"))
-            }
-            Command::EventExpected => super::events::wait_for_expectations(),
+            Command::GetExpected => self.get_expected(invocation),
+            Command::DeleteExpected => self.delete_expected(invocation),
+            Command::EventExpected => super::expected::follow(invocation),
         }
     }
 
@@ -208,7 +203,7 @@ impl Session {
         }
     }
 
-    /// Nothing expects flows yet: there are no helpers.
+    /// Helpers alone expect flows here.
     fn create_expected(&mut self, invocation: &Invocation) -> Result<(), Problem> {
         let query = invocation.original_packet()?;
         Err(Problem::failed(

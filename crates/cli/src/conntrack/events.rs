@@ -31,7 +31,7 @@ const QUEUE_EVENTS: usize = 32_768;
 const EVENT_BYTES: usize = 1024;
 
 /// How often signals are looked for.
-const PATIENCE: Duration = Duration::from_millis(100);
+pub(super) const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Events that are printed before the buffer is flushed, while more wait.
 const EVENTS_PER_FLUSH: usize = 256;
@@ -93,7 +93,7 @@ pub(super) fn follow(session: &mut Session, invocation: &Invocation) -> Result<(
 }
 
 /// Set when it is time to end.
-fn interruption() -> Result<Arc<AtomicBool>, Problem> {
+pub(super) fn interruption() -> Result<Arc<AtomicBool>, Problem> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
@@ -197,7 +197,7 @@ impl Teller<'_> {
             (EventKind::Update, None) => Telling::Updated,
             (EventKind::Update, Some(_)) => Telling::Changed,
             (EventKind::Destroy, _) => Telling::Ended,
-            (EventKind::Drop | EventKind::Invalid, _) => return Ok(()),
+            _ => return Ok(()),
         };
         if self.shared.is_told(event) {
             return Ok(());
@@ -303,14 +303,4 @@ fn is_wanted(events: Events, telling: Telling) -> bool {
         Telling::Updated | Telling::Changed => events.updates,
         Telling::Ended => events.destroy,
     }
-}
-
-/// Nothing expects flows: there is nothing to tell until it is interrupted.
-pub(super) fn wait_for_expectations() -> Result<(), Problem> {
-    let interrupted = interruption()?;
-    while !interrupted.load(Ordering::Relaxed) {
-        thread::sleep(PATIENCE);
-    }
-    eprintln!("{BANNER}: 0 expectation events have been shown.");
-    Ok(())
 }

@@ -5,6 +5,7 @@
 
 mod act;
 mod events;
+mod expected;
 mod getopt;
 mod invocation;
 mod known;

@@ -1,6 +1,6 @@
 //! `-S`: the tracker's counters, by the names that the kernel has for them.
 
-use std::io::{self, Write};
+use std::io::Write;
 
 use keepstate_api::{ClientError, Reply};
 
@@ -27,9 +27,17 @@ pub(super) fn flows(reply: Reply) -> Result<(), Problem> {
     Ok(())
 }
 
-pub(super) fn expectations() -> io::Result<()> {
+pub(super) fn expectations(reply: Reply) -> Result<(), Problem> {
+    let Reply::Status(status) = reply else {
+        return Err(ClientError::Unexpected.into());
+    };
+    let table = &status.table;
     writeln!(
         stdout(),
-        "cpu=0   \texpect_new=0 expect_create=0 expect_delete=0 "
-    )
+        "cpu=0   \texpect_new={} expect_create={} expect_delete={} ",
+        table.expectations_met,
+        table.expectations_created,
+        table.expectations_deleted,
+    )?;
+    Ok(())
 }

@@ -151,6 +151,12 @@ impl Outcome {
 /// A line without its identifier and timeout, and the timeout.
 fn without_chance(line: &str) -> (String, Option<i64>) {
     let line = without_times(line);
+    if let Some((before, after)) = line.split_once(" proto=") {
+        // An expectation: its timeout stands in front.
+        let start = before.rfind(' ').map_or(0, |space| space + 1);
+        let (mark, timeout) = before.split_at(start);
+        return (format!("{mark}T proto={after}"), timeout.parse().ok());
+    }
     let line = cut_number(&line, "id=");
     let line = cut_number(&line.0, "<id>");
     for mark in ["<timeout>", "-t "] {

@@ -11,14 +11,14 @@ use super::bench::{Bench, Outcome};
 use super::{can_run, words};
 
 /// `conntrack -E` in the background.
-struct Listener(Child);
+pub(crate) struct Listener(Child);
 
 impl Listener {
-    fn theirs(bench: &Bench, options: &[String]) -> Self {
+    pub(crate) fn theirs(bench: &Bench, options: &[String]) -> Self {
         Self::start(bench.kernel.command("conntrack"), options)
     }
 
-    fn ours(bench: &Bench, options: &[String]) -> Self {
+    pub(crate) fn ours(bench: &Bench, options: &[String]) -> Self {
         let mut command = bench.ours.command(&bench.link.display().to_string());
         command.env("KEEPSTATE_INSTANCE", &bench.instance);
         Self::start(command, options)
@@ -39,7 +39,7 @@ impl Listener {
         run(std::process::Command::new("kill").args(["-INT", &process]));
     }
 
-    fn stop(mut self) -> Outcome {
+    pub(crate) fn stop(mut self) -> Outcome {
         self.interrupt();
         let mut output = std::process::Output {
             status: self.0.wait().expect("conntrack ends"),
@@ -64,7 +64,7 @@ impl Listener {
 }
 
 /// Neither says when it begins to listen, and the last event may be on its way.
-fn settle() {
+pub(crate) fn settle() {
     std::thread::sleep(Duration::from_millis(1000));
 }
 

@@ -3,6 +3,7 @@
 //! Skipped where there are no rights for it, or no such program.
 
 mod bench;
+mod expect;
 mod live;
 
 use keepstate_testkit::{programs_or_skip, root_or_skip};

@@ -20,7 +20,7 @@ use keepstate_plane::Counters;
 use super::connection::{Output, failure};
 use super::plane::PlaneError;
 use super::rules::ApplyError;
-use super::{Origin, Shared, edit, flows, sysctl, timeouts};
+use super::{Origin, Shared, edit, expectations, flows, sysctl, timeouts};
 
 /// Answers one request, all but those that end the conversation. Errors are the client's.
 pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> io::Result<()> {
@@ -32,6 +32,12 @@ pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> 
         Request::Change { filter, change } => {
             return edit::change(shared, &filter, &change, output);
         }
+        Request::Expectations { family } => {
+            return expectations::list(shared, family.as_deref(), output);
+        }
+        Request::FindExpectation { query } => Ok(expectations::find(shared, &query)),
+        Request::RemoveExpectation { query } => Ok(expectations::remove(shared, &query)),
+        Request::FlushExpectations => Ok(expectations::flush(shared)),
         Request::Find { query } => Ok(flows::find(shared, &query)),
         Request::Insert { flow } => Ok(edit::insert(shared, &flow, output)),
         Request::Sysctl { name } => return sysctl::tell(shared, name.as_deref(), output),
@@ -138,6 +144,13 @@ fn table_status(shared: &Shared) -> TableStatus {
         fragments: level(gauges::FRAGMENTS),
         fragments_expired: gauge(gauges::FRAGMENTS_EXPIRED),
         fragments_full: gauge(gauges::FRAGMENTS_FULL),
+        expectations: level(gauges::EXPECTATIONS),
+        expectations_max: u64::from(settings.expectations_max),
+        expectations_met: gauge(gauges::EXPECTATIONS_MET),
+        expectations_created: gauge(gauges::EXPECTATIONS_CREATED),
+        expectations_deleted: gauge(gauges::EXPECTATIONS_DELETED),
+        expectations_refused: gauge(gauges::EXPECTATIONS_REFUSED),
+        unread: gauge(gauges::UNREAD),
     }
 }
 

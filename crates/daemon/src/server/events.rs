@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keepstate_api::{
-    Event, EventKind, EventKinds, EventStatus, Flow, PacketEvent, Program, WindowEvent,
+    Event, EventKind, EventKinds, EventStatus, Expectation, Flow, PacketEvent, Program, WindowEvent,
 };
 use keepstate_engine::event::{Event as EngineEvent, EventKind as EngineKind};
 use keepstate_engine::host::Words;
@@ -17,6 +17,7 @@ use keepstate_engine::table::{Entry, Hash};
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{Family, FlowKey, Side, Tuple, is_icmp};
 use keepstate_engine::verdict::{Hook, Reason};
+use keepstate_engine::{expect, helper};
 use keepstate_listing as listing;
 
 use super::log::InvalidLog;
@@ -75,7 +76,7 @@ impl Hub {
     pub(crate) fn wanted(&self) -> u32 {
         let flags = |kinds| match kinds {
             EventKinds::All => SETTING_FLOW_EVENTS | SETTING_DROP_EVENTS,
-            EventKinds::Flows => SETTING_FLOW_EVENTS,
+            EventKinds::Flows | EventKinds::Expectations => SETTING_FLOW_EVENTS,
             EventKinds::Drops => SETTING_DROP_EVENTS,
         };
         let listeners = self.lock();
@@ -129,6 +130,7 @@ pub(crate) fn of_record(
         kind,
         flow: flows::describe(shared, entry, now),
         packet: None,
+        expectation: None,
         by: by.cloned(),
     }
 }
@@ -148,7 +150,7 @@ pub(crate) fn program(client: &UnixStream) -> Option<Program> {
 pub(crate) fn told(shared: &Shared, event: &EngineEvent) -> Option<Event> {
     let now = shared.plane.now();
     let mut told = describe(event, &shared.rules, now)?;
-    if told.kind.is_of_packet() {
+    if told.kind.is_of_packet() || told.kind.is_of_expectation() {
         return Some(told);
     }
     let key = FlowKey {
@@ -179,15 +181,15 @@ pub(crate) fn describe(event: &EngineEvent, rules: &Rules, now: Tick) -> Option<
         family: family(event)?,
         words: event.key,
     };
-    // That of a packet holds something else than a record's control word.
-    let control = if kind.is_of_packet() {
-        Control(0)
+    // Those of a packet and of an expectation hold something else than a record's control word.
+    let record = if kind.is_of_packet() || kind.is_of_expectation() {
+        Record::EMPTY
     } else {
-        Control(event.control)
+        Record::read(Control(event.control), NoWords)
     };
-    let record = Record::read(control, NoWords);
     let mut entry = listing::Entry::new(&key, &record, &Warm::default(), now);
-    if kind.is_of_packet() {
+    entry.helper = helper::numbered(event.helper).map(|helper| helper.name);
+    if kind.is_of_packet() || kind.is_of_expectation() {
         let sender = if event.side == Side::Second as u8 {
             Side::Second
         } else {
@@ -203,6 +205,9 @@ pub(crate) fn describe(event: &EngineEvent, rules: &Rules, now: Tick) -> Option<
         kind,
         flow: Flow::from_listing(&entry),
         packet: kind.is_of_packet().then(|| packet(event, rules)),
+        expectation: kind
+            .is_of_expectation()
+            .then(|| Expectation::new(&expect::Expectation::of_event(event), now)),
         by: None,
     })
 }
@@ -222,12 +227,16 @@ fn kind(event: &EngineEvent) -> Option<EventKind> {
     const UPDATE: u8 = EngineKind::Update as u8;
     const DESTROY: u8 = EngineKind::Destroy as u8;
     const DROP: u8 = EngineKind::Drop as u8;
+    const EXPECTED: u8 = EngineKind::Expected as u8;
+    const UNEXPECTED: u8 = EngineKind::Unexpected as u8;
     match event.kind {
         NEW => Some(EventKind::New),
         UPDATE => Some(EventKind::Update),
         DESTROY => Some(EventKind::Destroy),
         DROP if event.verdict == 0 => Some(EventKind::Invalid),
         DROP => Some(EventKind::Drop),
+        EXPECTED => Some(EventKind::Expected),
+        UNEXPECTED => Some(EventKind::Unexpected),
         _ => None,
     }
 }

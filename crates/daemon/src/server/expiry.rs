@@ -14,7 +14,7 @@ use keepstate_engine::table;
 use keepstate_engine::time::TICKS_PER_SECOND;
 use keepstate_engine::tuple::Family;
 
-use super::{Shared, events};
+use super::{Shared, events, expectations};
 
 /// The whole table is searched in this time, in steps.
 const ROUND: Duration = Duration::from_secs(4);
@@ -43,6 +43,7 @@ pub(crate) fn run(shared: &Shared) {
     loop {
         let begun = Instant::now();
         let mut lag_ms = 0;
+        expectations::sweep(shared);
         let ends_at_first = shared.plane.settings().has(SETTING_ACCOUNTING_ENDS);
         let mut counted = false;
         for step in 0..STEPS {

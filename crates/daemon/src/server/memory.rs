@@ -45,7 +45,7 @@ impl MemoryPlane {
             counters: Mutex::default(),
             now: AtomicU32::new(0),
             settings: Mutex::new(Settings::defaults(flows_max, [buckets; 2])),
-            table: OwnedTable::new([buckets; 2], Accounting::Yes),
+            table: OwnedTable::new([buckets; 2], Accounting::Yes).with_helpers(),
             policy: Mutex::new(MemoryPolicy {
                 header: PolicyHeader::NONE,
                 rules: Vec::new(),

@@ -9,6 +9,7 @@ mod answer;
 mod connection;
 mod edit;
 mod events;
+mod expectations;
 mod expiry;
 mod flows;
 mod log;

@@ -7,16 +7,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use keepstate_api::{
     Applied, ApplyMode, PolicyStatus, RuleFamily, RuleFile, RuleProblem, RulesText,
 };
-use keepstate_engine::policy::{POLICY_NONE, POLICY_UNSETTLED, PolicyHeader};
+use keepstate_engine::policy::{Assigned, POLICY_NONE, POLICY_UNSETTLED, PolicyHeader};
 use keepstate_engine::tuple::Family;
 use keepstate_policy::model::Policy;
 use keepstate_policy::{
-    Compiled, Diagnostic, FileKind, ShowCounters, Style, compile, parse_rules, save_table,
+    Compiled, Diagnostic, FileKind, ShowCounters, Style, compile, parse_rules, save_tables,
 };
 use serde::{Deserialize, Serialize};
 
 use super::plane::{Plane, PlaneError};
-use super::unix_seconds;
+use super::{timeouts, unix_seconds};
 
 /// Why rules were not put in force.
 #[derive(Debug, thiserror::Error)]
@@ -126,11 +126,17 @@ impl Rules {
             InForce::Nothing | InForce::Unknown => Policy::default(),
         };
         let (families, notes) = merge(&mut policy, files)?;
-        let compiled = compile(&policy).map_err(|error| {
+        let problem = |error: &dyn std::fmt::Display| {
             let origins: Vec<&str> = files.iter().map(|file| file.origin.as_str()).collect();
             ApplyError::Rules(vec![whole_file_problem(&origins.join(", "), &error)])
+        };
+        let mut compiled = compile(&policy).map_err(|error| problem(&error))?;
+        number_timeouts(&self.directory, &mut compiled).map_err(|name| {
+            problem(&format!(
+                "there is no timeout policy {name}: make it by keepstate timeout add"
+            ))
         })?;
-        let count = |family| policy.ruleset(family).filter.rule_count() as u32;
+        let count = |family| policy.ruleset(family).rule_count() as u32;
         let applied = Applied {
             mode,
             rules: [Family::V4, Family::V6]
@@ -149,6 +155,14 @@ impl Rules {
         self.swap(plane, &known)?;
         *in_force = InForce::Known(Box::new(known));
         Ok(applied)
+    }
+
+    /// Whether the rules in force name a timeout policy.
+    pub(crate) fn name_timeouts(&self, name: &str) -> bool {
+        match &*self.lock() {
+            InForce::Known(known) => known.compiled.timeouts.iter().any(|known| known == name),
+            InForce::Nothing | InForce::Unknown => false,
+        }
     }
 
     fn swap(&self, plane: &dyn Plane, known: &Known) -> Result<(), ApplyError> {
@@ -182,7 +196,7 @@ impl Rules {
                 applied: Some(known.applied),
                 rules: Some(
                     [Family::V4, Family::V6]
-                        .map(|family| known.policy.ruleset(family).filter.rule_count() as u32),
+                        .map(|family| known.policy.ruleset(family).rule_count() as u32),
                 ),
                 compiled_rules: known.compiled.header.rules,
             }),
@@ -250,13 +264,38 @@ fn recall_from(path: &Path) -> Option<Known> {
         }
         policy.merge(parsed);
     }
-    let compiled = compile(&policy).ok()?;
+    let mut compiled = compile(&policy).ok()?;
+    number_timeouts(path.parent()?, &mut compiled).ok()?;
     Some(Known {
         policy,
         compiled,
         origins: kept.origins,
         applied: kept.applied,
     })
+}
+
+/// Puts the numbers of timeout policies that records keep in the place of those that a compiled
+/// policy has for their names. The error is a name that there is not.
+fn number_timeouts(directory: &Path, compiled: &mut Compiled) -> Result<(), String> {
+    if compiled.timeouts.is_empty() {
+        return Ok(());
+    }
+    let known = timeouts::numbers(directory);
+    let find = |name: &String| known.get(name).copied().ok_or_else(|| name.clone());
+    let numbers: Vec<u8> = compiled
+        .timeouts
+        .iter()
+        .map(find)
+        .collect::<Result<_, _>>()?;
+    for rule in &mut compiled.rules {
+        let Some(index) = usize::from(rule.assigned.timeout()).checked_sub(1) else {
+            continue;
+        };
+        if let Some(number) = numbers.get(index) {
+            rule.assigned = Assigned::new(rule.assigned.helper(), *number);
+        }
+    }
+    Ok(())
 }
 
 /// Whether a policy in the kernel is a compiled one, but for what was added on loading it.
@@ -272,8 +311,8 @@ fn is_loaded_from(compiled: &PolicyHeader, loaded: &PolicyHeader) -> bool {
 
 fn texts(policy: &Policy, counters: ShowCounters) -> RulesText {
     RulesText {
-        v4: save_table(&policy.v4.filter, counters),
-        v6: save_table(&policy.v6.filter, counters),
+        v4: save_tables(&policy.v4, counters),
+        v6: save_tables(&policy.v6, counters),
     }
 }
 

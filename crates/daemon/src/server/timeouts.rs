@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use keepstate_api::{FailureKind, Reply, TimeoutPolicy};
@@ -86,6 +86,14 @@ impl Timeouts {
     }
 }
 
+/// Numbers of the policies that there are, by their names, from where a daemon keeps them.
+pub(super) fn numbers(directory: &Path) -> BTreeMap<String, u8> {
+    let text = fs::read_to_string(directory.join(FILE)).unwrap_or_default();
+    let kept: Vec<Kept> = serde_json::from_str(&text).unwrap_or_default();
+    let named = kept.into_iter().map(|policy| (policy.name, policy.number));
+    named.collect()
+}
+
 fn seconds(settings: &Settings, number: u8) -> Option<&[u32; TIMEOUTS]> {
     settings.policies.get(usize::from(number).checked_sub(1)?)
 }
@@ -163,6 +171,12 @@ pub(super) fn remove(shared: &Shared, name: Option<&str>) -> Reply {
         .collect();
     if let (Some(name), true) = (name, gone.is_empty()) {
         return invalid(format!("there is no timeout policy {name}"));
+    }
+    let used = kept
+        .iter()
+        .find(|policy| goes(policy) && shared.rules.name_timeouts(&policy.name));
+    if let Some(Kept { name, .. }) = used {
+        return invalid(format!("a rule in force names the timeout policy {name}"));
     }
     let result: Result<(), std::convert::Infallible> = shared.change_settings(|settings| {
         for number in &gone {

@@ -2,6 +2,7 @@
 //! the same tables afterwards, word by word.
 
 mod cpus;
+mod helpers;
 mod pair;
 
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use keepstate_daemon::twin::{Entry, Twin};
 use keepstate_engine::event::{Event, EventKind};
 use keepstate_engine::limits::{
-    ACCOUNTING_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
+    ACCOUNTING_WORDS, EXPECTATION_SLOTS, EXPECTATION_WORDS, HELPER_STATE_WORDS, HELPER_STATES,
+    SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
 };
 use keepstate_engine::process::{Arrival, Checksums, Outcome, Path};
 use keepstate_engine::record::{ASSIGNED, CONTROL_WORD, Control, SlotState};
@@ -18,7 +19,9 @@ use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::{Hook, Verdict};
 use keepstate_engine::wire::Link;
-use keepstate_flowmemory::{FRAGMENT_TABLE_WORDS, FamilySlices, SliceTable, buckets_for};
+use keepstate_flowmemory::{
+    FRAGMENT_TABLE_WORDS, FamilySlices, HelperSlices, SliceTable, buckets_for,
+};
 use keepstate_plane::{REPORT_NONE, Report};
 use keepstate_policy::Compiled;
 use keepstate_sim::locals::Locals;
@@ -70,6 +73,8 @@ pub(crate) struct Memory {
     accounting: [Vec<AtomicU64>; 2],
     gauges: Vec<AtomicU64>,
     fragments: Vec<AtomicU64>,
+    expectations: Vec<AtomicU64>,
+    helper_states: Vec<AtomicU64>,
 }
 
 impl Memory {
@@ -84,6 +89,8 @@ impl Memory {
             accounting: slots.map(|slots| words(slots * ACCOUNTING_WORDS)),
             gauges: words(gauges::WORDS),
             fragments: words(FRAGMENT_TABLE_WORDS as u32),
+            expectations: words(EXPECTATION_SLOTS * EXPECTATION_WORDS),
+            helper_states: words(HELPER_STATES * HELPER_STATE_WORDS),
         }
     }
 
@@ -94,7 +101,13 @@ impl Memory {
             warm: &self.warm[index],
             accounting: &self.accounting[index],
         };
-        SliceTable::new([family(0), family(1)], &self.gauges).with_fragments(&self.fragments)
+        let table = SliceTable::new([family(0), family(1)], &self.gauges);
+        table
+            .with_fragments(&self.fragments)
+            .with_helpers(HelperSlices {
+                expectations: &self.expectations,
+                states: &self.helper_states,
+            })
     }
 }
 
@@ -290,6 +303,18 @@ impl<'a> Twins<'a> {
         if self.compared.is_multiple_of(PACKETS_PER_LOOK) {
             same(&self.memory.fragments, maps.fragments.words(), what);
         }
+    }
+
+    /// What helpers work with; too much to be compared after each packet.
+    pub(crate) fn compare_helpers(&self, what: &str) {
+        let maps = &self.kernel.kernel.maps;
+        let Memory {
+            expectations,
+            helper_states,
+            ..
+        } = self.memory;
+        same(expectations, maps.expectations.words(), what);
+        same(helper_states, maps.helper_states.words(), what);
     }
 }
 

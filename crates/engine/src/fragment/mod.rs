@@ -40,6 +40,7 @@ use crate::host::{Host, Packet};
 use crate::judge::Judgement;
 use crate::policy::NO_RULE;
 use crate::process::{self, Outcome, Run, Scratch, Stage};
+use crate::raw;
 use crate::trace::Step;
 use crate::track::{self, Flow, Purpose, Sight, Tracked, WarmUse};
 use crate::tuple::Direction;
@@ -90,7 +91,8 @@ pub(crate) fn begin<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scrat
         scratch.info.damage = Some(Reason::FragmentBadDatagram);
     }
     run.host.trace(Step::Parsed(scratch.info));
-    track::name(run, scratch)
+    let stage = track::name(run, scratch);
+    raw::before(run.host, scratch, stage)
 }
 
 /// Remembers what became of a first fragment.

@@ -94,14 +94,26 @@ pub mod gauges {
     pub const CONTENDED: u32 = 6;
     /// Packets judged without a record's windows, since it was busy.
     pub const BUSY: u32 = 7;
+    /// Expectations in their table, see [`crate::expect`].
+    pub const EXPECTATIONS: u32 = 8;
+    /// Expectations ever made.
+    pub const EXPECTATIONS_CREATED: u32 = 9;
+    /// Expectations met, replaced, expired or taken out.
+    pub const EXPECTATIONS_DELETED: u32 = 10;
+    /// Expectations for which there was no room, or that another flow had already.
+    pub const EXPECTATIONS_REFUSED: u32 = 11;
+    /// Packets that a helper could not read for want of a place for its flow.
+    pub const UNREAD: u32 = 12;
+    /// Expectations that were met.
+    pub const EXPECTATIONS_MET: u32 = 13;
     /// Datagrams of which some fragments were seen and not all.
-    pub const FRAGMENTS: u32 = 8;
+    pub const FRAGMENTS: u32 = 14;
     /// Datagrams that were not completed in time.
-    pub const FRAGMENTS_EXPIRED: u32 = 9;
+    pub const FRAGMENTS_EXPIRED: u32 = 15;
     /// Unfinished datagrams that were given up for others, and fragments for which there was no room.
-    pub const FRAGMENTS_FULL: u32 = 10;
+    pub const FRAGMENTS_FULL: u32 = 16;
     /// Number of words.
-    pub const WORDS: u32 = 12;
+    pub const WORDS: u32 = 24;
 }
 
 /// Where a key may lie.

@@ -1,5 +1,6 @@
 //! The list of knobs: every name that Linux 6.18's tracker has below `net.netfilter`.
 
+use keepstate_engine::limits::EXPECTATIONS_MAX;
 use keepstate_engine::settings::{
     LOG_INVALID_ALL, SETTING_ACCOUNTING, SETTING_ACCOUNTING_ENDS, SETTING_CHECKSUM,
     SETTING_EVENTS_ALWAYS, SETTING_EVENTS_NEVER, SETTING_TCP_BE_LIBERAL,
@@ -31,6 +32,7 @@ pub enum Kind {
     Timeout(Timeout),
     TcpMaxRetrans,
     FlowsMax,
+    ExpectMax,
     LogInvalid,
     Events,
     /// How many flows there are. Read only, in Linux too.
@@ -46,7 +48,6 @@ pub enum Kind {
 }
 
 const FRAG6: &str = "fragments wait in memory of a fixed size here";
-const EXPECTATIONS: &str = "expectations wait in memory of a fixed size here";
 
 /// All but the timeouts.
 const OTHERS: &[Knob] = &[
@@ -82,11 +83,8 @@ const OTHERS: &[Knob] = &[
     },
     Knob {
         name: "nf_conntrack_expect_max",
-        kind: Kind::Fixed {
-            value: 4096,
-            why: EXPECTATIONS,
-        },
-        sentence: "Of no effect. Reads as Linux's default, and cannot be set.",
+        kind: Kind::ExpectMax,
+        sentence: "Flows that helpers may foretell at a time.",
     },
     Knob {
         name: "nf_conntrack_frag6_high_thresh",
@@ -206,6 +204,7 @@ impl Knob {
             Kind::Timeout(_) => (0, TIMEOUT_SECONDS_MAX),
             Kind::TcpMaxRetrans => (0, 255),
             Kind::FlowsMax => (1, i32::MAX as u32),
+            Kind::ExpectMax => (1, EXPECTATIONS_MAX),
             Kind::LogInvalid => (0, LOG_INVALID_ALL),
             Kind::Events => (0, Events::Asked as u32),
             Kind::Count | Kind::Buckets { .. } => (0, u32::MAX),
@@ -219,6 +218,7 @@ impl Knob {
             Kind::Switch { default, .. } => Some(default),
             Kind::Timeout(timeout) => Some(timeout.default_seconds()),
             Kind::TcpMaxRetrans => Some(3),
+            Kind::ExpectMax => Some(EXPECTATIONS_MAX),
             Kind::LogInvalid => Some(0),
             Kind::Events => Some(Events::Asked as u32),
             Kind::FlowsMax | Kind::Count | Kind::Buckets { .. } => None,
@@ -235,6 +235,7 @@ impl Knob {
             Kind::Timeout(timeout) => settings.seconds(timeout),
             Kind::TcpMaxRetrans => settings.tcp_max_retrans,
             Kind::FlowsMax => settings.flows_max,
+            Kind::ExpectMax => settings.expectations_max,
             Kind::LogInvalid => settings.log_invalid,
             Kind::Events if settings.has(SETTING_EVENTS_NEVER) => 0,
             Kind::Events if settings.has(SETTING_EVENTS_ALWAYS) => 1,

@@ -30,6 +30,8 @@ pub enum Sysctl {
     TcpMaxRetrans(u32),
     /// `nf_conntrack_max`: how many flows there may be.
     FlowsMax(u32),
+    /// `nf_conntrack_expect_max`: how many flows may be expected.
+    ExpectMax(u32),
     /// `nf_conntrack_log_invalid`: a protocol, 255 for all.
     LogInvalid(u32),
     Events(Events),
@@ -110,6 +112,7 @@ impl Sysctl {
                 seconds: number,
             },
             Kind::TcpMaxRetrans => Self::TcpMaxRetrans(number),
+            Kind::ExpectMax => Self::ExpectMax(number),
             Kind::LogInvalid => Self::LogInvalid(number),
             Kind::Events => Self::Events(match number {
                 0 => Events::Never,
@@ -139,6 +142,7 @@ impl Sysctl {
                 }
             }
             Self::TcpMaxRetrans(count) => settings.tcp_max_retrans = count,
+            Self::ExpectMax(count) => settings.expectations_max = count,
             Self::LogInvalid(protocol) => settings.log_invalid = protocol,
             Self::Events(events) => {
                 settings.flags &= !(SETTING_EVENTS_NEVER | SETTING_EVENTS_ALWAYS);

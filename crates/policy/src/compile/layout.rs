@@ -7,12 +7,13 @@ use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::Hook;
 
 use super::CompileError;
-use crate::model::{ChainPolicy, HOOKS, Policy, Rule, Table, Target};
+use crate::model::{ChainPolicy, Policy, Rule, Table, TableKind, Target};
 use crate::problem::family_name;
 
 /// The chains of a family in the order in which they are laid out.
 pub(super) struct Layout<'a> {
     pub(super) family: Family,
+    pub(super) kind: TableKind,
     pub(super) chains: Vec<Chain<'a>>,
     /// Place of each of the user's chains.
     numbers: HashMap<&'a str, usize>,
@@ -34,10 +35,12 @@ struct Cost {
 
 /// Compares the number of compiled rules with the limit, before anything is made of them.
 pub(super) fn check_size(policy: &Policy) -> Result<(), CompileError> {
-    let tables = [&policy.v4.filter, &policy.v6.filter];
+    let (v4, v6) = (&policy.v4, &policy.v6);
+    let tables = [&v4.filter, &v6.filter, &v4.raw, &v6.raw];
     let sizes = tables.into_iter().map(|table| {
-        let ends = HOOKS.len() + table.user.len();
-        let gotos = HOOKS.iter().flat_map(|hook| &table.builtin(*hook).rules);
+        let hooks = table.kind.hooks();
+        let ends = hooks.len() + table.user.len();
+        let gotos = hooks.iter().flat_map(|hook| &table.builtin(*hook).rules);
         let gotos = gotos.filter(|rule| matches!(rule.target, Target::Goto(_)));
         table.rule_count() + ends + 2 * gotos.count()
     });
@@ -50,7 +53,8 @@ pub(super) fn check_size(policy: &Policy) -> Result<(), CompileError> {
 
 impl<'a> Layout<'a> {
     pub(super) fn new(family: Family, table: &'a Table) -> Result<Self, CompileError> {
-        let builtin = HOOKS.into_iter().map(|hook| {
+        let hooks = table.kind.hooks();
+        let builtin = hooks.iter().copied().map(|hook| {
             let chain = table.builtin(hook);
             Chain {
                 name: hook.chain(),
@@ -64,10 +68,11 @@ impl<'a> Layout<'a> {
             rules,
         });
         let chains: Vec<Chain<'a>> = builtin.chain(user).collect();
-        let own = chains.iter().enumerate().skip(HOOKS.len());
+        let own = chains.iter().enumerate().skip(hooks.len());
         let numbers = own.map(|(number, chain)| (chain.name, number)).collect();
         let layout = Self {
             family,
+            kind: table.kind,
             chains,
             numbers,
         };
@@ -107,7 +112,7 @@ impl<'a> Layout<'a> {
         for number in self.callees_first()? {
             costs[number] = self.cost(number, &costs);
         }
-        for (number, hook) in HOOKS.into_iter().enumerate() {
+        for (number, hook) in self.kind.hooks().iter().enumerate() {
             let (chain, Cost { steps, depth }) = (hook.chain(), costs[number]);
             if depth > JUMP_DEPTH_MAX {
                 return Err(CompileError::TooDeep {
@@ -140,7 +145,7 @@ impl<'a> Layout<'a> {
         let mut order = Vec::new();
         // Chains that are being looked at, with the next rule of each.
         let mut open: Vec<(usize, usize)> = Vec::new();
-        for root in 0..HOOKS.len() {
+        for root in 0..self.kind.hooks().len() {
             open.push((root, 0));
             marks[root] = Mark::Open;
             while let Some((number, next)) = open.last_mut() {

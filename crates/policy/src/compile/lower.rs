@@ -1,24 +1,26 @@
 //! One family's rules into compiled rules.
 
-use keepstate_engine::limits::INTERFACE_PATTERNS_MAX;
+use keepstate_engine::helper;
+use keepstate_engine::limits::{INTERFACE_PATTERNS_MAX, TIMEOUT_POLICIES_MAX};
 use keepstate_engine::policy::{
-    POLICY_USES_INTERFACES, RULE_DESTINATION_PORT, RULE_IN_INTERFACE, RULE_NOT_DESTINATION,
-    RULE_NOT_DESTINATION_PORT, RULE_NOT_IN_INTERFACE, RULE_NOT_OUT_INTERFACE, RULE_NOT_PROTOCOL,
-    RULE_NOT_SOURCE, RULE_NOT_SOURCE_PORT, RULE_OUT_INTERFACE, RULE_PROTOCOL, RULE_SOURCE_PORT,
-    RULE_STATES, Rule as CompiledRule, target,
+    Assigned, POLICY_RAW, POLICY_USES_INTERFACES, RULE_DESTINATION_PORT, RULE_IN_INTERFACE,
+    RULE_NOT_DESTINATION, RULE_NOT_DESTINATION_PORT, RULE_NOT_IN_INTERFACE, RULE_NOT_OUT_INTERFACE,
+    RULE_NOT_PROTOCOL, RULE_NOT_SOURCE, RULE_NOT_SOURCE_PORT, RULE_OUT_INTERFACE, RULE_PROTOCOL,
+    RULE_SOURCE_PORT, RULE_STATES, Rule as CompiledRule, target,
 };
 use keepstate_engine::verdict::Hook;
 
 use super::layout::{Chain, Layout};
 use super::{ChainInfo, ChainKind, CompileError, Compiled, RuleSource};
 use crate::model::{
-    ChainPolicy, HOOKS, Interface, Match, PortRange, Ports, Rule, StateSet, States, Target, Test,
+    ChainPolicy, Interface, Match, PortRange, Ports, Rule, StateSet, States, TableKind, Target,
+    Test,
 };
 use crate::print::save::Specification;
 use crate::problem::family_name;
 
-/// Adds a family's chains.
-pub(super) fn family(compiled: &mut Compiled, layout: &Layout<'_>) -> Result<(), CompileError> {
+/// Adds the chains of a family's table.
+pub(super) fn table(compiled: &mut Compiled, layout: &Layout<'_>) -> Result<(), CompileError> {
     let base = compiled.chains.len();
     place_chains(compiled, layout);
     for (number, chain) in layout.chains.iter().enumerate() {
@@ -32,7 +34,7 @@ pub(super) fn family(compiled: &mut Compiled, layout: &Layout<'_>) -> Result<(),
             }
             .rule(rule)?;
             lowered.chain = (base + number) as u32;
-            let text = format!("-A {}{}", chain.name, Specification(rule));
+            let text = format!("{}-A {}{}", prefix(layout), chain.name, Specification(rule));
             if let Some(to) = layout.target(rule) {
                 lowered.jump = compiled.chains[base + to].first;
                 if lowered.target == target::GOTO && chain.builtin.is_some() {
@@ -49,11 +51,27 @@ pub(super) fn family(compiled: &mut Compiled, layout: &Layout<'_>) -> Result<(),
             continuation(compiled, layout, (base + number) as u32, index, jump, text);
         }
     }
-    for (number, hook) in HOOKS.into_iter().enumerate() {
+    for (number, hook) in layout.kind.hooks().iter().enumerate() {
         let first = compiled.chains[base + number].first;
-        compiled.header.entry[layout.family as usize][hook as usize] = first;
+        match layout.kind {
+            TableKind::Filter => {
+                compiled.header.entry[layout.family as usize][*hook as usize] = first;
+            }
+            TableKind::Raw => compiled.header.raw_entry[layout.family as usize][number] = first,
+        }
+    }
+    if layout.kind == TableKind::Raw {
+        compiled.header.flags |= POLICY_RAW;
     }
     Ok(())
+}
+
+/// What tells a rule's table where it is not filter.
+const fn prefix(layout: &Layout<'_>) -> &'static str {
+    match layout.kind {
+        TableKind::Filter => "",
+        TableKind::Raw => "-t raw ",
+    }
 }
 
 /// Decides where each chain will lie. A built-in chain's continuations follow it.
@@ -63,6 +81,7 @@ fn place_chains(compiled: &mut Compiled, layout: &Layout<'_>) {
         let end = first + chain.rules.len() as u32;
         compiled.chains.push(ChainInfo {
             family: layout.family,
+            table: layout.kind,
             name: chain.name.into(),
             kind: match chain.builtin {
                 Some((hook, _)) => ChainKind::Builtin(hook),
@@ -96,8 +115,8 @@ fn end(compiled: &mut Compiled, layout: &Layout<'_>, chain: &Chain<'_>, number: 
                 ChainPolicy::Accept => target::ACCEPT,
                 ChainPolicy::Drop => target::DROP,
             },
-            hook_number(hook),
-            format!("-P {} {}", chain.name, policy.name()),
+            hook_number(layout.kind, hook),
+            format!("{}-P {} {}", prefix(layout), chain.name, policy.name()),
         ),
         None => (target::RETURN, 0, format!("the end of {}", chain.name)),
     };
@@ -124,6 +143,7 @@ fn continuation(
     let ChainInfo { name, end, .. } = compiled.chains[builtin as usize].clone();
     compiled.chains.push(ChainInfo {
         family: layout.family,
+        table: layout.kind,
         name,
         kind: ChainKind::Continuation,
         first,
@@ -141,8 +161,12 @@ fn continuation(
     compiled.rules[index].jump = first;
 }
 
-const fn hook_number(hook: Hook) -> u32 {
-    hook as u32 + 1
+/// Outcomes of the table raw are not remembered, so its rules have no hook.
+const fn hook_number(kind: TableKind, hook: Hook) -> u32 {
+    match kind {
+        TableKind::Filter => hook as u32 + 1,
+        TableKind::Raw => 0,
+    }
 }
 
 struct Lowering<'a, 'b> {
@@ -156,7 +180,10 @@ impl Lowering<'_, '_> {
     fn rule(&mut self, rule: &Rule) -> Result<CompiledRule, CompileError> {
         let mut lowered = CompiledRule {
             number: self.number,
-            hook: self.chain.builtin.map_or(0, |(hook, _)| hook_number(hook)),
+            hook: self
+                .chain
+                .builtin
+                .map_or(0, |(hook, _)| hook_number(self.layout.kind, hook)),
             target: match rule.target {
                 Target::None => target::CONTINUE,
                 Target::Accept => target::ACCEPT,
@@ -164,7 +191,9 @@ impl Lowering<'_, '_> {
                 Target::Return => target::RETURN,
                 Target::Jump(_) => target::JUMP,
                 Target::Goto(_) => target::GOTO,
+                Target::Notrack | Target::Ct(_) => target::ASSIGN,
             },
+            assigned: self.assigned(rule)?,
             ..CompiledRule::ALWAYS
         };
         addresses(&mut lowered, rule);
@@ -181,6 +210,40 @@ impl Lowering<'_, '_> {
             }
         }
         Ok(lowered)
+    }
+
+    /// What a CT rule assigns.
+    fn assigned(&mut self, rule: &Rule) -> Result<Assigned, CompileError> {
+        let ct = match &rule.target {
+            Target::Notrack => return Ok(Assigned::NOTRACK),
+            Target::Ct(ct) if ct.notrack => return Ok(Assigned::NOTRACK),
+            Target::Ct(ct) => ct,
+            _ => return Ok(Assigned::NOTHING),
+        };
+        let protocol = rule.protocol.as_ref().map_or(0, |test| test.value.0);
+        let helper = ct.helper.as_ref();
+        let helper = helper.and_then(|name| helper::named(name, protocol));
+        let timeout = match &ct.timeout {
+            Some(name) => self.timeout(name)?,
+            None => 0,
+        };
+        Ok(Assigned::new(
+            helper.map_or(0, |helper| helper.number),
+            timeout,
+        ))
+    }
+
+    /// The number of a timeout policy, which both families share.
+    fn timeout(&mut self, name: &str) -> Result<u8, CompileError> {
+        let names = &mut self.compiled.timeouts;
+        if let Some(index) = names.iter().position(|known| known == name) {
+            return Ok(index as u8 + 1);
+        }
+        if names.len() >= TIMEOUT_POLICIES_MAX as usize {
+            return Err(CompileError::TooManyTimeouts(TIMEOUT_POLICIES_MAX as usize));
+        }
+        names.push(name.into());
+        Ok(names.len() as u8)
     }
 
     fn interfaces(&mut self, lowered: &mut CompiledRule, rule: &Rule) -> Result<(), CompileError> {

@@ -16,7 +16,7 @@ use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::Hook;
 
-use crate::model::{Counters, Policy};
+use crate::model::{Counters, Policy, TableKind};
 
 /// A policy in the engine's form, and what is needed to speak about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,12 +33,15 @@ pub struct Compiled {
     pub interface_patterns: Vec<String>,
     /// For each compiled rule the one it was made of.
     pub sources: Vec<RuleSource>,
+    /// Names of timeout policies, by the number that rules assign less one.
+    pub timeouts: Vec<String>,
 }
 
 /// A chain of the compiled form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChainInfo {
     pub family: Family,
+    pub table: TableKind,
     pub name: String,
     pub kind: ChainKind,
     /// Index of the first rule.
@@ -103,6 +106,8 @@ pub enum CompileError {
     TooManyRules { rules: usize },
     #[error("more than {INTERFACE_PATTERNS_MAX} different interfaces are named")]
     TooManyInterfaces,
+    #[error("more than {0} different timeout policies are named")]
+    TooManyTimeouts(usize),
     #[error("{family}: rule {number} of chain {chain} matches ports twice")]
     PortsTwice {
         family: &'static str,
@@ -124,11 +129,17 @@ pub fn compile(policy: &Policy) -> Result<Compiled, CompileError> {
         chains: Vec::new(),
         interface_patterns: Vec::new(),
         sources: Vec::new(),
+        timeouts: Vec::new(),
     };
-    for family in [Family::V4, Family::V6] {
-        let layout = layout::Layout::new(family, &policy.ruleset(family).filter)?;
-        layout.check()?;
-        lower::family(&mut compiled, &layout)?;
+    for kind in [TableKind::Filter, TableKind::Raw] {
+        if kind == TableKind::Raw && !policy.uses_raw() {
+            continue;
+        }
+        for family in [Family::V4, Family::V6] {
+            let layout = layout::Layout::new(family, policy.ruleset(family).table(kind))?;
+            layout.check()?;
+            lower::table(&mut compiled, &layout)?;
+        }
     }
     compiled.header.rules = compiled.rules.len() as u32;
     compiled.header.cached = remember::choose(&compiled);
@@ -156,7 +167,7 @@ impl Compiled {
     /// Where the model counts what a compiled rule matches; nowhere for the end of a user's chain.
     fn place<'a>(&self, policy: &'a mut Policy, source: &RuleSource) -> Option<&'a mut Counters> {
         let chain = self.chains.get(source.chain as usize)?;
-        let table = &mut policy.ruleset_mut(source.family).filter;
+        let table = policy.ruleset_mut(source.family).table_mut(chain.table);
         match (chain.kind, source.number) {
             (ChainKind::Continuation, _) | (ChainKind::User, 0) => None,
             (ChainKind::Builtin(hook), 0) => Some(&mut table.builtin_mut(hook).counters),

@@ -8,6 +8,7 @@ use keepstate_engine::policy::{
 use keepstate_engine::verdict::State;
 
 use super::{ChainKind, Compiled};
+use crate::model::TableKind;
 
 /// A rule of a built-in chain that may decide about established packets.
 struct Candidate {
@@ -22,7 +23,7 @@ struct Candidate {
 pub(super) fn choose(compiled: &Compiled) -> [u32; 8] {
     let mut candidates = Vec::new();
     for chain in &compiled.chains {
-        if matches!(chain.kind, ChainKind::Builtin(_)) {
+        if chain.table == TableKind::Filter && matches!(chain.kind, ChainKind::Builtin(_)) {
             scan(compiled, chain.first, chain.end, &mut candidates);
         }
     }

@@ -1,6 +1,6 @@
 //! What the compiler makes of a ruleset.
 
-use keepstate_engine::policy::{NO_RULE, target};
+use keepstate_engine::policy::{Assigned, NO_RULE, POLICY_RAW, target};
 
 use super::*;
 use crate::{FileKind, parse_rules};
@@ -154,6 +154,39 @@ fn interfaces_are_limited_and_both_families_share_them() {
     assert_eq!(compiled.interface_patterns[63], "eth63");
     let error = compile(&policy_with(0, rules(INTERFACE_PATTERNS_MAX + 1))).unwrap_err();
     assert_eq!(error, CompileError::TooManyInterfaces);
+}
+
+#[test]
+fn the_table_raw_follows_and_assigns() {
+    let text = "*raw\n:PREROUTING ACCEPT\n:OUTPUT DROP\n\
+                -A PREROUTING -p tcp --dport 21 -j CT --helper ftp --timeout slow\n\
+                -A PREROUTING -p udp -j NOTRACK\n-A PREROUTING -j RETURN\nCOMMIT\n";
+    let compiled = compile(&policy_of(text)).unwrap();
+    assert_eq!(compiled.header.flags & POLICY_RAW, POLICY_RAW);
+    assert_eq!(compiled.header.entry, [[0, 1, 2], [3, 4, 5]]);
+    assert_eq!(compiled.header.raw_entry, [[6, 10], [11, 12]]);
+    let assigned = compiled.rules[6..9].iter().map(|rule| rule.assigned);
+    let ftp = Assigned::new(keepstate_engine::helper::FTP, 1);
+    let expected = [ftp, Assigned::NOTRACK, Assigned::NOTHING];
+    assert_eq!(assigned.collect::<Vec<_>>(), expected);
+    assert_eq!(compiled.rules[8].jump, 9, "RETURN goes to the policy");
+    assert_eq!(compiled.timeouts, ["slow"]);
+    assert!(compiled.rules[6..].iter().all(|rule| rule.hook == 0));
+    assert!(compiled.sources[7].text.starts_with("-t raw -A PREROUTING"));
+    let without = compile(&policy_of("*raw\nCOMMIT\n")).unwrap();
+    assert_eq!(without.header.flags & POLICY_RAW, 0);
+    let mut policy = policy_of(text);
+    compiled.store_counters(&mut policy, |index| Counters {
+        packets: index.into(),
+        bytes: 0,
+    });
+    assert_eq!(
+        policy.v4.raw.rules("PREROUTING").unwrap()[1]
+            .counters
+            .packets,
+        7
+    );
+    assert_eq!(policy.v6.raw.builtin(Hook::Output).counters.packets, 12);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use keepstate_engine::tuple::Family;
 
 use crate::command::Listing;
 use crate::model::{
-    Counters, Interface, Match, PortRange, Ports, Rule, States, Table, Target, Test, hook_named,
+    Counters, Interface, Match, PortRange, Ports, Rule, States, Table, Target, Test,
 };
 use crate::network::Network;
 use crate::protocol::Protocol;
@@ -43,7 +43,7 @@ pub(crate) fn list(
 }
 
 fn head(text: &mut String, table: &Table, name: &str, listing: Listing) {
-    match hook_named(name) {
+    match table.hook_named(name) {
         Some(hook) => {
             let chain = table.builtin(hook);
             let _ = write!(text, "Chain {name} (policy {}", chain.policy.name());
@@ -138,6 +138,11 @@ fn tail(text: &mut String, rule: &Rule, listing: Listing) {
     for one in &rule.matches {
         write_match(text, one, listing);
     }
+    let _ = match &rule.target {
+        Target::Notrack => write!(text, " NOTRACK"),
+        Target::Ct(ct) => write!(text, " CT{ct}"),
+        _ => Ok(()),
+    };
 }
 
 fn write_match(text: &mut String, one: &Match, listing: Listing) {

@@ -148,7 +148,7 @@ fn what_is_not_known_is_an_error_at_its_place() {
     );
     check(
         "iptables -t mangle -A INPUT -j DROP",
-        "1:13: table `mangle' is not supported yet: only filter is",
+        "1:13: table `mangle' is not supported yet: only filter and raw are",
     );
     check(
         "iptables -P INPUT drop",
@@ -195,7 +195,7 @@ fn errors_of_a_whole_file_are_told_together() {
         7:11: Cannot use -L with -A
         8:13: Chain 'bar' does not exist
         10:1: a line outside of a table: \"*filter\" is expected first
-        13:1: table `nat' is not supported yet: only filter is
+        13:1: table `nat' is not supported yet: only filter and raw are
         19:8: COMMIT expected",
     );
 }

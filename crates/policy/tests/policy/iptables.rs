@@ -4,6 +4,7 @@
 use keepstate_engine::tuple::Family;
 use keepstate_policy::{
     FileKind, Flush, Policy, RestoreOptions, ShowCounters, UseCounters, parse_rules, save_table,
+    save_tables,
 };
 use keepstate_testkit::{Namespace, programs_or_skip, root_or_skip};
 
@@ -266,6 +267,83 @@ fn rules_are_read_and_printed_as_iptables_does() {
         ",
     );
     twin.check_listings();
+}
+
+#[test]
+fn the_table_raw_is_read_and_printed_as_iptables_does() {
+    let Some(mut twin) = Twin::new("the_table_raw_is_read_and_printed_as_iptables_does") else {
+        return;
+    };
+    // Makes the tables, which we always have.
+    twin.namespace.run("iptables", &["-t", "raw", "-L"]);
+    twin.namespace.run("ip6tables", &["-t", "raw", "-L"]);
+    twin.check_all(
+        "
+        iptables -P INPUT ACCEPT
+        iptables -t raw -A PREROUTING -p tcp --dport 21 -j CT --helper ftp
+        iptables -t raw -A PREROUTING -p udp --dport 69 -j CT --helper tftp
+        iptables -t raw -A PREROUTING -p udp --dport 53 -j CT --notrack
+        iptables -t raw -A PREROUTING -p tcp -j CT --notrack --helper ftp
+        iptables -t raw -A PREROUTING -i eth0 -s 10.0.0.0/8 -m comment --comment 'no flow' -j NOTRACK
+        iptables -t raw -A OUTPUT -p udp --sport 53 -j NOTRACK
+        iptables -t raw -A OUTPUT -o lo -j CT
+        iptables -t raw -N INPUT
+        iptables -t raw -N own
+        iptables -t raw -A own -p tcp -j CT --helper ftp
+        iptables -t raw -A own -j RETURN
+        iptables -t raw -A PREROUTING -j own
+        iptables -t raw -A PREROUTING -g own
+        iptables -t raw -A OUTPUT -j INPUT
+        iptables -t raw -A PREROUTING -j DROP
+        iptables -t raw -v -A PREROUTING -p tcp --dport 21 -j CT --helper ftp
+        iptables -t raw -v -A OUTPUT -p udp -j NOTRACK
+        iptables -t raw -C PREROUTING -p tcp --dport 21 -j CT --helper ftp
+        iptables -t raw -C PREROUTING -p udp --dport 53 -j NOTRACK
+        iptables -t raw -D PREROUTING -p udp --dport 53 -j CT --notrack
+        iptables -t raw -P OUTPUT DROP
+        iptables -t raw -L
+        iptables -t raw -nvL
+        iptables -t raw -S
+        iptables -t raw -S PREROUTING 2
+        iptables -t raw -A PREROUTING -p tcp -j CT --helper
+        iptables -t raw -A PREROUTING -p tcp -j CT --helper ftp --helper ftp
+        iptables -t raw -A PREROUTING -j CT --helper ftp
+        iptables -t raw -A PREROUTING ! -p udp -j CT --helper ftp
+        iptables -t raw -I PREROUTING -p udp -j CT --helper ftp
+        iptables -t raw -R PREROUTING 1 -p tcp -j CT --helper nosuch
+        iptables -A INPUT -p tcp -j CT --helper ftp
+        iptables -A INPUT -j NOTRACK
+        iptables -t raw -A PREROUTING -o eth0 -j ACCEPT
+        iptables -t raw -A OUTPUT -i eth0 -j ACCEPT
+        iptables -t raw -A FORWARD -j ACCEPT
+        iptables -t raw -A PREROUTING -j FORWARD
+        iptables -A INPUT -j PREROUTING
+        iptables -t raw -A PREROUTING -p tcp ! --helper ftp -j CT
+        iptables -t raw -A PREROUTING --notrack -j CT
+        iptables -t raw -A PREROUTING -j CT --notrack foo
+        iptables -N CT
+        iptables -N NOTRACK
+        iptables -t raw -Z
+        iptables -t raw -F own
+        ip6tables -P FORWARD DROP
+        ip6tables -t raw -A PREROUTING -p tcp --dport 21 -j CT --helper ftp
+        ip6tables -t raw -S
+        ",
+    );
+    for program in ["iptables", "ip6tables"] {
+        let theirs = twin.theirs(&format!("{program}-save"), &[], "").stdout;
+        let lines = theirs.lines().filter(|line| !line.starts_with('#'));
+        let theirs: String = lines.map(|line| format!("{line}\n")).collect();
+        let ruleset = twin.policy.ruleset(family_of(program));
+        assert_eq!(save_tables(ruleset, ShowCounters::No), theirs);
+    }
+    twin.check_restore(
+        "*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT DROP [3:4]\n:own - [0:0]\n\
+         -A PREROUTING -p tcp -m tcp --dport 21 -j CT --helper ftp\n-A own -j NOTRACK\nCOMMIT\n\
+         *filter\n:INPUT DROP [0:0]\nCOMMIT\n",
+        "",
+    );
+    twin.check("iptables -t raw -S -v");
 }
 
 #[test]

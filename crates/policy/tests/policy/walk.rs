@@ -66,7 +66,8 @@ impl Slow<'_> {
             count(&mut rule.counters);
             let decision = |policy| Some((policy, name.to_string(), index as u32 + 1));
             match rule.target.clone() {
-                Target::None => {}
+                // The rulesets here are of the table filter.
+                Target::None | Target::Notrack | Target::Ct(_) => {}
                 Target::Accept => return decision(ChainPolicy::Accept),
                 Target::Drop => return decision(ChainPolicy::Drop),
                 Target::Return => return None,

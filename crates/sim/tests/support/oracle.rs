@@ -9,10 +9,11 @@ use keepstate_engine::record::{ASSURED, Record, SEEN_REPLY};
 use keepstate_engine::table::{Hash, Lookup, lookup};
 use keepstate_engine::time::Tick;
 use keepstate_engine::trace::Step;
-use keepstate_engine::tuple::Direction;
+use keepstate_engine::tuple::{Direction, Family};
 use keepstate_engine::verdict::{State, Verdict};
+use keepstate_policy::{FileKind, Policy, compile, parse_rules};
 use keepstate_sim::capture::Reader;
-use keepstate_sim::plane::Recorder;
+use keepstate_sim::plane::{LoadedPolicy, Recorder};
 use keepstate_sim::replay::{Judged, Options, Replay};
 use keepstate_sim::sysctl::Sysctl;
 
@@ -154,10 +155,36 @@ pub(crate) fn compare(case: &Case, depth: Depth) -> Comparison {
     comparison
 }
 
-/// Replays a capture without rules: everything is let through and tracked, as it was for Linux.
+/// The helpers as the labels were made with, of those that we have.
+const RULES: &str = "*raw
+-A PREROUTING -p tcp --dport 21 -j CT --helper ftp
+-A PREROUTING -p udp --dport 69 -j CT --helper tftp
+-A PREROUTING -p tcp --dport 6667 -j CT --helper irc
+COMMIT
+";
+
+/// A policy that lets everything through.
+fn policy() -> LoadedPolicy {
+    let mut policy = Policy::default();
+    for family in [Family::V4, Family::V6] {
+        let parsed = parse_rules(RULES, FileKind::Save(family));
+        assert!(!parsed.has_errors(), "{:?}", parsed.diagnostics);
+        policy.merge(parsed);
+    }
+    let compiled = compile(&policy).expect("the rules above compile");
+    LoadedPolicy {
+        header: compiled.header,
+        rules: compiled.rules,
+        conditions: compiled.conditions,
+        names: Vec::new(),
+    }
+}
+
+/// Replays a capture: everything is let through and tracked, as it was for Linux.
 pub(crate) fn replay(case: &Case) -> BTreeMap<u64, Replayed> {
     let sysctls = case.sysctls.iter();
     let options = Options {
+        policy: policy(),
         sysctls: sysctls
             .map(|text| Sysctl::parse(text).expect("a setting"))
             .collect(),

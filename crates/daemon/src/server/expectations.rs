@@ -1,0 +1,123 @@
+//! What is answered about flows that are expected.
+
+use std::io;
+
+use keepstate_api::{Ends, Event, EventKind, Expectation, Flow, Query, Reply, Unable, frame};
+use keepstate_engine::expect;
+use keepstate_engine::record::{ORIGINATOR_IS_SECOND, Record, Warm};
+use keepstate_engine::settings::SETTING_FLOW_EVENTS;
+use keepstate_engine::tuple::Side;
+use keepstate_listing as listing;
+
+use super::connection::Output;
+use super::{Shared, unix_nanoseconds};
+
+/// Shows the expectations of a family, or of both.
+pub(super) fn list(shared: &Shared, family: Option<&str>, output: &mut Output) -> io::Result<()> {
+    let now = shared.plane.now();
+    let mut found = Vec::new();
+    expect::visit(&shared.plane.flows(), now, |_, expectation| {
+        let name = ["ipv4", "ipv6"][expectation.family as usize];
+        if family.is_none_or(|family| family == name) {
+            found.push(Expectation::new(expectation, now));
+        }
+    });
+    let shown = found.len() as u64;
+    for expectation in found {
+        frame::write(output, &Reply::Expectation(Box::new(expectation)))?;
+    }
+    frame::write(output, &Reply::FlowsEnd { shown })
+}
+
+/// The expectation that a packet would meet.
+pub(super) fn find(shared: &Shared, query: &Query) -> Reply {
+    let now = shared.plane.now();
+    let mut found = None;
+    expect::visit(&shared.plane.flows(), now, |_, expectation| {
+        let expectation = Expectation::new(expectation, now);
+        if found.is_none() && is_meant(&expectation, query) {
+            found = Some(expectation);
+        }
+    });
+    match found {
+        Some(expectation) => Reply::Expectation(Box::new(expectation)),
+        None => Reply::Unable {
+            why: Unable::Missing,
+        },
+    }
+}
+
+/// Takes that expectation out.
+pub(super) fn remove(shared: &Shared, query: &Query) -> Reply {
+    let now = shared.plane.now();
+    let mut ended = Vec::new();
+    expect::remove_if(
+        &shared.plane.flows(),
+        |expectation| is_meant(&Expectation::new(expectation, now), query),
+        |expectation| ended.push(*expectation),
+    );
+    tell(shared, &ended);
+    match ended.len() {
+        0 => Reply::Unable {
+            why: Unable::Missing,
+        },
+        _ => Reply::Done,
+    }
+}
+
+/// Takes all of them out.
+pub(super) fn flush(shared: &Shared) -> Reply {
+    let mut ended = Vec::new();
+    expect::remove_if(
+        &shared.plane.flows(),
+        |_| true,
+        |expectation| ended.push(*expectation),
+    );
+    tell(shared, &ended);
+    Reply::Done
+}
+
+fn is_meant(expectation: &Expectation, query: &Query) -> bool {
+    let packet = Ends {
+        source: query.source,
+        destination: query.destination,
+        source_port: query.source_port,
+        destination_port: query.destination_port,
+    };
+    expectation.zone == query.zone && expectation.is_met_by(&packet, query.protocol)
+}
+
+/// Takes out what has ended, and tells of it.
+pub(super) fn sweep(shared: &Shared) {
+    let now = shared.plane.now();
+    let mut ended = Vec::new();
+    expect::sweep(&shared.plane.flows(), now, |expectation| {
+        ended.push(*expectation);
+    });
+    tell(shared, &ended);
+}
+
+fn tell(shared: &Shared, ended: &[expect::Expectation]) {
+    if !shared.plane.settings().has(SETTING_FLOW_EVENTS) {
+        return;
+    }
+    let now = shared.plane.now();
+    for expectation in ended {
+        let record = Record {
+            status: match expectation.master_originator {
+                Side::First => 0,
+                Side::Second => ORIGINATOR_IS_SECOND,
+            },
+            ..Record::EMPTY
+        };
+        let master = listing::Entry::new(&expectation.master, &record, &Warm::default(), now);
+        shared.hub.publish(Event {
+            time_ns: unix_nanoseconds(),
+            kind: EventKind::Unexpected,
+            flow: Flow::from_listing(&master),
+            packet: None,
+            expectation: Some(Expectation::new(expectation, now)),
+            by: None,
+        });
+    }
+}

@@ -1,0 +1,562 @@
+//! Flows that helpers foretell: a bounded table in memory that all CPUs share, without locks.
+//!
+//! Buckets of eight places, by the hash of what is expected to be the destination. A place is given out
+//! by compare-and-swap of its control word, written, and published by a last store; whoever reads one
+//! reads the control word again afterwards.
+//!
+//! **An end for each.** An expectation serves one flow, unless it is permanent: the first packet that is
+//! let in as RELATED takes it out by compare-and-swap, so of two CPUs one gets it. It ends with its
+//! age. And it ends with its master: that record is looked up where it was, and must have the same
+//! key and the same moment of birth. What has ended so is found by nobody, and its place is free for
+//! the next.
+//!
+//! **No room** (`nf_conntrack_expect_max`, or the eight places of a bucket): none is made, which is
+//! counted, and the packet passes; its data connection is then NEW. The flow's own oldest one makes
+//! room first where the helper allows no more at a time, so nobody can fill the table with one flow.
+//!
+//! At worst, two packets of one flow that ask for an expectation at the same moment on two CPUs leave
+//! one more than the flow may have, until it expires.
+
+mod survey;
+
+pub use self::survey::{remove_if, sweep, visit};
+
+use crate::event::{Event, EventKind};
+use crate::helper;
+use crate::host::{FlowMemory, Host, Repeat, Words};
+use crate::limits::{EXPECTATION_BUCKETS, EXPECTATION_SLOTS, EXPECTATIONS_PER_BUCKET};
+use crate::policy::NO_RULE;
+use crate::process::{Run, Scratch, Stage};
+use crate::record::{ASSIGNED, CONTROL_WORD, Control, KEY_WORD, SlotState, Warm};
+use crate::settings::SETTING_FLOW_EVENTS;
+use crate::table::{Hash, Place, gauges};
+use crate::time::Tick;
+use crate::trace::Step;
+use crate::track::count;
+use crate::tuple::{Address, Family, FlowKey, KEY_WORD0_FOREIGN_BITS, Side};
+use crate::wire::transport::{TCP, UDP};
+
+/// No place in the table.
+pub(crate) const NOWHERE: u32 = u32::MAX;
+
+/// Any port of the source will do.
+pub const ANY_SOURCE_PORT: u8 = 1 << 0;
+/// Any source will do.
+pub const ANY_SOURCE: u8 = 1 << 1;
+/// Stays when it was used.
+pub const PERMANENT: u8 = 1 << 2;
+
+// Words of an expectation. The control word: deadline (32), version (16), helper (8), state (8).
+const WORD_CONTROL: u32 = 0;
+/// Source port (16), destination port (16), family (8), zone (16), protocol (8).
+const WORD_NAME: u32 = 1;
+const WORD_DESTINATION: u32 = 2;
+const WORD_SOURCE: u32 = 4;
+/// Birth of the master (16), the side of it that began (8), flags (8).
+const WORD_KIND: u32 = 6;
+/// Family (8), slot (8), bucket (32) of the master.
+const WORD_PLACE: u32 = 7;
+const WORD_MASTER: u32 = 8;
+
+const STATE_FREE: u64 = 0;
+const STATE_WRITTEN: u64 = 1;
+const STATE_LIVE: u64 = 2;
+const STATE_MASK: u64 = 0xff;
+
+/// The control word of a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpectationControl(pub u64);
+
+impl ExpectationControl {
+    const fn is_live(self, now: Tick) -> bool {
+        self.0 & STATE_MASK == STATE_LIVE && !self.deadline().has_passed(now)
+    }
+
+    pub const fn deadline(self) -> Tick {
+        Tick((self.0 >> 32) as u32)
+    }
+
+    /// Number of the helper that foretold it.
+    pub const fn helper(self) -> u8 {
+        (self.0 >> 8) as u8
+    }
+
+    const fn version(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    /// The next version of this word.
+    const fn next(self, state: u64, helper: u8, deadline: Tick) -> Self {
+        let version = self.version().wrapping_add(1) as u64;
+        Self((deadline.0 as u64) << 32 | version << 16 | (helper as u64) << 8 | state)
+    }
+
+    const fn freed(self) -> Self {
+        self.next(STATE_FREE, 0, Tick(0))
+    }
+}
+
+/// What a flow expects. Its ports are those of the first packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expectation {
+    pub family: Family,
+    pub protocol: u8,
+    pub zone: u16,
+    pub source: Address,
+    pub destination: Address,
+    pub source_port: u16,
+    pub destination_port: u16,
+    /// Bits `ANY_*` and [`PERMANENT`].
+    pub flags: u8,
+    pub helper: u8,
+    pub deadline: Tick,
+    pub master: FlowKey,
+    pub master_originator: Side,
+}
+
+/// What a helper has read of a flow that is to come, in scratch memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) source: Address,
+    pub(crate) destination: Address,
+    pub(crate) port: u16,
+    pub(crate) protocol: u8,
+    pub(crate) flags: u8,
+}
+
+/// Where a search of a bucket has come to, in scratch memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Search {
+    at: u32,
+    name: u64,
+    /// The expectation that was found.
+    pub(crate) found: u32,
+    pub(crate) control: u64,
+    /// Whether it is the flow's own.
+    is_own: u8,
+    /// A place to write to, and what its control word was.
+    room: u32,
+    room_control: u64,
+    /// Mark of the master.
+    pub(crate) mark: u32,
+}
+
+impl Search {
+    pub(crate) const NOTHING: Self = Self {
+        at: 0,
+        name: 0,
+        found: NOWHERE,
+        control: 0,
+        is_own: 0,
+        room: NOWHERE,
+        room_control: 0,
+        mark: 0,
+    };
+}
+
+impl Wanted {
+    pub(crate) const NOTHING: Self = Self {
+        source: [0; 4],
+        destination: [0; 4],
+        port: 0,
+        protocol: 0,
+        flags: 0,
+    };
+}
+
+/// The stage that begins a flow: a search first, where anything is expected.
+#[inline(always)]
+pub(crate) fn before_beginning<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
+    scratch.search.found = NOWHERE;
+    let gauges = host.flows().gauges();
+    match gauges.map_or(0, |words| words.load(gauges::EXPECTATIONS)) {
+        0 => Stage::Advance,
+        _ => Stage::Foretold,
+    }
+}
+
+/// Looks for an expectation that the packet of an unknown flow meets.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
+pub(crate) fn seek<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
+    let info = &scratch.info;
+    if info.protocol == TCP || info.protocol == UDP {
+        let zone = scratch.oriented.key.zone();
+        let name = name(info.family, info.protocol, zone, info.destination_port);
+        let destination = info.destination;
+        scratch.search = Search {
+            at: bucket(host, name, &destination),
+            name,
+            ..Search::NOTHING
+        };
+        let flows = host.flows();
+        flows.repeat(EXPECTATIONS_PER_BUCKET, &mut Seek { flows, scratch });
+        if scratch.search.found != NOWHERE {
+            let helper = ExpectationControl(scratch.search.control).helper();
+            host.trace(Step::Foretold(helper));
+        }
+    }
+    Stage::Advance
+}
+
+struct Seek<'a, M> {
+    flows: &'a M,
+    scratch: &'a mut Scratch,
+}
+
+impl<M: FlowMemory> Repeat for Seek<'_, M> {
+    fn step(&mut self) -> bool {
+        let scratch = &mut *self.scratch;
+        let at = scratch.search.at;
+        scratch.search.at = at.wrapping_add(1);
+        let Some(words) = self.flows.expectation(at) else {
+            return false;
+        };
+        let control = ExpectationControl(words.load(WORD_CONTROL));
+        if !control.is_live(scratch.now) || !fits(words, scratch) {
+            return true;
+        }
+        let Some(warm) = master(self.flows, words, control.helper(), scratch.now) else {
+            return true;
+        };
+        if words.load(WORD_CONTROL) != control.0 {
+            return true;
+        }
+        scratch.search.found = at;
+        scratch.search.control = control.0;
+        scratch.search.mark = warm.mark;
+        false
+    }
+}
+
+/// Whether a packet is what is expected.
+fn fits<W: Words>(words: W, scratch: &Scratch) -> bool {
+    let info = &scratch.info;
+    let kind = words.load(WORD_KIND);
+    let name = words.load(WORD_NAME);
+    let named = (name ^ scratch.search.name) & !(0xffff << 48) == 0;
+    let any_port = kind & ANY_SOURCE_PORT as u64 != 0;
+    let port = any_port || (name >> 48) as u16 == info.source_port;
+    let any_source = kind & ANY_SOURCE as u64 != 0;
+    let source = any_source || differs(words, WORD_SOURCE, &info.source) == 0;
+    named && port && source && differs(words, WORD_DESTINATION, &info.destination) == 0
+}
+
+/// Takes the expectation that [`seek`] found; `false` when another CPU was first.
+#[inline(always)]
+pub(crate) fn take<H: Host>(host: &H, found: u32, control: u64) -> bool {
+    let flows = host.flows();
+    let Some(words) = flows.expectation(found) else {
+        return false;
+    };
+    if words.load(WORD_KIND) & PERMANENT as u64 != 0 {
+        count(flows, gauges::EXPECTATIONS_MET);
+        return true;
+    }
+    let freed = ExpectationControl(control).freed();
+    if words.compare_exchange(WORD_CONTROL, control, freed.0) != control {
+        return false;
+    }
+    count(flows, gauges::EXPECTATIONS_MET);
+    gone(flows);
+    // Whoever gets the place next writes to it only after it has claimed it: what is read here may
+    // be that, seldom, and then an event is wrong.
+    tell(host, EventKind::Unexpected, words, control);
+    true
+}
+
+/// Puts what a helper wants into the table.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
+pub(crate) fn make<P, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
+    let host = run.host;
+    let flows = host.flows();
+    let Wanted {
+        protocol,
+        port,
+        destination,
+        ..
+    } = scratch.wanted;
+    host.trace(Step::Expects(port));
+    let zone = scratch.oriented.key.zone();
+    let name = name(scratch.info.family, protocol, zone, port);
+    scratch.search = Search {
+        at: bucket(host, name, &destination),
+        name,
+        ..Search::NOTHING
+    };
+    flows.repeat(EXPECTATIONS_PER_BUCKET, &mut Survey { flows, scratch });
+    if scratch.search.found == NOWHERE {
+        remove_oldest(host, scratch);
+        add(host, scratch);
+    } else if scratch.search.is_own != 0 {
+        renew(flows, scratch);
+    } else {
+        // Another flow of the same two hosts expects the same.
+        count(flows, gauges::EXPECTATIONS_REFUSED);
+    }
+    Stage::Conclude
+}
+
+/// Looks for the same expectation, and for room.
+struct Survey<'a, M> {
+    flows: &'a M,
+    scratch: &'a mut Scratch,
+}
+
+impl<M: FlowMemory> Repeat for Survey<'_, M> {
+    fn step(&mut self) -> bool {
+        let scratch = &mut *self.scratch;
+        let at = scratch.search.at;
+        scratch.search.at = at.wrapping_add(1);
+        let Some(words) = self.flows.expectation(at) else {
+            return false;
+        };
+        let control = ExpectationControl(words.load(WORD_CONTROL));
+        if control.0 & STATE_MASK == STATE_WRITTEN {
+            return true;
+        }
+        let alive = control.is_live(scratch.now)
+            && master(self.flows, words, control.helper(), scratch.now).is_some();
+        if !alive {
+            scratch.search.room = at;
+            scratch.search.room_control = control.0;
+            return true;
+        }
+        if !is_same(words, scratch) {
+            return true;
+        }
+        scratch.search.found = at;
+        scratch.search.control = control.0;
+        let own = words.load(WORD_PLACE) == place_word(scratch.seen.place);
+        scratch.search.is_own = own as u8;
+        false
+    }
+}
+
+fn is_same<W: Words>(words: W, scratch: &Scratch) -> bool {
+    let wanted = &scratch.wanted;
+    let name = words.load(WORD_NAME) == scratch.search.name;
+    let flags = words.load(WORD_KIND) as u8 == wanted.flags;
+    let source = differs(words, WORD_SOURCE, &wanted.source);
+    name && flags && (source | differs(words, WORD_DESTINATION, &wanted.destination)) == 0
+}
+
+fn add<H: Host>(host: &H, scratch: &mut Scratch) {
+    let flows = host.flows();
+    let held = flows
+        .gauges()
+        .map_or(0, |words| words.load(gauges::EXPECTATIONS));
+    let old = ExpectationControl(scratch.search.room_control);
+    let was_counted = old.0 & STATE_MASK == STATE_LIVE;
+    let full = held >= host.settings().expectations_max as u64 && !was_counted;
+    let words = flows.expectation(scratch.search.room);
+    let (false, Some(words)) = (full, words) else {
+        count(flows, gauges::EXPECTATIONS_REFUSED);
+        return;
+    };
+    let Some(seconds) = helper::timeout(scratch.given.helper()) else {
+        return;
+    };
+    let written = old.next(STATE_WRITTEN, 0, Tick(0));
+    if words.compare_exchange(WORD_CONTROL, old.0, written.0) != old.0 {
+        count(flows, gauges::EXPECTATIONS_REFUSED);
+        return;
+    }
+    fill(words, scratch);
+    let deadline = scratch.now.after_seconds(seconds);
+    let control = written.next(STATE_LIVE, scratch.given.helper(), deadline);
+    words.store(WORD_CONTROL, control.0);
+    if was_counted {
+        count(flows, gauges::EXPECTATIONS_DELETED);
+    } else {
+        count(flows, gauges::EXPECTATIONS);
+    }
+    count(flows, gauges::EXPECTATIONS_CREATED);
+    note(flows, scratch, scratch.search.room, control);
+    tell(host, EventKind::Expected, words, control.0);
+}
+
+fn fill<W: Words>(words: W, scratch: &Scratch) {
+    let wanted = &scratch.wanted;
+    words.store(WORD_NAME, scratch.search.name);
+    store_address(words, WORD_DESTINATION, &wanted.destination);
+    store_address(words, WORD_SOURCE, &wanted.source);
+    let born = (scratch.given.born() as u64) << 16;
+    let side = (scratch.record.originator() as u64) << 8;
+    words.store(WORD_KIND, born | side | wanted.flags as u64);
+    words.store(WORD_PLACE, place_word(scratch.seen.place));
+    let [a, b, c, d, e] = scratch.oriented.key.words;
+    words.store(WORD_MASTER, a);
+    words.store(WORD_MASTER + 1, b);
+    words.store(WORD_MASTER + 2, c);
+    words.store(WORD_MASTER + 3, d);
+    words.store(WORD_MASTER + 4, e);
+}
+
+fn renew<M: FlowMemory>(flows: &M, scratch: &Scratch) {
+    let (Some(words), Some(seconds)) = (
+        flows.expectation(scratch.search.found),
+        helper::timeout(scratch.given.helper()),
+    ) else {
+        return;
+    };
+    let old = ExpectationControl(scratch.search.control);
+    let new = old.next(
+        STATE_LIVE,
+        scratch.given.helper(),
+        scratch.now.after_seconds(seconds),
+    );
+    if words.compare_exchange(WORD_CONTROL, old.0, new.0) == old.0 {
+        note(flows, scratch, scratch.search.found, new);
+    }
+}
+
+fn note<M: FlowMemory>(flows: &M, scratch: &Scratch, index: u32, control: ExpectationControl) {
+    let max = helper::expectations_max(scratch.given.helper());
+    helper::state::note(flows, scratch.state, max, index, control.version());
+}
+
+/// Takes out what the flow expected before, where its helper allows one at a time.
+fn remove_oldest<H: Host>(host: &H, scratch: &mut Scratch) {
+    let flows = host.flows();
+    let Some((index, version)) = helper::state::noted(flows, scratch.state) else {
+        return;
+    };
+    let Some(words) = flows.expectation(index) else {
+        return;
+    };
+    let control = ExpectationControl(words.load(WORD_CONTROL));
+    if control.0 & STATE_MASK != STATE_LIVE || control.version() != version {
+        return;
+    }
+    let freed = control.freed();
+    if words.compare_exchange(WORD_CONTROL, control.0, freed.0) == control.0 {
+        gone(flows);
+        tell(host, EventKind::Unexpected, words, control.0);
+        // It may have been the room that the survey found.
+        if scratch.search.room == index {
+            scratch.search.room_control = freed.0;
+        }
+    }
+}
+
+fn gone<M: FlowMemory>(flows: &M) {
+    if let Some(words) = flows.gauges() {
+        words.add(gauges::EXPECTATIONS, u64::MAX);
+        words.add(gauges::EXPECTATIONS_DELETED, 1);
+    }
+}
+
+/// Tells of an expectation.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
+fn tell<H: Host, W: Words>(host: &H, kind: EventKind, words: W, control: u64) {
+    if !host.settings().has(SETTING_FLOW_EVENTS) {
+        return;
+    }
+    let (name, traits) = (words.load(WORD_NAME), words.load(WORD_KIND));
+    let family = (name >> 24) as u8;
+    let first = words.load(WORD_MASTER + 1);
+    let destination = words.load(WORD_DESTINATION);
+    let is_first = match family {
+        0 => first >> 32 == destination >> 32,
+        _ => {
+            first == destination && words.load(WORD_MASTER + 2) == words.load(WORD_DESTINATION + 1)
+        }
+    };
+    host.emit(&Event {
+        key: [
+            words.load(WORD_MASTER),
+            first,
+            words.load(WORD_MASTER + 2),
+            words.load(WORD_MASTER + 3),
+            words.load(WORD_MASTER + 4),
+        ],
+        control,
+        kind: kind as u8,
+        family,
+        side: (traits >> 8) as u8 & 1,
+        helper: ExpectationControl(control).helper(),
+        rule: NO_RULE,
+        detail: [
+            (name >> 48 << 16) as u32 | (name >> 32) as u32 & 0xffff,
+            name as u32 & 0xff,
+            traits as u32 & 0xff | (!is_first as u32) << 8,
+            0,
+        ],
+        ..Event::default()
+    });
+}
+
+/// The warm words of the flow that expects; `None` when its record is gone.
+fn master<M: FlowMemory, W: Words>(flows: &M, words: W, helper: u8, now: Tick) -> Option<Warm> {
+    let place = place_of(words.load(WORD_PLACE));
+    let slot = flows.slot(place.family, place.bucket, place.slot)?;
+    let control = Control(slot.load(CONTROL_WORD));
+    let mut difference = (slot.load(KEY_WORD) ^ words.load(WORD_MASTER)) & !KEY_WORD0_FOREIGN_BITS;
+    difference |= slot.load(KEY_WORD + 1) ^ words.load(WORD_MASTER + 1);
+    if matches!(place.family, Family::V6) {
+        let slot = flows.slot(Family::V6, place.bucket, place.slot)?;
+        difference |= slot.load(KEY_WORD + 2) ^ words.load(WORD_MASTER + 2);
+        difference |= slot.load(KEY_WORD + 3) ^ words.load(WORD_MASTER + 3);
+        difference |= slot.load(KEY_WORD + 4) ^ words.load(WORD_MASTER + 4);
+    }
+    let is_live = matches!(control.slot_state(), SlotState::Live)
+        && control.status() & ASSIGNED != 0
+        && !control.deadline().has_passed(now);
+    if difference != 0 || !is_live {
+        return None;
+    }
+    let warm = Warm::read(flows.warm(place.family, place.bucket, place.slot)?);
+    let born = (words.load(WORD_KIND) >> 16) as u16;
+    let same = warm.assigned.helper() == helper && warm.assigned.born() == born;
+    same.then_some(warm)
+}
+
+fn bucket<H: Host>(host: &H, name: u64, destination: &Address) -> u32 {
+    let [a, b, c, d] = *destination;
+    let key = FlowKey {
+        family: Family::V6,
+        words: [name << 8, pair(a, b), pair(c, d), 0, 0],
+    };
+    let hash = Hash::of(&key, host.settings());
+    (hash.id % EXPECTATION_BUCKETS) * EXPECTATIONS_PER_BUCKET
+}
+
+/// The word that tells one expectation of a destination from another, without a source port.
+const fn name(family: Family, protocol: u8, zone: u16, port: u16) -> u64 {
+    (port as u64) << 32 | (family as u64) << 24 | (zone as u64) << 8 | protocol as u64
+}
+
+const fn place_word(place: Place) -> u64 {
+    (place.family as u64) << 40 | (place.slot as u64) << 32 | place.bucket as u64
+}
+
+const fn place_of(word: u64) -> Place {
+    Place {
+        family: match (word >> 40) as u8 {
+            0 => Family::V4,
+            _ => Family::V6,
+        },
+        slot: (word >> 32) as u32 & 0xff,
+        bucket: word as u32,
+    }
+}
+
+const fn pair(high: u32, low: u32) -> u64 {
+    (high as u64) << 32 | low as u64
+}
+
+fn differs<W: Words>(words: W, at: u32, address: &Address) -> u64 {
+    let [a, b, c, d] = *address;
+    (words.load(at) ^ pair(a, b)) | (words.load(at + 1) ^ pair(c, d))
+}
+
+fn store_address<W: Words>(words: W, at: u32, address: &Address) {
+    let [a, b, c, d] = *address;
+    words.store(at, pair(a, b));
+    words.store(at + 1, pair(c, d));
+}
+
+const _: () = assert!(EXPECTATION_SLOTS == EXPECTATION_BUCKETS * EXPECTATIONS_PER_BUCKET);

@@ -1,0 +1,147 @@
+//! Work on all expectations, for user space, and what events tell of them.
+
+use super::{
+    ANY_SOURCE, Expectation, ExpectationControl, STATE_LIVE, STATE_MASK, WORD_CONTROL,
+    WORD_DESTINATION, WORD_KIND, WORD_MASTER, WORD_NAME, WORD_SOURCE, gone, master,
+};
+use crate::event::Event;
+use crate::host::{FlowMemory, Words};
+use crate::limits::EXPECTATION_SLOTS;
+use crate::time::Tick;
+use crate::tuple::{Address, Family, FlowKey, Side};
+
+/// Shows all expectations that are alive. For user space.
+pub fn visit<M: FlowMemory>(flows: &M, now: Tick, mut show: impl FnMut(u32, &Expectation)) {
+    for index in 0..EXPECTATION_SLOTS {
+        let Some(words) = flows.expectation(index) else {
+            return;
+        };
+        let control = ExpectationControl(words.load(WORD_CONTROL));
+        if !control.is_live(now) || master(flows, words, control.helper(), now).is_none() {
+            continue;
+        }
+        let expectation = read(words, control);
+        if words.load(WORD_CONTROL) == control.0 {
+            show(index, &expectation);
+        }
+    }
+}
+
+/// Takes out what has expired, and what has lost its master, and shows each. For user space.
+pub fn sweep<M: FlowMemory>(flows: &M, now: Tick, removed: impl FnMut(&Expectation)) {
+    let is_over = |words, control: ExpectationControl, _: &Expectation| {
+        !control.is_live(now) || master(flows, words, control.helper(), now).is_none()
+    };
+    remove_where(flows, is_over, removed);
+}
+
+/// Takes out the expectations for which `doomed` says so, and shows each. For user space.
+pub fn remove_if<M: FlowMemory>(
+    flows: &M,
+    mut doomed: impl FnMut(&Expectation) -> bool,
+    removed: impl FnMut(&Expectation),
+) {
+    remove_where(flows, |_, _, expectation| doomed(expectation), removed);
+}
+
+fn remove_where<M: FlowMemory>(
+    flows: &M,
+    mut doomed: impl FnMut(M::Words, ExpectationControl, &Expectation) -> bool,
+    mut removed: impl FnMut(&Expectation),
+) {
+    for index in 0..EXPECTATION_SLOTS {
+        let Some(words) = flows.expectation(index) else {
+            return;
+        };
+        let control = ExpectationControl(words.load(WORD_CONTROL));
+        if control.0 & STATE_MASK != STATE_LIVE {
+            continue;
+        }
+        let expectation = read(words, control);
+        if !doomed(words, control, &expectation) {
+            continue;
+        }
+        if words.compare_exchange(WORD_CONTROL, control.0, control.freed().0) == control.0 {
+            gone(flows);
+            removed(&expectation);
+        }
+    }
+}
+
+fn read<W: Words>(words: W, control: ExpectationControl) -> Expectation {
+    let (name, kind) = (words.load(WORD_NAME), words.load(WORD_KIND));
+    let family = match (name >> 24) as u8 {
+        0 => Family::V4,
+        _ => Family::V6,
+    };
+    Expectation {
+        family,
+        protocol: name as u8,
+        zone: (name >> 8) as u16,
+        source: load_address(words, WORD_SOURCE),
+        destination: load_address(words, WORD_DESTINATION),
+        source_port: (name >> 48) as u16,
+        destination_port: (name >> 32) as u16,
+        flags: kind as u8,
+        helper: control.helper(),
+        deadline: control.deadline(),
+        master: FlowKey {
+            family,
+            words: [0, 1, 2, 3, 4].map(|word| words.load(WORD_MASTER + word)),
+        },
+        master_originator: match kind >> 8 & 1 {
+            0 => Side::First,
+            _ => Side::Second,
+        },
+    }
+}
+
+impl Expectation {
+    /// What an event of the kinds [`crate::event::EventKind::Expected`] and `Unexpected` tells of.
+    pub fn of_event(event: &Event) -> Self {
+        let [ports, protocol, traits, _] = event.detail;
+        let family = match event.family {
+            0 => Family::V4,
+            _ => Family::V6,
+        };
+        let master = FlowKey {
+            family,
+            words: event.key,
+        };
+        let ends = [master.first_address(), master.second_address()];
+        let [destination, source] = match traits >> 8 & 1 {
+            0 => ends,
+            _ => [ends[1], ends[0]],
+        };
+        Self {
+            family,
+            protocol: protocol as u8,
+            zone: master.zone(),
+            source: match traits as u8 & ANY_SOURCE {
+                0 => source,
+                _ => [0; 4],
+            },
+            destination,
+            source_port: (ports >> 16) as u16,
+            destination_port: ports as u16,
+            flags: traits as u8,
+            helper: event.helper,
+            deadline: ExpectationControl(event.control).deadline(),
+            master,
+            master_originator: match event.side {
+                0 => Side::First,
+                _ => Side::Second,
+            },
+        }
+    }
+}
+
+fn load_address<W: Words>(words: W, at: u32) -> Address {
+    let (high, low) = (words.load(at), words.load(at + 1));
+    [
+        (high >> 32) as u32,
+        high as u32,
+        (low >> 32) as u32,
+        low as u32,
+    ]
+}

@@ -1,0 +1,94 @@
+//! The table raw: rules that a packet meets before its flow is looked up. They may drop it, say that
+//! it has no flow (UNTRACKED), or say which helper a new flow gets.
+//!
+//! Packets of the steady path pass by them. Such a packet was let through by an outcome that its
+//! record remembers for its direction, and only a packet of that direction has put it there that was
+//! itself accepted and tracked by these rules, under the same policy, in a walk that looked at
+//! nothing but the flow and settled interfaces ([`Scratch::raw_depends_on`]). So the walk of this one
+//! would end alike. What is missing is one count in the rules that it would have passed.
+
+use crate::host::Host;
+use crate::judge::{self, Judgement};
+use crate::policy::{Assigned, DependsOn, POLICY_RAW, PolicyHeader, Question, target, walk_in};
+use crate::process::{Path, Scratch, Stage};
+use crate::trace::Step;
+use crate::track::Tracked;
+use crate::tuple::Family;
+use crate::verdict::{Hook, State, Verdict};
+
+/// The stage that comes before `next`: this one, where the policy has such rules.
+#[inline(always)]
+pub(crate) fn before<H: Host>(host: &H, scratch: &mut Scratch, next: Stage) -> Stage {
+    scratch.assigned = Assigned::NOTHING;
+    scratch.raw_depends_on = DependsOn::Flow;
+    if host.policy().flags & POLICY_RAW == 0 {
+        return next;
+    }
+    scratch.next = next;
+    Stage::Raw
+}
+
+/// Walks the rules.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
+pub(crate) fn ask<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Stage {
+    let Scratch {
+        info,
+        walk: progress,
+        ..
+    } = scratch;
+    let interfaces = info.in_interfaces;
+    let settled = host.policy().settled_for(interfaces);
+    let hook = match path {
+        Path::Ingress => Hook::Prerouting,
+        Path::Local => Hook::Output,
+    };
+    host.trace(Step::Chain(hook));
+    let side = judge::Sides::of(path, interfaces, settled.unwrap_or(0));
+    let question = Question {
+        info,
+        // There is no flow yet, which `-m conntrack` calls INVALID, here as in Linux.
+        state: State::Invalid,
+        in_interfaces: side.incoming,
+        out_interfaces: side.outgoing,
+        settled_in: side.settled_in,
+        settled_out: side.settled_out,
+    };
+    let entry = entry(host.policy(), info.family, path);
+    walk_in(host, entry, &question, progress);
+    scratch.assigned = progress.assigned;
+    let answer = progress.answer;
+    if settled.is_none() || matches!(answer.depends_on, DependsOn::Packet) {
+        scratch.raw_depends_on = DependsOn::Packet;
+    }
+    if answer.target != target::ACCEPT {
+        scratch.judgement = judge::judgement_of(&answer, hook);
+        scratch.tracked = Tracked::UNTRACKED;
+        host.trace(Step::Verdict(Verdict::Drop));
+        return Stage::Conclude;
+    }
+    if scratch.assigned.is_notrack() {
+        scratch.tracked = Tracked::UNTRACKED;
+        return Stage::Judge;
+    }
+    scratch.next
+}
+
+fn entry(policy: &PolicyHeader, family: Family, path: Path) -> u32 {
+    let [v4, v6] = &policy.raw_entry;
+    let [prerouting, output] = match family {
+        Family::V4 => *v4,
+        Family::V6 => *v6,
+    };
+    match path {
+        Path::Ingress => prerouting,
+        Path::Local => output,
+    }
+}
+
+impl Judgement {
+    /// Whether the outcome may be remembered as far as the table raw is concerned.
+    pub(crate) const fn is_settled_by_raw(scratch: &Scratch) -> bool {
+        matches!(scratch.raw_depends_on, DependsOn::Flow)
+    }
+}

@@ -1,0 +1,151 @@
+//! Flows that are expected, as `conntrack -L expect` prints them.
+
+use std::fmt::{self, Display, Formatter};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::forms::{network_layer_of, write_when};
+use crate::{Style, Telling, protocol_name};
+
+/// A flow that is expected, ready to be printed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expectation {
+    pub protocol: u8,
+    pub zone: u16,
+    pub expected: Packet,
+    /// Whether the source is compared.
+    pub has_source: bool,
+    /// Whether the source port is compared.
+    pub has_source_port: bool,
+    pub master: Packet,
+    pub seconds_left: u32,
+    pub helper: String,
+}
+
+/// Addresses and ports of a flow's first packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub source_port: u16,
+    pub destination_port: u16,
+}
+
+impl Expectation {
+    /// A line, without a line feed.
+    pub const fn line(&self, style: Style) -> ExpectationLine<'_> {
+        ExpectationLine(self, style)
+    }
+
+    /// The element `flow` of `-o xml`.
+    pub const fn xml(&self, style: Style) -> ExpectationXml<'_> {
+        ExpectationXml(self, style)
+    }
+
+    fn masks(&self) -> [IpAddr; 2] {
+        let all = |set: bool| -> IpAddr {
+            match (self.expected.destination, set) {
+                (IpAddr::V4(_), true) => Ipv4Addr::BROADCAST.into(),
+                (IpAddr::V4(_), false) => Ipv4Addr::UNSPECIFIED.into(),
+                (IpAddr::V6(_), true) => Ipv6Addr::from_bits(u128::MAX).into(),
+                (IpAddr::V6(_), false) => Ipv6Addr::UNSPECIFIED.into(),
+            }
+        };
+        [all(self.has_source), all(true)]
+    }
+
+    const fn port_mask(&self) -> u16 {
+        if self.has_source_port { u16::MAX } else { 0 }
+    }
+}
+
+/// See [`Expectation::line`].
+#[derive(Clone, Copy, Debug)]
+pub struct ExpectationLine<'a>(&'a Expectation, Style);
+
+impl Display for ExpectationLine<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self(expectation, style) = self;
+        f.write_str(match style.telling {
+            Telling::Listed => "",
+            Telling::Ended => "[DESTROY] ",
+            _ => "    [NEW] ",
+        })?;
+        let Expectation {
+            expected, master, ..
+        } = expectation;
+        let (seconds, protocol) = (expectation.seconds_left, expectation.protocol);
+        write!(f, "{seconds} proto={protocol}")?;
+        write_packet(f, "", expected)?;
+        let [source, destination] = expectation.masks();
+        let mask = Packet {
+            source,
+            destination,
+            source_port: expectation.port_mask(),
+            destination_port: u16::MAX,
+        };
+        write_packet(f, "mask-", &mask)?;
+        write_packet(f, "master-", master)?;
+        if expectation.zone != 0 {
+            write!(f, " zone={}", expectation.zone)?;
+        }
+        write!(f, " class=0 helper={}", expectation.helper)
+    }
+}
+
+fn write_packet(f: &mut Formatter<'_>, prefix: &str, packet: &Packet) -> fmt::Result {
+    let (source, destination) = (packet.source, packet.destination);
+    write!(f, " {prefix}src={source} {prefix}dst={destination}")?;
+    let (source, destination) = (packet.source_port, packet.destination_port);
+    write!(f, " sport={source} dport={destination}")
+}
+
+/// See [`Expectation::xml`].
+#[derive(Clone, Copy, Debug)]
+pub struct ExpectationXml<'a>(&'a Expectation, Style);
+
+impl Display for ExpectationXml<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self(expectation, style) = self;
+        f.write_str(match style.telling {
+            Telling::Listed => "<flow>",
+            Telling::Ended => "<flow type=\"destroy\">",
+            _ => "<flow type=\"new\">",
+        })?;
+        let Expectation {
+            expected, master, ..
+        } = expectation;
+        let [source, destination] = expectation.masks();
+        let mask = Packet {
+            source,
+            destination,
+            source_port: expectation.port_mask(),
+            destination_port: u16::MAX,
+        };
+        let (number, name) = network_layer_of(&expected.destination);
+        let packets = [("expected", expected), ("mask", &mask), ("master", master)];
+        write!(f, "<layer3 protonum=\"{number}\" protoname=\"{name}\">")?;
+        for (element, packet) in packets {
+            let (source, destination) = (packet.source, packet.destination);
+            write!(f, "<{element}><src>{source}</src>")?;
+            write!(f, "<dst>{destination}</dst></{element}>")?;
+        }
+        let protocol = expectation.protocol;
+        let name = protocol_name(protocol);
+        write!(
+            f,
+            "</layer3><layer4 protonum=\"{protocol}\" protoname=\"{name}\">"
+        )?;
+        for (element, packet) in packets {
+            let (source, destination) = (packet.source_port, packet.destination_port);
+            write!(f, "<{element}><sport>{source}</sport>")?;
+            write!(f, "<dport>{destination}</dport></{element}>")?;
+        }
+        let (helper, seconds) = (&expectation.helper, expectation.seconds_left);
+        write!(f, "</layer4><meta><helper-name>{helper}</helper-name>")?;
+        write!(f, "<timeout>{seconds}</timeout><class>0</class>")?;
+        if style.when {
+            write_when(f, &style.date(style.now_ns))?;
+        }
+        f.write_str("</meta></flow>")
+    }
+}

@@ -1,0 +1,37 @@
+//! The target CT of the table raw.
+
+use std::fmt;
+
+/// What `-j CT` says of the packet's flow.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CtTarget {
+    /// The packet has none.
+    pub notrack: bool,
+    /// Name of the helper that reads along.
+    pub helper: Option<String>,
+    /// Name of the timeout policy.
+    pub timeout: Option<String>,
+}
+
+impl fmt::Display for CtTarget {
+    /// As `-L` prints it, without dashes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_options(f, " ")
+    }
+}
+
+impl CtTarget {
+    /// Each option with `before` before its name, in the order in which iptables prints them.
+    pub(crate) fn write_options(&self, f: &mut impl fmt::Write, before: &str) -> fmt::Result {
+        if self.notrack {
+            write!(f, "{before}notrack")?;
+        }
+        if let Some(helper) = &self.helper {
+            write!(f, "{before}helper {helper}")?;
+        }
+        match &self.timeout {
+            Some(timeout) => write!(f, "{before}timeout {timeout}"),
+            None => Ok(()),
+        }
+    }
+}
