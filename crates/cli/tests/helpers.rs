@@ -46,7 +46,8 @@ struct Hosts {
 }
 
 impl Hosts {
-    fn new() -> Self {
+    /// `name` tells the files of tests that run at once apart.
+    fn new(name: &str) -> Self {
         let (client, gateway, server) = (
             Namespace::new("ftpc"),
             Namespace::new("ftpg"),
@@ -76,7 +77,7 @@ impl Hosts {
             // The family of a route without an address is told by its gateway.
             host.route(&["::/0", "via", v6]);
         }
-        let instance = format!("keepstate-ftp-{}", std::process::id());
+        let instance = format!("keepstate-ftp-{name}-{}", std::process::id());
         let directory = std::env::temp_dir().join(&instance);
         std::fs::create_dir_all(directory.join("files")).unwrap();
         std::fs::create_dir_all(directory.join("empty")).unwrap();
@@ -172,7 +173,7 @@ fn data_comes_with_the_helper_alone() {
     if !root_or_skip(name) || !programs_or_skip(name, &programs) {
         return;
     }
-    let hosts = Hosts::new();
+    let hosts = Hosts::new("gateway");
     let _ftp = hosts.ftp_server();
     let _tftp = hosts.tftp_server();
     let rules = hosts.rules(&format!("{RAW}{FILTER}"));
@@ -218,7 +219,7 @@ fn a_server_on_this_host_is_reached_in_all_ways() {
     if !root_or_skip(name) || !programs_or_skip(name, &["ip", "ss", "vsftpd", "curl", "nsenter"]) {
         return;
     }
-    let hosts = Hosts::new();
+    let hosts = Hosts::new("host");
     let _ftp = hosts.ftp_server();
     let rules = hosts.rules(&format!(
         "{RAW}*filter\n:INPUT DROP [0:0]\n:OUTPUT DROP [0:0]\n\

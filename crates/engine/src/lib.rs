@@ -10,6 +10,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod account;
 mod associate;
 pub mod conntrack;
 pub mod event;

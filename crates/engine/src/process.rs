@@ -1,5 +1,6 @@
 //! One packet's way through the engine.
 
+use crate::account;
 use crate::associate;
 use crate::conntrack::sctp::SctpState;
 use crate::conntrack::sctp::chunks::Walk;
@@ -183,7 +184,7 @@ impl Scratch {
     pub fn prefetch<H: Host>(&mut self, host: &H) {
         self.guess = table::prefetch_slot(host.flows(), self.info.family, &self.hash);
         if let Some(place) = self.guess {
-            track::prefetch_accounting(host, place);
+            account::prefetch(host, place);
         }
     }
 }

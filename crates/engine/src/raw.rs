@@ -11,6 +11,7 @@ use crate::host::Host;
 use crate::judge::{self, Judgement};
 use crate::policy::{Assigned, DependsOn, POLICY_RAW, PolicyHeader, Question, target, walk_in};
 use crate::process::{Path, Scratch, Stage};
+use crate::record::FlowAssigned;
 use crate::trace::Step;
 use crate::track::Tracked;
 use crate::tuple::Family;
@@ -20,6 +21,7 @@ use crate::verdict::{Hook, State, Verdict};
 #[inline(always)]
 pub(crate) fn before<H: Host>(host: &H, scratch: &mut Scratch, next: Stage) -> Stage {
     scratch.assigned = Assigned::NOTHING;
+    scratch.given = FlowAssigned::default();
     scratch.raw_depends_on = DependsOn::Flow;
     if host.policy().flags & POLICY_RAW == 0 {
         return next;

@@ -5,6 +5,7 @@
 //! are those of the other stages. Whatever is not as ordinary as that is left to them, before
 //! anything is written.
 
+use crate::account;
 use crate::conntrack::tcp::{self, TcpState};
 use crate::conntrack::udp;
 use crate::host::{Host, Packet, Words};
@@ -14,7 +15,7 @@ use crate::raw;
 use crate::record::{ASSIGNED, ASSURED, Control, Record, SEEN_REPLY, StateWords};
 use crate::table::{self, Kind, Place, Seen, V4, V6};
 use crate::time::Tick;
-use crate::track::{self, Sight};
+use crate::track::Sight;
 use crate::tuple::{Direction, Family};
 use crate::verdict::{State, Verdict};
 use crate::wire::transport::{TCP, UDP, tcp_flag};
@@ -100,7 +101,7 @@ fn seen_of<K: Kind, H: Host>(host: &H, scratch: &mut Scratch) -> Option<()> {
     if guessed.is_some() {
         return guessed;
     }
-    let early = |place| track::prefetch_accounting(host, place);
+    let early = |place| account::prefetch(host, place);
     table::glance::<K, _>(host.flows(), &oriented.key, hash, seen, early)
 }
 
@@ -128,7 +129,7 @@ fn pass<K: Kind, H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Option
         table::renew_steady(words, control, new)?;
     }
     let info = &scratch.info;
-    track::account(host, place, direction, info.ip_length);
+    account::count_packet(host, place, direction, info.ip_length);
     host.count_rule(judgement.rule, info.ip_length);
     scratch.outcome = Outcome {
         state: State::Established,

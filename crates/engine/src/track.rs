@@ -1,5 +1,6 @@
 //! From a packet to the record of its flow: lookup, state machine, update.
 
+use crate::account;
 use crate::conntrack::icmp::{self, Message};
 use crate::conntrack::tcp::{self, Advance};
 use crate::conntrack::{self, Tracker};
@@ -13,13 +14,9 @@ use crate::process::{Arrival, Run, Scratch, Stage};
 use crate::record::{
     ASSIGNED, CachedOutcomes, Control, EXPECTED, FlowAssigned, Record, SEEN_REPLY, Warm,
 };
-use crate::settings::{
-    SETTING_ACCOUNTING, SETTING_ACCOUNTING_ENDS, SETTING_FLOW_EVENTS, SETTING_TIMESTAMP,
-    TimeoutPolicy,
-};
+use crate::settings::{SETTING_FLOW_EVENTS, TimeoutPolicy};
 use crate::table::{
-    self, Displaced, Found, HalfOpen, Hash, Insert, Lookup, NOT_COUNTED, NewFlow, Opening, Place,
-    Seen, gauges,
+    self, Displaced, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Place, Seen, gauges,
 };
 use crate::trace::Step;
 use crate::tuple::{Direction, FlowKey, Tuple};
@@ -327,7 +324,7 @@ pub(crate) fn write<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Stage> {
                 scratch.record.status |= SEEN_REPLY;
             }
             write_back(host, scratch)?;
-            account(host, scratch.seen.place, direction, scratch.info.ip_length);
+            account::count_packet(host, scratch.seen.place, direction, scratch.info.ip_length);
         }
         Advance::Refuse(reason) => {
             write_back(host, scratch)?;
@@ -504,7 +501,7 @@ pub(crate) fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Result<
         record,
         warm,
         half_open: HalfOpen::Yes,
-        opening: opening(host, info.ip_length),
+        opening: account::opening(host, info.ip_length),
     };
     let inserted = table::insert(host.flows(), &flow, host.settings(), now, displaced);
     emit_displaced(host, scratch);
@@ -549,60 +546,6 @@ pub(crate) fn remember<H: Host>(host: &H, scratch: &Scratch, direction: Directio
         return;
     };
     let _ = table::update(host.flows(), &found, &scratch.record, None, cached.0);
-}
-
-/// Asks for the words that [`account`] will write.
-#[inline(always)]
-pub(crate) fn prefetch_accounting<H: Host>(host: &H, place: Place) {
-    if !host.settings().has(SETTING_ACCOUNTING) {
-        return;
-    }
-    let words = host
-        .flows()
-        .accounting(place.family, place.bucket, place.slot);
-    if let Some(words) = words {
-        if cfg!(target_arch = "bpf") {
-            // Programs have no instruction that only asks.
-            core::hint::black_box(words.load(0));
-        } else {
-            words.prefetch();
-        }
-    }
-}
-
-#[inline(always)]
-pub(crate) fn account<H: Host>(host: &H, place: Place, direction: Direction, bytes: u32) {
-    if !host.settings().has(SETTING_ACCOUNTING) {
-        return;
-    }
-    let Some(words) = host
-        .flows()
-        .accounting(place.family, place.bucket, place.slot)
-    else {
-        return;
-    };
-    let at = direction as u32 * 2;
-    words.add(at, 1);
-    words.add(at + 1, u64::from(bytes));
-}
-
-/// What a record begins with whose first packet is this long.
-#[inline(always)]
-fn opening<H: Host>(host: &H, bytes: u32) -> Opening {
-    let mut opening = Opening::NONE;
-    let flags = host.settings().flags & (SETTING_ACCOUNTING | SETTING_ACCOUNTING_ENDS);
-    if flags == SETTING_ACCOUNTING {
-        opening.packets = 1;
-        opening.bytes = u64::from(bytes);
-    } else {
-        // It gets no counters though there is room for them: what is turned on later counts the
-        // flows of later.
-        opening.packets = NOT_COUNTED;
-    }
-    if host.settings().has(SETTING_TIMESTAMP) {
-        opening.start = host.wall_clock();
-    }
-    opening
 }
 
 /// Adds one to a gauge.

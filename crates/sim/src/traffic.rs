@@ -248,34 +248,6 @@ impl Traffic {
         association.proper(random)
     }
 
-    /// The next fragment under way, or the first of a packet that is cut up.
-    fn fragment(&mut self) -> Option<Vec<u8>> {
-        if self.mood != Mood::Fragmented {
-            return None;
-        }
-        if self.fragments.is_empty() && self.random.happens(15) {
-            let packet = match self.random.below(4) {
-                0 => self.segment(),
-                1 => self.query(),
-                _ => self.datagram(),
-            };
-            let whole = packet.ip();
-            self.remember(&whole);
-            self.fragments
-                .extend(fragments::split(&mut self.random, &whole));
-        }
-        // Others come in between.
-        if self.random.happens(20) {
-            return None;
-        }
-        let mut fragment = self.fragments.pop_front()?;
-        if self.random.happens(2) {
-            self.damage(&mut fragment);
-        }
-        self.remember(&fragment);
-        Some(fragment)
-    }
-
     fn datagram(&mut self) -> Packet {
         let length_max = match self.mood {
             Mood::Hostile | Mood::Lossy => 80,

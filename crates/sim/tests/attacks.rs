@@ -11,10 +11,7 @@ use keepstate_sim::replay::Judged;
 use keepstate_testkit::{shared_dir_or_skip, skip};
 
 /// Cases, or kinds of them, that need what the engine does not have yet.
-const WAITING: &[(&str, &str)] = &[
-    ("sip-invite", "needs the helper for SIP"),
-    ("sctp", "needs the SCTP machine"),
-];
+const WAITING: &[(&str, &str)] = &[("sip-invite", "needs the helper for SIP")];
 
 /// Frames where what is wanted is not what Linux does, and we do as Linux does.
 const AS_LINUX: &[(&str, u64)] = &[

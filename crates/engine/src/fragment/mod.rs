@@ -35,6 +35,7 @@ pub(crate) use self::datagram::Datagram;
 use self::datagram::Admission;
 use self::decision::Decision;
 use self::whole::{Share, Whole};
+use crate::account;
 use crate::conntrack::tcp;
 use crate::host::{Host, Packet};
 use crate::judge::Judgement;
@@ -171,7 +172,7 @@ pub(crate) fn join<H: Host>(host: &H, scratch: &mut Scratch, sight: Sight) {
                 let _ = track::write_back(host, scratch);
             }
             let place = scratch.seen.place;
-            track::account(host, place, direction, scratch.info.ip_length);
+            account::count_packet(host, place, direction, scratch.info.ip_length);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Datagrams in fragments: whole ones in any order, and others.
 
-use super::Random;
+use super::{Mood, Random, Traffic};
 use crate::build::{self, Rest};
 
 const IPV4_HEADER_BYTES: usize = 20;
@@ -18,8 +18,37 @@ struct Part {
     is_last: bool,
 }
 
+impl Traffic {
+    /// The next fragment under way, or the first of a packet that is cut up.
+    pub(super) fn fragment(&mut self) -> Option<Vec<u8>> {
+        if self.mood != Mood::Fragmented {
+            return None;
+        }
+        if self.fragments.is_empty() && self.random.happens(15) {
+            let packet = match self.random.below(4) {
+                0 => self.segment(),
+                1 => self.query(),
+                _ => self.datagram(),
+            };
+            let whole = packet.ip();
+            self.remember(&whole);
+            self.fragments.extend(split(&mut self.random, &whole));
+        }
+        // Others come in between.
+        if self.random.happens(20) {
+            return None;
+        }
+        let mut fragment = self.fragments.pop_front()?;
+        if self.random.happens(2) {
+            self.damage(&mut fragment);
+        }
+        self.remember(&fragment);
+        Some(fragment)
+    }
+}
+
 /// Cuts an IP packet without options into fragments, mostly as a host would.
-pub(super) fn split(random: &mut Random, ip: &[u8]) -> Vec<Vec<u8>> {
+fn split(random: &mut Random, ip: &[u8]) -> Vec<Vec<u8>> {
     let is_v4 = ip.first().is_some_and(|byte| byte >> 4 == 4);
     let header = if is_v4 {
         IPV4_HEADER_BYTES
