@@ -8,7 +8,7 @@ use keepstate_engine::policy::{
     RULE_STATES, Rule, target,
 };
 use keepstate_engine::process::{Arrival, Checksums, Outcome, Path};
-use keepstate_engine::settings::Settings;
+use keepstate_engine::settings::{SETTING_ACCOUNTING, SETTING_TIMESTAMP, Settings};
 use keepstate_engine::time::Tick;
 use keepstate_engine::verdict::{State, Verdict};
 use keepstate_engine::wire::Link;
@@ -38,15 +38,16 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// An empty table rated for `flows`.
+    /// An empty table rated for `flows`, with counters and start times.
     pub(crate) fn new(flows: u32) -> anyhow::Result<Self> {
         let buckets = [buckets_for(flows), 4];
         let mut settings = Settings::defaults(flows * 2, buckets);
         settings.half_open_max = flows * 2;
+        settings.flags |= SETTING_ACCOUNTING | SETTING_TIMESTAMP;
         settings.hash_keys =
             random_hash_keys().map_err(|error| anyhow::anyhow!("no random keys: {error}"))?;
         Ok(Self {
-            table: OwnedTable::new(buckets, Accounting::No),
+            table: OwnedTable::new(buckets, Accounting::Yes),
             settings,
             flows: 0,
         })
@@ -55,7 +56,7 @@ impl Engine {
     /// Bytes of table memory for each of `flows`.
     pub(crate) fn bytes_per_flow(flows: u32) -> f64 {
         let slots = f64::from(buckets_for(flows)) * 8.0;
-        slots * f64::from(8 * 8 + 2 * 8 + 1) / f64::from(flows)
+        slots * f64::from(8 * 8 + 2 * 8 + 5 * 8 + 1) / f64::from(flows)
     }
 
     /// Opens flows by handshake (TCP) or question and answer (UDP) until there are so many; the

@@ -299,7 +299,7 @@ pub fn process<P: Packet, H: Host>(
 
 /// The first step of [`process`]: reads the headers and names the flow. Before the next, a plane
 /// that has many packets at hand can have their records brought near, see
-/// [`Scratch::touch_tags`].
+/// [`Scratch::prefetch`].
 #[inline(always)]
 pub fn prepare<P: Packet, H: Host>(
     packet: &P,

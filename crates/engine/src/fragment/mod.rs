@@ -1,7 +1,7 @@
 //! Fragments: each goes the way of the first one of its datagram.
 //!
 //! Linux reassembles before it tracks. A program at XDP can hold nothing back, so what is known of a
-//! datagram is remembered instead ([`datagram`]): what became of its first fragment, and which parts
+//! datagram is remembered instead (`datagram`): what became of its first fragment, and which parts
 //! of it were seen. The first fragment is tracked and judged as a packet is, by the transport header
 //! that it must hold whole; later ones follow it without being judged again.
 //!
@@ -15,11 +15,11 @@
 //!
 //! **A later fragment that comes ahead of its first one** is INVALID (`fragment_without_ports`) and the
 //! rules see it, unless the last datagram in fragments of the same sender, receiver and protocol was let
-//! through a moment ago, none of it twice ([`sender`]): then it passes, in the state of that one. The datagram
+//! through a moment ago, none of it twice (`sender`): then it passes, in the state of that one. The datagram
 //! is complete only with its first fragment, which will be judged.
 //!
 //! **What cannot be seen in flight**: whether the rest ever comes, and whether the checksum of the whole is right. The
-//! fragment that completes a datagram answers for it ([`whole`]): it is INVALID
+//! fragment that completes a datagram answers for it (`whole`): it is INVALID
 //! (`fragment_bad_datagram`) where Linux would call the whole so, and without it there is none.
 
 mod bucket;
