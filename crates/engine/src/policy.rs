@@ -491,6 +491,7 @@ fn try_rule<H: Host>(host: &H, rule: &Rule, question: &Question<'_>) -> RuleTria
 }
 
 /// Ports match only where there are some: a later fragment or a cut header has none.
+#[inline(always)]
 fn try_ports(rule: &Rule, info: &PacketInfo) -> Option<RuleTrial> {
     let flags = rule.flags;
     if flags & (RULE_SOURCE_PORT | RULE_DESTINATION_PORT) == 0 {
