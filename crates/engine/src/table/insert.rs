@@ -215,7 +215,7 @@ impl<M: FlowMemory> Repeat for WaitForClaimer<'_, M> {
 }
 
 /// Claims a slot, unless there is none or another CPU changed the bucket.
-#[inline(always)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
 fn claim_slot<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: &mut Place) -> Claim {
     let Some(tags) = load_tags::<K, M>(memory, flow.hash) else {
         return Claim::None;
