@@ -53,6 +53,17 @@ impl Expectation {
         [all(self.has_source), all(true)]
     }
 
+    /// Which bits of the packet matter, in the shape of a packet.
+    fn mask(&self) -> Packet {
+        let [source, destination] = self.masks();
+        Packet {
+            source,
+            destination,
+            source_port: self.port_mask(),
+            destination_port: u16::MAX,
+        }
+    }
+
     const fn port_mask(&self) -> u16 {
         if self.has_source_port { u16::MAX } else { 0 }
     }
@@ -76,14 +87,7 @@ impl Display for ExpectationLine<'_> {
         let (seconds, protocol) = (expectation.seconds_left, expectation.protocol);
         write!(f, "{seconds} proto={protocol}")?;
         write_packet(f, "", expected)?;
-        let [source, destination] = expectation.masks();
-        let mask = Packet {
-            source,
-            destination,
-            source_port: expectation.port_mask(),
-            destination_port: u16::MAX,
-        };
-        write_packet(f, "mask-", &mask)?;
+        write_packet(f, "mask-", &expectation.mask())?;
         write_packet(f, "master-", master)?;
         if expectation.zone != 0 {
             write!(f, " zone={}", expectation.zone)?;
@@ -114,13 +118,7 @@ impl Display for ExpectationXml<'_> {
         let Expectation {
             expected, master, ..
         } = expectation;
-        let [source, destination] = expectation.masks();
-        let mask = Packet {
-            source,
-            destination,
-            source_port: expectation.port_mask(),
-            destination_port: u16::MAX,
-        };
+        let mask = expectation.mask();
         let (number, name) = network_layer_of(&expected.destination);
         let packets = [("expected", expected), ("mask", &mask), ("master", master)];
         write!(f, "<layer3 protonum=\"{number}\" protoname=\"{name}\">")?;
