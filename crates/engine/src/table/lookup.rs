@@ -159,11 +159,7 @@ pub(super) fn write_here<W: Words>(change: &Change<'_, W>) -> Option<Control> {
     // Should another CPU be writing, its words may be among those read here; the control word is
     // then no longer `old`, and the swap fails.
     if is_same && cached == old_cached && changed_warm.is_none() {
-        if new.differs_only_in_version(old) {
-            // Another packet may have written just these words, starting from the same record.
-            return (load_control(words) == old).then_some(old);
-        }
-        return (words.compare_exchange(CONTROL_WORD, old.0, new.0) == old.0).then_some(new);
+        return write_control(words, old, new);
     }
     if words.compare_exchange(CONTROL_WORD, old.0, old.locked().0) != old.0 {
         return None;
@@ -185,6 +181,16 @@ pub(super) fn write_here<W: Words>(change: &Change<'_, W>) -> Option<Control> {
     }
     words.store(CONTROL_WORD, new.0);
     Some(new)
+}
+
+/// Writes a record that differs in no more than its control word, and gives that as it stands then.
+#[inline(always)]
+pub(super) fn write_control<W: Words>(words: W, old: Control, new: Control) -> Option<Control> {
+    if new.differs_only_in_version(old) {
+        // Another packet may have written just these words, starting from the same record.
+        return (load_control(words) == old).then_some(old);
+    }
+    (words.compare_exchange(CONTROL_WORD, old.0, new.0) == old.0).then_some(new)
 }
 
 /// Reads the record of a slot in one piece, if it is the key's, live and has not expired. The key

@@ -1,10 +1,10 @@
 //! Finding and writing the record of a flow in steady state, without what is seldom needed.
 
-use super::lookup::{Change, write_here};
+use super::lookup::{Change, write_control, write_here};
 use super::tags::Matching;
 use super::{Hash, Kind, Place, Seen, V4, V6, key_matches, load_control, load_tags};
 use crate::host::{FlowMemory, Words};
-use crate::record::{CONTROL_WORD, Control, KEY_WORD, SlotState, StateWords};
+use crate::record::{Control, KEY_WORD, SlotState, StateWords};
 use crate::tuple::{Family, FlowKey};
 
 /// How many slots are looked at. A wrong one that stands before the right one is met once in some
@@ -109,10 +109,7 @@ pub(crate) fn update_steady<W: Words>(
 /// As [`update_steady`], where nothing but the control word may change.
 #[inline(always)]
 pub(crate) fn renew_steady<W: Words>(words: W, old: Control, new: Control) -> Option<()> {
-    if new.differs_only_in_version(old) {
-        return (load_control(words) == old).then_some(());
-    }
-    (words.compare_exchange(CONTROL_WORD, old.0, new.0) == old.0).then_some(())
+    write_control(words, old, new).map(|_| ())
 }
 
 /// Asks for the tags of a key's buckets. Neighbours share a cache line.
