@@ -5,6 +5,7 @@ use crate::conntrack::sctp::chunks::Walk;
 use crate::host::{Header, Host, Packet, Repeat};
 use crate::limits::CRC_ROUNDS_MAX;
 use crate::process::{Checksums, Run};
+use crate::settings::checked_index;
 
 /// The polynomial, bits reversed.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
@@ -33,7 +34,8 @@ const fn table() -> [u32; 256] {
 
 #[inline(always)]
 fn with_byte(crc: u32, byte: u8) -> u32 {
-    TABLE[usize::from(crc as u8 ^ byte)] ^ (crc >> 8)
+    let own = TABLE.get(checked_index(usize::from(crc as u8 ^ byte)));
+    own.copied().unwrap_or_default() ^ (crc >> 8)
 }
 
 /// Four bytes, as they are read in network order.
