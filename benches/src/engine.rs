@@ -1,5 +1,6 @@
 //! The engine in user space: established, new and refused packets at several table sizes.
 
+use std::cell::Cell;
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -20,6 +21,9 @@ use crate::sample::{Sample, sample};
 
 /// Packets in one measurement.
 const PACKETS: u32 = 1 << 20;
+/// How many packets, of all flows, until clients have sent one byte more: so every packet says something
+/// new to its record, and no flow leaves its window.
+const PACKETS_A_BYTE: u32 = 1024;
 const ROUNDS: usize = 5;
 const NOW: Tick = Tick(1_000_000);
 
@@ -35,6 +39,8 @@ pub(crate) struct Engine {
     table: OwnedTable,
     settings: Settings,
     flows: u32,
+    /// Established packets so far.
+    sent: Cell<u32>,
 }
 
 impl Engine {
@@ -50,6 +56,7 @@ impl Engine {
             table: OwnedTable::new(buckets, Accounting::Yes),
             settings,
             flows: 0,
+            sent: Cell::new(0),
         })
     }
 
@@ -114,7 +121,12 @@ impl Engine {
     ) -> anyhow::Result<f64> {
         let plane = self.plane(rules);
         let mut random = Random(0x2545_f491_4f6c_dd1d);
-        let mut next = || Frame::established(kind, random.below(self.flows));
+        let mut packet = self.sent.get();
+        let mut next = || {
+            packet += 1;
+            Frame::established(kind, random.below(self.flows), packet / PACKETS_A_BYTE)
+        };
+        self.sent.set(self.sent.get() + packets);
         match handover {
             Handover::Single => single(&plane, &mut next, State::Established, packets),
             Handover::Batch => batched(&plane, &mut next, State::Established, packets),
@@ -224,7 +236,7 @@ fn open(plane: &BenchPlane<'_>, kind: Kind, index: u32) -> anyhow::Result<()> {
 
 fn answer(plane: &BenchPlane<'_>, kind: Kind, index: u32) -> anyhow::Result<()> {
     judge(plane, &Frame::answer(kind, index));
-    let outcome = judge(plane, &Frame::established(kind, index));
+    let outcome = judge(plane, &Frame::established(kind, index, 0));
     anyhow::ensure!(
         outcome.state == State::Established,
         "flow {index}: {outcome:?}"
@@ -283,7 +295,7 @@ pub(crate) fn generator_ns() -> f64 {
     let mut random = Random(0x2545_f491_4f6c_dd1d);
     let started = Instant::now();
     for _ in 0..PACKETS {
-        black_box(Frame::established(Kind::Tcp, random.below(1_000_000)));
+        black_box(Frame::established(Kind::Tcp, random.below(1_000_000), 0));
     }
     started.elapsed().as_nanos() as f64 / f64::from(PACKETS)
 }

@@ -43,9 +43,9 @@ impl Frame {
         Self::build(kind, flow, 443, Way::Back, SYN | ACK, 0)
     }
 
-    /// Any later packet of the client.
-    pub(crate) fn established(kind: Kind, flow: u32) -> Self {
-        Self::build(kind, flow, 443, Way::There, ACK, 1)
+    /// A later packet of the client, who has sent so many bytes.
+    pub(crate) fn established(kind: Kind, flow: u32, sent: u32) -> Self {
+        Self::build(kind, flow, 443, Way::There, ACK, 1 + sent)
     }
 
     /// The first packet of a flow to a port that no rule lets in.
@@ -96,18 +96,17 @@ impl Frame {
             Kind::Udp => frame.put(TRANSPORT + 4, &8_u16.to_be_bytes()),
             Kind::Tcp => {
                 let ports = u32::from(source.1) + u32::from(destination.1);
-                frame.put_tcp(flags, flow.wrapping_add(offset), addresses + ports);
+                frame.put_tcp(flags, (flow, flow.wrapping_add(offset)), addresses + ports);
             }
         }
         frame
     }
 
-    fn put_tcp(&mut self, flags: u8, sequence: u32, sum: u32) {
-        // Both ends start at the same number, so the acknowledgement is that plus one.
-        let ack = match (flags & ACK != 0, flags & SYN != 0) {
-            (false, _) => 0,
-            (true, true) => sequence.wrapping_add(1),
-            (true, false) => sequence,
+    /// Both ends start at the same number, and the server sends nothing.
+    fn put_tcp(&mut self, flags: u8, (start, sequence): (u32, u32), sum: u32) {
+        let ack = match flags & ACK != 0 {
+            false => 0,
+            true => start.wrapping_add(1),
         };
         self.put(TRANSPORT + 4, &sequence.to_be_bytes());
         self.put(TRANSPORT + 8, &ack.to_be_bytes());

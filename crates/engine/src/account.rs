@@ -19,7 +19,9 @@ pub(crate) fn prefetch<H: Host>(host: &H, place: Place) {
             // Programs have no instruction that only asks.
             core::hint::black_box(words.load(0));
         } else {
-            words.prefetch();
+            // The words of one slot may lie in two lines.
+            words.prefetch(0);
+            words.prefetch(3);
         }
     }
 }

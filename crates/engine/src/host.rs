@@ -59,8 +59,8 @@ pub trait Words: Copy {
     fn compare_exchange(self, word: u32, old: u64, new: u64) -> u64;
     /// Atomic wrapping addition.
     fn add(self, word: u32, amount: u64);
-    /// Asks for the cache line of the first word, and waits for nothing. Changes nothing but time.
-    fn prefetch(self) {}
+    /// Asks for the cache line of a word, and waits for nothing. Changes nothing but time.
+    fn prefetch(self, _word: u32) {}
 }
 
 /// The memory of a flow table. Indexes beyond the table give `None`.

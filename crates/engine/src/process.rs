@@ -124,8 +124,8 @@ pub(crate) struct Run<'a, P, H> {
 pub struct Scratch {
     pub(crate) oriented: Oriented,
     pub(crate) hash: Hash,
-    /// Where the record was a moment ago, if a plane has looked.
-    pub(crate) guess: Option<Place>,
+    /// Where the record may have been a moment ago, if a plane has looked, the likeliest place first.
+    pub(crate) guesses: Option<[Place; 2]>,
     /// The record that was found.
     pub(crate) seen: Seen,
     /// The record as the packet leaves it.
@@ -178,12 +178,20 @@ impl Scratch {
         &self.outcome
     }
 
-    /// Between [`prepare`] and [`finish`], for all packets at hand: asks for the record that the
-    /// tags of the flow's buckets tell of.
+    /// Between [`prepare`] and [`finish`], for many packets one after the other: where the record
+    /// most likely lies, by the tags of the flow's buckets.
     #[inline(always)]
-    pub fn prefetch<H: Host>(&mut self, host: &H) {
-        self.guess = table::prefetch_slot(host.flows(), self.info.family, &self.hash);
-        if let Some(place) = self.guess {
+    pub fn guess<H: Host>(&mut self, host: &H) {
+        self.guesses = table::likely_slots(host.flows(), self.info.family, &self.hash);
+    }
+
+    /// After [`Self::guess`], for the same packets: asks for the record. Nothing else is done here, so
+    /// that what the processor has to find out of the addresses of many it finds out at once.
+    #[inline(always)]
+    pub fn prefetch<H: Host>(&self, host: &H) {
+        // The first fits by chance alone in one lookup of ten.
+        for place in self.guesses.into_iter().flatten() {
+            table::prefetch_slot(host.flows(), place);
             account::prefetch(host, place);
         }
     }
@@ -198,7 +206,7 @@ impl Default for Scratch {
                 tag: 0,
                 id: 0,
             },
-            guess: None,
+            guesses: None,
             seen: Seen::NOTHING,
             record: Record::EMPTY,
             warm: Warm::default(),
@@ -308,7 +316,7 @@ pub fn prepare<P: Packet, H: Host>(
     scratch: &mut Scratch,
     now: Tick,
 ) -> Stage {
-    scratch.guess = None;
+    scratch.guesses = None;
     scratch.rounds = 0;
     scratch.refusal = None;
     scratch.now = now;
@@ -373,15 +381,34 @@ pub fn finish<P: Packet, H: Host>(
     arrival: &Arrival,
     host: &H,
     scratch: &mut Scratch,
-    mut stage: Stage,
+    stage: Stage,
 ) -> Outcome {
+    let stage = match stage {
+        Stage::Steady => steady::advance(host, arrival.path, scratch),
+        stage => stage,
+    };
+    if !matches!(stage, Stage::Done) {
+        go_on(packet, arrival, host, scratch, stage);
+    }
+    scratch.outcome
+}
+
+/// All steps from a stage on. Apart from [`finish`], which nearly all packets leave by the short way: the
+/// code for that is better where it is not one with the rest.
+#[inline(never)]
+fn go_on<P: Packet, H: Host>(
+    packet: &P,
+    arrival: &Arrival,
+    host: &H,
+    scratch: &mut Scratch,
+    mut stage: Stage,
+) {
     for _ in 0..STEPS_MAX {
         if matches!(stage, Stage::Done) {
             break;
         }
         stage = step(packet, arrival, host, scratch, stage);
     }
-    scratch.outcome
 }
 
 /// One step of [`process`]; the stage that comes next.

@@ -89,11 +89,11 @@ fn seen_of<K: Kind, H: Host>(host: &H, scratch: &mut Scratch) -> Option<()> {
         oriented,
         hash,
         seen,
-        guess,
+        guesses,
         ..
     } = scratch;
-    let guessed = match *guess {
-        Some(place) if !cfg!(target_arch = "bpf") => {
+    let guessed = match *guesses {
+        Some([place, _]) if !cfg!(target_arch = "bpf") => {
             table::see::<K, _>(host.flows(), &oriented.key, place, seen)
         }
         _ => None,

@@ -19,7 +19,7 @@ use crate::table::{
     self, Displaced, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Place, Seen, gauges,
 };
 use crate::trace::Step;
-use crate::tuple::{Direction, FlowKey, Tuple};
+use crate::tuple::{Direction, Family, FlowKey, Tuple, rest};
 use crate::verdict::{Reason, State};
 use crate::wire;
 
@@ -151,9 +151,23 @@ pub(crate) fn name_flow<P: Packet, H: Host>(
 /// As [`name`], for a packet that has ports and quotes nothing.
 #[inline(always)]
 pub(crate) fn name_ordinary<H: Host>(arrival: &Arrival, host: &H, scratch: &mut Scratch) {
-    scratch.purpose = Purpose::Flow;
-    scratch.oriented = conntrack::tuple_of(&scratch.info, arrival.zone).orient();
-    scratch.hash = Hash::of(&scratch.oriented.key, host.settings());
+    let Scratch {
+        purpose,
+        info,
+        oriented,
+        hash,
+        ..
+    } = scratch;
+    *purpose = Purpose::Flow;
+    match info.family {
+        Family::V4 => oriented.name_v4(
+            (info.source[0], info.source_port),
+            (info.destination[0], info.destination_port),
+            rest(arrival.zone, info.protocol),
+        ),
+        Family::V6 => *oriented = conntrack::tuple_of(info, arrival.zone).orient(),
+    }
+    *hash = Hash::of(&oriented.key, host.settings());
 }
 
 /// Finds the record of the flow.
@@ -208,9 +222,9 @@ fn find<H: Host>(host: &H, scratch: &mut Scratch) -> Sight {
         ..
     } = scratch;
     let flows = host.flows();
-    let mut result = match scratch.guess {
+    let mut result = match scratch.guesses {
         // In the kernel there is one packet at a time, and the verifier need not look here.
-        Some(place) if !cfg!(target_arch = "bpf") => {
+        Some([place, _]) if !cfg!(target_arch = "bpf") => {
             table::lookup_at(flows, &oriented.key, place, now, record)
         }
         _ => Lookup::Missing,

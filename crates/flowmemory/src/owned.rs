@@ -1,5 +1,6 @@
 //! A flow table that owns its words.
 
+use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 
 use keepstate_engine::limits::{
@@ -7,6 +8,7 @@ use keepstate_engine::limits::{
     SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
 };
 use keepstate_engine::table::gauges;
+use rustix::mm::{Advice, madvise};
 
 use crate::slices::{FRAGMENT_TABLE_WORDS, FamilySlices, HelperSlices, SliceTable};
 
@@ -20,19 +22,22 @@ pub enum Accounting {
 /// A flow table in plain memory, all slots empty at first.
 #[derive(Debug)]
 pub struct OwnedTable {
-    families: [FamilyLines; 2],
+    /// All arrays of both families.
+    flows: Lines,
+    families: [FamilyRanges; 2],
     gauges: Lines,
     fragments: Lines,
     expectations: Lines,
     helper_states: Lines,
 }
 
+/// Where the arrays of a family lie.
 #[derive(Debug)]
-struct FamilyLines {
-    tags: Lines,
-    slots: Lines,
-    warm: Lines,
-    accounting: Lines,
+struct FamilyRanges {
+    tags: Range<usize>,
+    slots: Range<usize>,
+    warm: Range<usize>,
+    accounting: Range<usize>,
 }
 
 /// Words whose first one begins a cache line, so that a slot never straddles two.
@@ -50,11 +55,14 @@ impl OwnedTable {
     /// A table with this many buckets for IPv4 and for IPv6.
     pub fn new(buckets: [u32; 2], accounting: Accounting) -> Self {
         let [v4, v6] = buckets;
+        let mut used = 0;
+        let families = [
+            FamilyRanges::after(&mut used, v4, SLOT_WORDS_V4, accounting),
+            FamilyRanges::after(&mut used, v6, SLOT_WORDS_V6, accounting),
+        ];
         Self {
-            families: [
-                FamilyLines::new(v4, SLOT_WORDS_V4, accounting),
-                FamilyLines::new(v6, SLOT_WORDS_V6, accounting),
-            ],
+            flows: Lines::new(used),
+            families,
             gauges: Lines::new(gauges::WORDS as usize),
             fragments: Lines::new(FRAGMENT_TABLE_WORDS),
             expectations: Lines::new(0),
@@ -75,7 +83,9 @@ impl OwnedTable {
     /// The table's arrays, borrowed.
     pub fn as_slices(&self) -> SliceTable<'_> {
         let [v4, v6] = &self.families;
-        let table = SliceTable::new([v4.as_slices(), v6.as_slices()], self.gauges.as_slice());
+        let flows = self.flows.as_slice();
+        let families = [v4.of(flows), v6.of(flows)];
+        let table = SliceTable::new(families, self.gauges.as_slice());
         table
             .with_fragments(self.fragments.as_slice())
             .with_helpers(HelperSlices {
@@ -85,27 +95,33 @@ impl OwnedTable {
     }
 }
 
-impl FamilyLines {
-    fn new(buckets: u32, slot_words: u32, accounting: Accounting) -> Self {
+impl FamilyRanges {
+    /// Ranges behind the first `used` words, each of whole cache lines.
+    fn after(used: &mut usize, buckets: u32, slot_words: u32, accounting: Accounting) -> Self {
         let slots = buckets as usize * SLOTS_PER_BUCKET as usize;
         let accounting_words = match accounting {
             Accounting::Yes => ACCOUNTING_WORDS as usize,
             Accounting::No => 0,
         };
+        let mut next = |words: usize| {
+            let start = *used;
+            *used += words.next_multiple_of(WORDS_PER_LINE);
+            start..start + words
+        };
         Self {
-            tags: Lines::new(buckets as usize),
-            slots: Lines::new(slots * slot_words as usize),
-            warm: Lines::new(slots * WARM_WORDS as usize),
-            accounting: Lines::new(slots * accounting_words),
+            tags: next(buckets as usize),
+            slots: next(slots * slot_words as usize),
+            warm: next(slots * WARM_WORDS as usize),
+            accounting: next(slots * accounting_words),
         }
     }
 
-    fn as_slices(&self) -> FamilySlices<'_> {
+    fn of<'a>(&self, flows: &'a [AtomicU64]) -> FamilySlices<'a> {
         FamilySlices {
-            tags: self.tags.as_slice(),
-            slots: self.slots.as_slice(),
-            warm: self.warm.as_slice(),
-            accounting: self.accounting.as_slice(),
+            tags: &flows[self.tags.clone()],
+            slots: &flows[self.slots.clone()],
+            warm: &flows[self.warm.clone()],
+            accounting: &flows[self.accounting.clone()],
         }
     }
 }
@@ -113,7 +129,9 @@ impl FamilyLines {
 impl Lines {
     fn new(used: usize) -> Self {
         let allocated = used + WORDS_PER_LINE - 1;
-        let words: Vec<AtomicU64> = (0..allocated).map(|_| AtomicU64::new(0)).collect();
+        let mut words: Vec<AtomicU64> = Vec::with_capacity(allocated);
+        ask_for_huge_pages(&words);
+        words.extend((0..allocated).map(|_| AtomicU64::new(0)));
         // Where no alignment can be told the table is slower, but right.
         let skipped = words
             .as_ptr()
@@ -128,4 +146,29 @@ impl Lines {
     fn as_slice(&self) -> &[AtomicU64] {
         &self.words[self.skipped..][..self.used]
     }
+}
+
+/// What a page of the larger kind takes, on x86-64 and where arm64 has the usual ones.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// A packet's record lies anywhere: with pages of 4 KiB each of its four reads would miss the
+/// processor's memory of translations as well as its caches. To be called before the memory is touched.
+fn ask_for_huge_pages(words: &Vec<AtomicU64>) {
+    let start = words.as_ptr();
+    let skipped = start
+        .align_offset(HUGE_PAGE_BYTES)
+        .saturating_mul(size_of::<u64>());
+    let whole = (words.capacity() * size_of::<u64>()).saturating_sub(skipped);
+    if whole < HUGE_PAGE_BYTES {
+        return;
+    }
+    #[allow(unsafe_code, reason = "advice about memory is given by a pointer")]
+    // SAFETY: the range lies within the vector's allocation, and this advice changes nothing of what
+    // is in memory.
+    let advised = unsafe {
+        let first = start.cast::<u8>().cast_mut().add(skipped);
+        madvise(first.cast(), whole, Advice::LinuxHugepage)
+    };
+    // A kernel built without them serves as well, slower.
+    let _ = advised;
 }

@@ -116,7 +116,7 @@ impl Words for WordsAt<'_> {
 
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    fn prefetch(self) {
+    fn prefetch(self, word: u32) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         #[allow(
             unsafe_code,
@@ -124,7 +124,7 @@ impl Words for WordsAt<'_> {
         )]
         // SAFETY: the instruction is there on every x86-64, reads nothing, and faults nowhere.
         unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(self.0.as_ptr().cast())
+            _mm_prefetch::<_MM_HINT_T0>((&raw const self.0[word as usize]).cast())
         }
     }
 }

@@ -6,7 +6,7 @@ use keepstate_engine::event::Event;
 use keepstate_engine::host::Route;
 use keepstate_engine::host::{FlowMemory, Host};
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
-use keepstate_engine::process::{Arrival, Outcome, Scratch, finish, prepare, process};
+use keepstate_engine::process::{Arrival, Outcome, Scratch, Stage, finish, prepare, process};
 use keepstate_engine::settings::Settings;
 use keepstate_engine::time::Tick;
 use keepstate_engine::trace::Step;
@@ -152,19 +152,34 @@ impl<M: FlowMemory, O: Observer> Plane<M, O> {
     }
 }
 
-/// Packets that are judged together at most: so many reads of memory a core can have under way
-/// twice over, and their scratch memory still fits into its first cache.
+/// Packets that are judged together at most: their scratch memory still fits into a core's first
+/// cache.
 pub const BATCH_PACKETS_MAX: usize = 32;
 
+/// Packets whose records are asked for together. One by one each would wait for the processor to find
+/// the page that its record is in; of many at once some would be gone again before they are read.
+const GROUP_PACKETS: usize = 8;
+
 /// Scratch memory for a batch.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Batch {
     scratch: [Scratch; BATCH_PACKETS_MAX],
+    stages: [Stage; BATCH_PACKETS_MAX],
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            scratch: Default::default(),
+            stages: [Stage::Done; BATCH_PACKETS_MAX],
+        }
+    }
 }
 
 impl<M: FlowMemory, O: Observer> Plane<M, O> {
     /// Judges up to [`BATCH_PACKETS_MAX`] packets, in order, and hands each outcome to `each`. Same
-    /// outcomes as one at a time, but the records are fetched together.
+    /// outcomes as one at a time, but while some packets are judged, the records of the next come
+    /// from memory, and the tags of those after them.
     pub fn judge_batch<'p>(
         &self,
         batch: &mut Batch,
@@ -173,17 +188,32 @@ impl<M: FlowMemory, O: Observer> Plane<M, O> {
         now: Tick,
         mut each: impl FnMut(Outcome),
     ) {
-        let mut prepared = [const { None }; BATCH_PACKETS_MAX];
-        let slots = batch.scratch.iter_mut().zip(&mut prepared);
-        for ((scratch, prepared), packet) in slots.zip(packets.clone()) {
-            *prepared = Some(prepare(&Bytes(packet), arrival, self, scratch, now));
-        }
-        for (scratch, _) in batch.scratch.iter_mut().zip(prepared.iter().flatten()) {
-            scratch.prefetch(self);
-        }
-        let slots = batch.scratch.iter_mut().zip(prepared.iter().flatten());
-        for ((scratch, prepared), packet) in slots.zip(packets) {
-            each(finish(&Bytes(packet), arrival, self, scratch, *prepared));
+        let Batch { scratch, stages } = batch;
+        let mut unjudged = packets.clone();
+        let mut unnamed = packets.take(BATCH_PACKETS_MAX);
+        let (mut judged, mut fetched, mut named) = (0, 0, 0);
+        loop {
+            let (known, ready) = (named, fetched);
+            for packet in unnamed.by_ref().take(GROUP_PACKETS) {
+                let scratch = &mut scratch[named];
+                stages[named] = prepare(&Bytes(packet), arrival, self, scratch, now);
+                named += 1;
+            }
+            for scratch in &mut scratch[fetched..known] {
+                scratch.guess(self);
+            }
+            for scratch in &scratch[fetched..known] {
+                scratch.prefetch(self);
+            }
+            fetched = known;
+            for (index, packet) in (judged..ready).zip(unjudged.by_ref()) {
+                let (scratch, stage) = (&mut scratch[index], stages[index]);
+                each(finish(&Bytes(packet), arrival, self, scratch, stage));
+            }
+            judged = ready;
+            if judged == named {
+                return;
+            }
         }
     }
 }

@@ -63,7 +63,7 @@ pub use self::insert::insert;
 pub use self::lookup::{lookup, lookup_at, update};
 pub use self::remove::{confirm, remove};
 pub(crate) use self::steady::{glance, see, update_steady};
-pub(crate) use self::steady::{prefetch_slot, prefetch_tags, renew_steady};
+pub(crate) use self::steady::{likely_slots, prefetch_slot, prefetch_tags, renew_steady};
 pub use self::sweep::{Entry, forget_outcomes, leftovers, recover, sweep, visit};
 
 use crate::host::{FlowMemory, Words};

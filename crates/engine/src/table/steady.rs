@@ -115,20 +115,22 @@ pub(crate) fn renew_steady<W: Words>(words: W, old: Control, new: Control) -> Op
 /// Asks for the tags of a key's buckets. Neighbours share a cache line.
 #[inline(always)]
 pub(crate) fn prefetch_tags<M: FlowMemory>(memory: &M, family: Family, hash: &Hash) {
-    for bucket in hash.buckets {
+    let [first, second] = hash.buckets;
+    for bucket in [first, second] {
         if let Some(words) = memory.tags(family, bucket) {
-            words.prefetch();
+            words.prefetch(0);
         }
     }
 }
 
-/// The slot that a key's record most likely lies in, by its tags, which is asked for.
+/// The slots that a key's record most likely lies in, by its tags, the likeliest first: twice the same
+/// where only one has the tag.
 #[inline(always)]
-pub(crate) fn prefetch_slot<M: FlowMemory>(
+pub(crate) fn likely_slots<M: FlowMemory>(
     memory: &M,
     family: Family,
     hash: &Hash,
-) -> Option<Place> {
+) -> Option<[Place; 2]> {
     let tags = match family {
         Family::V4 => load_tags::<V4, M>(memory, hash),
         Family::V6 => load_tags::<V6, M>(memory, hash),
@@ -137,12 +139,21 @@ pub(crate) fn prefetch_slot<M: FlowMemory>(
     if matching.is_none() {
         return None;
     }
-    let (candidate, slot) = matching.lowest();
-    let bucket = hash.candidate(candidate);
-    memory.slot(family, bucket, slot)?.prefetch();
-    Some(Place {
-        family,
-        bucket,
-        slot,
-    })
+    let place = |matching: Matching| {
+        let (candidate, slot) = matching.lowest();
+        Place {
+            family,
+            bucket: hash.candidate(candidate),
+            slot,
+        }
+    };
+    Some([place(matching), place(matching.rest().or(matching))])
+}
+
+/// Asks for a slot.
+#[inline(always)]
+pub(crate) fn prefetch_slot<M: FlowMemory>(memory: &M, place: Place) {
+    if let Some(words) = place.words(memory) {
+        words.prefetch(0);
+    }
 }

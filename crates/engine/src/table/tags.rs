@@ -134,6 +134,12 @@ impl Matching {
     pub(super) const fn rest(self) -> Self {
         Self(self.0 & self.0.wrapping_sub(1))
     }
+
+    /// These, or others where there is none.
+    #[must_use]
+    pub(super) const fn or(self, others: Self) -> Self {
+        if self.0 == 0 { others } else { self }
+    }
 }
 
 /// Bit 7 of each byte that is zero; no byte of `bytes` may have bit 7 set.
