@@ -158,6 +158,9 @@ pub const HELPER_STATE_WORDS: u32 = 16;
 /// Bytes of one packet that a helper reads; a power of two, above what an Ethernet frame carries.
 pub const HELPER_BYTES_MAX: u32 = 2048;
 
+/// How long a telephone may be registered for, in seconds: a day. Registrars grant minutes or an hour.
+pub const SIP_REGISTRATION_SECONDS_MAX: u32 = 86_400;
+
 /// Outcomes for established packets that a record can remember: three bits, zero is "none".
 pub const CACHED_OUTCOMES_MAX: u32 = 7;
 

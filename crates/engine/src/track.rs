@@ -274,9 +274,13 @@ fn begin_flow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) ->
     if let Err(reason) = conntrack::begin(run, info, oriented, record, warm) {
         return Tracked::invalid(reason);
     }
-    if scratch.assigned != Assigned::NOTHING {
+    let mut assigned = scratch.assigned;
+    if scratch.search.found != NOWHERE && scratch.search.helper != 0 {
+        assigned = Assigned::new(scratch.search.helper, assigned.timeout());
+    }
+    if assigned != Assigned::NOTHING {
         record.status |= ASSIGNED;
-        warm.assigned = FlowAssigned::new(scratch.assigned, run.now);
+        warm.assigned = FlowAssigned::new(assigned, run.now);
     }
     let state = if scratch.search.found == NOWHERE {
         State::New

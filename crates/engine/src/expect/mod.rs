@@ -22,7 +22,8 @@ mod survey;
 pub use self::survey::{remove_if, sweep, visit};
 
 use crate::event::{Event, EventKind};
-use crate::helper;
+use crate::helper::state::{self, Kind};
+use crate::helper::{self, sip};
 use crate::host::{FlowMemory, Host, Repeat, Words};
 use crate::limits::{EXPECTATION_BUCKETS, EXPECTATION_SLOTS, EXPECTATIONS_PER_BUCKET};
 use crate::policy::NO_RULE;
@@ -122,6 +123,8 @@ pub(crate) struct Wanted {
     pub(crate) port: u16,
     pub(crate) protocol: u8,
     pub(crate) flags: u8,
+    /// For how long.
+    pub(crate) seconds: u32,
 }
 
 /// Where a search of a bucket has come to, in scratch memory.
@@ -139,6 +142,8 @@ pub(crate) struct Search {
     room_control: u64,
     /// Mark of the master.
     pub(crate) mark: u32,
+    /// Helper that the new flow gets, zero for none.
+    pub(crate) helper: u8,
 }
 
 impl Search {
@@ -151,6 +156,7 @@ impl Search {
         room: NOWHERE,
         room_control: 0,
         mark: 0,
+        helper: 0,
     };
 }
 
@@ -161,6 +167,7 @@ impl Wanted {
         port: 0,
         protocol: 0,
         flags: 0,
+        seconds: 0,
     };
 }
 
@@ -225,6 +232,10 @@ impl<M: FlowMemory> Repeat for Seek<'_, M> {
         scratch.search.found = at;
         scratch.search.control = control.0;
         scratch.search.mark = warm.mark;
+        scratch.search.helper = match words.load(WORD_KIND) as u8 & PERMANENT {
+            0 => 0,
+            _ => sip::of_call(scratch.info.protocol),
+        };
         false
     }
 }
@@ -295,7 +306,7 @@ pub(crate) fn make<P, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> St
         // Another flow of the same two hosts expects the same.
         count(flows, gauges::EXPECTATIONS_REFUSED);
     }
-    Stage::Conclude
+    sip::next(scratch)
 }
 
 /// Looks for the same expectation, and for room.
@@ -355,16 +366,13 @@ fn add<H: Host>(host: &H, scratch: &mut Scratch) {
         count(flows, gauges::EXPECTATIONS_REFUSED);
         return;
     };
-    let Some(seconds) = helper::timeout(scratch.given.helper()) else {
-        return;
-    };
     let written = old.next(STATE_WRITTEN, 0, Tick(0));
     if words.compare_exchange(WORD_CONTROL, old.0, written.0) != old.0 {
         count(flows, gauges::EXPECTATIONS_REFUSED);
         return;
     }
     fill(words, scratch);
-    let deadline = scratch.now.after_seconds(seconds);
+    let deadline = scratch.now.after_seconds(scratch.wanted.seconds);
     let control = written.next(STATE_LIVE, scratch.given.helper(), deadline);
     words.store(WORD_CONTROL, control.0);
     if was_counted {
@@ -395,17 +403,14 @@ fn fill<W: Words>(words: W, scratch: &Scratch) {
 }
 
 fn renew<M: FlowMemory>(flows: &M, scratch: &Scratch) {
-    let (Some(words), Some(seconds)) = (
-        flows.expectation(scratch.search.found),
-        helper::timeout(scratch.given.helper()),
-    ) else {
+    let Some(words) = flows.expectation(scratch.search.found) else {
         return;
     };
     let old = ExpectationControl(scratch.search.control);
     let new = old.next(
         STATE_LIVE,
         scratch.given.helper(),
-        scratch.now.after_seconds(seconds),
+        scratch.now.after_seconds(scratch.wanted.seconds),
     );
     if words.compare_exchange(WORD_CONTROL, old.0, new.0) == old.0 {
         note(flows, scratch, scratch.search.found, new);
@@ -414,31 +419,75 @@ fn renew<M: FlowMemory>(flows: &M, scratch: &Scratch) {
 
 fn note<M: FlowMemory>(flows: &M, scratch: &Scratch, index: u32, control: ExpectationControl) {
     let max = helper::expectations_max(scratch.given.helper());
-    helper::state::note(flows, scratch.state, max, index, control.version());
+    let kind = Kind::of(scratch.wanted.flags);
+    state::note(flows, scratch.state, kind, max, index, control.version());
 }
 
 /// Takes out what the flow expected before, where its helper allows one at a time.
 fn remove_oldest<H: Host>(host: &H, scratch: &mut Scratch) {
-    let flows = host.flows();
-    let Some((index, version)) = helper::state::noted(flows, scratch.state) else {
+    let kind = Kind::of(scratch.wanted.flags);
+    let Some((index, version)) = state::noted(host.flows(), scratch.state, kind) else {
         return;
     };
-    let Some(words) = flows.expectation(index) else {
-        return;
-    };
-    let control = ExpectationControl(words.load(WORD_CONTROL));
-    if control.0 & STATE_MASK != STATE_LIVE || control.version() != version {
-        return;
-    }
-    let freed = control.freed();
-    if words.compare_exchange(WORD_CONTROL, control.0, freed.0) == control.0 {
-        gone(flows);
-        tell(host, EventKind::Unexpected, words, control.0);
+    if let Some(freed) = remove(host, index, version) {
         // It may have been the room that the survey found.
         if scratch.search.room == index {
             scratch.search.room_control = freed.0;
         }
     }
+}
+
+/// Takes out what the flow of a helper's state expects, but what lasts.
+#[inline(always)]
+pub(crate) fn forget_noted<H: Host>(host: &H, scratch: &mut Scratch) {
+    let state = scratch.state;
+    let mut forget = Forget {
+        host,
+        state,
+        cursor: 0,
+    };
+    host.repeat(state::NOTES_MAX, &mut forget);
+}
+
+struct Forget<'a, H> {
+    host: &'a H,
+    state: u32,
+    cursor: u32,
+}
+
+impl<H: Host> Repeat for Forget<'_, H> {
+    fn step(&mut self) -> bool {
+        let cursor = self.cursor;
+        self.cursor = cursor.wrapping_add(1);
+        if let Some((index, version)) = state::take_note(self.host.flows(), self.state, cursor) {
+            remove(self.host, index, version);
+        }
+        true
+    }
+}
+
+/// Takes out what lasts.
+pub(crate) fn forget_lasting<H: Host>(host: &H, scratch: &Scratch) {
+    if let Some((index, version)) = state::noted(host.flows(), scratch.state, Kind::Lasting) {
+        remove(host, index, version);
+    }
+}
+
+/// Takes an expectation out, if it is still this one; what its control word is now.
+fn remove<H: Host>(host: &H, index: u32, version: u16) -> Option<ExpectationControl> {
+    let flows = host.flows();
+    let words = flows.expectation(index)?;
+    let control = ExpectationControl(words.load(WORD_CONTROL));
+    if control.0 & STATE_MASK != STATE_LIVE || control.version() != version {
+        return None;
+    }
+    let freed = control.freed();
+    if words.compare_exchange(WORD_CONTROL, control.0, freed.0) != control.0 {
+        return None;
+    }
+    gone(flows);
+    tell(host, EventKind::Unexpected, words, control.0);
+    Some(freed)
 }
 
 fn gone<M: FlowMemory>(flows: &M) {
