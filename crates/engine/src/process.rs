@@ -34,7 +34,7 @@ pub struct Arrival {
     pub link: Link,
     pub path: Path,
     pub checksums: Checksums,
-    /// Connection tracking zone.
+    /// Connection tracking zone, where no rule says another.
     pub zone: u16,
     /// Which interface patterns of the policy the incoming interface (the outgoing one for
     /// [`Path::Local`]) matches, a bit each.
@@ -138,6 +138,8 @@ pub struct Scratch {
     /// Sequence number of the TCP segment that an error quotes.
     pub(crate) quoted_sequence: Option<u32>,
     pub(crate) now: Tick,
+    /// Where the packet's flow is looked for.
+    pub(crate) zone: u16,
     /// How often the packet was tracked again.
     pub(crate) rounds: u32,
     pub(crate) purpose: Purpose,
@@ -208,6 +210,7 @@ impl Default for Scratch {
             datagram: Datagram::EMPTY,
             quoted_sequence: None,
             now: Tick(0),
+            zone: 0,
             rounds: 0,
             purpose: Purpose::Flow,
             sight: Sight::Missing,

@@ -370,8 +370,7 @@ pub(super) fn decide<H: Host>(host: &H, datagram: &Datagram, decision: &Decision
         if is_judging && is_key(words, &datagram.key) {
             let end = (words.load(DECISION) >> 16) as u32 & 0xffff;
             words.store(DECISION, decision.word(end));
-            let rule = u64::from(decision.rule) << 32;
-            words.store(RULE, rule | u64::from(decision.sequence));
+            words.store(RULE, decision.rule_word());
             let phase = if control & phase::ALL_SEEN != 0 {
                 add(flows, gauges::FRAGMENTS, u64::MAX);
                 phase::COMPLETE
