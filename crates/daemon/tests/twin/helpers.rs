@@ -19,6 +19,9 @@ const RULES: &str = "*raw
 -A PREROUTING -p udp --sport 3002 -j NOTRACK
 -A PREROUTING -p tcp --dport 21 -j own
 -A PREROUTING -p udp --dport 69 -j CT --helper tftp
+-A PREROUTING -p tcp --sport 60001 --dport 6667 -j CT --helper irc --zone 9
+-A PREROUTING -p tcp --dport 60001 -j CT --zone 9
+-A PREROUTING -p tcp --dport 3000:3020 -j CT --zone 9
 -A PREROUTING -p tcp --dport 6667 -j CT --helper irc
 -A PREROUTING -p udp --dport 5060 -j CT --helper sip
 -A PREROUTING -p tcp --dport 5060 -j CT --helper sip
