@@ -40,7 +40,11 @@ impl<'t> World<'t> {
         let mut policy = Policy::default();
         policy.merge(parsed);
         let compiled = compile(&policy).expect("the rules compile");
-        assert_eq!(compiled.interface_patterns.len(), 2, "a bit for each, in order");
+        assert_eq!(
+            compiled.interface_patterns.len(),
+            2,
+            "a bit for each, in order"
+        );
         let policy = LoadedPolicy {
             header: compiled.header,
             rules: compiled.rules,

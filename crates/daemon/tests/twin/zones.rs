@@ -31,7 +31,11 @@ fn zones_fare_alike() {
         return;
     }
     let policy = compiled(RULES);
-    for (seed, mood) in [(21, Mood::Hostile), (22, Mood::Fragmented), (23, Mood::Lossy)] {
+    for (seed, mood) in [
+        (21, Mood::Hostile),
+        (22, Mood::Fragmented),
+        (23, Mood::Lossy),
+    ] {
         let memory = Memory::new();
         let mut twins = Twins::new(&memory, &policy);
         for (number, packet) in Traffic::new(seed, mood).take(PACKETS).enumerate() {
