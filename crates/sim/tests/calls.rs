@@ -237,3 +237,18 @@ fn a_registration_ends_when_it_is_refused_or_given_back() {
     world.hears(&registered(200, 3, 60).replace("10.0.0.2", THIRD));
     assert_eq!(world.expected(), []);
 }
+
+#[test]
+fn a_flow_lasts_as_long_as_its_registration() {
+    let memory = memory();
+    let world = World::new(&memory);
+    world.says(&register(1, 3600));
+    world.hears(&registered(200, 1, 1000));
+    world.wait(400);
+    assert_eq!(world.hears("\r\n\r\n"), State::Established);
+    world.wait(500);
+    assert_eq!(world.expected(), [5062]);
+    assert_eq!(world.says("\r\n\r\n"), State::Established);
+    world.wait(200);
+    assert_eq!(world.hears("x"), State::New);
+}

@@ -17,8 +17,11 @@
 //! At worst, two packets of one flow that ask for an expectation at the same moment on two CPUs leave
 //! one more than the flow may have, until it expires.
 
+mod forget;
 mod survey;
 
+use self::forget::remove_oldest;
+pub(crate) use self::forget::{deadline_of_lasting, forget_lasting, forget_noted};
 pub use self::survey::{remove_if, sweep, visit};
 
 use crate::event::{Event, EventKind};
@@ -46,6 +49,13 @@ pub const ANY_SOURCE_PORT: u8 = 1 << 0;
 pub const ANY_SOURCE: u8 = 1 << 1;
 /// Stays when it was used.
 pub const PERMANENT: u8 = 1 << 2;
+/// Two bits: what kind of media, for whom it may concern.
+const CLASS_SHIFT: u32 = 3;
+
+/// The bits of flags that stand for a class.
+pub(crate) const fn class(number: u8) -> u8 {
+    (number & 3) << CLASS_SHIFT
+}
 
 // Words of an expectation. The control word: deadline (32), version (16), helper (8), state (8).
 const WORD_CONTROL: u32 = 0;
@@ -107,7 +117,7 @@ pub struct Expectation {
     pub destination: Address,
     pub source_port: u16,
     pub destination_port: u16,
-    /// Bits `ANY_*` and [`PERMANENT`].
+    /// Bits `ANY_*`, [`PERMANENT`], and those of [`Expectation::class`].
     pub flags: u8,
     pub helper: u8,
     pub deadline: Tick,
@@ -306,6 +316,9 @@ pub(crate) fn make<P, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> St
         // Another flow of the same two hosts expects the same.
         count(flows, gauges::EXPECTATIONS_REFUSED);
     }
+    if matches!(Kind::of(scratch.wanted.flags), Kind::Lasting) {
+        sip::last_as_registered(host, scratch);
+    }
     sip::next(scratch)
 }
 
@@ -421,73 +434,6 @@ fn note<M: FlowMemory>(flows: &M, scratch: &Scratch, index: u32, control: Expect
     let max = helper::expectations_max(scratch.given.helper());
     let kind = Kind::of(scratch.wanted.flags);
     state::note(flows, scratch.state, kind, max, index, control.version());
-}
-
-/// Takes out what the flow expected before, where its helper allows one at a time.
-fn remove_oldest<H: Host>(host: &H, scratch: &mut Scratch) {
-    let kind = Kind::of(scratch.wanted.flags);
-    let Some((index, version)) = state::noted(host.flows(), scratch.state, kind) else {
-        return;
-    };
-    if let Some(freed) = remove(host, index, version) {
-        // It may have been the room that the survey found.
-        if scratch.search.room == index {
-            scratch.search.room_control = freed.0;
-        }
-    }
-}
-
-/// Takes out what the flow of a helper's state expects, but what lasts.
-#[inline(always)]
-pub(crate) fn forget_noted<H: Host>(host: &H, scratch: &mut Scratch) {
-    let state = scratch.state;
-    let mut forget = Forget {
-        host,
-        state,
-        cursor: 0,
-    };
-    host.repeat(state::NOTES_MAX, &mut forget);
-}
-
-struct Forget<'a, H> {
-    host: &'a H,
-    state: u32,
-    cursor: u32,
-}
-
-impl<H: Host> Repeat for Forget<'_, H> {
-    fn step(&mut self) -> bool {
-        let cursor = self.cursor;
-        self.cursor = cursor.wrapping_add(1);
-        if let Some((index, version)) = state::take_note(self.host.flows(), self.state, cursor) {
-            remove(self.host, index, version);
-        }
-        true
-    }
-}
-
-/// Takes out what lasts.
-pub(crate) fn forget_lasting<H: Host>(host: &H, scratch: &Scratch) {
-    if let Some((index, version)) = state::noted(host.flows(), scratch.state, Kind::Lasting) {
-        remove(host, index, version);
-    }
-}
-
-/// Takes an expectation out, if it is still this one; what its control word is now.
-fn remove<H: Host>(host: &H, index: u32, version: u16) -> Option<ExpectationControl> {
-    let flows = host.flows();
-    let words = flows.expectation(index)?;
-    let control = ExpectationControl(words.load(WORD_CONTROL));
-    if control.0 & STATE_MASK != STATE_LIVE || control.version() != version {
-        return None;
-    }
-    let freed = control.freed();
-    if words.compare_exchange(WORD_CONTROL, control.0, freed.0) != control.0 {
-        return None;
-    }
-    gone(flows);
-    tell(host, EventKind::Unexpected, words, control.0);
-    Some(freed)
 }
 
 fn gone<M: FlowMemory>(flows: &M) {

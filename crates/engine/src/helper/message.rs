@@ -11,14 +11,8 @@ use crate::tuple::{Address, Family};
 /// Port of an address that names none (RFC 3261 section 19.1.2).
 pub(super) const DEFAULT_PORT: u16 = 5060;
 
-/// Streams of one message whose ports are expected. Linux stops there too.
-const MEDIA_MAX: u8 = 3;
-
-/// Smallest port that media may have: those below are for services.
-const MEDIA_PORT_MIN: u32 = 1024;
-
 /// Words of a message that mean something, by their last eight bytes in lower case.
-const fn word(text: &[u8]) -> u64 {
+pub(super) const fn word(text: &[u8]) -> u64 {
     let (mut word, mut at) = (0, 0);
     while at < text.len() {
         word = word << 8 | text[at] as u64;
@@ -74,7 +68,7 @@ impl Method {
 /// What the next byte belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-enum Phase {
+pub(super) enum Phase {
     /// Nothing, until the line ends.
     Skip,
     /// The first word of the message.
@@ -107,7 +101,7 @@ enum Phase {
 /// Whose an address is that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-enum Whose {
+pub(super) enum Whose {
     NotThere,
     Own,
     Foreign,
@@ -139,15 +133,17 @@ pub(crate) struct Message {
     pub(super) own_protocol: u8,
     /// Even ports of media, 16 bits each, the first one lowest, and how many there are.
     pub(super) ports: u64,
+    /// Their kinds, 16 bits each too: 1 audio, 2 video, 3 image.
+    pub(super) kinds: u64,
     pub(super) media: u8,
     /// How many ports of these are yet to be expected, two for each.
     pub(super) wanted: u8,
-    phase: Phase,
+    pub(super) phase: Phase,
     is_response: bool,
     /// Last eight bytes of a word, and how many it has.
-    word: u64,
-    length: u8,
-    number: u32,
+    pub(super) word: u64,
+    pub(super) length: u8,
+    pub(super) number: u32,
     /// Where an `@` still may follow that makes what was read a user's name.
     may_be_user: bool,
     is_bracketed: bool,
@@ -155,12 +151,13 @@ pub(crate) struct Message {
     has_body: bool,
     body_length: Option<u32>,
     /// A description of a session began, and of media in it.
-    is_described: bool,
-    reads_media: bool,
+    pub(super) is_described: bool,
+    pub(super) reads_media: bool,
     /// Of the session, and of the media that is being read.
-    session: Whose,
-    own: Whose,
-    port: u32,
+    pub(super) session: Whose,
+    pub(super) own: Whose,
+    pub(super) port: u32,
+    pub(super) kind: u8,
 }
 
 impl Message {
@@ -181,6 +178,7 @@ impl Message {
         asked_protocol: 0,
         own_protocol: 0,
         ports: 0,
+        kinds: 0,
         media: 0,
         wanted: 0,
         phase: Phase::Start,
@@ -197,6 +195,7 @@ impl Message {
         session: Whose::NotThere,
         own: Whose::NotThere,
         port: 0,
+        kind: 0,
     };
 
     /// Whether the contact that counts is the own end's.
@@ -288,12 +287,12 @@ impl Message {
         }
     }
 
-    fn begin_word(&mut self) {
+    pub(super) fn begin_word(&mut self) {
         self.word = 0;
         self.length = 0;
     }
 
-    fn push(&mut self, byte: u8) {
+    pub(super) fn push(&mut self, byte: u8) {
         self.word = self.word << 8 | byte as u64;
         self.length = self.length.saturating_add(1);
     }
@@ -362,7 +361,7 @@ impl Message {
     }
 
     /// Adds a decimal digit to the number, up to a billion or so.
-    fn digit(&mut self, byte: u8) {
+    pub(super) fn digit(&mut self, byte: u8) {
         self.length = self.length.saturating_add(1);
         self.number = if self.number > 400_000_000 {
             u32::MAX
@@ -553,113 +552,12 @@ impl Message {
             && self.contact_protocol == self.asked_protocol;
         self.contact_is_chosen |= !self.is_response || is_asked;
     }
-
-    fn kind_of_line(&mut self, byte: u8) {
-        self.push(byte);
-        if self.length < 2 {
-            return;
-        }
-        let kind = self.word.to_be_bytes();
-        self.begin_word();
-        self.phase = Phase::Skip;
-        match kind {
-            [.., b'v', b'='] => self.is_described = true,
-            [.., b'm', b'='] if self.is_described => {
-                self.end_media();
-                self.reads_media = true;
-                self.own = Whose::NotThere;
-                self.phase = Phase::Media;
-            }
-            [.., b'c', b'='] if self.is_described => self.begin_connection(),
-            _ => {}
-        }
-    }
-
-    /// The first such line of a session or of media counts.
-    fn begin_connection(&mut self) {
-        let of = if self.reads_media {
-            &mut self.own
-        } else {
-            &mut self.session
-        };
-        if matches!(of, Whose::NotThere) {
-            *of = Whose::Foreign;
-            self.phase = Phase::Connection;
-        }
-    }
-
-    fn connection(&mut self, byte: u8, line: &mut Line, family: Family) {
-        const SEVEN_BYTES: u64 = u64::MAX >> 8;
-        self.push(byte);
-        let kind = match family {
-            Family::V4 => word(b"in ip4 "),
-            Family::V6 => word(b"in ip6 "),
-        };
-        if self.word & SEVEN_BYTES == kind {
-            begin_address(line, family);
-            self.phase = Phase::ConnectionAddress;
-        }
-    }
-
-    fn connection_address(&mut self, byte: u8, line: &mut Line, family: Family, sender: &Address) {
-        let ends = matches!(byte, b' ' | b'\t' | b'/' | b'\r' | b'\n');
-        let is_own = take_address(line, byte, ends, family, sender);
-        if !ends {
-            return;
-        }
-        self.phase = Phase::Skip;
-        if is_own && self.reads_media {
-            self.own = Whose::Own;
-        } else if is_own {
-            self.session = Whose::Own;
-        }
-    }
-
-    fn kind_of_media(&mut self, byte: u8) {
-        if byte != b' ' {
-            self.push(byte);
-            return;
-        }
-        let is_known = [word(b"audio"), word(b"video"), word(b"image")].contains(&self.word);
-        self.phase = if is_known && self.length == 5 {
-            Phase::MediaPort
-        } else {
-            Phase::Skip
-        };
-        self.begin_word();
-        self.number = 0;
-    }
-
-    fn media_port(&mut self, byte: u8) {
-        if byte.is_ascii_digit() {
-            self.digit(byte);
-            return;
-        }
-        self.phase = Phase::Skip;
-        self.port = self.number;
-    }
-
-    /// Notes the port of the media that was read; its RTP goes to an even port, and RTCP to the next
-    /// (RFC 3550 section 11).
-    fn end_media(&mut self) {
-        let whose = match self.own {
-            Whose::NotThere => self.session,
-            own => own,
-        };
-        let port = self.port;
-        self.port = 0;
-        let fits = (MEDIA_PORT_MIN..=65_535).contains(&port);
-        if fits && matches!(whose, Whose::Own) && self.media < MEDIA_MAX {
-            self.ports |= (port as u64 & 0xfffe) << (16 * self.media as u32);
-            self.media += 1;
-        }
-    }
 }
 
 /// Stands for whatever ends an address.
 const END: u8 = b'\n';
 
-fn begin_address(line: &mut Line, family: Family) {
+pub(super) fn begin_address(line: &mut Line, family: Family) {
     line.begin_numbers(match family {
         Family::V4 => Text::V4,
         Family::V6 => Text::V6,
@@ -670,7 +568,13 @@ fn begin_address(line: &mut Line, family: Family) {
 }
 
 /// Takes a byte of an address, the last one if it `ends` it: whether that is `own`.
-fn take_address(line: &mut Line, byte: u8, ends: bool, family: Family, own: &Address) -> bool {
+pub(super) fn take_address(
+    line: &mut Line,
+    byte: u8,
+    ends: bool,
+    family: Family,
+    own: &Address,
+) -> bool {
     let byte = if ends { END } else { byte };
     match (line.phase, family) {
         (Text::V4, Family::V4) => line.v4(byte, own),

@@ -9,6 +9,7 @@ pub mod ftp;
 mod irc;
 pub mod line;
 pub(crate) mod message;
+mod session;
 pub mod sip;
 pub(crate) mod state;
 mod tftp;

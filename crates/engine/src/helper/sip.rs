@@ -11,7 +11,7 @@ use crate::expect::{self, ANY_SOURCE_PORT, PERMANENT, Wanted};
 use crate::host::{FlowMemory, Host, Packet, Payload, Repeat, Words};
 use crate::limits::{HELPER_BYTES_MAX, SIP_REGISTRATION_SECONDS_MAX};
 use crate::process::{Run, Scratch, Stage};
-use crate::record::EXPECTED;
+use crate::record::{CONTROL_WORD, Control, EXPECTED, SlotState};
 use crate::tuple::{Address, Family};
 use crate::verdict::State;
 use crate::wire::Fragment;
@@ -76,7 +76,27 @@ pub(crate) fn read<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratc
     scratch.message.finish(is_whole);
     let next = heed(run.host, words, scratch);
     state::release(words, scratch);
+    last_as_registered(run.host, scratch);
     next
+}
+
+/// A flow lasts as long as the registration that was made in it.
+#[inline(always)]
+pub(crate) fn last_as_registered<H: Host>(host: &H, scratch: &Scratch) {
+    let (flows, place) = (host.flows(), scratch.seen.place);
+    let Some(deadline) = expect::deadline_of_lasting(flows, scratch.state, scratch.now) else {
+        return;
+    };
+    let Some(words) = flows.slot(place.family, place.bucket, place.slot) else {
+        return;
+    };
+    let control = Control(words.load(CONTROL_WORD));
+    let is_at_rest = matches!(control.slot_state(), SlotState::Live) && !control.is_locked();
+    let left = control.deadline().ticks_left(scratch.now);
+    if is_at_rest && left < deadline.ticks_left(scratch.now) {
+        // Lost against another packet, that one or the next will do it.
+        words.compare_exchange(CONTROL_WORD, control.0, control.with_deadline(deadline).0);
+    }
 }
 
 struct Reader<'a, B> {
@@ -164,13 +184,15 @@ pub(crate) fn next(scratch: &mut Scratch) -> Stage {
     }
     message.wanted -= 1;
     let done = message.media as u32 * 2 - 1 - message.wanted as u32;
-    let even = (message.ports >> (16 * ((done >> 1) & 3))) as u16;
+    let shift = 16 * ((done >> 1) & 3);
+    let even = (message.ports >> shift) as u16;
+    let kind = (message.kinds >> shift) as u8;
     scratch.wanted = Wanted {
         source: scratch.info.destination,
         destination: scratch.info.source,
         port: even | (done & 1) as u16,
         protocol: UDP,
-        flags: ANY_SOURCE_PORT,
+        flags: ANY_SOURCE_PORT | expect::class(kind),
         seconds: MEDIA_SECONDS,
     };
     Stage::Expect
