@@ -114,6 +114,13 @@ fn flows_of_zones_are_shown_as_by_conntrack() {
         -L -p udp
         ",
     );
+    let of_zone = |zone| {
+        let arguments = ["flows", "--instance", &bench.instance, "--zone", zone];
+        String::from_utf8(bench.keepstate(&arguments).stdout).expect("text")
+    };
+    assert_eq!(of_zone("5").lines().count(), 1);
+    assert!(of_zone("5").contains(" zone=5 "), "{}", of_zone("5"));
+    assert_eq!(of_zone("6"), "");
     settle();
     for [theirs, ours] in listeners {
         let (theirs, ours) = (theirs.stop(), ours.stop());
