@@ -442,11 +442,11 @@ impl Message {
             return;
         }
         self.length = 1;
-        let ends = match (self.is_bracketed, byte) {
-            (true, b']') | (false, b':') => true,
-            (_, b';' | b'>' | b',' | b' ' | b'\t' | b'\r' | b'\n' | b'@' | b'?') => true,
-            _ => false,
-        };
+        let ends = byte == if self.is_bracketed { b']' } else { b':' }
+            || matches!(
+                byte,
+                b';' | b'>' | b',' | b' ' | b'\t' | b'\r' | b'\n' | b'@' | b'?'
+            );
         let is_own = take_address(line, byte, ends, family, registered);
         if !ends {
             return;
