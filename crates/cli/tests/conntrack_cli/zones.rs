@@ -166,7 +166,7 @@ fn what_sip_expects_is_shown_as_by_conntrack() {
     assert_eq!(bench.ours(&words("-L expect")).printed.len(), 4);
     compare(
         &bench,
-        "-L expect\n-C expect\n-L expect -o xml\n-L -p udp\n-L expect -o id",
+        "-L expect\n-C expect\n-L expect -o xml\n-L expect -o id",
     );
     send(&session("INVITE sip:v@10.9.0.1 SIP/2.0", "10.9.0.3"));
     compare(&bench, "-L expect");
