@@ -1,12 +1,12 @@
-//! What the FTP helper reads: a text against a slow reading of its lines, and a session whose
-//! segments are cut anywhere, from which nothing may be expected but of its own two ends.
+//! What helpers read: a text against a slow reading of its lines, a session of FTP whose segments are
+//! cut anywhere, and messages of SIP, from which nothing may be expected but of their own two ends.
 
 use std::net::Ipv6Addr;
 
 use keepstate_engine::expect;
-use keepstate_engine::helper::FTP;
 use keepstate_engine::helper::ftp::read_text;
 use keepstate_engine::helper::line::Speaker;
+use keepstate_engine::helper::{FTP, SIP, sip};
 use keepstate_engine::policy::{Assigned, POLICY_RAW, PolicyHeader, Rule, target};
 use keepstate_engine::process::{Arrival, Checksums, Path};
 use keepstate_engine::settings::Settings;
@@ -14,7 +14,7 @@ use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{Address, Family};
 use keepstate_engine::wire::Link;
 use keepstate_flowmemory::{Accounting, OwnedTable};
-use keepstate_sim::build::{ACK, Body, PSH, Packet, SYN, Tcp};
+use keepstate_sim::build::{ACK, Body, PSH, Packet, SYN, Tcp, Udp};
 use keepstate_sim::plane::{LoadedPolicy, Plane};
 
 const BUCKETS: [u32; 2] = [4, 4];
@@ -42,8 +42,14 @@ pub(crate) fn run(data: &[u8]) {
     assert_eq!(found, slow(text, speaker, family, &sender), "{text:?}");
     // Offers of IRC have no slow reader: that nothing panics is what is looked at.
     read_text(text, Speaker::Chatter, Family::V4, &CLIENT_V4);
+    let (ports, count) = sip::read_media(text, family, &sender);
+    let slow = slow_media(text, family, &sender);
+    assert_eq!(ports[..count], slow, "{text:?}");
     if flags & 4 != 0 {
         session(text, family);
+    }
+    if flags & 8 != 0 {
+        call(text, family);
     }
 }
 
@@ -74,10 +80,163 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
             b"PORT 10,0,0,2,256,1\r\nPORT 10,0,0,2,,1\r\nPORT 10,0,0,2,1,1,1\r\n",
         ),
     ];
-    let seeds = texts.into_iter();
+    let calls: [(u8, &[u8]); 6] = [
+        (
+            8,
+            b"INVITE sip:x SIP/2.0\r\nCSeq: 1 INVITE\r\n\r\nv=0\r\nc=IN IP4 10.0.0.2\r\nm=audio 4000 x\r\n",
+        ),
+        (
+            9,
+            b"\xffINVITE x SIP/2.0\nCSeq: 1 INVITE\n\nv=0\nm=audio 4001 x\nc=IN IP6 fd00::2\nm=video 5000/2\n",
+        ),
+        (
+            8,
+            b"\xf0REGISTER x SIP/2.0\r\nCSeq: 2 REGISTER\r\nContact: <sip:u@10.0.0.2:5062;transport=tcp>;expires=60\r\n\r\n",
+        ),
+        (
+            8,
+            b"\x00SIP/2.0 200 OK\r\nCSeq: 1 REGISTER\r\nm: <sip:u@10.0.0.2>\r\nExpires: 60\r\n\r\n",
+        ),
+        (
+            8,
+            b"SIP/2.0 200 OK\r\nCSeq: 1 INVITE\r\nl: 9\r\n\r\nv=0\r\nc=IN IP4 10.0.0.2/1\r\nm=audio 4000\r\nc=IN IP4 10.0.0.1\r\nm=image 5\r\n",
+        ),
+        (8, b"BYE x SIP/2.0\r\nCSeq: 2 BYE\r\n\r\n"),
+    ];
+    let seeds = texts.into_iter().chain(calls);
     seeds
         .flat_map(|(flags, text)| [flags, flags | 4].map(|flags| [&[flags], text].concat()))
         .collect()
+}
+
+/// The ports of media in a message, line by line.
+fn slow_media(text: &[u8], family: Family, sender: &Address) -> Vec<u16> {
+    let kind: &[u8] = match family {
+        Family::V4 => b"in ip4 ",
+        Family::V6 => b"in ip6 ",
+    };
+    // Text of the first line is of no account, unless it is none that a message begins with.
+    let mut lines = text.split(|byte| *byte == b'\n');
+    let first = lines.next().unwrap_or_default();
+    let name = first.split(|byte| *byte == b' ').next().unwrap_or_default();
+    let name = name.to_ascii_lowercase();
+    let known: [&[u8]; 6] = [b"invite", b"update", b"ack", b"prack", b"bye", b"register"];
+    let is_response = name == b"sip/2.0";
+    if name.len() == first.len() || !(is_response || known.contains(&&name[..])) {
+        return Vec::new();
+    }
+    if is_response {
+        let rest = &first[name.len() + 1..];
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let code = std::str::from_utf8(&rest[..digits]).ok();
+        let code = code.and_then(|code| code.parse::<u32>().ok()).unwrap_or(0);
+        if !(100..700).contains(&code) {
+            return Vec::new();
+        }
+    }
+    let mut lines = lines.skip_while(|line| !line.iter().all(|byte| *byte == b'\r'));
+    lines.next();
+    let mut lines = lines.skip_while(|line| !line.to_ascii_lowercase().starts_with(b"v="));
+    let (mut session, mut media) = (None, Vec::new());
+    lines.next();
+    for line in lines {
+        let line = line.to_ascii_lowercase();
+        if let Some(rest) = line.strip_prefix(b"m=") {
+            let port = [&b"audio "[..], b"video ", b"image "]
+                .iter()
+                .find_map(|kind| {
+                    let rest = rest.strip_prefix(*kind)?;
+                    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+                    let digits = std::str::from_utf8(&rest[..digits]).ok()?;
+                    digits.parse::<u64>().ok()
+                });
+            media.push((port.unwrap_or(0), None));
+        } else if let Some(rest) = line.strip_prefix(b"c=") {
+            let place = media.last_mut().map_or(&mut session, |(_, own)| own);
+            let own = || {
+                let at = rest.windows(7).position(|window| window == kind)?;
+                let rest = &rest[at + 7..];
+                let end = rest.iter().position(|byte| b" \t/\r".contains(byte));
+                address_is(&rest[..end.unwrap_or(rest.len())], family, sender)
+            };
+            place.get_or_insert(own().is_some());
+        }
+    }
+    let fitting = media.into_iter().filter(|(port, own)| {
+        let own = own.or(session).unwrap_or(false);
+        own && (1024..65_536).contains(port)
+    });
+    fitting.map(|(port, _)| port as u16 & !1).take(3).collect()
+}
+
+fn address_is(text: &[u8], family: Family, own: &Address) -> Option<()> {
+    let text = std::str::from_utf8(text).ok()?;
+    let [a, b, c, d] = *own;
+    let same = match family {
+        Family::V4 => {
+            let numbers: Vec<_> = text.split('.').map(str::parse::<u8>).collect();
+            // Zeros may stand before a number, up to five digits in all.
+            let fits = text.split('.').all(|number| {
+                (1..=5).contains(&number.len()) && number.bytes().all(|byte| byte.is_ascii_digit())
+            });
+            let numbers: Vec<u8> = numbers.into_iter().collect::<Result<_, _>>().ok()?;
+            fits && numbers == a.to_be_bytes()
+        }
+        Family::V6 => {
+            let address: Ipv6Addr = text.parse().ok().filter(|_| !text.contains('.'))?;
+            let wanted = (u128::from(a) << 96)
+                | (u128::from(b) << 64)
+                | (u128::from(c) << 32)
+                | u128::from(d);
+            address.to_bits() == wanted
+        }
+    };
+    same.then_some(())
+}
+
+/// Messages of a telephone and its proxy: as much of the text as its first byte says, and so on.
+fn call(text: &[u8], family: Family) {
+    let memory = OwnedTable::new(BUCKETS, Accounting::No).with_helpers();
+    let settings = Settings::defaults(16, BUCKETS);
+    let plane = Plane::new(memory.as_slices(), settings, policy(SIP), ());
+    let (phone, proxy) = match family {
+        Family::V4 => (CLIENT_V4, SERVER_V4),
+        Family::V6 => (CLIENT_V6, SERVER_V6),
+    };
+    let ends = [phone, proxy].map(|words| host(family, &words));
+    let greeting: [&[u8]; 2] = [
+        b"REGISTER x SIP/2.0\r\nCSeq: 1 REGISTER\r\nContact: <sip:10.0.0.2>\r\nExpires: 9\r\n\r\n",
+        b"SIP/2.0 200 x\r\nCSeq: 1 REGISTER\r\nContact: <sip:10.0.0.2>\r\nExpires: 9\r\n\r\n",
+    ];
+    let mut rest = text;
+    let pieces = std::iter::from_fn(|| {
+        let (first, _) = rest.split_first()?;
+        let length = match first {
+            b'A'..=b'z' => rest.len(),
+            other => usize::from(*other) + 1,
+        };
+        let (piece, after) = rest.split_at(length.min(rest.len()));
+        rest = after;
+        Some(piece)
+    });
+    for (number, piece) in greeting.into_iter().chain(pieces).enumerate() {
+        let side = number % 2;
+        let body = Body::Udp(Udp {
+            source_port: 5060,
+            destination_port: 5060,
+            payload: piece.strip_prefix(b"\xff").unwrap_or(piece).to_vec(),
+        });
+        let packet = Packet::new(ends[side], ends[1 - side], body).ip();
+        plane.judge(&packet, &arrival(family), Tick(1));
+        let mut count = 0;
+        expect::visit(&plane.flows, Tick(1), |_, expected| {
+            count += 1;
+            let own = [expected.source, expected.destination];
+            assert!(own == [phone, proxy] || own == [proxy, phone]);
+            assert!(expected.destination_port >= 1024);
+        });
+        assert!(count <= 9, "eight of media and one of calls");
+    }
 }
 
 /// Reads line by line; what the last one opens that opens anything.
@@ -237,7 +396,7 @@ fn session(text: &[u8], family: Family) {
     let plane = Plane::new(
         memory.as_slices(),
         Settings::defaults(16, BUCKETS),
-        policy(),
+        policy(FTP),
         (),
     );
     let (client, server) = match family {
@@ -311,10 +470,10 @@ const fn arrival(family: Family) -> Arrival {
 }
 
 /// Assigns the helper to everything, and lets everything through.
-fn policy() -> LoadedPolicy {
+fn policy(helper: u8) -> LoadedPolicy {
     let assign = Rule {
         target: target::ASSIGN,
-        assigned: Assigned::new(FTP, 0),
+        assigned: Assigned::new(helper, 0),
         number: 1,
         ..Rule::ALWAYS
     };

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use keepstate_engine::settings::Timeout;
 use keepstate_engine::verdict::Reason;
 use keepstate_listing::sysctl::profile::PROFILES;
-use keepstate_listing::sysctl::{self, Kind, Knob};
+use keepstate_listing::sysctl::{self, Kind};
 
 use crate::{shell, transitions};
 
@@ -84,11 +84,15 @@ fn knobs() -> String {
         };
         let (min, max) = knob.bounds();
         let bounds = match knob.kind {
-            Kind::Count | Kind::Buckets { .. } | Kind::Fixed { .. } => "read only".to_owned(),
+            Kind::Count | Kind::Buckets { .. } => "read only".to_owned(),
             Kind::FlowsMax => format!("{min}, by the table"),
             _ => format!("{min}, {max}"),
         };
-        let Knob { name, sentence, .. } = knob;
+        let name = match knob.path().strip_prefix("net/netfilter/") {
+            Some(name) => name.to_owned(),
+            None => knob.full_name(),
+        };
+        let sentence = knob.sentence;
         table += &format!("| `{name}` | {default} | {bounds} | {sentence} |\n");
     }
     let mut profiles = String::from("| profile | sets | to | why |\n| --- | --- | ---: | --- |\n");

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use keepstate_engine::expect::{self, ANY_SOURCE, ANY_SOURCE_PORT};
+use keepstate_engine::expect::{self, ANY_SOURCE, ANY_SOURCE_PORT, PERMANENT};
 use keepstate_engine::helper;
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::Family;
@@ -20,6 +20,11 @@ pub struct Expectation {
     pub any_source: bool,
     #[serde(default)]
     pub any_source_port: bool,
+    #[serde(default)]
+    pub permanent: bool,
+    /// Of SIP: 1 audio, 2 video, 3 image; else 0.
+    #[serde(default)]
+    pub class: u8,
     /// The first packet of the flow that it belongs to.
     pub master: Ends,
     pub helper: String,
@@ -51,6 +56,8 @@ impl Expectation {
             },
             any_source: expectation.flags & ANY_SOURCE != 0,
             any_source_port: expectation.flags & ANY_SOURCE_PORT != 0,
+            permanent: expectation.flags & PERMANENT != 0,
+            class: expectation.class(),
             master: Ends {
                 source: address(&master.source),
                 destination: address(&master.destination),
@@ -89,12 +96,13 @@ impl Expectation {
         };
         listing::Expectation {
             protocol: self.protocol,
-            zone: self.zone,
             expected: packet(&self.expected),
             has_source: !self.any_source,
             has_source_port: !self.any_source_port,
             master: packet(&self.master),
             seconds_left: self.seconds_left,
+            class: self.class,
+            is_permanent: self.permanent,
             helper: self.helper.clone(),
         }
     }

@@ -1,6 +1,7 @@
 //! The kernel's side: programs and maps, loaded anew or found pinned.
 
 use std::collections::HashMap as Named;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArray};
@@ -305,12 +306,26 @@ fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
     Ok(())
 }
 
+/// How often a program is loaded before it is given up, as often as libbpf does.
+const LOAD_ATTEMPTS_MAX: u32 = 5;
+
 fn load_program(object: &mut Ebpf, name: &str) -> Result<ProgramFd, KernelError> {
     let program = object.program_mut(name).ok_or_else(|| missing(name))?;
-    match program {
-        Program::Xdp(program) => program.load()?,
-        Program::SchedClassifier(program) => program.load()?,
-        _ => return Err(missing(name)),
+    // The kernel gives a verification up when a signal comes, as a profiler or a pause of the machine sends them.
+    for rest in (0..LOAD_ATTEMPTS_MAX).rev() {
+        let loaded = match program {
+            Program::Xdp(program) => program.load(),
+            Program::SchedClassifier(program) => program.load(),
+            _ => return Err(missing(name)),
+        };
+        match loaded {
+            Err(ProgramError::LoadError { io_error, .. })
+                if rest > 0 && io_error.kind() == ErrorKind::WouldBlock => {}
+            loaded => {
+                loaded?;
+                break;
+            }
+        }
     }
     Ok(program.fd()?.try_clone().map_err(ProgramError::from)?)
 }

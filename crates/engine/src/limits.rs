@@ -86,10 +86,14 @@ pub const FRAGMENT_BUCKET_WORDS: u32 = 8;
 /// two; 64 KiB in 1,500 bytes each, shuffled at random, have eleven.
 pub const FRAGMENT_RUNS_MAX: u32 = 16;
 
-/// Seconds that an unfinished datagram is remembered (RFC 791; `ipfrag_time`).
+/// What an unfinished datagram counts for where Linux counts bytes of held fragments: so its default,
+/// 4 MiB, is all that there are.
+pub const FRAGMENT_DATAGRAM_BYTES: u32 = 1024;
+
+/// Seconds that an unfinished datagram is remembered, unless set (RFC 791; `ipfrag_time`).
 pub const FRAGMENT_SECONDS_V4: u32 = 30;
 
-/// RFC 8200 section 4.5 (`nf_conntrack_frag6_timeout`).
+/// The same of IPv6 (RFC 8200 section 4.5; `nf_conntrack_frag6_timeout`).
 pub const FRAGMENT_SECONDS_V6: u32 = 60;
 
 /// How often a fragment looks at a bucket that another CPU works on, for some hundred nanoseconds.
@@ -157,6 +161,9 @@ pub const HELPER_STATE_WORDS: u32 = 16;
 
 /// Bytes of one packet that a helper reads; a power of two, above what an Ethernet frame carries.
 pub const HELPER_BYTES_MAX: u32 = 2048;
+
+/// How long a telephone may be registered for, in seconds: a day. Registrars grant minutes or an hour.
+pub const SIP_REGISTRATION_SECONDS_MAX: u32 = 86_400;
 
 /// Outcomes for established packets that a record can remember: three bits, zero is "none".
 pub const CACHED_OUTCOMES_MAX: u32 = 7;

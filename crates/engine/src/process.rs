@@ -11,6 +11,7 @@ use crate::expect::{self, NOWHERE, Search, Wanted};
 use crate::fragment::{self, Datagram};
 use crate::helper;
 use crate::helper::line::Line;
+use crate::helper::message::Message;
 use crate::helper::state::Lease;
 use crate::host::{Host, Packet};
 use crate::judge::{self, Judgement};
@@ -33,7 +34,7 @@ pub struct Arrival {
     pub link: Link,
     pub path: Path,
     pub checksums: Checksums,
-    /// Connection tracking zone.
+    /// Connection tracking zone, where no rule says another.
     pub zone: u16,
     /// Which interface patterns of the policy the incoming interface (the outgoing one for
     /// [`Path::Local`]) matches, a bit each.
@@ -137,6 +138,8 @@ pub struct Scratch {
     /// Sequence number of the TCP segment that an error quotes.
     pub(crate) quoted_sequence: Option<u32>,
     pub(crate) now: Tick,
+    /// Where the packet's flow is looked for.
+    pub(crate) zone: u16,
     /// How often the packet was tracked again.
     pub(crate) rounds: u32,
     pub(crate) purpose: Purpose,
@@ -162,8 +165,9 @@ pub struct Scratch {
     /// A search for the helper's state, and where that is.
     pub(crate) lease: Lease,
     pub(crate) state: u32,
-    /// What is read of an FTP connection.
+    /// What is read of an FTP connection, and of a message of SIP.
     pub(crate) line: Line,
+    pub(crate) message: Message,
     pub(crate) judgement: Judgement,
     /// What the record of a new flow took the place of.
     pub(crate) displaced: Displaced,
@@ -214,6 +218,7 @@ impl Default for Scratch {
             datagram: Datagram::EMPTY,
             quoted_sequence: None,
             now: Tick(0),
+            zone: 0,
             rounds: 0,
             purpose: Purpose::Flow,
             sight: Sight::Missing,
@@ -231,6 +236,7 @@ impl Default for Scratch {
             lease: Lease::NOTHING,
             state: NOWHERE,
             line: Line::FRESH,
+            message: Message::FRESH,
             judgement: Judgement::NOTHING,
             displaced: Displaced::NOTHING,
             refusal: None,
@@ -245,7 +251,10 @@ const ROUNDS_MAX: u32 = 4;
 
 /// Steps that a packet can take at most: all of them in each round, and twice where a connection
 /// is opened again.
-const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 12 + 1;
+const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 12 + EXPECTATIONS_MADE_MAX + 1;
+
+/// Expectations that one packet can ask for: three streams of media, two ports each.
+const EXPECTATIONS_MADE_MAX: u32 = 6;
 
 /// What is to be done next with a packet. All that one step hands to the next is in the scratch
 /// memory, so that a plane may run each of them on its own: the kernel's verifier has no
@@ -290,6 +299,8 @@ pub enum Stage {
     Help = 16,
     /// Put down what it foretells.
     Expect = 17,
+    /// In place of [`Stage::Help`] for SIP: read a message.
+    Message = 20,
 }
 
 /// Judges one packet.
@@ -456,6 +467,7 @@ pub fn step<P: Packet, H: Host>(
         Stage::Foretold => expect::seek(host, scratch),
         Stage::Help => helper::read(&run, scratch),
         Stage::Expect => expect::make(&run, scratch),
+        Stage::Message => helper::sip::read(&run, scratch),
         Stage::Steady => steady::advance(host, arrival.path, scratch),
     }
 }
@@ -478,10 +490,7 @@ fn judge<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Stage {
 /// What comes after a packet of a flow was let through.
 #[inline(always)]
 fn helped(scratch: &Scratch) -> Stage {
-    match scratch.given.helper() {
-        0 => Stage::Conclude,
-        _ => Stage::Help,
-    }
+    helper::stage_of(scratch.given.helper())
 }
 
 #[inline(always)]

@@ -1,5 +1,5 @@
 //! The table raw: rules that a packet meets before its flow is looked up. They may drop it, say that
-//! it has no flow (UNTRACKED), or say which helper a new flow gets.
+//! it has no flow (UNTRACKED), or say in which zone it is looked for and which helper a new flow gets.
 //!
 //! Packets of the steady path pass by them. Such a packet was let through by an outcome that its
 //! record remembers for its direction, and only a packet of that direction has put it there that was
@@ -12,6 +12,7 @@ use crate::judge::{self, Judgement};
 use crate::policy::{Assigned, DependsOn, POLICY_RAW, PolicyHeader, Question, target, walk_in};
 use crate::process::{Path, Scratch, Stage};
 use crate::record::FlowAssigned;
+use crate::table::Hash;
 use crate::trace::Step;
 use crate::track::Tracked;
 use crate::tuple::Family;
@@ -73,7 +74,18 @@ pub(crate) fn ask<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Stage
         scratch.tracked = Tracked::UNTRACKED;
         return Stage::Judge;
     }
+    if scratch.assigned.zone() != 0 {
+        move_to_zone(host, scratch);
+    }
     scratch.next
+}
+
+/// The flow, which was named before the rules were asked, is that of another zone.
+fn move_to_zone<H: Host>(host: &H, scratch: &mut Scratch) {
+    scratch.zone = scratch.assigned.zone();
+    host.trace(Step::Zone(scratch.zone));
+    scratch.oriented.key.set_zone(scratch.zone);
+    scratch.hash = Hash::of(&scratch.oriented.key, host.settings());
 }
 
 fn entry(policy: &PolicyHeader, family: Family, path: Path) -> u32 {

@@ -147,7 +147,7 @@ pub struct FlowAssigned(pub u32);
 
 impl FlowAssigned {
     pub const fn new(assigned: Assigned, now: Tick) -> Self {
-        Self(assigned.0 & 0xffff | now.0 << 16)
+        Self(assigned.helper() as u32 | (assigned.timeout() as u32) << 8 | now.0 << 16)
     }
 
     /// Number of the helper, zero for none.

@@ -1,7 +1,10 @@
 //! What an operator can set and every packet reads. Lives in a map in the kernel, so it is made
 //! of 32-bit numbers without padding and may change between two packets.
 
-use crate::limits::{EXPECTATIONS_MAX, TIMEOUT_POLICIES_MAX};
+use crate::limits::{
+    EXPECTATIONS_MAX, FRAGMENT_DATAGRAM_BYTES, FRAGMENT_SECONDS_V4, FRAGMENT_SECONDS_V6,
+    TIMEOUT_POLICIES_MAX,
+};
 
 /// Number of timeouts, indexed by [`Timeout`].
 pub const TIMEOUTS: usize = 32;
@@ -123,6 +126,36 @@ pub struct Settings {
     /// Seconds of the timeout policies, by their number less one and by [`Timeout`]; zero where a
     /// policy says nothing.
     pub policies: [[u32; TIMEOUTS]; TIMEOUT_POLICIES_MAX as usize],
+    /// Unfinished datagrams of IPv4 and of IPv6.
+    pub fragments: [FragmentSettings; 2],
+}
+
+/// What is said of unfinished datagrams of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct FragmentSettings {
+    /// How long one is remembered (`ipfrag_time`, `nf_conntrack_frag6_timeout`).
+    pub seconds: u32,
+    /// Bytes beyond which none begins (`ipfrag_high_thresh`, `nf_conntrack_frag6_high_thresh`), of
+    /// which each counts for [`FRAGMENT_DATAGRAM_BYTES`].
+    pub high_bytes: u32,
+    /// Of no effect, here as in Linux since 4.17 (`ipfrag_low_thresh` and its like).
+    pub low_bytes: u32,
+}
+
+impl FragmentSettings {
+    const fn defaults(seconds: u32) -> Self {
+        Self {
+            seconds,
+            high_bytes: 4 << 20,
+            low_bytes: 3 << 20,
+        }
+    }
+
+    /// Datagrams that may be unfinished.
+    pub(crate) const fn datagrams_max(&self) -> u32 {
+        self.high_bytes / FRAGMENT_DATAGRAM_BYTES
+    }
 }
 
 /// Number of a timeout policy: which of [`Settings::policies`], counted from one.
@@ -155,6 +188,10 @@ impl Settings {
             hash_keys: [0; 12],
             timeouts,
             policies: [[0; TIMEOUTS]; TIMEOUT_POLICIES_MAX as usize],
+            fragments: [
+                FragmentSettings::defaults(FRAGMENT_SECONDS_V4),
+                FragmentSettings::defaults(FRAGMENT_SECONDS_V6),
+            ],
         }
     }
 

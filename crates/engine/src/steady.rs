@@ -28,6 +28,10 @@ pub(crate) fn is_ordinary<P: Packet>(packet: &P, info: &mut PacketInfo) -> bool 
     if info.damage.is_some() || !matches!(info.fragment, Fragment::Whole) {
         return false;
     }
+    // Programs read these in a stage from which no way leads back here; rules must count alike elsewhere.
+    if !cfg!(target_arch = "bpf") && info.has_extensions() {
+        return false;
+    }
     match info.protocol {
         TCP => {
             info.tcp_flags & (SYN | FIN | RST | URG | ACK) == ACK

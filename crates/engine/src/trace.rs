@@ -36,6 +36,8 @@ pub enum Step {
     Chain(Hook),
     /// A rule was tried.
     Rule(u32, RuleTrial),
+    /// Rules say that the flow is one of this zone.
+    Zone(u16),
     /// The outcome was remembered from an earlier packet.
     Cached(u32),
     /// A record was made.

@@ -9,7 +9,6 @@ use crate::expect::{self, NOWHERE, Search};
 use crate::fragment;
 use crate::helper;
 use crate::host::{FlowMemory, Host, Packet, Words};
-use crate::policy::Assigned;
 use crate::process::{Arrival, Run, Scratch, Stage};
 use crate::record::{
     ASSIGNED, CachedOutcomes, Control, EXPECTED, FlowAssigned, Record, SEEN_REPLY, Warm,
@@ -97,6 +96,7 @@ pub(crate) enum Sight {
 /// Names the packet's flow, or the one that it quotes.
 #[inline(always)]
 pub(crate) fn name<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
+    scratch.zone = run.arrival.zone;
     if let Some(reason) = scratch.info.damage {
         if matches!(reason, Reason::FragmentWithoutPorts) {
             return Stage::Fragment;
@@ -138,7 +138,7 @@ pub(crate) fn name_flow<P: Packet, H: Host>(
     run: &Run<'_, P, H>,
     scratch: &mut Scratch,
 ) -> Result<(), Reason> {
-    let tuple = conntrack::tuple_of(&scratch.info, run.arrival.zone);
+    let tuple = conntrack::tuple_of(&scratch.info, scratch.zone);
     let Some(oriented) = conntrack::orient(tuple) else {
         return Err(Reason::IcmpBadType);
     };
@@ -288,9 +288,13 @@ fn begin_flow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) ->
     if let Err(reason) = conntrack::begin(run, info, oriented, record, warm) {
         return Tracked::invalid(reason);
     }
-    if scratch.assigned != Assigned::NOTHING {
+    let mut assigned = scratch.assigned;
+    if scratch.search.found != NOWHERE && scratch.search.helper != 0 {
+        assigned = assigned.with_helper(scratch.search.helper);
+    }
+    if assigned.is_for_record() {
         record.status |= ASSIGNED;
-        warm.assigned = FlowAssigned::new(scratch.assigned, run.now);
+        warm.assigned = FlowAssigned::new(assigned, run.now);
     }
     let state = if scratch.search.found == NOWHERE {
         State::New
@@ -481,7 +485,7 @@ fn name_quoted<P: Packet, H: Host>(
         source_port: quoted.source_port,
         destination_port: quoted.destination_port,
         protocol: quoted.protocol,
-        zone: run.arrival.zone,
+        zone: scratch.zone,
     };
     run.host.trace(Step::Quoted(tuple));
     let Some(oriented) = conntrack::orient(tuple) else {

@@ -178,6 +178,11 @@ impl FlowKey {
         (self.words[0] >> 16) as u16
     }
 
+    pub const fn set_zone(&mut self, zone: u16) {
+        let [first, ..] = &mut self.words;
+        *first = *first & !(0xffff << 16) | (zone as u64) << 16;
+    }
+
     pub const fn first_port(&self) -> u16 {
         (self.words[0] >> 48) as u16
     }

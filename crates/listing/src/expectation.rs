@@ -10,7 +10,6 @@ use crate::{Style, Telling, protocol_name};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expectation {
     pub protocol: u8,
-    pub zone: u16,
     pub expected: Packet,
     /// Whether the source is compared.
     pub has_source: bool,
@@ -18,6 +17,10 @@ pub struct Expectation {
     pub has_source_port: bool,
     pub master: Packet,
     pub seconds_left: u32,
+    /// Of the helper's making: kinds of media.
+    pub class: u8,
+    /// Whether it stays when it was used.
+    pub is_permanent: bool,
     pub helper: String,
 }
 
@@ -89,10 +92,11 @@ impl Display for ExpectationLine<'_> {
         write_packet(f, "", expected)?;
         write_packet(f, "mask-", &expectation.mask())?;
         write_packet(f, "master-", master)?;
-        if expectation.zone != 0 {
-            write!(f, " zone={}", expectation.zone)?;
+        if expectation.is_permanent {
+            f.write_str(" PERMANENT")?;
         }
-        write!(f, " class=0 helper={}", expectation.helper)
+        let Expectation { class, helper, .. } = expectation;
+        write!(f, " class={class} helper={helper}")
     }
 }
 
@@ -140,7 +144,11 @@ impl Display for ExpectationXml<'_> {
         }
         let (helper, seconds) = (&expectation.helper, expectation.seconds_left);
         write!(f, "</layer4><meta><helper-name>{helper}</helper-name>")?;
-        write!(f, "<timeout>{seconds}</timeout><class>0</class>")?;
+        let class = expectation.class;
+        write!(f, "<timeout>{seconds}</timeout><class>{class}</class>")?;
+        if expectation.is_permanent {
+            f.write_str("<permanent/>")?;
+        }
         if style.when {
             write_when(f, &style.date(style.now_ns))?;
         }

@@ -14,7 +14,7 @@ use keepstate_engine::settings::Settings;
 use keepstate_engine::verdict::REASON_COUNTERS;
 
 /// Version of everything in this file.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// Two policies: the one in force, and the one being written.
 pub const POLICY_SLOTS: u32 = 2;
@@ -69,7 +69,7 @@ pub mod names {
     pub const STAGES_XDP: &str = "STAGES_XDP";
     pub const STAGES_TC: &str = "STAGES_TC";
 
-    pub const XDP_STAGES: [(Stage, &str); 16] = [
+    pub const XDP_STAGES: [(Stage, &str); 17] = [
         (Stage::Look, "xdp_look"),
         (Stage::Advance, "xdp_advance"),
         (Stage::Write, "xdp_write"),
@@ -86,8 +86,9 @@ pub mod names {
         (Stage::Foretold, "xdp_foretold"),
         (Stage::Help, "xdp_help"),
         (Stage::Expect, "xdp_expect"),
+        (Stage::Message, "xdp_message"),
     ];
-    pub const TC_STAGES: [(Stage, &str); 16] = [
+    pub const TC_STAGES: [(Stage, &str); 17] = [
         (Stage::Look, "tc_look"),
         (Stage::Advance, "tc_advance"),
         (Stage::Write, "tc_write"),
@@ -104,6 +105,7 @@ pub mod names {
         (Stage::Foretold, "tc_foretold"),
         (Stage::Help, "tc_help"),
         (Stage::Expect, "tc_expect"),
+        (Stage::Message, "tc_message"),
     ];
 
     /// All maps, in the order in which they are pinned.

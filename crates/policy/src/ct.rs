@@ -11,6 +11,8 @@ pub struct CtTarget {
     pub helper: Option<String>,
     /// Name of the timeout policy.
     pub timeout: Option<String>,
+    /// In which zone its flow is.
+    pub zone: Option<u16>,
 }
 
 impl fmt::Display for CtTarget {
@@ -29,9 +31,13 @@ impl CtTarget {
         if let Some(helper) = &self.helper {
             write!(f, "{before}helper {helper}")?;
         }
-        match &self.timeout {
-            Some(timeout) => write!(f, "{before}timeout {timeout}"),
-            None => Ok(()),
+        if let Some(timeout) = &self.timeout {
+            write!(f, "{before}timeout {timeout}")?;
+        }
+        match self.zone {
+            // As iptables has it: zone 0 is where flows are anyway.
+            None | Some(0) => Ok(()),
+            Some(zone) => write!(f, "{before}zone {zone}"),
         }
     }
 }

@@ -47,6 +47,7 @@ pub(crate) enum Opt {
     Notrack,
     Helper,
     CtTimeout,
+    Zone,
 }
 
 /// Whether an option is followed by an argument.
@@ -145,6 +146,7 @@ pub(crate) static DEFINITIONS: &[OptionDefinition] = definitions! {
     Ct Notrack _ None "notrack";
     Ct Helper _ Required "helper";
     Ct CtTimeout _ Required "timeout";
+    Ct Zone _ Required "zone";
 };
 
 pub(crate) fn definition(option: Opt) -> &'static OptionDefinition {
@@ -347,7 +349,6 @@ const FOREIGN_OPTIONS: &[&str] = &[
     "syn",
     "tcp-flags",
     "tcp-option",
-    "zone",
     "zone-orig",
     "zone-reply",
 ];
@@ -365,8 +366,8 @@ mod tests {
                 assert_ne!(definition.option, other.option);
             }
         }
-        // `CtTimeout` is the last variant.
-        assert_eq!(DEFINITIONS.len(), Opt::CtTimeout as usize + 1);
+        // `Zone` is the last variant.
+        assert_eq!(DEFINITIONS.len(), Opt::Zone as usize + 1);
     }
 
     #[test]

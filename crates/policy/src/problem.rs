@@ -109,6 +109,10 @@ pub enum Problem {
     StateUnknown { option: &'static str, value: String },
     #[error("CT: `{0}' is not a name")]
     CtName(String),
+    #[error("Cannot parse {0} as a zone ID")]
+    CtZone(String),
+    #[error("CT: `--zone mark' is not supported")]
+    CtZoneMark,
     #[error("comment: longer than 255 bytes")]
     CommentTooLong,
     #[error("comment: contains a line break or NUL")]

@@ -111,6 +111,7 @@ impl RuleBuilder {
             Opt::State => self.states(StateSpelling::State, word, negated)?,
             Opt::Comment => self.comment(word)?,
             Opt::Helper | Opt::CtTimeout => self.ct_name(option, word)?,
+            Opt::Zone => self.zone(word)?,
             _ => return Err(Fault::at(word, Problem::ArgumentBad(word.text.clone()))),
         }
         Ok(())
@@ -144,6 +145,23 @@ impl RuleBuilder {
         }
         match place.replace(word.text.clone()) {
             Some(_) => Err(ct_twice(name, word)),
+            None => Ok(()),
+        }
+    }
+
+    fn zone(&mut self, word: &Word) -> Result<(), Fault> {
+        let Target::Ct(ct) = &mut self.rule.target else {
+            return Ok(());
+        };
+        let text = word.text.as_str();
+        if text == "mark" {
+            let hint = "give the number of a zone, and a rule for each mark";
+            return Err(Fault::at(word, Problem::CtZoneMark).hint(Some(hint.into())));
+        }
+        let zone = number(text).and_then(|zone| u16::try_from(zone).ok());
+        let zone = zone.ok_or_else(|| Fault::at(word, Problem::CtZone(text.into())))?;
+        match ct.zone.replace(zone) {
+            Some(_) => Err(ct_twice("zone", word)),
             None => Ok(()),
         }
     }
@@ -390,6 +408,21 @@ impl ModuleKind {
             Self::States(StateSpelling::State) => Owner::State,
             Self::Comment => Owner::Comment,
         }
+    }
+}
+
+/// A number as C reads it: decimal, octal after `0`, hexadecimal after `0x`.
+fn number(text: &str) -> Option<u32> {
+    let digits = |text: &str, radix| {
+        let fits = text.chars().all(|c| c.is_digit(radix));
+        u32::from_str_radix(text, radix).ok().filter(|_| fits)
+    };
+    if let Some(rest) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        return digits(rest, 16);
+    }
+    match text.strip_prefix('0') {
+        Some(rest) if !rest.is_empty() => digits(rest, 8),
+        _ => digits(text, 10),
     }
 }
 

@@ -222,6 +222,7 @@ impl Narrator<'_> {
                 let name = helper::numbered(*number).map_or("a helper", |helper| helper.name);
                 line("expected", format!("{name} foretold this flow"))
             }
+            Step::Zone(zone) => line("zone", format!("the rules say {zone}")),
             Step::Expects(port) => line("helper", format!("expects a flow to port {port}")),
             Step::Quoted(tuple) => line("quotes", tuple_words(tuple)),
             Step::TcpState(from, to) => line("tcp", format!("{} -> {}", from.name(), to.name())),

@@ -1,7 +1,9 @@
-//! Generated sessions of FTP and TFTP, from which data connections come or do not: commands and
+//! Generated sessions of FTP, TFTP, IRC and SIP, from which data connections come or do not: commands and
 //! replies cut anywhere, repeated, lost for a while, or made up by somebody with other plans.
 //!
 //! The same seed gives the same packets, as with [`crate::traffic`].
+
+mod calls;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -91,8 +93,9 @@ impl Sessions {
         session.age += 1;
         let mut packets = match (session.age, random.below(100)) {
             (1, _) => session.opening(),
-            (_, 0..55) => session.talk(random),
-            (_, 55..80) => session.data(random),
+            (_, 0..45) => session.talk(random),
+            (_, 45..65) => session.data(random),
+            (_, 65..80) => session.calls(random),
             (_, 80..88) => session.irc(random),
             _ => session.tftp(random),
         };

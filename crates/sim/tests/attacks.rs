@@ -8,10 +8,7 @@ use std::ops::RangeInclusive;
 
 use keepstate_engine::verdict::{State, Verdict};
 use keepstate_sim::replay::Judged;
-use keepstate_testkit::{shared_dir_or_skip, skip};
-
-/// Cases, or kinds of them, that need what the engine does not have yet.
-const WAITING: &[(&str, &str)] = &[("sip-invite", "needs the helper for SIP")];
+use keepstate_testkit::shared_dir_or_skip;
 
 /// Frames where what is wanted is not what Linux does, and we do as Linux does.
 const AS_LINUX: &[(&str, u64)] = &[
@@ -37,14 +34,7 @@ fn written_cases_come_out_as_wanted() {
     };
     let mut complaints = Vec::new();
     for row in oracle::table(&shared.join("attacks/cases.tsv")) {
-        let (name, kind) = (row.column("case"), row.column("kind"));
-        if let Some((_, reason)) = WAITING
-            .iter()
-            .find(|(waiting, _)| [name, kind].contains(waiting))
-        {
-            skip(&format!("{TEST}: {name}"), reason);
-            continue;
-        }
+        let name = row.column("case");
         let mut cases = oracle::cases(&shared).into_iter();
         let case = cases.find(|case| case.name == name).expect("the case");
         let replayed = oracle::replay(&case);

@@ -444,3 +444,21 @@ fn many_cpus_leave_nothing_behind() {
         assert_eq!(words.expect("the bucket is there").load(0), 0, "left taken");
     }
 }
+
+#[test]
+fn sysctls_say_how_long_and_how_many() {
+    let memory = memory();
+    let mut bench = Bench::new(&memory);
+    bench.plane.settings.fragments[0].seconds = 3;
+    bench.plane.settings.fragments[0].high_bytes = 2 * 1024 + 5;
+    let ip = datagram(Family::V4, 53, 100);
+    let begin = |bench: &Bench<'_>, id| bench.parts(&ip, id, &[(0..64, Rest::More)])[0].reason;
+    let end = |bench: &Bench<'_>, id| bench.parts(&ip, id, &[(64..108, Rest::None)])[0].reason;
+    assert_eq!(begin(&bench, 1), None);
+    assert_eq!(begin(&bench, 2), None);
+    assert_eq!(begin(&bench, 3), Some(Reason::FragmentTableFull));
+    assert_eq!(end(&bench, 1), None);
+    assert_eq!(begin(&bench, 3), None, "one is whole");
+    bench.now = bench.now.after_seconds(4);
+    assert_ne!(end(&bench, 2), None, "it was forgotten");
+}

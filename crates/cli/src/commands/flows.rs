@@ -39,6 +39,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "STATE")]
     state: Option<String>,
 
+    /// Flows of this zone.
+    #[arg(long, short = 'w', value_name = "ZONE")]
+    zone: Option<u16>,
+
     /// Flows that are not given up early.
     #[arg(long, conflicts_with = "unreplied")]
     assured: bool,
@@ -107,6 +111,7 @@ impl Arguments {
             source_port: self.sport,
             destination_port: self.dport,
             state: self.state.as_ref().map(|name| name.to_uppercase()),
+            zone: self.zone,
             replied: match (self.assured, self.unreplied) {
                 (true, _) => Some(Replied::Assured),
                 (_, true) => Some(Replied::Unreplied),

@@ -5,6 +5,7 @@
 mod bench;
 mod expect;
 mod live;
+mod zones;
 
 use keepstate_testkit::{programs_or_skip, root_or_skip};
 

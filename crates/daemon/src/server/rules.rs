@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use keepstate_api::{
     Applied, ApplyMode, PolicyStatus, RuleFamily, RuleFile, RuleProblem, RulesText,
 };
-use keepstate_engine::policy::{Assigned, POLICY_NONE, POLICY_UNSETTLED, PolicyHeader};
+use keepstate_engine::policy::{POLICY_NONE, POLICY_UNSETTLED, PolicyHeader};
 use keepstate_engine::tuple::Family;
 use keepstate_policy::model::Policy;
 use keepstate_policy::{
@@ -292,7 +292,7 @@ fn number_timeouts(directory: &Path, compiled: &mut Compiled) -> Result<(), Stri
             continue;
         };
         if let Some(number) = numbers.get(index) {
-            rule.assigned = Assigned::new(rule.assigned.helper(), *number);
+            rule.assigned = rule.assigned.with_timeout(*number);
         }
     }
     Ok(())

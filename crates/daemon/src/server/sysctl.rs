@@ -69,6 +69,13 @@ pub(crate) fn put(
 ) -> Result<(), String> {
     let mut changed = *settings;
     sysctl.apply(&mut changed);
+    if changed
+        .fragments
+        .iter()
+        .any(|of| of.low_bytes > of.high_bytes)
+    {
+        return Err("the low threshold would be above the high one".to_owned());
+    }
     if let Sysctl::FlowsMax(flows) = sysctl {
         resize(&mut changed, flows)?;
     }

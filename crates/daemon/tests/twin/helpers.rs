@@ -19,9 +19,15 @@ const RULES: &str = "*raw
 -A PREROUTING -p udp --sport 3002 -j NOTRACK
 -A PREROUTING -p tcp --dport 21 -j own
 -A PREROUTING -p udp --dport 69 -j CT --helper tftp
+-A PREROUTING -p tcp --sport 60001 --dport 6667 -j CT --helper irc --zone 9
+-A PREROUTING -p tcp --dport 60001 -j CT --zone 9
+-A PREROUTING -p tcp --dport 3000:3020 -j CT --zone 9
 -A PREROUTING -p tcp --dport 6667 -j CT --helper irc
+-A PREROUTING -p udp --dport 5060 -j CT --helper sip
+-A PREROUTING -p tcp --dport 5060 -j CT --helper sip
 -A OUTPUT -p tcp --dport 21 -j CT --helper ftp
 -A OUTPUT -p udp --dport 69 -j CT --helper tftp
+-A OUTPUT -p udp --dport 5060 -j CT --helper sip
 -A OUTPUT -p udp --sport 3003 -j CT --notrack
 -A own -p tcp -j CT --helper ftp --timeout slow
 -A own -j CT --notrack
@@ -34,10 +40,13 @@ COMMIT
 -A FORWARD -p tcp --dport 21 -j ACCEPT
 -A FORWARD -p udp --dport 69 -j ACCEPT
 -A FORWARD -p tcp --dport 6667 -j ACCEPT
+-A FORWARD -p udp --dport 5060 -j ACCEPT
+-A FORWARD -p tcp --dport 5060 -j ACCEPT
 -A FORWARD -m conntrack --ctstate UNTRACKED -j ACCEPT
 -A OUTPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
 -A OUTPUT -p tcp --dport 21 -j ACCEPT
 -A OUTPUT -p udp --dport 69 -j ACCEPT
+-A OUTPUT -p udp --dport 5060 -j ACCEPT
 COMMIT
 ";
 

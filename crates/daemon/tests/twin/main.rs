@@ -4,6 +4,7 @@
 mod cpus;
 mod helpers;
 mod pair;
+mod zones;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

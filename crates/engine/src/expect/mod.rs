@@ -17,12 +17,16 @@
 //! At worst, two packets of one flow that ask for an expectation at the same moment on two CPUs leave
 //! one more than the flow may have, until it expires.
 
+mod forget;
 mod survey;
 
+use self::forget::remove_oldest;
+pub(crate) use self::forget::{deadline_of_lasting, forget_lasting, forget_noted};
 pub use self::survey::{remove_if, sweep, visit};
 
 use crate::event::{Event, EventKind};
-use crate::helper;
+use crate::helper::state::{self, Kind};
+use crate::helper::{self, sip};
 use crate::host::{FlowMemory, Host, Repeat, Words};
 use crate::limits::{EXPECTATION_BUCKETS, EXPECTATION_SLOTS, EXPECTATIONS_PER_BUCKET};
 use crate::policy::NO_RULE;
@@ -45,6 +49,13 @@ pub const ANY_SOURCE_PORT: u8 = 1 << 0;
 pub const ANY_SOURCE: u8 = 1 << 1;
 /// Stays when it was used.
 pub const PERMANENT: u8 = 1 << 2;
+/// Two bits: what kind of media, for whom it may concern.
+const CLASS_SHIFT: u32 = 3;
+
+/// The bits of flags that stand for a class.
+pub(crate) const fn class(number: u8) -> u8 {
+    (number & 3) << CLASS_SHIFT
+}
 
 // Words of an expectation. The control word: deadline (32), version (16), helper (8), state (8).
 const WORD_CONTROL: u32 = 0;
@@ -106,7 +117,7 @@ pub struct Expectation {
     pub destination: Address,
     pub source_port: u16,
     pub destination_port: u16,
-    /// Bits `ANY_*` and [`PERMANENT`].
+    /// Bits `ANY_*`, [`PERMANENT`], and those of [`Expectation::class`].
     pub flags: u8,
     pub helper: u8,
     pub deadline: Tick,
@@ -122,6 +133,8 @@ pub(crate) struct Wanted {
     pub(crate) port: u16,
     pub(crate) protocol: u8,
     pub(crate) flags: u8,
+    /// For how long.
+    pub(crate) seconds: u32,
 }
 
 /// Where a search of a bucket has come to, in scratch memory.
@@ -139,6 +152,8 @@ pub(crate) struct Search {
     room_control: u64,
     /// Mark of the master.
     pub(crate) mark: u32,
+    /// Helper that the new flow gets, zero for none.
+    pub(crate) helper: u8,
 }
 
 impl Search {
@@ -151,6 +166,7 @@ impl Search {
         room: NOWHERE,
         room_control: 0,
         mark: 0,
+        helper: 0,
     };
 }
 
@@ -161,6 +177,7 @@ impl Wanted {
         port: 0,
         protocol: 0,
         flags: 0,
+        seconds: 0,
     };
 }
 
@@ -225,6 +242,10 @@ impl<M: FlowMemory> Repeat for Seek<'_, M> {
         scratch.search.found = at;
         scratch.search.control = control.0;
         scratch.search.mark = warm.mark;
+        scratch.search.helper = match words.load(WORD_KIND) as u8 & PERMANENT {
+            0 => 0,
+            _ => sip::of_call(scratch.info.protocol),
+        };
         false
     }
 }
@@ -295,7 +316,10 @@ pub(crate) fn make<P, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> St
         // Another flow of the same two hosts expects the same.
         count(flows, gauges::EXPECTATIONS_REFUSED);
     }
-    Stage::Conclude
+    if matches!(Kind::of(scratch.wanted.flags), Kind::Lasting) {
+        sip::last_as_registered(host, scratch);
+    }
+    sip::next(scratch)
 }
 
 /// Looks for the same expectation, and for room.
@@ -355,16 +379,13 @@ fn add<H: Host>(host: &H, scratch: &mut Scratch) {
         count(flows, gauges::EXPECTATIONS_REFUSED);
         return;
     };
-    let Some(seconds) = helper::timeout(scratch.given.helper()) else {
-        return;
-    };
     let written = old.next(STATE_WRITTEN, 0, Tick(0));
     if words.compare_exchange(WORD_CONTROL, old.0, written.0) != old.0 {
         count(flows, gauges::EXPECTATIONS_REFUSED);
         return;
     }
     fill(words, scratch);
-    let deadline = scratch.now.after_seconds(seconds);
+    let deadline = scratch.now.after_seconds(scratch.wanted.seconds);
     let control = written.next(STATE_LIVE, scratch.given.helper(), deadline);
     words.store(WORD_CONTROL, control.0);
     if was_counted {
@@ -395,17 +416,14 @@ fn fill<W: Words>(words: W, scratch: &Scratch) {
 }
 
 fn renew<M: FlowMemory>(flows: &M, scratch: &Scratch) {
-    let (Some(words), Some(seconds)) = (
-        flows.expectation(scratch.search.found),
-        helper::timeout(scratch.given.helper()),
-    ) else {
+    let Some(words) = flows.expectation(scratch.search.found) else {
         return;
     };
     let old = ExpectationControl(scratch.search.control);
     let new = old.next(
         STATE_LIVE,
         scratch.given.helper(),
-        scratch.now.after_seconds(seconds),
+        scratch.now.after_seconds(scratch.wanted.seconds),
     );
     if words.compare_exchange(WORD_CONTROL, old.0, new.0) == old.0 {
         note(flows, scratch, scratch.search.found, new);
@@ -414,31 +432,8 @@ fn renew<M: FlowMemory>(flows: &M, scratch: &Scratch) {
 
 fn note<M: FlowMemory>(flows: &M, scratch: &Scratch, index: u32, control: ExpectationControl) {
     let max = helper::expectations_max(scratch.given.helper());
-    helper::state::note(flows, scratch.state, max, index, control.version());
-}
-
-/// Takes out what the flow expected before, where its helper allows one at a time.
-fn remove_oldest<H: Host>(host: &H, scratch: &mut Scratch) {
-    let flows = host.flows();
-    let Some((index, version)) = helper::state::noted(flows, scratch.state) else {
-        return;
-    };
-    let Some(words) = flows.expectation(index) else {
-        return;
-    };
-    let control = ExpectationControl(words.load(WORD_CONTROL));
-    if control.0 & STATE_MASK != STATE_LIVE || control.version() != version {
-        return;
-    }
-    let freed = control.freed();
-    if words.compare_exchange(WORD_CONTROL, control.0, freed.0) == control.0 {
-        gone(flows);
-        tell(host, EventKind::Unexpected, words, control.0);
-        // It may have been the room that the survey found.
-        if scratch.search.room == index {
-            scratch.search.room_control = freed.0;
-        }
-    }
+    let kind = Kind::of(scratch.wanted.flags);
+    state::note(flows, scratch.state, kind, max, index, control.version());
 }
 
 fn gone<M: FlowMemory>(flows: &M) {

@@ -1,7 +1,7 @@
 //! Work on all expectations, for user space, and what events tell of them.
 
 use super::{
-    ANY_SOURCE, Expectation, ExpectationControl, STATE_LIVE, STATE_MASK, WORD_CONTROL,
+    ANY_SOURCE, CLASS_SHIFT, Expectation, ExpectationControl, STATE_LIVE, STATE_MASK, WORD_CONTROL,
     WORD_DESTINATION, WORD_KIND, WORD_MASTER, WORD_NAME, WORD_SOURCE, gone, master,
 };
 use crate::event::Event;
@@ -97,6 +97,11 @@ fn read<W: Words>(words: W, control: ExpectationControl) -> Expectation {
 }
 
 impl Expectation {
+    /// Of SIP: 1 audio, 2 video, 3 image; else 0.
+    pub const fn class(&self) -> u8 {
+        self.flags >> CLASS_SHIFT & 3
+    }
+
     /// What an event of the kinds [`crate::event::EventKind::Expected`] and `Unexpected` tells of.
     pub fn of_event(event: &Event) -> Self {
         let [ports, protocol, traits, _] = event.detail;

@@ -32,9 +32,7 @@ use super::decision::Decision;
 use super::runs::{Fit, Meets, rounded, run};
 use super::whole::{Share, Whole};
 use crate::host::{FlowMemory, Host, Words};
-use crate::limits::{
-    FRAGMENT_BUCKETS, FRAGMENT_RUNS_MAX, FRAGMENT_SECONDS_V4, FRAGMENT_SECONDS_V6, FRAGMENT_SLOTS,
-};
+use crate::limits::{FRAGMENT_BUCKETS, FRAGMENT_RUNS_MAX, FRAGMENT_SLOTS};
 use crate::process::{Arrival, Path, Scratch};
 use crate::settings::Settings;
 use crate::table::{Hash, gauges};
@@ -77,6 +75,9 @@ pub(crate) struct Datagram {
     pub(super) whole: Whole,
     /// End of the bytes that were seen without a gap around it.
     pub(super) reach: u32,
+    /// How long it is remembered, and how many may be.
+    seconds: u32,
+    most: u32,
 }
 
 impl Datagram {
@@ -95,6 +96,8 @@ impl Datagram {
         share: Share(0),
         whole: Whole::Sound,
         reach: 0,
+        seconds: 0,
+        most: 0,
     };
 
     pub(super) const fn is_first(&self) -> bool {
@@ -124,6 +127,13 @@ impl Datagram {
         let zone = u64::from(arrival.zone) << 16;
         // The path where ports are, since the lowest byte is not hashed.
         let pair = (path << 32) | zone | (u64::from(self.piece.protocol) << 8);
+        let [v4, v6] = &settings.fragments;
+        let own = match info.family {
+            Family::V4 => v4,
+            Family::V6 => v6,
+        };
+        self.seconds = own.seconds;
+        self.most = own.datagrams_max();
         self.key.family = info.family;
         self.write_addresses(info);
         self.set_first_word(pair);
@@ -197,6 +207,10 @@ fn admit_locked<M: FlowMemory>(flows: &M, datagram: &mut Datagram, now: Tick) ->
     };
     let control = words.load(CONTROL);
     if found == NONE {
+        if rank < rank::HEADLESS && has_too_many(flows, datagram) {
+            track::count(flows, gauges::FRAGMENTS_FULL);
+            return Admission::Refused(Reason::FragmentTableFull);
+        }
         if rank >= rank::DECIDED && !datagram.is_first() {
             track::count(flows, gauges::FRAGMENTS_FULL);
             return Admission::Refused(Reason::FragmentTableFull);
@@ -215,6 +229,13 @@ fn admit_locked<M: FlowMemory>(flows: &M, datagram: &mut Datagram, now: Tick) ->
     }
 }
 
+/// Whether as many datagrams are unfinished as may be, where that is not the table's own bound.
+fn has_too_many<M: FlowMemory>(flows: &M, datagram: &Datagram) -> bool {
+    let gauges = flows.gauges();
+    datagram.most < FRAGMENT_BUCKETS * FRAGMENT_SLOTS
+        && gauges.is_some_and(|words| words.load(gauges::FRAGMENTS) >= u64::from(datagram.most))
+}
+
 /// Begins a datagram, in the place of what the slot holds.
 #[inline(always)]
 fn start<M: FlowMemory>(
@@ -230,11 +251,7 @@ fn start<M: FlowMemory>(
     } else {
         (phase::HEADLESS, Admission::Ahead)
     };
-    let seconds = match datagram.key.family {
-        Family::V4 => FRAGMENT_SECONDS_V4,
-        Family::V6 => FRAGMENT_SECONDS_V6,
-    };
-    let deadline = u64::from(now.after_seconds(seconds).0) << 32;
+    let deadline = u64::from(now.after_seconds(datagram.seconds).0) << 32;
     if words.compare_exchange(CONTROL, old, deadline | phase) != old {
         // Swept at this very moment.
         return Admission::Refused(Reason::FragmentBusy);
@@ -370,8 +387,7 @@ pub(super) fn decide<H: Host>(host: &H, datagram: &Datagram, decision: &Decision
         if is_judging && is_key(words, &datagram.key) {
             let end = (words.load(DECISION) >> 16) as u32 & 0xffff;
             words.store(DECISION, decision.word(end));
-            let rule = u64::from(decision.rule) << 32;
-            words.store(RULE, rule | u64::from(decision.sequence));
+            words.store(RULE, decision.rule_word());
             let phase = if control & phase::ALL_SEEN != 0 {
                 add(flows, gauges::FRAGMENTS, u64::MAX);
                 phase::COMPLETE

@@ -3,6 +3,7 @@
 use super::bucket::{DECISION, RULE};
 use super::direction_of;
 use crate::host::Words;
+use crate::limits::RULES_MAX;
 use crate::policy::NO_RULE;
 use crate::process::Scratch;
 use crate::tuple::Direction;
@@ -18,6 +19,7 @@ pub(crate) struct Decision {
     pub(super) state: State,
     pub(super) verdict: Verdict,
     pub(super) hook: Hook,
+    pub(super) zone: u16,
     /// Set where it belongs to a flow.
     pub(super) direction: Option<Direction>,
     pub(super) rule: u32,
@@ -33,6 +35,7 @@ impl Decision {
         state: State::None,
         verdict: Verdict::Drop,
         hook: Hook::Input,
+        zone: 0,
         direction: None,
         rule: NO_RULE,
         epoch: 0,
@@ -49,6 +52,7 @@ impl Decision {
                 Some(hook) => hook,
                 None => Hook::Input,
             },
+            zone: scratch.zone,
             direction: direction_of(scratch),
             rule: outcome.rule,
             epoch,
@@ -72,6 +76,11 @@ impl Decision {
             | (self.state as u64 & 7)
     }
 
+    /// Word [`RULE`]: rule (16), zone (16), sequence (32).
+    pub(super) const fn rule_word(&self) -> u64 {
+        ((self.rule as u64 & 0xffff) << 48) | ((self.zone as u64) << 32) | self.sequence as u64
+    }
+
     pub(super) fn read<W: Words>(words: W) -> Self {
         let (word, rule) = (words.load(DECISION), words.load(RULE));
         Self {
@@ -84,12 +93,18 @@ impl Decision {
                 2 => Some(Direction::Reply),
                 _ => None,
             },
-            rule: (rule >> 32) as u32,
+            zone: (rule >> 32) as u16,
+            rule: match (rule >> 48) as u32 {
+                0xffff => NO_RULE,
+                rule => rule,
+            },
             epoch: (word >> 9) as u32 & 3,
             sequence: rule as u32,
         }
     }
 }
+
+const _: () = assert!(RULES_MAX < 0xffff);
 
 pub(super) const fn state_of(number: u64) -> State {
     match number {

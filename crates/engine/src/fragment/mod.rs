@@ -138,6 +138,7 @@ fn follow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Sta
     scratch.info.tcp_sequence = decision.sequence.wrapping_add(scratch.datagram.reach);
     run.host.trace(Step::Parsed(scratch.info));
     scratch.purpose = Purpose::Fragment;
+    scratch.zone = decision.zone;
     let is_of_flow = decision.direction.is_some() && track::name_flow(run, scratch).is_ok();
     if !is_of_flow {
         scratch.tracked.flow = Flow::None;

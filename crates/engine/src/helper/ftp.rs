@@ -8,7 +8,7 @@
 //! A port opens towards the two ends of the control connection alone, whatever address is named.
 
 use super::line::{Line, Speaker};
-use super::state;
+use super::{EXPECTED_SECONDS, state};
 use crate::expect::{ANY_SOURCE, ANY_SOURCE_PORT, Wanted};
 use crate::host::{FlowMemory, Host, Packet, Payload, Repeat, Words};
 use crate::limits::HELPER_BYTES_MAX;
@@ -88,6 +88,7 @@ pub(super) fn read<P: Packet, H: Host>(
         port: scratch.line.found,
         protocol: TCP,
         flags,
+        seconds: EXPECTED_SECONDS,
     };
     Stage::Expect
 }

@@ -401,7 +401,7 @@ impl Line {
         }
     }
 
-    fn v4(&mut self, byte: u8, sender: &Address) {
+    pub(super) fn v4(&mut self, byte: u8, sender: &Address) {
         if byte.is_ascii_digit() {
             if !self.digit(byte, 255) {
                 self.phase = Phase::Skip;

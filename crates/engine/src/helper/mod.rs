@@ -8,6 +8,9 @@ mod address;
 pub mod ftp;
 mod irc;
 pub mod line;
+pub(crate) mod message;
+mod session;
+pub mod sip;
 pub(crate) mod state;
 mod tftp;
 
@@ -35,6 +38,11 @@ pub struct Helper {
 pub const FTP: u8 = 1;
 pub const TFTP: u8 = 2;
 pub const IRC: u8 = 3;
+pub const SIP: u8 = 4;
+pub const SIP_TCP: u8 = 5;
+
+/// How long flows of FTP, TFTP and IRC are expected, in seconds.
+const EXPECTED_SECONDS: u32 = 300;
 
 /// All helpers.
 pub const HELPERS: &[Helper] = &[
@@ -44,7 +52,7 @@ pub const HELPERS: &[Helper] = &[
         protocol: TCP,
         default_port: 21,
         expectations_max: 1,
-        timeout: 300,
+        timeout: EXPECTED_SECONDS,
     },
     Helper {
         number: TFTP,
@@ -52,7 +60,7 @@ pub const HELPERS: &[Helper] = &[
         protocol: UDP,
         default_port: 69,
         expectations_max: 1,
-        timeout: 300,
+        timeout: EXPECTED_SECONDS,
     },
     Helper {
         number: IRC,
@@ -60,7 +68,23 @@ pub const HELPERS: &[Helper] = &[
         protocol: TCP,
         default_port: 6667,
         expectations_max: 8,
-        timeout: 300,
+        timeout: EXPECTED_SECONDS,
+    },
+    Helper {
+        number: SIP,
+        name: "sip",
+        protocol: UDP,
+        default_port: message::DEFAULT_PORT,
+        expectations_max: 8,
+        timeout: sip::MEDIA_SECONDS,
+    },
+    Helper {
+        number: SIP_TCP,
+        name: "sip",
+        protocol: TCP,
+        default_port: message::DEFAULT_PORT,
+        expectations_max: 8,
+        timeout: sip::MEDIA_SECONDS,
     },
 ];
 
@@ -75,19 +99,11 @@ pub fn numbered(number: u8) -> Option<&'static Helper> {
     HELPERS.iter().find(|helper| helper.number == number)
 }
 
-/// How long a helper expects a flow, in seconds; `None` for one that does not exist. By arms and
-/// not by the list, which the kernel's programs would have to search.
-pub(crate) const fn timeout(number: u8) -> Option<u32> {
-    match number {
-        FTP | TFTP | IRC => Some(300),
-        _ => None,
-    }
-}
-
-/// How many flows a helper's flow may expect at a time.
+/// How many flows a helper's flow may expect at a time. By arms and not by the list, which the kernel's
+/// programs would have to search.
 pub(crate) const fn expectations_max(number: u8) -> u32 {
     match number {
-        IRC => 8,
+        IRC | SIP | SIP_TCP => 8,
         _ => 1,
     }
 }
@@ -102,11 +118,21 @@ pub(crate) fn given<H: Host>(host: &H, place: Place, record: &Record) -> FlowAss
     words.map(Warm::read).unwrap_or_default().assigned
 }
 
+/// The stage in which the helper of this number reads.
+pub(crate) const fn stage_of(number: u8) -> Stage {
+    match number {
+        0 => Stage::Conclude,
+        SIP | SIP_TCP => Stage::Message,
+        _ => Stage::Help,
+    }
+}
+
 /// Hands a packet that the rules let pass to its flow's helper.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 #[cfg_attr(not(target_arch = "bpf"), inline)]
 pub(crate) fn read<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
     scratch.state = state::NOWHERE;
+    scratch.message.wanted = 0;
     match scratch.given.helper() {
         FTP => ftp::read(run, scratch, ftp::Protocol::Ftp),
         IRC => ftp::read(run, scratch, ftp::Protocol::Irc),
@@ -122,7 +148,6 @@ mod tests {
     #[test]
     fn the_list_says_what_the_arms_do() {
         for helper in HELPERS {
-            assert_eq!(timeout(helper.number), Some(helper.timeout));
             assert_eq!(expectations_max(helper.number), helper.expectations_max);
             assert!(helper.expectations_max <= state::NOTES_MAX);
             assert_eq!(named(helper.name, helper.protocol), Some(helper));

@@ -28,6 +28,8 @@ const NOTED: u64 = 1 << 63;
 const WORD_CURSOR: u32 = 8;
 /// Expectations that can be noted; a power of two.
 pub(crate) const NOTES_MAX: u32 = 8;
+/// The note of a lasting expectation, where the helper has such.
+const WORD_LASTING: u32 = 7;
 /// First word that is the helper's own.
 pub(crate) const WORD_OWN: u32 = 2;
 
@@ -148,23 +150,68 @@ pub(crate) fn release<W: Words>(words: W, scratch: &Scratch) {
 }
 
 /// Notes an expectation that a flow has made, in place of its oldest where it has as many as its
-/// helper allows.
-pub(crate) fn note<M: FlowMemory>(flows: &M, state: u32, max: u32, index: u32, version: u16) {
+/// helper allows. A lasting one has a place of its own.
+pub(crate) fn note<M: FlowMemory>(
+    flows: &M,
+    state: u32,
+    kind: Kind,
+    max: u32,
+    index: u32,
+    version: u16,
+) {
     if let Some(words) = flows.helper_state(state) {
-        let cursor = words.load(WORD_CURSOR) as u32;
         let note = NOTED | (version as u64) << 32 | index as u64;
-        words.store(note_word(cursor), note);
-        if max > 1 {
+        words.store(place_of_next(words, kind), note);
+        if max > 1 && matches!(kind, Kind::Passing) {
+            let cursor = words.load(WORD_CURSOR) as u32;
             words.store(WORD_CURSOR, (cursor.wrapping_add(1) & (max - 1)) as u64);
         }
     }
 }
 
 /// Index and version of the expectation whose place the next one takes.
-pub(crate) fn noted<M: FlowMemory>(flows: &M, state: u32) -> Option<(u32, u16)> {
+pub(crate) fn noted<M: FlowMemory>(flows: &M, state: u32, kind: Kind) -> Option<(u32, u16)> {
     let words = flows.helper_state(state)?;
-    let word = words.load(note_word(words.load(WORD_CURSOR) as u32));
-    (word & NOTED != 0).then_some((word as u32, (word >> 32) as u16))
+    read_note(words.load(place_of_next(words, kind)))
+}
+
+/// Index and version of one of the expectations of a flow, which is no longer noted.
+pub(crate) fn take_note<M: FlowMemory>(flows: &M, state: u32, cursor: u32) -> Option<(u32, u16)> {
+    let words = flows.helper_state(state)?;
+    let word = note_word(cursor);
+    let note = words.load(word);
+    words.store(word, 0);
+    read_note(note)
+}
+
+const fn read_note(word: u64) -> Option<(u32, u16)> {
+    if word & NOTED == 0 {
+        return None;
+    }
+    Some((word as u32, (word >> 32) as u16))
+}
+
+/// Whether an expectation ends with its use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Passing,
+    Lasting,
+}
+
+impl Kind {
+    pub(crate) const fn of(flags: u8) -> Self {
+        match flags & crate::expect::PERMANENT {
+            0 => Self::Passing,
+            _ => Self::Lasting,
+        }
+    }
+}
+
+fn place_of_next<W: Words>(words: W, kind: Kind) -> u32 {
+    match kind {
+        Kind::Passing => note_word(words.load(WORD_CURSOR) as u32),
+        Kind::Lasting => WORD_LASTING,
+    }
 }
 
 /// The first note has a word of its own; the others lie where a second direction would be read,

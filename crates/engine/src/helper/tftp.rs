@@ -1,6 +1,7 @@
 //! TFTP (RFC 1350): a request goes to port 69, and the answer comes from a port that the server
 //! chooses for the transfer (section 4).
 
+use super::EXPECTED_SECONDS;
 use crate::expect::{ANY_SOURCE_PORT, Wanted};
 use crate::host::{Host, Packet, Payload};
 use crate::process::{Run, Scratch, Stage};
@@ -36,6 +37,7 @@ pub(super) fn read<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratc
         port: info.source_port,
         protocol: UDP,
         flags: ANY_SOURCE_PORT,
+        seconds: EXPECTED_SECONDS,
     };
     Stage::Expect
 }

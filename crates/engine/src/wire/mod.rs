@@ -104,6 +104,13 @@ impl PacketInfo {
         in_interfaces: 0,
     };
 
+    /// Whether IPv6 extension headers came before the transport header.
+    pub(crate) const fn has_extensions(&self) -> bool {
+        const IPV6_HEADER_BYTES: u32 = 40;
+        let between = self.transport_offset.wrapping_sub(self.ip_offset);
+        matches!(self.family, Family::V6) && between != IPV6_HEADER_BYTES
+    }
+
     /// Whether the transport header was there to read ports from.
     pub const fn has_ports(&self) -> bool {
         matches!(

@@ -1,12 +1,14 @@
-//! The list of knobs: every name that Linux 6.18's tracker has below `net.netfilter`.
+//! The list of knobs: every name that Linux 6.18's tracker has below `net.netfilter`, and what it takes
+//! from `net.ipv4` for fragments.
 
-use keepstate_engine::limits::EXPECTATIONS_MAX;
+use keepstate_engine::limits::{EXPECTATIONS_MAX, FRAGMENT_SECONDS_V4, FRAGMENT_SECONDS_V6};
 use keepstate_engine::settings::{
     LOG_INVALID_ALL, SETTING_ACCOUNTING, SETTING_ACCOUNTING_ENDS, SETTING_CHECKSUM,
     SETTING_EVENTS_ALWAYS, SETTING_EVENTS_NEVER, SETTING_TCP_BE_LIBERAL,
     SETTING_TCP_IGNORE_INVALID_RST, SETTING_TCP_LOOSE, SETTING_TIMESTAMP, Settings, Timeout,
 };
 use keepstate_engine::time::TIMEOUT_SECONDS_MAX;
+use keepstate_engine::tuple::Family;
 
 use super::Events;
 use super::name::{dotted, slashed};
@@ -40,14 +42,13 @@ pub enum Kind {
     Buckets {
         why: &'static str,
     },
-    /// Of no effect here; reads as this number.
-    Fixed {
-        value: u32,
-        why: &'static str,
-    },
+    /// Of [`Settings::fragments`]. Linux lets IPv4 have its own below `net.ipv4`.
+    FragmentSeconds(Family),
+    FragmentHigh(Family),
+    FragmentLow(Family),
 }
 
-const FRAG6: &str = "fragments wait in memory of a fixed size here";
+const NETFILTER: &str = "net/netfilter";
 
 /// All but the timeouts.
 const OTHERS: &[Knob] = &[
@@ -88,27 +89,19 @@ const OTHERS: &[Knob] = &[
     },
     Knob {
         name: "nf_conntrack_frag6_high_thresh",
-        kind: Kind::Fixed {
-            value: 4_194_304,
-            why: FRAG6,
-        },
-        sentence: "Of no effect. Reads as Linux's default, and cannot be set.",
+        kind: Kind::FragmentHigh(Family::V6),
+        sentence: "No datagram begins while as many are unfinished as this holds at 1,024 bytes each, both families \
+                   together. 4,194,304 and more: all that there is room for.",
     },
     Knob {
         name: "nf_conntrack_frag6_low_thresh",
-        kind: Kind::Fixed {
-            value: 3_145_728,
-            why: FRAG6,
-        },
-        sentence: "Of no effect. Reads as Linux's default, and cannot be set.",
+        kind: Kind::FragmentLow(Family::V6),
+        sentence: "Kept, and of no effect: as in Linux since 4.17.",
     },
     Knob {
         name: "nf_conntrack_frag6_timeout",
-        kind: Kind::Fixed {
-            value: 60,
-            why: FRAG6,
-        },
-        sentence: "Of no effect. Reads as Linux's default, and cannot be set.",
+        kind: Kind::FragmentSeconds(Family::V6),
+        sentence: "Seconds that an unfinished datagram is remembered; for those that begin.",
     },
     Knob {
         name: "nf_conntrack_log_invalid",
@@ -121,6 +114,22 @@ const OTHERS: &[Knob] = &[
         kind: Kind::FlowsMax,
         sentence: "Flows that there may be, both families together; up to what the table was made \
                    for. Also `net.nf_conntrack_max`.",
+    },
+    Knob {
+        name: "ipfrag_high_thresh",
+        kind: Kind::FragmentHigh(Family::V4),
+        sentence: "No datagram begins while as many are unfinished as this holds at 1,024 bytes each, both families \
+                   together. 4,194,304 and more: all that there is room for.",
+    },
+    Knob {
+        name: "ipfrag_low_thresh",
+        kind: Kind::FragmentLow(Family::V4),
+        sentence: "Kept, and of no effect: as in Linux since 4.17.",
+    },
+    Knob {
+        name: "ipfrag_time",
+        kind: Kind::FragmentSeconds(Family::V4),
+        sentence: "Seconds that an unfinished datagram is remembered; for those that begin.",
     },
     switch(
         "nf_conntrack_tcp_be_liberal",
@@ -180,17 +189,24 @@ pub fn knobs() -> Vec<Knob> {
 /// The knob of a name: alone, with dots or with slashes.
 pub fn knob(name: &str) -> Option<Knob> {
     let path = slashed(name);
-    let short = match path.as_str() {
+    let path = match path.as_str() {
         "net/nf_conntrack_max" => "nf_conntrack_max",
-        path => path.strip_prefix("net/netfilter/").unwrap_or(path),
+        path => path,
     };
-    knobs().into_iter().find(|knob| knob.name == short)
+    let is_named = |knob: &Knob| knob.name == path || knob.path() == path;
+    knobs().into_iter().find(is_named)
 }
 
 impl Knob {
     /// Below `/proc/sys`.
     pub fn path(&self) -> String {
-        format!("net/netfilter/{}", self.name)
+        let directory = match self.kind {
+            Kind::FragmentSeconds(Family::V4)
+            | Kind::FragmentHigh(Family::V4)
+            | Kind::FragmentLow(Family::V4) => "net/ipv4",
+            _ => NETFILTER,
+        };
+        format!("{directory}/{}", self.name)
     }
 
     pub fn full_name(&self) -> String {
@@ -208,7 +224,8 @@ impl Knob {
             Kind::LogInvalid => (0, LOG_INVALID_ALL),
             Kind::Events => (0, Events::Asked as u32),
             Kind::Count | Kind::Buckets { .. } => (0, u32::MAX),
-            Kind::Fixed { value, .. } => (value, value),
+            Kind::FragmentSeconds(_) => (0, TIMEOUT_SECONDS_MAX),
+            Kind::FragmentHigh(_) | Kind::FragmentLow(_) => (0, i32::MAX as u32),
         }
     }
 
@@ -222,7 +239,10 @@ impl Knob {
             Kind::LogInvalid => Some(0),
             Kind::Events => Some(Events::Asked as u32),
             Kind::FlowsMax | Kind::Count | Kind::Buckets { .. } => None,
-            Kind::Fixed { value, .. } => Some(value),
+            Kind::FragmentSeconds(Family::V4) => Some(FRAGMENT_SECONDS_V4),
+            Kind::FragmentSeconds(Family::V6) => Some(FRAGMENT_SECONDS_V6),
+            Kind::FragmentHigh(_) => Some(4 << 20),
+            Kind::FragmentLow(_) => Some(3 << 20),
         }
     }
 
@@ -242,7 +262,9 @@ impl Knob {
             Kind::Events => Events::Asked as u32,
             Kind::Count => return None,
             Kind::Buckets { .. } => settings.buckets[0],
-            Kind::Fixed { value, .. } => value,
+            Kind::FragmentSeconds(family) => settings.fragments[family as usize].seconds,
+            Kind::FragmentHigh(family) => settings.fragments[family as usize].high_bytes,
+            Kind::FragmentLow(family) => settings.fragments[family as usize].low_bytes,
         })
     }
 }

@@ -15,6 +15,7 @@ use keepstate_engine::settings::{
     SETTING_ACCOUNTING, SETTING_ACCOUNTING_ENDS, SETTING_EVENTS_ALWAYS, SETTING_EVENTS_NEVER,
     Settings, Timeout,
 };
+use keepstate_engine::tuple::Family;
 
 /// One setting, checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,9 @@ pub enum Sysctl {
     /// `nf_conntrack_log_invalid`: a protocol, 255 for all.
     LogInvalid(u32),
     Events(Events),
+    FragmentSeconds(Family, u32),
+    FragmentHigh(Family, u32),
+    FragmentLow(Family, u32),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +92,7 @@ impl Sysctl {
         let name = || knob.name.to_owned();
         match knob.kind {
             Kind::Count => return Err(SysctlError::ReadOnly(name())),
-            Kind::Fixed { why, .. } | Kind::Buckets { why } => {
+            Kind::Buckets { why } => {
                 return Err(SysctlError::Refused { name: name(), why });
             }
             _ => {}
@@ -119,9 +123,10 @@ impl Sysctl {
                 1 => Events::Always,
                 _ => Events::Asked,
             }),
-            Kind::FlowsMax | Kind::Count | Kind::Buckets { .. } | Kind::Fixed { .. } => {
-                Self::FlowsMax(number)
-            }
+            Kind::FragmentSeconds(family) => Self::FragmentSeconds(family, number),
+            Kind::FragmentHigh(family) => Self::FragmentHigh(family, number),
+            Kind::FragmentLow(family) => Self::FragmentLow(family, number),
+            Kind::FlowsMax | Kind::Count | Kind::Buckets { .. } => Self::FlowsMax(number),
         })
     }
 
@@ -151,6 +156,15 @@ impl Sysctl {
                     Events::Always => SETTING_EVENTS_ALWAYS,
                     Events::Asked => 0,
                 };
+            }
+            Self::FragmentSeconds(family, seconds) => {
+                settings.fragments[family as usize].seconds = seconds;
+            }
+            Self::FragmentHigh(family, bytes) => {
+                settings.fragments[family as usize].high_bytes = bytes;
+            }
+            Self::FragmentLow(family, bytes) => {
+                settings.fragments[family as usize].low_bytes = bytes;
             }
             Self::FlowsMax(_) => {}
         }

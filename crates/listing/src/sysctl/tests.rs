@@ -26,6 +26,14 @@ fn reads_what_the_kernel_has() {
             "nf_conntrack_tcp_max_retrans=255",
             Sysctl::TcpMaxRetrans(255),
         ),
+        (
+            "nf_conntrack_frag6_timeout=9",
+            Sysctl::FragmentSeconds(Family::V6, 9),
+        ),
+        (
+            "net.ipv4.ipfrag_high_thresh=0",
+            Sysctl::FragmentHigh(Family::V4, 0),
+        ),
         ("nf_conntrack_log_invalid=255", Sysctl::LogInvalid(255)),
         ("nf_conntrack_events=0", Sysctl::Events(Events::Never)),
     ] {
@@ -54,7 +62,9 @@ fn refuses_the_rest() {
         "nf_conntrack_max=2147483648",
         "nf_conntrack_count=1",
         "nf_conntrack_buckets=1024",
-        "nf_conntrack_frag6_timeout=60",
+        "nf_conntrack_frag6_timeout=-1",
+        "net.netfilter.ipfrag_time=3",
+        "net.ipv4.nf_conntrack_frag6_timeout=3",
         "nf_conntrack_udp_timeout=-1",
         "nf_conntrack_udp_timeout=4294967295",
         "nf_conntrack_nonsense=1",
@@ -112,7 +122,8 @@ fn names_are_the_kernels() {
         }
     }
     for knob in knobs() {
-        assert!(directory.join(knob.name).exists(), "{}", knob.name);
+        let path = std::path::Path::new("/proc/sys").join(knob.path());
+        assert!(path.exists(), "{}", knob.name);
     }
 }
 

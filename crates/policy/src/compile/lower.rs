@@ -227,10 +227,8 @@ impl Lowering<'_, '_> {
             Some(name) => self.timeout(name)?,
             None => 0,
         };
-        Ok(Assigned::new(
-            helper.map_or(0, |helper| helper.number),
-            timeout,
-        ))
+        let assigned = Assigned::new(helper.map_or(0, |helper| helper.number), timeout);
+        Ok(assigned.with_zone(ct.zone.unwrap_or(0)))
     }
 
     /// The number of a timeout policy, which both families share.

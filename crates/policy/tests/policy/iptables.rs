@@ -287,6 +287,16 @@ fn the_table_raw_is_read_and_printed_as_iptables_does() {
         iptables -t raw -A PREROUTING -i eth0 -s 10.0.0.0/8 -m comment --comment 'no flow' -j NOTRACK
         iptables -t raw -A OUTPUT -p udp --sport 53 -j NOTRACK
         iptables -t raw -A OUTPUT -o lo -j CT
+        iptables -t raw -A OUTPUT -p udp --dport 1 -j CT --zone 5
+        iptables -t raw -A OUTPUT -p tcp -j CT --zone 0x10 --helper ftp
+        iptables -t raw -A OUTPUT -j CT --notrack --zone 65535
+        iptables -t raw -A OUTPUT -j CT --zone 010
+        iptables -t raw -A OUTPUT -j CT --zone 5 --zone 6
+        iptables -t raw -A OUTPUT -j CT --zone 65536
+        iptables -t raw -A OUTPUT -j CT --zone x
+        iptables -t raw -A OUTPUT -j CT --zone -1
+        iptables -t raw -A OUTPUT -j CT --zone
+        iptables -t raw -D OUTPUT -p udp --dport 1 -j CT --zone 5
         iptables -t raw -N INPUT
         iptables -t raw -N own
         iptables -t raw -A own -p tcp -j CT --helper ftp

@@ -160,6 +160,8 @@ const RULES: &str = "*raw
 -A PREROUTING -p tcp --dport 21 -j CT --helper ftp
 -A PREROUTING -p udp --dport 69 -j CT --helper tftp
 -A PREROUTING -p tcp --dport 6667 -j CT --helper irc
+-A PREROUTING -p udp --dport 5060 -j CT --helper sip
+-A PREROUTING -p tcp --dport 5060 -j CT --helper sip
 COMMIT
 ";
 
