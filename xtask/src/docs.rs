@@ -84,7 +84,7 @@ fn knobs() -> String {
         };
         let (min, max) = knob.bounds();
         let bounds = match knob.kind {
-            Kind::Count | Kind::Buckets { .. } | Kind::Fixed { .. } => "read only".to_owned(),
+            Kind::Count | Kind::Fixed { .. } => "read only".to_owned(),
             Kind::FlowsMax => format!("{min}, by the table"),
             _ => format!("{min}, {max}"),
         };

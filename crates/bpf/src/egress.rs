@@ -94,6 +94,7 @@ stages! {
     tc_foretold Foretold
     tc_help Help
     tc_expect Expect
+    tc_elsewhere Elsewhere
 }
 
 /// Jumps to the program of a stage, or ends.

@@ -71,6 +71,7 @@ stages! {
     xdp_foretold Foretold
     xdp_help Help
     xdp_expect Expect
+    xdp_elsewhere Elsewhere
 }
 
 /// Jumps to the program of a stage, or ends.

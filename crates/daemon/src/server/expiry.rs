@@ -12,8 +12,8 @@ use keepstate_engine::settings::{
 };
 use keepstate_engine::table;
 use keepstate_engine::time::TICKS_PER_SECOND;
-use keepstate_engine::tuple::Family;
 
+use super::answer::chain;
 use super::{Shared, events, expectations};
 
 /// The whole table is searched in this time, in steps.
@@ -44,6 +44,9 @@ pub(crate) fn run(shared: &Shared) {
         let begun = Instant::now();
         let mut lag_ms = 0;
         expectations::sweep(shared);
+        if let Err(error) = shared.plane.resize(None) {
+            eprintln!("keepstate: {}", chain(&error));
+        }
         let ends_at_first = shared.plane.settings().has(SETTING_ACCOUNTING_ENDS);
         let mut counted = false;
         for step in 0..STEPS {
@@ -72,13 +75,14 @@ fn part(buckets: u32, step: u32) -> Range<u32> {
 /// Whether one part of the table has flows with counters.
 fn finds_counted(shared: &Shared, step: u32) -> bool {
     let plane = &*shared.plane;
-    let [v4, v6] = plane.settings().buckets;
     let mut found = false;
-    for (family, buckets) in [(Family::V4, v4), (Family::V6, v6)] {
-        let part = part(buckets, step);
-        table::visit(&plane.flows(), family, part, plane.now(), |entry| {
-            found |= entry.counters().is_some();
-        });
+    for table in plane.tables() {
+        for (family, buckets) in table.families() {
+            let part = part(buckets, step);
+            table::visit(&table.flows(), family, part, plane.now(), |entry| {
+                found |= entry.counters().is_some();
+            });
+        }
     }
     found
 }
@@ -100,13 +104,16 @@ fn search(shared: &Shared, step: u32) -> u64 {
     let plane = &*shared.plane;
     let settings = plane.settings();
     let tells = settings.has(SETTING_FLOW_EVENTS);
-    let [v4, v6] = settings.buckets;
     let (mut removed, mut latest) = (0, 0);
-    fragment::sweep(&plane.flows(), part_of(FRAGMENT_BUCKETS, step), plane.now());
-    for (family, buckets) in [(Family::V4, v4), (Family::V6, v6)] {
+    let flows = plane.table();
+    fragment::sweep(&flows.flows(), part(FRAGMENT_BUCKETS, step), plane.now());
+    let tables = plane.tables();
+    let parts = tables
+        .iter()
+        .flat_map(|table| table.families().map(|family| (table, family)));
+    for (table, (family, buckets)) in parts {
         let now = plane.now();
-        let part = part_of(buckets, step);
-        table::sweep(&plane.flows(), family, part, now, |entry| {
+        table::sweep(&table.flows(), family, part(buckets, step), now, |entry| {
             removed += 1;
             latest = latest.max(now.0.wrapping_sub(entry.record.deadline.0));
             if tells {
@@ -118,10 +125,4 @@ fn search(shared: &Shared, step: u32) -> u64 {
     }
     shared.expiry.removed.fetch_add(removed, Ordering::Relaxed);
     u64::from(latest) * 1000 / u64::from(TICKS_PER_SECOND)
-}
-
-/// The buckets that are looked at in a step.
-fn part_of(buckets: u32, step: u32) -> Range<u32> {
-    let bound = |step: u32| (u64::from(buckets) * u64::from(step) / u64::from(STEPS)) as u32;
-    bound(step)..bound(step + 1)
 }

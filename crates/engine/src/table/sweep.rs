@@ -81,6 +81,20 @@ pub fn visit<M: FlowMemory>(
     });
 }
 
+/// Shows the places of some buckets that have a live record, expired ones included.
+pub fn places<M: FlowMemory>(
+    memory: &M,
+    family: Family,
+    buckets: Range<u32>,
+    mut show: impl FnMut(Place),
+) {
+    for_each_slot(memory, family, buckets, |place, control| {
+        if control.slot_state() == SlotState::Live {
+            show(place);
+        }
+    });
+}
+
 /// Clears the cached outcomes that a policy with this number left in some buckets, before the number
 /// is given to another policy. Packets must no longer be judged by the old one.
 pub fn forget_outcomes<M: FlowMemory>(memory: &M, family: Family, buckets: Range<u32>, epoch: u32) {
@@ -106,7 +120,7 @@ pub fn leftovers<M: FlowMemory>(
     mut show: impl FnMut(Place, Control),
 ) {
     for_each_slot(memory, family, buckets, |place, control| {
-        if control.slot_state() != SlotState::Live {
+        if !control.holds_record() {
             show(place, control);
         }
     });
@@ -124,7 +138,7 @@ pub fn recover<M: FlowMemory>(memory: &M, place: Place, control: Control) -> boo
         return false;
     };
     let state = control.slot_state();
-    if state == SlotState::Live {
+    if control.holds_record() {
         return false;
     }
     let free = control.with_slot_state(SlotState::Free);
@@ -173,7 +187,7 @@ fn for_each_slot<M: FlowMemory>(
 }
 
 /// Reads a live record in one piece; `None` if it is gone, or busy for too long.
-fn entry<M: FlowMemory>(memory: &M, place: Place) -> Option<Entry> {
+pub(super) fn entry<M: FlowMemory>(memory: &M, place: Place) -> Option<Entry> {
     let words = place.words(memory)?;
     for _ in 0..WRITER_WAITS_MAX {
         let control = load_control(words);
@@ -204,7 +218,7 @@ fn entry<M: FlowMemory>(memory: &M, place: Place) -> Option<Entry> {
     None
 }
 
-fn key<W: Words>(words: W, family: Family) -> (FlowKey, u8) {
+pub(super) fn key<W: Words>(words: W, family: Family) -> (FlowKey, u8) {
     let [word0, word1, word2, word3, word4] = [0, 1, 2, 3, 4].map(|word| match family {
         Family::V4 if word > 1 => 0,
         _ => words.load(KEY_WORD + word),

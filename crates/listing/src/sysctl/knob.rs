@@ -11,6 +11,11 @@ use keepstate_engine::time::TIMEOUT_SECONDS_MAX;
 use super::Events;
 use super::name::{dotted, slashed};
 
+/// Pairs of buckets in two halves.
+const BUCKETS_MIN: u32 = 4;
+/// As many slots as there can be flows (`nf_conntrack_max`), and no more than a map can have bytes.
+const BUCKETS_MAX: u32 = 1 << 21;
+
 /// A knob.
 #[derive(Clone, Copy, Debug)]
 pub struct Knob {
@@ -37,9 +42,7 @@ pub enum Kind {
     Events,
     /// How many flows there are. Read only, in Linux too.
     Count,
-    Buckets {
-        why: &'static str,
-    },
+    Buckets,
     /// Of no effect here; reads as this number.
     Fixed {
         value: u32,
@@ -59,10 +62,10 @@ const OTHERS: &[Knob] = &[
     ),
     Knob {
         name: "nf_conntrack_buckets",
-        kind: Kind::Buckets {
-            why: "the table cannot change its size while it is in use",
-        },
-        sentence: "Buckets of the table of each family, eight flows each. Read only for now.",
+        kind: Kind::Buckets,
+        sentence: "Buckets of the table of each family, eight flows each, rounded up to a multiple of four. \
+                   May change at any time; refused where the flows that there are do not fit. Lowers \
+                   `nf_conntrack_max` to what so many buckets are for (four fifths).",
     },
     switch(
         "nf_conntrack_checksum",
@@ -119,8 +122,8 @@ const OTHERS: &[Knob] = &[
     Knob {
         name: "nf_conntrack_max",
         kind: Kind::FlowsMax,
-        sentence: "Flows that there may be, both families together; up to what the table was made \
-                   for. Also `net.nf_conntrack_max`.",
+        sentence: "Flows that there may be, both families together; the table grows where it is too small \
+                   for them. Also `net.nf_conntrack_max`.",
     },
     switch(
         "nf_conntrack_tcp_be_liberal",
@@ -207,7 +210,8 @@ impl Knob {
             Kind::ExpectMax => (1, EXPECTATIONS_MAX),
             Kind::LogInvalid => (0, LOG_INVALID_ALL),
             Kind::Events => (0, Events::Asked as u32),
-            Kind::Count | Kind::Buckets { .. } => (0, u32::MAX),
+            Kind::Buckets => (BUCKETS_MIN, BUCKETS_MAX),
+            Kind::Count => (0, u32::MAX),
             Kind::Fixed { value, .. } => (value, value),
         }
     }
@@ -221,7 +225,7 @@ impl Knob {
             Kind::ExpectMax => Some(EXPECTATIONS_MAX),
             Kind::LogInvalid => Some(0),
             Kind::Events => Some(Events::Asked as u32),
-            Kind::FlowsMax | Kind::Count | Kind::Buckets { .. } => None,
+            Kind::FlowsMax | Kind::Count | Kind::Buckets => None,
             Kind::Fixed { value, .. } => Some(value),
         }
     }
@@ -241,7 +245,7 @@ impl Knob {
             Kind::Events if settings.has(SETTING_EVENTS_ALWAYS) => 1,
             Kind::Events => Events::Asked as u32,
             Kind::Count => return None,
-            Kind::Buckets { .. } => settings.buckets[0],
+            Kind::Buckets => settings.buckets[0],
             Kind::Fixed { value, .. } => value,
         })
     }

@@ -30,6 +30,8 @@ pub enum Sysctl {
     TcpMaxRetrans(u32),
     /// `nf_conntrack_max`: how many flows there may be.
     FlowsMax(u32),
+    /// `nf_conntrack_buckets`: buckets of each family.
+    Buckets(u32),
     /// `nf_conntrack_expect_max`: how many flows may be expected.
     ExpectMax(u32),
     /// `nf_conntrack_log_invalid`: a protocol, 255 for all.
@@ -88,7 +90,7 @@ impl Sysctl {
         let name = || knob.name.to_owned();
         match knob.kind {
             Kind::Count => return Err(SysctlError::ReadOnly(name())),
-            Kind::Fixed { why, .. } | Kind::Buckets { why } => {
+            Kind::Fixed { why, .. } => {
                 return Err(SysctlError::Refused { name: name(), why });
             }
             _ => {}
@@ -119,9 +121,8 @@ impl Sysctl {
                 1 => Events::Always,
                 _ => Events::Asked,
             }),
-            Kind::FlowsMax | Kind::Count | Kind::Buckets { .. } | Kind::Fixed { .. } => {
-                Self::FlowsMax(number)
-            }
+            Kind::Buckets => Self::Buckets(number),
+            Kind::FlowsMax | Kind::Count | Kind::Fixed { .. } => Self::FlowsMax(number),
         })
     }
 
@@ -152,7 +153,7 @@ impl Sysctl {
                     Events::Asked => 0,
                 };
             }
-            Self::FlowsMax(_) => {}
+            Self::FlowsMax(_) | Self::Buckets(_) => {}
         }
     }
 }
@@ -179,4 +180,18 @@ pub fn values(settings: &Settings) -> Vec<(&'static str, u32)> {
     knobs
         .filter_map(|knob| Some((knob.name, knob.value(settings)?)))
         .collect()
+}
+
+/// What settings say of a table that is to be made, the last of each kind counting: flows, and buckets.
+pub fn table_size(sysctls: &[Sysctl]) -> (Option<u32>, Option<u32>) {
+    let last = |pick: fn(&Sysctl) -> Option<u32>| sysctls.iter().rev().find_map(pick);
+    let flows = last(|sysctl| match sysctl {
+        Sysctl::FlowsMax(flows) => Some(*flows),
+        _ => None,
+    });
+    let buckets = last(|sysctl| match sysctl {
+        Sysctl::Buckets(buckets) => Some(*buckets),
+        _ => None,
+    });
+    (flows, buckets)
 }
