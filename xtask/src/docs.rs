@@ -85,7 +85,7 @@ fn knobs() -> String {
         let (min, max) = knob.bounds();
         let bounds = match knob.kind {
             Kind::Count | Kind::Fixed { .. } => "read only".to_owned(),
-            Kind::FlowsMax => format!("{min}, by the table"),
+            Kind::FlowsMax => format!("{min}, by memory"),
             _ => format!("{min}, {max}"),
         };
         let Knob { name, sentence, .. } = knob;

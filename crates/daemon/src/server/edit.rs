@@ -89,6 +89,7 @@ fn try_insert(shared: &Shared, by: Option<&Program>, flow: &NewFlow) -> Result<(
         now,
         &mut displaced,
     );
+    shared.expiry.was_edited.store(true, Ordering::Relaxed);
     tell_displaced(shared, &settings, &displaced, &oriented.key);
     match inserted {
         Insert::Done(_) => {}
@@ -228,6 +229,7 @@ fn change_one(
         }
         tried_mark = Some(draft.mark);
         if let Some(changed) = draft.publish(&table.flows(), &entry) {
+            shared.expiry.was_edited.store(true, Ordering::Relaxed);
             publish_event(shared, by, EventKind::Update, &changed, now);
             return Ok(Some(flows::describe(shared, &changed, now)));
         }

@@ -39,16 +39,23 @@ impl Entry {
 }
 
 /// Removes the expired records of some buckets, and shows each one that was removed. A record
-/// that is renewed at the same moment stays.
+/// that is renewed at the same moment stays. Returns the ticks until the first of those that stay expires,
+/// the largest number where none stays.
 pub fn sweep<M: FlowMemory>(
     memory: &M,
     family: Family,
     buckets: Range<u32>,
     now: Tick,
     mut removed: impl FnMut(&Entry),
-) {
+) -> u32 {
+    let mut first = u32::MAX;
     for_each_slot(memory, family, buckets, |place, control| {
-        if control.slot_state() != SlotState::Live || !control.deadline().has_passed(now) {
+        if control.slot_state() != SlotState::Live {
+            return;
+        }
+        let left = control.deadline().ticks_left(now);
+        if left > 0 {
+            first = first.min(left);
             return;
         }
         let Some(entry) = entry(memory, place) else {
@@ -58,6 +65,7 @@ pub fn sweep<M: FlowMemory>(
             removed(&entry);
         }
     });
+    first
 }
 
 /// Shows the records of some buckets that have not expired. One that is removed and made again
