@@ -60,7 +60,7 @@ fn the_table_withstands_all_cpus_at_once() {
     let mut twin = Twin::new(&settings).expect("the programs load");
     twin.set_hook(Hook::Forward);
     twin.load_policy(&policy()).expect("the policy fits");
-    let Kernel { maps, programs } = &mut twin.kernel;
+    let Kernel { maps, programs, .. } = &mut twin.kernel;
     maps.change_plane(|plane| {
         plane.flags = PLANE_TEST_CLOCK | PLANE_TEST_HOOK;
         plane.test_tick = 1;

@@ -310,7 +310,7 @@ impl<'a> Twins<'a> {
             );
             same_accounting(
                 &self.memory.accounting[family],
-                maps.table.accounting[family].words(),
+                maps.table.families()[family].accounting,
                 what,
             );
         }
