@@ -273,15 +273,17 @@ fn helpers_read_on_and_what_they_foretold_is_met() {
         state(&plane, older, back, SYN | ACK, [500, 101], "");
         state(&plane, older, ends, ACK, [101, 501], "");
         let command = "PORT 10,0,0,2,195,100\r\n";
-        state(&plane, older, ends, PSH | ACK, [101, 501], command);
+        state(&plane, older, back, PSH | ACK, [501, 101], "220 hello\r\n");
+        state(&plane, older, ends, PSH | ACK, [101, 512], "USER x\r\n");
+        state(&plane, older, ends, PSH | ACK, [109, 512], command);
         // The first half of the next one.
-        let next = 101 + command.len() as u32;
+        let next = 109 + command.len() as u32;
         state(
             &plane,
             older,
             ends,
             PSH | ACK,
-            [next, 501],
+            [next, 512],
             "PORT 10,0,0,2,",
         );
         plane.begin_resize(larger.beside(&common), [first * 2; 2]);
@@ -303,7 +305,7 @@ fn helpers_read_on_and_what_they_foretold_is_met() {
             begins,
             ends,
             PSH | ACK,
-            [next + 14, 501],
+            [next + 14, 512],
             "195,101\r\n",
         );
         move_all(&plane);

@@ -385,7 +385,7 @@ fn knobs_are_read_and_set() {
     assert_eq!(set("nf_conntrack_max=500").unwrap(), Reply::Done);
     assert_eq!(bench.status().table.flows_max, 500);
     for wrong in [
-        "nf_conntrack_max=2000000",
+        "nf_conntrack_max=2147483648",
         "nf_conntrack_max=0",
         "nonsense=1",
         "",
