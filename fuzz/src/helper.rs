@@ -229,7 +229,7 @@ fn call(text: &[u8], family: Family) {
         let packet = Packet::new(ends[side], ends[1 - side], body).ip();
         plane.judge(&packet, &arrival(family), Tick(1));
         let mut count = 0;
-        expect::visit(&plane.flows, Tick(1), |_, expected| {
+        expect::visit(&[plane.flows], Tick(1), |_, expected| {
             count += 1;
             let own = [expected.source, expected.destination];
             assert!(own == [phone, proxy] || own == [proxy, phone]);
@@ -421,11 +421,15 @@ fn session(text: &[u8], family: Family) {
         next[side] = next[side].wrapping_add(sent);
         let packet = Packet::new(ends[side], ends[1 - side], Body::Tcp(segment)).ip();
         plane.judge(&packet, &arrival(family), Tick(1));
-        expect::visit(&plane.flows, Tick(1), |_, expected| {
-            let own = [expected.source, expected.destination];
-            assert!(own == [client, server] || own == [server, client]);
-            assert_ne!(expected.destination_port, 0);
-        });
+        expect::visit(
+            std::slice::from_ref(&plane.flows),
+            Tick(1),
+            |_, expected| {
+                let own = [expected.source, expected.destination];
+                assert!(own == [client, server] || own == [server, client]);
+                assert_ne!(expected.destination_port, 0);
+            },
+        );
     };
     send(0, SYN, &[]);
     send(1, SYN | ACK, &[]);

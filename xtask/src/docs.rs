@@ -84,8 +84,8 @@ fn knobs() -> String {
         };
         let (min, max) = knob.bounds();
         let bounds = match knob.kind {
-            Kind::Count | Kind::Buckets { .. } => "read only".to_owned(),
-            Kind::FlowsMax => format!("{min}, by the table"),
+            Kind::Count => "read only".to_owned(),
+            Kind::FlowsMax => format!("{min}, by memory"),
             _ => format!("{min}, {max}"),
         };
         let name = match knob.path().strip_prefix("net/netfilter/") {

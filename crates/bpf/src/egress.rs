@@ -95,6 +95,7 @@ stages! {
     tc_help Help
     tc_expect Expect
     tc_message Message
+    tc_elsewhere Elsewhere
 }
 
 /// Jumps to the program of a stage, or ends.

@@ -72,6 +72,7 @@ stages! {
     xdp_help Help
     xdp_expect Expect
     xdp_message Message
+    xdp_elsewhere Elsewhere
 }
 
 /// Jumps to the program of a stage, or ends.

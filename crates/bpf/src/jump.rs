@@ -34,6 +34,7 @@ pub unsafe fn to_stage(context: *mut c_void, programs: &'static ProgramArray, st
             Stage::Help => jump::<{ Stage::Help as i32 }>(context, programs),
             Stage::Expect => jump::<{ Stage::Expect as i32 }>(context, programs),
             Stage::Message => jump::<{ Stage::Message as i32 }>(context, programs),
+            Stage::Elsewhere => jump::<{ Stage::Elsewhere as i32 }>(context, programs),
             Stage::Done | Stage::Steady => {}
         }
     }

@@ -66,7 +66,7 @@ impl Host {
     fn remembered(&self) -> usize {
         let epoch = self.policy().epoch;
         let maps = self.kernel().maps;
-        let records = maps.slots[0].words().chunks(SLOT_WORDS_V4 as usize);
+        let records = maps.table.slots[0].words().chunks(SLOT_WORDS_V4 as usize);
         let load = |record: &[std::sync::atomic::AtomicU64], word: u32| {
             record[word as usize].load(std::sync::atomic::Ordering::SeqCst)
         };

@@ -20,7 +20,7 @@ use aya::programs::{
 use keepstate_api::Attachment;
 use keepstate_plane::names;
 
-use crate::kernel::{AttachMode, KernelError, Programs};
+use crate::kernel::{AttachMode, KernelError, Programs, next_pin};
 use crate::netlink::{Interface, LinkLayer, Netlink};
 
 /// Why something could not be attached or taken down.
@@ -398,11 +398,11 @@ fn remove_pin(pins: &Path, kind: Kind, index: u32) -> Result<(), AttachError> {
 /// Numbers of the programs that use the maps pinned in a directory: those that are pinned, and
 /// those that they jump to.
 pub fn program_ids(pins: &Path) -> Vec<u32> {
-    let Ok(plane) = MapInfo::from_pin(pins.join(names::PLANE)) else {
-        return Vec::new();
-    };
+    // One for each of two tables.
+    let planes = [names::PLANE.to_owned(), next_pin(names::PLANE)];
+    let planes = planes.map(|pin| MapInfo::from_pin(pins.join(pin)).map_or(0, |info| info.id()));
     let uses_plane = |info: &ProgramInfo| match info.map_ids() {
-        Ok(Some(maps)) => maps.contains(&plane.id()),
+        Ok(Some(maps)) => maps.iter().any(|map| *map != 0 && planes.contains(map)),
         Ok(None) | Err(_) => false,
     };
     let programs = loaded_programs().flatten().filter(uses_plane);

@@ -16,7 +16,9 @@ use keepstate_engine::table::NOT_COUNTED;
 use keepstate_plane::{Counters, Interface, InterfaceKey, LAYOUT, Plane, RuleCounter, names};
 use thiserror::Error;
 
-use crate::mapped::{Mapping, Raw, bytes_of, from_bytes};
+use crate::mapped::{Mapping, Raw, from_bytes};
+use crate::resize::{self, Beside};
+use crate::table_maps::TableMaps;
 
 /// The object, built by `cargo xtask bpf`.
 static OBJECT: &[u8] = &Aligned(*include_bytes!("../../bpf/keepstate.bpf.o")).0;
@@ -48,6 +50,8 @@ pub enum KernelError {
     Cpus(#[source] std::io::Error),
     #[error("{0}")]
     Pin(String, #[source] aya::pin::PinError),
+    #[error("the pins in {0} cannot be changed")]
+    Pins(String, #[source] std::io::Error),
 }
 
 /// A number for the object, to tell one build from another.
@@ -58,11 +62,11 @@ pub fn object_number() -> u64 {
     })
 }
 
-const STAGE_ARRAYS: [&str; 2] = [names::STAGES_XDP, names::STAGES_TC];
+pub(crate) const STAGE_ARRAYS: [&str; 2] = [names::STAGES_XDP, names::STAGES_TC];
 
-/// Each build has its own arrays of stages: a packet that a program of one build began with never
-/// comes to a program of another.
-fn stages_pin(array: &str) -> String {
+/// Each build has its own arrays of stages, and memory for what they hand on: a packet that a program of one
+/// build began with never comes to a program of another.
+pub(crate) fn stages_pin(array: &str) -> String {
     format!("{array}_{:016x}", object_number())
 }
 
@@ -70,21 +74,28 @@ fn stages_pin(array: &str) -> String {
 /// more, nor runs.
 pub fn remove_other_stages(directory: &Path) -> std::io::Result<()> {
     // Those of this build may have been loaded more than once, see `Kernel::with_accounting`.
-    let own = STAGE_ARRAYS.map(stages_pin);
+    let own = OF_BUILD.map(stages_pin);
     let is_own = |name: &str| {
         let mut rests = own.iter().filter_map(|own| name.strip_prefix(own.as_str()));
         rests.any(|rest| rest.is_empty() || rest.starts_with('_'))
     };
-    remove_stages(directory, |name| !is_own(name))
+    remove_pins(directory, &OF_BUILD, |name| !is_own(name))
 }
 
-fn remove_stages(directory: &Path, goes: impl Fn(&str) -> bool) -> std::io::Result<()> {
+/// What each build has of its own.
+const OF_BUILD: [&str; 3] = [names::STAGES_XDP, names::STAGES_TC, names::SCRATCH];
+
+fn remove_pins(
+    directory: &Path,
+    kinds: &[&str],
+    goes: impl Fn(&str) -> bool,
+) -> std::io::Result<()> {
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        let is_stages = STAGE_ARRAYS.iter().any(|array| name.starts_with(array));
-        if is_stages && goes(&name) {
+        let is_meant = kinds.iter().any(|kind| name.starts_with(kind));
+        if is_meant && goes(&name) {
             std::fs::remove_file(entry.path())?;
         }
     }
@@ -95,6 +106,8 @@ fn remove_stages(directory: &Path, goes: impl Fn(&str) -> bool) -> std::io::Resu
 pub struct Kernel {
     pub maps: Maps,
     pub programs: Programs,
+    /// The newer of two tables, where flows are being moved; with the programs that go with it.
+    pub newer: Option<Beside>,
 }
 
 impl Kernel {
@@ -112,6 +125,7 @@ impl Kernel {
         Ok(Self {
             maps,
             programs: Programs::Object(Box::new(object)),
+            newer: None,
         })
     }
 
@@ -123,12 +137,12 @@ impl Kernel {
         for name in names::MAPS.into_iter().chain([names::REPORT]) {
             loader.map_pin_path(name, directory.join(name));
         }
-        for name in STAGE_ARRAYS {
+        for name in OF_BUILD {
             loader.map_pin_path(name, directory.join(stages_pin(name)));
         }
         let mut object = loader.load(OBJECT)?;
         load_programs(&mut object)?;
-        pin_programs(&mut object, directory)?;
+        pin_programs(&mut object, directory, str::to_owned)?;
         let kernel = Self::adopt(directory)?;
         if fresh {
             kernel.maps.begin(settings);
@@ -158,15 +172,15 @@ impl Kernel {
             let _ = std::fs::remove_file(&path);
             loader.map_pin_path(name, path);
         }
-        // The stages share scratch memory that each load has of its own, so that these programs must
-        // not come among those that packets go through now.
+        // These programs must not come among those that packets go through now.
+        loader.map_pin_path(names::SCRATCH, directory.join(stages_pin(names::SCRATCH)));
         let stages = unused_stages_pins(directory);
         for (name, pin) in STAGE_ARRAYS.into_iter().zip(&stages) {
             loader.map_pin_path(name, directory.join(pin));
         }
         let mut object = loader.load(OBJECT)?;
         load_programs(&mut object)?;
-        pin_programs(&mut object, directory)?;
+        pin_programs(&mut object, directory, str::to_owned)?;
         let map = |name: &'static str| -> Result<Mapping, KernelError> {
             map_memory(name, &MapData::from_pin(directory.join(next_pin(name)))?)
         };
@@ -192,25 +206,41 @@ impl Kernel {
             data.insert(name, map);
         }
         let maps = Maps::open(data)?;
-        let mut classifiers = Named::new();
-        for name in names::PROGRAMS {
-            if name != names::INGRESS_XDP {
-                let program = SchedClassifier::from_pin(directory.join(name))?;
-                classifiers.insert(name, program);
-            }
-        }
-        let path = directory.join(names::INGRESS_XDP);
-        let xdp = Xdp::from_pin(path, XdpAttachType::Interface)?;
         Ok(Self {
             maps,
-            programs: Programs::Pinned { xdp, classifiers },
+            programs: Programs::pinned(directory, str::to_owned)?,
+            newer: resize::find(directory)?,
         })
     }
 }
 
-/// Pin of a map that is to take the place of another.
-fn next_pin(name: &str) -> String {
-    format!("{name}_NEXT")
+/// End of the names of pins that are to take the place of others.
+pub(crate) const NEXT: &str = "_NEXT";
+
+/// Pin of what is to take the place of another.
+pub(crate) fn next_pin(name: &str) -> String {
+    format!("{name}{NEXT}")
+}
+
+/// Loads the programs once more, beside maps that are pinned in a directory, with a flow table of their own
+/// that has these settings. All that it has of its own is pinned under names of its own.
+pub(crate) fn load_beside(directory: &Path, settings: &Settings) -> Result<Programs, KernelError> {
+    let mut loader = loader(settings);
+    for name in names::MAPS.into_iter().chain([names::REPORT]) {
+        let pin = match names::OF_TABLE.contains(&name) {
+            true => next_pin(name),
+            false => name.to_owned(),
+        };
+        loader.map_pin_path(name, directory.join(pin));
+    }
+    for name in STAGE_ARRAYS {
+        loader.map_pin_path(name, directory.join(next_pin(&stages_pin(name))));
+    }
+    loader.map_pin_path(names::SCRATCH, directory.join(stages_pin(names::SCRATCH)));
+    let mut object = loader.load(OBJECT)?;
+    load_programs(&mut object)?;
+    pin_programs(&mut object, directory, next_pin)?;
+    Ok(Programs::Object(Box::new(object)))
 }
 
 /// Programs that count flows, and their counters.
@@ -229,7 +259,9 @@ pub fn adopt_accounting(directory: &Path, stages: &StagesPins) -> std::io::Resul
     for name in names::ACCOUNTING {
         std::fs::rename(directory.join(next_pin(name)), directory.join(name))?;
     }
-    remove_stages(directory, |name| stages.0.iter().all(|own| own != name))
+    remove_pins(directory, &STAGE_ARRAYS, |name| {
+        stages.0.iter().all(|own| own != name)
+    })
 }
 
 /// Names for arrays of stages that no pin has.
@@ -241,9 +273,13 @@ fn unused_stages_pins(directory: &Path) -> [String; 2] {
     free.next().unwrap_or_default()
 }
 
-fn pin_programs(object: &mut Ebpf, directory: &Path) -> Result<(), KernelError> {
-    for name in names::PROGRAMS {
-        let path = directory.join(name);
+fn pin_programs(
+    object: &mut Ebpf,
+    directory: &Path,
+    pin: impl Fn(&str) -> String,
+) -> Result<(), KernelError> {
+    for name in names::PROGRAMS.into_iter().chain(names::ELSEWHERE) {
+        let path = directory.join(pin(name));
         let _ = std::fs::remove_file(&path);
         let program = object.program_mut(name).ok_or_else(|| missing(name))?;
         program
@@ -351,6 +387,23 @@ pub struct Verified {
 }
 
 impl Programs {
+    /// Opens what is pinned in a directory under these names.
+    pub(crate) fn pinned(
+        directory: &Path,
+        pin: impl Fn(&str) -> String,
+    ) -> Result<Self, KernelError> {
+        let mut classifiers = Named::new();
+        for name in names::PROGRAMS {
+            if name != names::INGRESS_XDP {
+                let program = SchedClassifier::from_pin(directory.join(pin(name)))?;
+                classifiers.insert(name, program);
+            }
+        }
+        let path = directory.join(pin(names::INGRESS_XDP));
+        let xdp = Xdp::from_pin(path, XdpAttachType::Interface)?;
+        Ok(Self::Pinned { xdp, classifiers })
+    }
+
     pub fn xdp(&mut self) -> Result<&mut Xdp, KernelError> {
         match self {
             Self::Pinned { xdp, .. } => Ok(xdp),
@@ -411,12 +464,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 /// The maps, those with memory mapped.
 pub struct Maps {
-    pub plane: Mapping,
-    /// By family, as the next three.
-    pub tags: [Mapping; 2],
-    pub slots: [Mapping; 2],
-    pub warm: [Mapping; 2],
-    pub accounting: [Mapping; 2],
+    pub table: TableMaps,
     pub gauges: Mapping,
     pub fragments: Mapping,
     pub expectations: Mapping,
@@ -447,11 +495,7 @@ impl Maps {
         let accounting = pair(names::ACCOUNTING)?;
         let mut one = |name: &'static str| map_array(name, take(name)?);
         Ok(Self {
-            plane: one(names::PLANE)?,
-            tags,
-            slots,
-            warm,
-            accounting,
+            table: TableMaps::new(one(names::PLANE)?, [tags, slots, warm, accounting]),
             gauges: one(names::GAUGES)?,
             fragments: one(names::FRAGMENTS)?,
             expectations: one(names::EXPECTATIONS)?,
@@ -478,14 +522,14 @@ impl Maps {
             flags: 0,
             test_tick: 0,
             test_hook: 0,
-            reserved: 0,
+            table: 0,
             settings: *settings,
         });
     }
 
     pub fn plane(&self) -> Plane {
         let mut bytes = Vec::with_capacity(size_of::<Plane>());
-        for word in self.plane.words() {
+        for word in self.table.plane.words() {
             bytes.extend(word.load(SeqCst).to_ne_bytes());
         }
         from_bytes(&bytes).expect("the map holds a whole plane: its value is that type")
@@ -499,7 +543,7 @@ impl Maps {
     }
 
     fn store_plane(&self, plane: &Plane) {
-        write(self.plane.words(), bytes_of(plane));
+        self.table.store(plane);
     }
 }
 
@@ -522,7 +566,7 @@ fn map_array(name: &str, map: Map) -> Result<Mapping, KernelError> {
     }
 }
 
-fn map_memory(name: &str, data: &MapData) -> Result<Mapping, KernelError> {
+pub(crate) fn map_memory(name: &str, data: &MapData) -> Result<Mapping, KernelError> {
     let info = data.info()?;
     let bytes = info.value_size().next_multiple_of(8) as usize * info.max_entries() as usize;
     Mapping::new(data.fd(), bytes).map_err(|error| KernelError::Mapping(name.to_owned(), error))

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
@@ -14,14 +14,11 @@ use keepstate_engine::limits::{CONDITIONS_MAX, POLICY_EPOCHS, RULES_MAX};
 use keepstate_engine::policy::{
     Condition, POLICY_NONE, POLICY_UNSETTLED, PolicyHeader, Rule, SettledInterfaces,
 };
-use keepstate_engine::settings::Settings;
+use keepstate_engine::settings::{SETTING_NEWER_TABLE, SETTING_OLDER_TABLE, Settings};
 use keepstate_engine::table;
 use keepstate_engine::time::Tick;
-use keepstate_engine::tuple::Family;
-use keepstate_flowmemory::{FamilySlices, HelperSlices, SliceTable};
-use keepstate_plane::{
-    BUCKET_ACCOUNTING_WORDS, Counters, Interface, InterfaceKey, Plane as PlaneWords, RuleCounter,
-};
+use keepstate_flowmemory::{HelperSlices, SliceTable, rated_flows};
+use keepstate_plane::{Counters, Interface, InterfaceKey, Plane as PlaneWords, RuleCounter};
 use keepstate_policy::Compiled;
 use keepstate_policy::model::Counters as RuleCounters;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -32,44 +29,78 @@ use crate::clock::{self, Clock};
 use crate::follow::{Choice, Follower};
 use crate::kernel::{
     AttachMode, Counting, Kernel, KernelError, Maps, Programs, adopt_accounting,
-    remove_other_stages, write,
+    remove_other_stages,
 };
-use crate::lock;
 use crate::mapped::{Mapping, Plain, Raw, bytes_of, from_bytes};
 use crate::netlink;
 use crate::patterns::{matching, settled};
+use crate::server::tables::{Table, TableMemory};
 use crate::server::{EventSource, Plane, PlaneError};
+use crate::table_maps::TableMaps;
+use crate::{lock, read};
 
 /// Packets that were being judged when the policy changed have long been judged after this time:
 /// the programs run without being preempted, and the longest walk takes about a millisecond.
-const GRACE: Duration = Duration::from_millis(50);
+pub(crate) const GRACE: Duration = Duration::from_millis(50);
+
+/// Bits that each of two tables has of its own.
+const OF_TABLE: u32 = SETTING_OLDER_TABLE | SETTING_NEWER_TABLE;
 
 const RULE_WORDS: usize = size_of::<Rule>() / 8;
 const CONDITION_WORDS: usize = size_of::<Condition>() / 8;
 
 /// Programs and maps in the kernel, and what the daemon knows of them.
 pub struct KernelPlane {
-    pins: PathBuf,
-    plane: Mapping,
-    tags: [Mapping; 2],
-    slots: [Mapping; 2],
-    warm: [Mapping; 2],
-    /// Empty where the table has no room for counters.
-    accounting: [OnceLock<Mapping>; 2],
-    gauges: Mapping,
-    fragments: Mapping,
-    expectations: Mapping,
-    helper_states: Mapping,
+    pub(crate) pins: PathBuf,
+    /// One, or two while the table changes its size: the older first. Locked before the plane's words
+    /// are changed.
+    pub(crate) flow_tables: RwLock<Vec<Arc<TableMaps>>>,
+    common: Arc<CommonMaps>,
+    /// Held while the size changes. Whether packets know of both tables.
+    pub(crate) resizing: Mutex<Known>,
     rules: Mapping,
     conditions: Mapping,
     tables: Mutex<Tables>,
-    programs: Mutex<Programs>,
+    pub(crate) programs: Mutex<Programs>,
     /// Locked before the programs.
     follower: Mutex<Follower>,
     events: Mutex<Option<Map>>,
     clock: Clock,
     /// Held while the plane's words are read, changed and written back.
     changing: Mutex<()>,
+}
+
+/// Whether packets know that there are two tables.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    No,
+    Yes,
+}
+
+/// What two tables have in common.
+struct CommonMaps {
+    gauges: Mapping,
+    fragments: Mapping,
+    expectations: Mapping,
+    helper_states: Mapping,
+}
+
+/// A table as the server sees it.
+struct Mapped {
+    own: Arc<TableMaps>,
+    common: Arc<CommonMaps>,
+}
+
+impl TableMemory for Mapped {
+    fn as_slices(&self) -> SliceTable<'_> {
+        let table = SliceTable::new(self.own.families(), self.common.gauges.words());
+        table
+            .with_fragments(self.common.fragments.words())
+            .with_helpers(HelperSlices {
+                expectations: self.common.expectations.words(),
+                states: self.common.helper_states.words(),
+            })
+    }
 }
 
 /// Maps that are reached by system calls, and the policies that they hold.
@@ -87,13 +118,13 @@ struct Tables {
 impl KernelPlane {
     /// Takes over what was loaded. Maps that are new get a clock and an empty policy.
     pub fn new(kernel: Kernel, pins: PathBuf) -> Result<Self, PlaneError> {
-        let Kernel { maps, programs } = kernel;
+        let Kernel {
+            maps,
+            programs,
+            newer,
+        } = kernel;
         let Maps {
-            plane,
-            tags,
-            slots,
-            warm,
-            accounting,
+            table,
             gauges,
             fragments,
             expectations,
@@ -107,17 +138,22 @@ impl KernelPlane {
             events,
             ..
         } = maps;
+        let mut flow_tables = vec![Arc::new(table)];
+        let mut programs = programs;
+        if let Some(newer) = newer {
+            flow_tables.push(Arc::new(newer.maps));
+            programs = newer.programs;
+        }
         let own = Self {
             pins,
-            plane,
-            tags,
-            slots,
-            warm,
-            accounting: [OnceLock::new(), OnceLock::new()],
-            gauges,
-            fragments,
-            expectations,
-            helper_states,
+            flow_tables: RwLock::new(flow_tables),
+            common: Arc::new(CommonMaps {
+                gauges,
+                fragments,
+                expectations,
+                helper_states,
+            }),
+            resizing: Mutex::new(Known::No),
             rules,
             conditions,
             tables: Mutex::new(Tables {
@@ -134,24 +170,11 @@ impl KernelPlane {
             clock: Clock::default(),
             changing: Mutex::new(()),
         };
-        own.keep_accounting(accounting);
         if own.words().tick_multiplier == 0 {
             own.begin()?;
         }
         own.follow_system()?;
         Ok(own)
-    }
-
-    /// Keeps what has room for the counters of all flows. A table without counters has one bucket of
-    /// them, since a map cannot be empty.
-    fn keep_accounting(&self, mappings: [Mapping; 2]) {
-        let buckets = self.words().settings.buckets;
-        for ((slot, mapping), buckets) in self.accounting.iter().zip(mappings).zip(buckets) {
-            if mapping.words().len() >= buckets as usize * BUCKET_ACCOUNTING_WORDS {
-                // One that is there already is as good.
-                let _ = slot.set(mapping);
-            }
-        }
     }
 
     fn begin(&self) -> Result<(), PlaneError> {
@@ -218,6 +241,11 @@ impl KernelPlane {
 
     /// Puts the loaded programs where those of an earlier build hang.
     pub fn replace_attached(&self) -> Result<(), AttachError> {
+        if self.tables().len() > 1 {
+            // A daemon was killed that changed the size of the table. The search for expired flows goes on
+            // with that, and until then nothing must go that packets go through.
+            return Ok(());
+        }
         attach::replace(&mut lock(&self.programs), &self.pins)?;
         // Packets that the programs before had begun with.
         std::thread::sleep(GRACE);
@@ -242,22 +270,43 @@ impl KernelPlane {
         lock(&self.tables).tell_interfaces()
     }
 
-    fn words(&self) -> PlaneWords {
-        read_value(self.plane.words())
+    /// As they are for the newer table, where there are two.
+    pub(crate) fn words(&self) -> PlaneWords {
+        let tables = read(&self.flow_tables);
+        let newest = tables.last().expect("there is always a table");
+        newest.plane_words()
     }
 
-    fn change(&self, change: impl FnOnce(&mut PlaneWords)) {
+    /// Changes the words of all tables but what each has of its own.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut PlaneWords)) {
         let _guard = lock(&self.changing);
         let mut plane = self.words();
         change(&mut plane);
-        write(self.plane.words(), bytes_of(&plane));
+        for table in read(&self.flow_tables).iter() {
+            let own = table.plane_words();
+            let mut words = plane;
+            words.table = own.table;
+            words.settings.buckets = own.settings.buckets;
+            words.settings.flags &= !OF_TABLE;
+            words.settings.flags |= own.settings.flags & OF_TABLE;
+            table.store(&words);
+        }
+    }
+
+    /// Changes what one table has of its own.
+    pub(crate) fn change_table(&self, table: &TableMaps, change: impl FnOnce(&mut PlaneWords)) {
+        let _guard = lock(&self.changing);
+        let mut words = table.plane_words();
+        change(&mut words);
+        table.store(&words);
     }
 
     /// Lets no record keep what a policy with this number decided: four policies ago there was one.
     fn forget_outcomes(&self, epoch: u32) {
-        let [v4, v6] = self.words().settings.buckets;
-        for (family, buckets) in [(Family::V4, v4), (Family::V6, v6)] {
-            table::forget_outcomes(&self.flows(), family, 0..buckets, epoch);
+        for table in self.tables() {
+            for (family, buckets) in table.families() {
+                table::forget_outcomes(&table.flows(), family, 0..buckets, epoch);
+            }
         }
     }
 
@@ -303,26 +352,34 @@ impl Plane for KernelPlane {
     }
 
     fn store_settings(&self, settings: &Settings) {
-        self.change(|plane| plane.settings = *settings);
+        let [v4, v6] = self.words().settings.buckets;
+        // A daemon that has just made the table smaller has lowered it too.
+        let rated = rated_flows(v4.min(v6));
+        self.change(|plane| {
+            plane.settings = *settings;
+            limit_flows(&mut plane.settings, rated);
+        });
     }
 
-    fn flows(&self) -> SliceTable<'_> {
-        let family = |index: usize| FamilySlices {
-            tags: self.tags[index].words(),
-            slots: self.slots[index].words(),
-            warm: self.warm[index].words(),
-            accounting: self.accounting[index].get().map_or(&[], Mapping::words),
-        };
-        let table = SliceTable::new([family(0), family(1)], self.gauges.words());
-        table
-            .with_fragments(self.fragments.words())
-            .with_helpers(HelperSlices {
-                expectations: self.expectations.words(),
-                states: self.helper_states.words(),
-            })
+    fn tables(&self) -> Vec<Table> {
+        let tables = read(&self.flow_tables);
+        let mapped = tables.iter().map(|own| {
+            let (own, common) = (Arc::clone(own), Arc::clone(&self.common));
+            let buckets = own.tags.each_ref().map(|tags| tags.words().len() as u32);
+            Table::new(Arc::new(Mapped { own, common }), buckets)
+        });
+        mapped.collect()
+    }
+
+    fn resize(&self, buckets: Option<u32>) -> Result<(), PlaneError> {
+        self.change_size(buckets)
     }
 
     fn make_accounting(&self) -> Result<(), PlaneError> {
+        let _guard = self.resizing.try_lock().map_err(|_| PlaneError::Resizing)?;
+        if self.tables().len() > 1 {
+            return Err(PlaneError::Resizing);
+        }
         let Counting {
             programs,
             accounting,
@@ -336,7 +393,9 @@ impl Plane for KernelPlane {
         std::thread::sleep(GRACE);
         adopt_accounting(&self.pins, &stages)
             .map_err(|error| PlaneError::Io(self.pins.display().to_string(), error))?;
-        self.keep_accounting(accounting);
+        let tables = read(&self.flow_tables);
+        let table = tables.last().expect("there is always a table");
+        table.keep_accounting(accounting);
         Ok(())
     }
 
@@ -425,6 +484,8 @@ impl Plane for KernelPlane {
     }
 
     fn remove(&self) -> Result<(), PlaneError> {
+        // Nothing is made any more where everything goes.
+        let _guard = lock(&self.resizing);
         *lock(&self.follower) = Follower::new(Choice::Nothing, AttachMode::default());
         attach::remove_pins(&self.pins)?;
         Ok(())
@@ -501,6 +562,14 @@ impl Tables {
             inserted.map_err(KernelError::from)?;
         }
         Ok(())
+    }
+}
+
+/// No more flows than a table is rated for.
+pub(crate) fn limit_flows(settings: &mut Settings, rated: u32) {
+    if settings.flows_max > rated {
+        settings.flows_max = rated;
+        settings.half_open_max = rated - rated / 8;
     }
 }
 

@@ -7,15 +7,23 @@ mod follow;
 pub mod kernel;
 pub mod kernel_plane;
 pub mod mapped;
+mod mover;
 pub mod netlink;
 mod patterns;
+pub mod resize;
 pub mod run;
 pub mod server;
+pub mod table_maps;
 pub mod twin;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing is left half done under the locks of this crate.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    // As above.
+    lock.read().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use keepstate_api::{ApplyMode, Instance, RuleFile, RuleProblem, Shutdown};
 use keepstate_engine::settings::Settings;
-use keepstate_flowmemory::{buckets_for, random_hash_keys};
-use keepstate_listing::sysctl::Sysctl;
+use keepstate_flowmemory::{random_hash_keys, table_size};
+use keepstate_listing::sysctl::{self as knobs, Sysctl};
 use keepstate_plane::LAYOUT;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -20,6 +20,7 @@ use crate::attach::{self, AttachError};
 use crate::kernel::{AttachMode, Kernel, KernelError, object_number, pinned_build};
 use crate::kernel_plane::KernelPlane;
 use crate::netlink::LinkChanges;
+use crate::resize;
 use crate::server::sysctl;
 use crate::server::{ApplyError, Origin, Plane, PlaneError, Rules, Server, ServerError};
 
@@ -143,7 +144,8 @@ fn serve(
 fn adopt_settings(plane: &dyn Plane, sysctls: &[Sysctl]) {
     let mut settings = plane.settings();
     for sysctl in sysctls {
-        if let Err(error) = sysctl::put(plane, &mut settings, *sysctl) {
+        let fits = sysctl::fit(plane, *sysctl);
+        if let Err(error) = fits.and_then(|()| sysctl::put(plane, &mut settings, *sysctl)) {
             eprintln!("keepstate: {error}");
         }
     }
@@ -157,7 +159,11 @@ fn load(options: &Options) -> Result<(Kernel, Origin), RunError> {
         if layout != LAYOUT {
             return Err(KernelError::Layout { found: layout }.into());
         }
-        let adopted = if object == object_number() {
+        resize::tidy(&pins)?;
+        // Where flows are being moved from one table to another, that comes to its end first, by the
+        // programs that are there. The next daemon brings its own.
+        let is_resizing = resize::find(&pins)?.is_some();
+        let adopted = if object == object_number() || is_resizing {
             Kernel::adopt(&pins)
         } else {
             Kernel::pinned(&pins, &settings(&options.sysctls)?)
@@ -183,12 +189,8 @@ fn load(options: &Options) -> Result<(Kernel, Origin), RunError> {
 }
 
 fn settings(sysctls: &[Sysctl]) -> Result<Settings, RunError> {
-    let flows_max = sysctls.iter().rev().find_map(|sysctl| match sysctl {
-        Sysctl::FlowsMax(flows) => Some(*flows),
-        _ => None,
-    });
-    let flows_max = flows_max.unwrap_or(FLOWS_MAX_DEFAULT);
-    let buckets = buckets_for(flows_max);
+    let (flows, buckets) = knobs::table_size(sysctls);
+    let (flows_max, buckets) = table_size(flows, buckets, FLOWS_MAX_DEFAULT);
     let mut settings = Settings::defaults(flows_max, [buckets; 2]);
     settings.hash_keys = random_hash_keys().map_err(RunError::Random)?;
     for sysctl in sysctls {

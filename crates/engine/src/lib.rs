@@ -12,6 +12,7 @@
 
 mod account;
 mod associate;
+pub mod between;
 pub mod conntrack;
 pub mod event;
 pub mod expect;
@@ -22,6 +23,7 @@ mod judge;
 pub mod limits;
 pub mod policy;
 pub mod process;
+mod quoted;
 mod raw;
 pub mod record;
 pub mod settings;

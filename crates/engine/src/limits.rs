@@ -37,6 +37,15 @@ pub const INSERT_ROUNDS_MAX: u32 = 3;
 /// takes it two or three misses of the cache.
 pub const CLAIMER_WAITS_MAX: u32 = 256;
 
+/// How often a record that is moved to another table is taken in hand again because a packet changed it
+/// meanwhile: each time takes less than a microsecond, and packets of one flow do not come so often.
+pub const MOVE_TRIES_MAX: u32 = 64;
+
+/// Confirmed records make room for new ones while less than one in this many of the records that there
+/// may be is half-open. At that share a key's four buckets have a half-open one with a chance of 98 %,
+/// and a flood can take no more than it from confirmed flows.
+pub const EARLY_DROP_HALF_OPEN_SHARE: u32 = 8;
+
 /// How often a compare-and-swap of a tags word is tried again. Each failure means that another
 /// CPU changed that bucket within the last few nanoseconds.
 pub const TAG_RETRIES_MAX: u32 = 4;

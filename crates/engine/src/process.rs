@@ -144,6 +144,7 @@ pub struct Scratch {
     pub(crate) rounds: u32,
     pub(crate) purpose: Purpose,
     pub(crate) sight: Sight,
+    pub(crate) other_table: OtherTable,
     pub(crate) advance: Advance,
     pub(crate) uses_warm: WarmUse,
     pub(crate) tracked: Tracked,
@@ -222,6 +223,7 @@ impl Default for Scratch {
             rounds: 0,
             purpose: Purpose::Flow,
             sight: Sight::Missing,
+            other_table: OtherTable::Unseen,
             advance: Advance::Pass,
             uses_warm: WarmUse::No,
             tracked: Tracked::NOTHING,
@@ -245,13 +247,20 @@ impl Default for Scratch {
     }
 }
 
+/// Whether the other table was looked into, where there are two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OtherTable {
+    Unseen,
+    Seen,
+}
+
 /// How often a packet is tracked again because another CPU made, changed or removed its record in
 /// between. Each round means that another packet of the same flow got through.
 const ROUNDS_MAX: u32 = 4;
 
-/// Steps that a packet can take at most: all of them in each round, and twice where a connection
-/// is opened again.
-const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 12 + EXPECTATIONS_MADE_MAX + 1;
+/// Steps that a packet can take at most: all of them in each round, with two tables to look into, and
+/// twice where a connection is opened again.
+pub(crate) const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 15 + EXPECTATIONS_MADE_MAX + 1;
 
 /// Expectations that one packet can ask for: three streams of media, two ports each.
 const EXPECTATIONS_MADE_MAX: u32 = 6;
@@ -299,6 +308,9 @@ pub enum Stage {
     Help = 16,
     /// Put down what it foretells.
     Expect = 17,
+    /// Go on with the other table, where there are two: the only stage that runs on another than the one
+    /// that named it. See [`crate::table::transfer`].
+    Elsewhere = 18,
     /// In place of [`Stage::Help`] for SIP: read a message.
     Message = 20,
 }
@@ -438,7 +450,11 @@ pub fn step<P: Packet, H: Host>(
         now: scratch.now,
     };
     match stage {
-        Stage::Look => track::look(host, scratch),
+        Stage::Look => {
+            scratch.other_table = OtherTable::Unseen;
+            track::look(host, scratch)
+        }
+        Stage::Elsewhere => track::look_elsewhere(host, scratch),
         Stage::Advance => track::advance(&run, scratch),
         Stage::Associate => associate::advance(&run, scratch),
         Stage::Write => {

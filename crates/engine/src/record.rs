@@ -36,6 +36,9 @@ pub enum SlotState {
     Live = 1,
     /// Taken out; its tag is about to be cleared.
     Dead = 2,
+    /// A copy of a record that is about to be taken out of an older table: nobody comes upon it before
+    /// that has happened, and from then on it is as good as live. See [`crate::table::transfer`].
+    Coming = 3,
 }
 
 /// Packets in both directions were seen.
@@ -198,8 +201,14 @@ impl Control {
         match (self.0 >> SLOT_STATE_SHIFT) & 3 {
             1 => SlotState::Live,
             2 => SlotState::Dead,
+            3 => SlotState::Coming,
             _ => SlotState::Free,
         }
+    }
+
+    /// Whether the slot has a record: live, or coming.
+    pub const fn holds_record(self) -> bool {
+        self.0 & ((SlotState::Live as u64) << SLOT_STATE_SHIFT) != 0
     }
 
     pub const fn is_locked(self) -> bool {

@@ -87,6 +87,12 @@ pub const SETTING_EVENTS_NEVER: u32 = 1 << 9;
 /// `nf_conntrack_events` is 1. The engine does not read this bit.
 pub const SETTING_EVENTS_ALWAYS: u32 = 1 << 10;
 
+/// There is an older table, whose records are being moved to this one: every packet looks there first.
+/// See [`crate::table::transfer`].
+pub const SETTING_OLDER_TABLE: u32 = 1 << 11;
+/// This table is the older of two: what is not in it is in the newer one, or begins there.
+pub const SETTING_NEWER_TABLE: u32 = 1 << 12;
+
 /// [`Settings::log_invalid`] for every protocol (IPPROTO_RAW, as in Linux).
 pub const LOG_INVALID_ALL: u32 = 255;
 
@@ -197,6 +203,11 @@ impl Settings {
 
     pub const fn has(&self, flag: u32) -> bool {
         self.flags & flag != 0
+    }
+
+    /// Whether there are an older and a newer table.
+    pub const fn has_two_tables(&self) -> bool {
+        self.has(SETTING_OLDER_TABLE | SETTING_NEWER_TABLE)
     }
 
     #[inline(always)]

@@ -9,16 +9,19 @@ use crate::expect::{self, NOWHERE, Search};
 use crate::fragment;
 use crate::helper;
 use crate::host::{FlowMemory, Host, Packet, Words};
-use crate::process::{Arrival, Run, Scratch, Stage};
+use crate::process::{Arrival, OtherTable, Run, Scratch, Stage};
+use crate::quoted;
 use crate::record::{
     ASSIGNED, CachedOutcomes, Control, EXPECTED, FlowAssigned, Record, SEEN_REPLY, Warm,
 };
-use crate::settings::{SETTING_FLOW_EVENTS, TimeoutPolicy};
+use crate::settings::{
+    SETTING_FLOW_EVENTS, SETTING_NEWER_TABLE, SETTING_OLDER_TABLE, TimeoutPolicy,
+};
 use crate::table::{
     self, Displaced, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Place, Seen, gauges,
 };
 use crate::trace::Step;
-use crate::tuple::{Direction, Family, FlowKey, Tuple, rest};
+use crate::tuple::{Direction, Family, FlowKey, rest};
 use crate::verdict::{Reason, State};
 use crate::wire;
 
@@ -119,7 +122,7 @@ pub(crate) fn name<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratc
     }
     let named = match scratch.purpose {
         Purpose::Flow | Purpose::Fragment => name_flow(run, scratch),
-        Purpose::Error => name_quoted(run, scratch),
+        Purpose::Error => quoted::name_quoted(run, scratch),
     };
     match named {
         Ok(()) => Stage::Look,
@@ -170,13 +173,29 @@ pub(crate) fn name_ordinary<H: Host>(arrival: &Arrival, host: &H, scratch: &mut 
     *hash = Hash::of(&oriented.key, host.settings());
 }
 
+/// Looks into the other of two tables, whose size is another.
+#[inline(always)]
+pub(crate) fn look_elsewhere<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
+    scratch.other_table = OtherTable::Seen;
+    scratch.guesses = None;
+    scratch.hash = Hash::of(&scratch.oriented.key, host.settings());
+    look(host, scratch)
+}
+
 /// Finds the record of the flow.
 #[inline(always)]
 pub(crate) fn look<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
+    let is_seen = scratch.other_table == OtherTable::Seen;
+    if !is_seen && host.settings().has(SETTING_OLDER_TABLE) {
+        // What is in the older table counts: see `table::transfer`.
+        return Stage::Elsewhere;
+    }
     scratch.sight = find(host, scratch);
+    let is_older = host.settings().has(SETTING_NEWER_TABLE);
     match (scratch.purpose, scratch.sight) {
+        (Purpose::Error | Purpose::Fragment, Sight::Missing) if is_older => Stage::Elsewhere,
         (Purpose::Error, _) => {
-            let tracked = judge_error(host, scratch);
+            let tracked = quoted::judge_error(host, scratch);
             to_rules(scratch, tracked)
         }
         (Purpose::Fragment, sight) => {
@@ -193,11 +212,17 @@ pub(crate) fn look<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
             to_rules(scratch, tracked)
         }
         (Purpose::Flow, Sight::Missing) => {
-            host.trace(Step::NotFound);
-            match (expect::before_beginning(host, scratch), advancing(scratch)) {
-                (_, Stage::Associate) => Stage::Associate,
-                (next, _) => next,
+            if scratch.info.protocol == wire::transport::SCTP {
+                if is_older {
+                    return Stage::Elsewhere;
+                }
+                host.trace(Step::NotFound);
+                return Stage::Associate;
             }
+            if !is_older {
+                host.trace(Step::NotFound);
+            }
+            expect::before_beginning(host, scratch)
         }
         (Purpose::Flow, Sight::Found) => advancing(scratch),
     }
@@ -441,64 +466,13 @@ fn found<H: Host>(host: &H, seen: &Seen) -> Option<Found<<H::Flows as FlowMemory
     })
 }
 
-/// An ICMP error is RELATED to the flow that it quotes, if that is known and the error goes to
-/// the sender of the packet it quotes.
-fn judge_error<H: Host>(host: &H, scratch: &Scratch) -> Tracked {
-    if !matches!(scratch.sight, Sight::Found) {
-        return Tracked::invalid(Reason::IcmpErrorNoFlow);
-    }
-    if scratch.info.destination != scratch.oriented.sender() {
-        return Tracked::invalid(Reason::IcmpErrorWrongAddress);
-    }
-    let sent = direction_of(scratch);
-    let direction = sent.other();
-    host.trace(Step::Found(scratch.record, direction));
-    if let Some(sequence) = scratch.quoted_sequence
-        && !tcp::may_have_sent(host.settings(), &scratch.record, sent, sequence)
-    {
-        return Tracked::invalid(Reason::IcmpErrorBadSequence);
-    }
-    Tracked {
-        state: State::Related,
-        reason: None,
-        flow: Flow::Passing(direction),
-    }
-}
-
-/// Names the flow that an ICMP error quotes.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-#[cfg_attr(not(target_arch = "bpf"), inline)]
-fn name_quoted<P: Packet, H: Host>(
-    run: &Run<'_, P, H>,
-    scratch: &mut Scratch,
-) -> Result<(), Reason> {
-    const ICMP_HEADER_BYTES: u32 = 8;
-    let at = scratch.info.transport_offset + ICMP_HEADER_BYTES;
-    let Some(quoted) = wire::quoted(run.packet, scratch.info.family, at) else {
-        return Err(Reason::IcmpErrorTruncated);
-    };
-    scratch.quoted_sequence = quoted.sequence;
-    let tuple = Tuple {
-        family: scratch.info.family,
-        source: quoted.source,
-        destination: quoted.destination,
-        source_port: quoted.source_port,
-        destination_port: quoted.destination_port,
-        protocol: quoted.protocol,
-        zone: scratch.zone,
-    };
-    run.host.trace(Step::Quoted(tuple));
-    let Some(oriented) = conntrack::orient(tuple) else {
-        return Err(Reason::IcmpErrorNoFlow);
-    };
-    scratch.oriented = oriented;
-    scratch.hash = Hash::of(&scratch.oriented.key, run.host.settings());
-    Ok(())
-}
-
 /// Puts the record of a new flow into the table. `None` when another CPU was first.
 #[inline(always)]
 pub(crate) fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Result<(), Reason>> {
+    if host.settings().has(SETTING_NEWER_TABLE) {
+        // There was none yet when it was looked for.
+        return None;
+    }
     let now = scratch.now;
     let Search { found, control, .. } = scratch.search;
     if found != NOWHERE && !expect::take(host, found, control) {

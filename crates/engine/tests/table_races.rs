@@ -6,7 +6,7 @@ mod common;
 use common::{checked_contents, gauge, insert, key_v4, key_v6, record, settings};
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::limits::{SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS};
-use keepstate_engine::record::{ASSURED, Record};
+use keepstate_engine::record::{Record, SEEN_REPLY};
 use keepstate_engine::settings::Settings;
 use keepstate_engine::table::{self, Found, HalfOpen, Hash, Insert, Lookup, gauges};
 use keepstate_engine::time::Tick;
@@ -359,7 +359,7 @@ fn a_confirmed_record_is_not_evicted() {
             let Some((found, mut record)) = table.found(&key) else {
                 return false;
             };
-            record.status |= ASSURED;
+            record.status |= SEEN_REPLY;
             table::confirm(&Borrowed(table), found.place);
             table::update(&Borrowed(table), &found, &record, None, 0).is_some()
         });

@@ -76,7 +76,9 @@ fn churn(table: &SliceTable<'_>, settings: &Settings, mut random: Random) {
                 6 => {
                     table::remove(table, found.place, found.control);
                 }
-                _ => table::sweep(table, Family::V4, 0..settings.buckets[0], NOW, |_| {}),
+                _ => {
+                    table::sweep(table, Family::V4, 0..settings.buckets[0], NOW, |_| {});
+                }
             }
         }
     }

@@ -30,6 +30,23 @@ pub fn buckets_for(flows: u32) -> u32 {
     u32::try_from(buckets.max(1).next_multiple_of(4)).unwrap_or(u32::MAX - 3)
 }
 
+/// Flows of one family that this many buckets hold at the rated load.
+pub fn rated_flows(buckets: u32) -> u32 {
+    let slots = u64::from(buckets) * u64::from(SLOTS_PER_BUCKET);
+    u32::try_from(slots * u64::from(RATED_LOAD_PERCENT) / 100).unwrap_or(u32::MAX)
+}
+
+/// Flows and buckets of a table for which these are asked. It has at least the buckets that the flows
+/// need.
+pub fn table_size(flows: Option<u32>, buckets: Option<u32>, flows_default: u32) -> (u32, u32) {
+    let wanted = buckets.map_or(0, |buckets| buckets.next_multiple_of(4));
+    let flows = match flows {
+        None if wanted > 0 => rated_flows(wanted),
+        flows => flows.unwrap_or(flows_default),
+    };
+    (flows, wanted.max(buckets_for(flows)))
+}
+
 /// Random keys for the table's hash.
 pub fn random_hash_keys() -> Result<[u32; 12], getrandom::Error> {
     let mut keys = [0; 12];

@@ -82,15 +82,21 @@ impl OwnedTable {
 
     /// The table's arrays, borrowed.
     pub fn as_slices(&self) -> SliceTable<'_> {
+        self.beside(self)
+    }
+
+    /// The same with all that is not a record's (gauges, fragments, what helpers keep) from another table: as
+    /// it is while records are moved from one to the other.
+    pub fn beside<'a>(&'a self, other: &'a Self) -> SliceTable<'a> {
         let [v4, v6] = &self.families;
         let flows = self.flows.as_slice();
         let families = [v4.of(flows), v6.of(flows)];
-        let table = SliceTable::new(families, self.gauges.as_slice());
+        let table = SliceTable::new(families, other.gauges.as_slice());
         table
-            .with_fragments(self.fragments.as_slice())
+            .with_fragments(other.fragments.as_slice())
             .with_helpers(HelperSlices {
-                expectations: self.expectations.as_slice(),
-                states: self.helper_states.as_slice(),
+                expectations: other.expectations.as_slice(),
+                states: other.helper_states.as_slice(),
             })
     }
 }

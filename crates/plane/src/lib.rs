@@ -69,7 +69,7 @@ pub mod names {
     pub const STAGES_XDP: &str = "STAGES_XDP";
     pub const STAGES_TC: &str = "STAGES_TC";
 
-    pub const XDP_STAGES: [(Stage, &str); 17] = [
+    pub const XDP_STAGES: [(Stage, &str); 18] = [
         (Stage::Look, "xdp_look"),
         (Stage::Advance, "xdp_advance"),
         (Stage::Write, "xdp_write"),
@@ -87,8 +87,9 @@ pub mod names {
         (Stage::Help, "xdp_help"),
         (Stage::Expect, "xdp_expect"),
         (Stage::Message, "xdp_message"),
+        (Stage::Elsewhere, ELSEWHERE[0]),
     ];
-    pub const TC_STAGES: [(Stage, &str); 17] = [
+    pub const TC_STAGES: [(Stage, &str); 18] = [
         (Stage::Look, "tc_look"),
         (Stage::Advance, "tc_advance"),
         (Stage::Write, "tc_write"),
@@ -106,6 +107,28 @@ pub mod names {
         (Stage::Help, "tc_help"),
         (Stage::Expect, "tc_expect"),
         (Stage::Message, "tc_message"),
+        (Stage::Elsewhere, ELSEWHERE[1]),
+    ];
+
+    /// Where a packet goes on that comes from the other of two tables, by XDP and by TC. Pinned, so that they
+    /// can be put among the stages of another load.
+    pub const ELSEWHERE: [&str; 2] = ["xdp_elsewhere", "tc_elsewhere"];
+
+    /// What the stages of a packet's way hand on. Pinned for each build: loads of one build share it, so
+    /// that a packet may go from the stages of one to those of another.
+    pub const SCRATCH: &str = "SCRATCH";
+
+    /// Maps that each of two tables has of its own; all others they have in common.
+    pub const OF_TABLE: [&str; 9] = [
+        PLANE,
+        TAGS[0],
+        TAGS[1],
+        SLOTS[0],
+        SLOTS[1],
+        WARM[0],
+        WARM[1],
+        ACCOUNTING[0],
+        ACCOUNTING[1],
     ];
 
     /// All maps, in the order in which they are pinned.
@@ -166,7 +189,9 @@ pub struct Plane {
     pub test_tick: u32,
     /// Number of a [`keepstate_engine::verdict::Hook`], with [`PLANE_TEST_HOOK`].
     pub test_hook: u32,
-    pub reserved: u32,
+    /// One of `TABLE_*`: how far a table has come that is to take the place of another; zero for the one
+    /// that is in use.
+    pub table: u32,
     pub settings: Settings,
 }
 
@@ -179,6 +204,13 @@ pub const PLANE_TEST_CLOCK: u32 = 1 << 0;
 pub const PLANE_TEST_HOOK: u32 = 1 << 1;
 /// Each outcome is written to the map [`names::REPORT`].
 pub const PLANE_TEST_REPORT: u32 = 1 << 2;
+
+/// The table is being made: nobody uses it yet.
+pub const TABLE_MADE: u32 = 1;
+/// New flows are made in it, and those of the older table are moved to it.
+pub const TABLE_NEWER: u32 = 2;
+/// It has all flows; the older one may go.
+pub const TABLE_WHOLE: u32 = 3;
 
 /// Key of the map of interfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

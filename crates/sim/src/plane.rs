@@ -1,15 +1,19 @@
 //! The native plane: what the engine asks of its host, answered from plain memory.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Range;
 
+use keepstate_engine::between::{Table, process_between};
 use keepstate_engine::event::Event;
 use keepstate_engine::host::Route;
 use keepstate_engine::host::{FlowMemory, Host};
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_engine::process::{Arrival, Outcome, Scratch, Stage, finish, prepare, process};
-use keepstate_engine::settings::Settings;
+use keepstate_engine::settings::{SETTING_NEWER_TABLE, SETTING_OLDER_TABLE, Settings};
+use keepstate_engine::table::{self, Moved};
 use keepstate_engine::time::Tick;
 use keepstate_engine::trace::Step;
+use keepstate_engine::tuple::Family;
 use keepstate_engine::wire::PacketInfo;
 
 use crate::locals::Locals;
@@ -111,6 +115,8 @@ pub struct Plane<M, O = ()> {
     pub observer: O,
     /// Bit of each interface pattern that the outgoing interface matches.
     pub out_interfaces: u64,
+    /// The table before this one, while its records are moved.
+    older: Option<Older<M>>,
     policy: LoadedPolicy,
     counters: Vec<Cell<RuleCounter>>,
     wall_ns: Cell<u64>,
@@ -125,6 +131,7 @@ impl<M: FlowMemory, O: Observer> Plane<M, O> {
             locals: Locals::default(),
             observer,
             out_interfaces: 0,
+            older: None,
             policy,
             counters,
             wall_ns: Cell::new(0),
@@ -148,7 +155,113 @@ impl<M: FlowMemory, O: Observer> Plane<M, O> {
 
     /// Judges one packet.
     pub fn judge(&self, packet: &[u8], arrival: &Arrival, now: Tick) -> Outcome {
-        process(&Bytes(packet), arrival, self, &mut Scratch::default(), now)
+        self.judge_beginning(Table::Newer, packet, arrival, now)
+    }
+
+    /// As [`Self::judge`], for a packet that is seen first by whoever has this one of two tables.
+    pub fn judge_beginning(
+        &self,
+        begins: Table,
+        packet: &[u8],
+        arrival: &Arrival,
+        now: Tick,
+    ) -> Outcome {
+        let (packet, scratch) = (Bytes(packet), &mut Scratch::default());
+        let Some(older) = &self.older else {
+            return process(&packet, arrival, self, scratch, now);
+        };
+        let older = BesideOlder { plane: self, older };
+        process_between(&packet, arrival, (self, &older), begins, scratch, now)
+    }
+
+    /// Begins with another table of this many buckets, that has all but the records in common with the one
+    /// there is.
+    pub fn begin_resize(&mut self, flows: M, buckets: [u32; 2]) {
+        let mut settings = self.settings;
+        settings.flags |= SETTING_NEWER_TABLE;
+        self.settings.flags |= SETTING_OLDER_TABLE;
+        self.settings.buckets = buckets;
+        let flows = std::mem::replace(&mut self.flows, flows);
+        self.older = Some(Older { flows, settings });
+    }
+
+    /// Moves the records of some buckets of the older table; returns how many stay.
+    pub fn move_records(&self, family: Family, buckets: Range<u32>, now: Tick) -> u32 {
+        let Some(older) = &self.older else {
+            return 0;
+        };
+        let mut stay = 0;
+        table::places(&older.flows, family, buckets, |place| {
+            let moved = table::transfer(&older.flows, &self.flows, &self.settings, place, now);
+            stay += u32::from(matches!(moved, Moved::Full | Moved::Busy));
+        });
+        stay
+    }
+
+    /// Lets the older table go.
+    pub fn end_resize(&mut self) {
+        self.settings.flags &= !SETTING_OLDER_TABLE;
+        self.older = None;
+    }
+}
+
+/// A table whose records are moved to another.
+struct Older<M> {
+    flows: M,
+    settings: Settings,
+}
+
+/// The plane with its older table.
+struct BesideOlder<'a, M, O> {
+    plane: &'a Plane<M, O>,
+    older: &'a Older<M>,
+}
+
+impl<M: FlowMemory, O: Observer> Host for BesideOlder<'_, M, O> {
+    type Flows = M;
+
+    fn flows(&self) -> &M {
+        &self.older.flows
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.older.settings
+    }
+
+    fn policy(&self) -> &PolicyHeader {
+        Host::policy(self.plane)
+    }
+
+    fn rule(&self, index: u32) -> Option<&Rule> {
+        self.plane.rule(index)
+    }
+
+    fn condition(&self, index: u32) -> Option<&Condition> {
+        self.plane.condition(index)
+    }
+
+    fn count_rule(&self, index: u32, bytes: u32) {
+        self.plane.count_rule(index, bytes);
+    }
+
+    fn route(&self, packet: &PacketInfo) -> Route {
+        self.plane.route(packet)
+    }
+
+    fn emit(&self, event: &Event) {
+        self.plane.emit(event);
+    }
+
+    fn wall_clock(&self) -> u64 {
+        self.plane.wall_clock()
+    }
+
+    fn is_traced(&self) -> bool {
+        self.plane.is_traced()
+    }
+
+    fn trace(&self, step: Step) {
+        self.plane.trace(step);
     }
 }
 

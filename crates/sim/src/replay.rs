@@ -13,7 +13,7 @@ use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::{Reason, State, Verdict};
 use keepstate_engine::wire::transport::TCP;
-use keepstate_flowmemory::{Accounting, OwnedTable, SliceTable, buckets_for};
+use keepstate_flowmemory::{Accounting, OwnedTable, SliceTable, table_size};
 use keepstate_listing::Entry;
 
 use crate::capture::{Frame, NetworkPacket, network_packet};
@@ -22,7 +22,7 @@ use crate::locals::Locals;
 use crate::naming;
 use crate::plane::{LoadedPolicy, Observer, Plane};
 use crate::sweeper::Sweeper;
-use crate::sysctl::Sysctl;
+use crate::sysctl::{self, Sysctl};
 
 /// Flows that a replay has room for unless told otherwise.
 pub const FLOWS_MAX_DEFAULT: u32 = 262_144;
@@ -73,12 +73,8 @@ impl Default for Options {
 impl Options {
     /// The settings of the replay; their sizes are those that [`Self::table`] makes.
     pub fn settings(&self) -> Settings {
-        let flows_max = self.sysctls.iter().rev().find_map(|sysctl| match sysctl {
-            Sysctl::FlowsMax(flows) => Some(*flows),
-            _ => None,
-        });
-        let flows_max = flows_max.unwrap_or(FLOWS_MAX_DEFAULT);
-        let buckets = buckets_for(flows_max);
+        let (flows, buckets) = sysctl::table_size(&self.sysctls);
+        let (flows_max, buckets) = table_size(flows, buckets, FLOWS_MAX_DEFAULT);
         let mut settings = Settings::defaults(flows_max, [buckets, buckets]);
         settings.hash_keys = HASH_KEYS;
         for sysctl in &self.sysctls {

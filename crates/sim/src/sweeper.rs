@@ -60,7 +60,7 @@ impl Sweeper {
         }
         self.next = if end < v4.max(v6) { end } else { 0 };
         if self.next == 0 {
-            expect::sweep(flows, Tick(ticks as u32), |_| {});
+            expect::sweep(std::slice::from_ref(flows), Tick(ticks as u32), |_| {});
         }
     }
 
@@ -70,7 +70,7 @@ impl Sweeper {
             sweep(flows, family, 0..buckets, Tick(ticks as u32), |_| {});
         }
         fragment::sweep(flows, 0..FRAGMENT_BUCKETS, Tick(ticks as u32));
-        expect::sweep(flows, Tick(ticks as u32), |_| {});
+        expect::sweep(std::slice::from_ref(flows), Tick(ticks as u32), |_| {});
         self.swept_whole_at = ticks;
     }
 }

@@ -82,7 +82,7 @@ impl<'t> World<'t> {
 
     fn expected(&self) -> Vec<u16> {
         let mut ports = Vec::new();
-        expect::visit(&self.plane.flows, self.now.get(), |_, expected| {
+        expect::visit(&[self.plane.flows], self.now.get(), |_, expected| {
             ports.push(expected.destination_port);
         });
         ports.sort_unstable();

@@ -94,7 +94,11 @@ impl<'t> World<'t> {
 
     fn expected(&self) -> usize {
         let mut count = 0;
-        expect::visit(&self.plane.flows, self.now.get(), |_, _| count += 1);
+        expect::visit(
+            std::slice::from_ref(&self.plane.flows),
+            self.now.get(),
+            |_, _| count += 1,
+        );
         count
     }
 }
@@ -240,7 +244,11 @@ fn an_expectation_ends_with_its_age() {
         "it counts until it is swept"
     );
     let mut swept = 0;
-    expect::sweep(&world.plane.flows, world.now.get(), |_| swept += 1);
+    expect::sweep(
+        std::slice::from_ref(&world.plane.flows),
+        world.now.get(),
+        |_| swept += 1,
+    );
     assert_eq!((swept, world.gauge(gauges::EXPECTATIONS)), (1, 0));
 }
 

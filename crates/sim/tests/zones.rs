@@ -203,7 +203,7 @@ fn expectations_stay_in_their_zone() {
         assert_ne!(outcome.state, State::Invalid);
     }
     let mut zones = Vec::new();
-    expect::visit(&world.plane.flows, NOW, |_, expected| {
+    expect::visit(&[world.plane.flows], NOW, |_, expected| {
         zones.push(expected.zone)
     });
     assert_eq!(zones, [1]);

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use keepstate_api::{Client, ClientError, Instance, Reply, Request};
 use keepstate_listing::sysctl::{
-    Assignment, Item, Kind, Knob, Sysctl, SysctlError, dotted, expand, has_wildcard, knob, knobs,
-    parse, slashed, wildcard_match,
+    Assignment, Item, Kind, Knob, Sysctl, dotted, expand, has_wildcard, knob, knobs, parse,
+    slashed, wildcard_match,
 };
 
 use super::options::{Options, Show};
@@ -254,12 +254,8 @@ impl Session {
 
     fn set(&mut self, knob: &Knob, name: &str, value: &str) -> i32 {
         if !self.options.dry_run {
-            if let Err(error) = Sysctl::of(knob.name, value) {
-                let why = match error {
-                    SysctlError::Refused { why, .. } => why,
-                    _ => "Invalid argument",
-                };
-                eprintln!("sysctl: setting key \"{name}\": {why}");
+            if Sysctl::of(knob.name, value).is_err() {
+                eprintln!("sysctl: setting key \"{name}\": Invalid argument");
                 return FAILED;
             }
             let assignment = format!("{}={value}", knob.name);

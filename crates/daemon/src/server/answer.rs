@@ -125,7 +125,8 @@ fn status(shared: &Shared) -> Result<Status, PlaneError> {
 
 fn table_status(shared: &Shared) -> TableStatus {
     let settings = shared.plane.settings();
-    let memory = shared.plane.flows();
+    let table = shared.plane.table();
+    let memory = table.flows();
     let gauge = |word| memory.gauges().map_or(0, |words| words.load(word));
     // A removal that is counted before its insertion must not look like 2^64 flows.
     let level = |word| (gauge(word) as i64).max(0) as u64;
@@ -134,7 +135,7 @@ fn table_status(shared: &Shared) -> TableStatus {
         flows_max: u64::from(settings.flows_max),
         half_open: level(gauges::HALF_OPEN),
         half_open_max: u64::from(settings.half_open_max),
-        buckets: settings.buckets,
+        buckets: table.buckets,
         inserted: gauge(gauges::INSERTED),
         removed: gauge(gauges::REMOVED),
         evicted: gauge(gauges::EVICTED),
@@ -214,10 +215,14 @@ fn find(shared: &Shared, settings: &Settings, query: &Query) -> Option<RawRecord
     } else {
         [tuple.orient(); 2]
     };
-    let memory = shared.plane.flows();
+    let tables = shared.plane.tables();
     let now = shared.plane.now();
-    candidates.iter().find_map(|oriented| {
-        let hash = table::Hash::of(&oriented.key, settings);
+    let mut places = candidates
+        .iter()
+        .flat_map(|oriented| tables.iter().map(move |table| (oriented, table)));
+    places.find_map(|(oriented, table)| {
+        let memory = table.flows();
+        let hash = table.hash(&oriented.key, settings);
         let mut record = Record::EMPTY;
         let found = table::lookup(&memory, &oriented.key, &hash, now, &mut record);
         let Lookup::Found(found) = found else {

@@ -29,6 +29,7 @@ use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{Direction, FlowKey, Oriented, Side, is_icmp};
 
 use super::connection::Output;
+use super::tables::Table;
 use super::{Shared, events, flows, unix_nanoseconds};
 
 /// Makes a record.
@@ -62,7 +63,12 @@ fn try_insert(shared: &Shared, by: Option<&Program>, flow: &NewFlow) -> Result<(
     let oriented = flows::name(&flow.first).ok_or(Unable::Invalid)?;
     check_name(flow, &oriented)?;
     let plane = &*shared.plane;
-    let (settings, now, memory) = (plane.settings(), plane.now(), plane.flows());
+    let (now, table) = (plane.now(), plane.table());
+    let settings = table.settings(&plane.settings());
+    if plane.tables().len() > 1 && flows::locate(shared, &oriented.key, now).is_some() {
+        // In the older one.
+        return Err(Unable::Exists);
+    }
     let record = first_record(flow, &oriented, &settings, now)?;
     let warm = Warm {
         mark: flow.mark,
@@ -70,7 +76,7 @@ fn try_insert(shared: &Shared, by: Option<&Program>, flow: &NewFlow) -> Result<(
     };
     let mut displaced = Displaced::NOTHING;
     let inserted = table::insert(
-        &memory,
+        &table.flows(),
         &table::NewFlow {
             key: &oriented.key,
             hash: &Hash::of(&oriented.key, &settings),
@@ -83,6 +89,7 @@ fn try_insert(shared: &Shared, by: Option<&Program>, flow: &NewFlow) -> Result<(
         now,
         &mut displaced,
     );
+    shared.expiry.was_edited.store(true, Ordering::Relaxed);
     tell_displaced(shared, &settings, &displaced, &oriented.key);
     match inserted {
         Insert::Done(_) => {}
@@ -90,7 +97,7 @@ fn try_insert(shared: &Shared, by: Option<&Program>, flow: &NewFlow) -> Result<(
         Insert::Full => return Err(Unable::Full),
         Insert::Contended => return Err(Unable::Busy),
     }
-    if let Some(entry) = flows::locate(shared, &oriented.key, now) {
+    if let Some((_, entry)) = flows::locate(shared, &oriented.key, now) {
         publish_event(shared, by, EventKind::New, &entry, now);
     }
     Ok(())
@@ -183,8 +190,8 @@ pub(super) fn change(
 ) -> io::Result<()> {
     let mut shown = 0;
     let by = flows::caller(shared, output);
-    let walked = flows::for_each(shared, filter, |entry, now, _| {
-        match change_one(shared, by.as_ref(), filter, change, entry, now) {
+    let walked = flows::for_each(shared, filter, |table, entry, now, _| {
+        match change_one(shared, by.as_ref(), filter, change, (table, entry), now) {
             Ok(None) => Ok(()),
             Ok(Some(flow)) => {
                 shown += 1;
@@ -207,11 +214,10 @@ fn change_one(
     by: Option<&Program>,
     filter: &Filter,
     change: &FlowChange,
-    entry: &Entry,
+    (table, entry): (&Table, &Entry),
     now: Tick,
 ) -> Result<Option<Flow>, Unable> {
-    let memory = shared.plane.flows();
-    let mut entry = *entry;
+    let (mut table, mut entry) = (table.clone(), *entry);
     let mut tried_mark = None;
     for _ in 0..flows::EDIT_TRIES_MAX {
         let mut draft = Draft::new(change, &entry, now)?;
@@ -222,12 +228,13 @@ fn change_one(
             return Ok(None);
         }
         tried_mark = Some(draft.mark);
-        if let Some(changed) = draft.publish(&memory, &entry) {
+        if let Some(changed) = draft.publish(&table.flows(), &entry) {
+            shared.expiry.was_edited.store(true, Ordering::Relaxed);
             publish_event(shared, by, EventKind::Update, &changed, now);
             return Ok(Some(flows::describe(shared, &changed, now)));
         }
-        match flows::again(shared, filter, &entry, now) {
-            Some(current) => entry = current,
+        match flows::again(shared, filter, (&table, &entry), now) {
+            Some(current) => (table, entry) = current,
             None => return Ok(None),
         }
     }

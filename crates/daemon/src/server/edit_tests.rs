@@ -115,7 +115,8 @@ fn counters_are_told_once_and_begin_again() {
     assert_eq!(insert(&bench, new_flow(1)), Reply::Done);
     let oriented = flows::name(&query(1)).unwrap();
     let hash = Hash::of(&oriented.key, &bench.plane.settings());
-    let memory = bench.plane.flows();
+    let table = bench.plane.table();
+    let memory = table.flows();
     let mut record = Record::EMPTY;
     let found = table::lookup(&memory, &oriented.key, &hash, Tick(0), &mut record);
     let Lookup::Found(found) = found else {
@@ -212,7 +213,8 @@ fn packet(plane: &dyn Plane, number: u32) {
         conntrack::orient(oriented.key.tuple(oriented.side)),
         Some(oriented)
     );
-    let (memory, settings) = (plane.flows(), plane.settings());
+    let (table, settings) = (plane.table(), plane.settings());
+    let memory = table.flows();
     let hash = Hash::of(&oriented.key, &settings);
     loop {
         let mut record = Record::EMPTY;

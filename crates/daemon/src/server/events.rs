@@ -159,7 +159,7 @@ pub(crate) fn told(shared: &Shared, event: &EngineEvent) -> Option<Event> {
     };
     told.flow.id = Hash::of(&key, &shared.plane.settings()).id;
     if matches!(told.kind, EventKind::New | EventKind::Update)
-        && let Some(entry) = flows::locate(shared, &key, now)
+        && let Some((_, entry)) = flows::locate(shared, &key, now)
     {
         told.flow.mark = entry.warm.mark;
     }

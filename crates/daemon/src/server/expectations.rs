@@ -6,17 +6,19 @@ use keepstate_api::{Ends, Event, EventKind, Expectation, Flow, Query, Reply, Una
 use keepstate_engine::expect;
 use keepstate_engine::record::{ORIGINATOR_IS_SECOND, Record, Warm};
 use keepstate_engine::settings::SETTING_FLOW_EVENTS;
+use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::Side;
 use keepstate_listing as listing;
 
 use super::connection::Output;
+use super::tables::Table;
 use super::{Shared, unix_nanoseconds};
 
 /// Shows the expectations of a family, or of both.
 pub(super) fn list(shared: &Shared, family: Option<&str>, output: &mut Output) -> io::Result<()> {
     let now = shared.plane.now();
     let mut found = Vec::new();
-    expect::visit(&shared.plane.flows(), now, |_, expectation| {
+    visit(shared, now, |expectation| {
         let name = ["ipv4", "ipv6"][expectation.family as usize];
         if family.is_none_or(|family| family == name) {
             found.push(Expectation::new(expectation, now));
@@ -33,7 +35,7 @@ pub(super) fn list(shared: &Shared, family: Option<&str>, output: &mut Output) -
 pub(super) fn find(shared: &Shared, query: &Query) -> Reply {
     let now = shared.plane.now();
     let mut found = None;
-    expect::visit(&shared.plane.flows(), now, |_, expectation| {
+    visit(shared, now, |expectation| {
         let expectation = Expectation::new(expectation, now);
         if found.is_none() && is_meant(&expectation, query) {
             found = Some(expectation);
@@ -52,7 +54,7 @@ pub(super) fn remove(shared: &Shared, query: &Query) -> Reply {
     let now = shared.plane.now();
     let mut ended = Vec::new();
     expect::remove_if(
-        &shared.plane.flows(),
+        &shared.plane.table().flows(),
         |expectation| is_meant(&Expectation::new(expectation, now), query),
         |expectation| ended.push(*expectation),
     );
@@ -69,7 +71,7 @@ pub(super) fn remove(shared: &Shared, query: &Query) -> Reply {
 pub(super) fn flush(shared: &Shared) -> Reply {
     let mut ended = Vec::new();
     expect::remove_if(
-        &shared.plane.flows(),
+        &shared.plane.table().flows(),
         |_| true,
         |expectation| ended.push(*expectation),
     );
@@ -91,10 +93,16 @@ fn is_meant(expectation: &Expectation, query: &Query) -> bool {
 pub(super) fn sweep(shared: &Shared) {
     let now = shared.plane.now();
     let mut ended = Vec::new();
-    expect::sweep(&shared.plane.flows(), now, |expectation| {
-        ended.push(*expectation);
-    });
+    let tables = shared.plane.tables();
+    let flows: Vec<_> = tables.iter().map(Table::flows).collect();
+    expect::sweep(&flows, now, |expectation| ended.push(*expectation));
     tell(shared, &ended);
+}
+
+fn visit(shared: &Shared, now: Tick, mut show: impl FnMut(&expect::Expectation)) {
+    let tables = shared.plane.tables();
+    let flows: Vec<_> = tables.iter().map(Table::flows).collect();
+    expect::visit(&flows, now, |_, expectation| show(expectation));
 }
 
 fn tell(shared: &Shared, ended: &[expect::Expectation]) {

@@ -1,28 +1,36 @@
 //! The search for flows whose time is up.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use keepstate_api::{EventKind, ExpiryStatus};
 use keepstate_engine::fragment;
 use keepstate_engine::limits::FRAGMENT_BUCKETS;
 use keepstate_engine::settings::{
-    SETTING_ACCOUNTING, SETTING_ACCOUNTING_ENDS, SETTING_FLOW_EVENTS,
+    SETTING_ACCOUNTING, SETTING_ACCOUNTING_ENDS, SETTING_FLOW_EVENTS, Settings, Timeout,
 };
-use keepstate_engine::table;
-use keepstate_engine::time::TICKS_PER_SECOND;
-use keepstate_engine::tuple::Family;
+use keepstate_engine::table::{self, Entry};
+use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
 
+use super::answer::chain;
+use super::tables::Table;
 use super::{Shared, events, expectations};
 
-/// The whole table is searched in this time, in steps.
-const ROUND: Duration = Duration::from_secs(4);
-const STEPS: u32 = 80;
+/// The whole table is gone through in this time, in steps; so late is the end of a flow at most, and a
+/// step more.
+const ROUND: Duration = Duration::from_millis(500);
+const STEPS: u32 = 10;
+
+/// Rounds between two looks at what takes longer than a table of a million flows: expectations, and
+/// whether any flow is still counted.
+const ROUNDS_OF_OTHERS: u32 = 8;
 
 /// What the search has done.
 #[derive(Default)]
 pub(crate) struct Expiry {
+    /// Set when a deadline was set by hand, which may be any.
+    pub(super) was_edited: AtomicBool,
     removed: AtomicU64,
     round_ms: AtomicU64,
     lag_ms: AtomicU64,
@@ -40,16 +48,23 @@ impl Expiry {
 
 /// Searches round after round until the server ends.
 pub(crate) fn run(shared: &Shared) {
-    loop {
+    let mut due = Due::default();
+    for round in 0_u32.. {
         let begun = Instant::now();
         let mut lag_ms = 0;
-        expectations::sweep(shared);
-        let ends_at_first = shared.plane.settings().has(SETTING_ACCOUNTING_ENDS);
-        let mut counted = false;
+        if round % ROUNDS_OF_OTHERS == 0 {
+            expectations::sweep(shared);
+            if let Err(error) = shared.plane.resize(None) {
+                eprintln!("keepstate: {}", chain(&error));
+            }
+            if shared.plane.settings().has(SETTING_ACCOUNTING_ENDS) && !finds_counted(shared) {
+                end_accounting(shared);
+            }
+        }
+        due.begin(shared);
         for step in 0..STEPS {
-            lag_ms = lag_ms.max(search(shared, step));
-            counted = counted || (ends_at_first && finds_counted(shared, step));
-            if shared.sleep(ROUND / STEPS) {
+            lag_ms = lag_ms.max(search(shared, &mut due, step));
+            if shared.sleep((ROUND / STEPS * (step + 1)).saturating_sub(begun.elapsed())) {
                 return;
             }
         }
@@ -57,10 +72,50 @@ pub(crate) fn run(shared: &Shared) {
         let round_ms = begun.elapsed().as_millis() as u64;
         expiry.round_ms.store(round_ms, Ordering::Relaxed);
         expiry.lag_ms.store(lag_ms, Ordering::Relaxed);
-        if ends_at_first && !counted {
-            end_accounting(shared);
-        }
     }
+}
+
+/// When the buckets of the table are worth a look.
+///
+/// A record whose bucket was looked at lasts at least until the first deadline that was seen there; one
+/// that was made or changed since lasts at least as long as the shortest timeout that there is. So a bucket
+/// need not be looked at before the earlier of the two, which leaves most of the table alone in most
+/// rounds.
+#[derive(Default)]
+struct Due {
+    /// By family, by bucket.
+    at: [Vec<Tick>; 2],
+    /// The shortest timeout, in ticks.
+    shortest: u32,
+}
+
+impl Due {
+    /// Takes note of what changed since the last round.
+    fn begin(&mut self, shared: &Shared) {
+        let plane = &*shared.plane;
+        let shortest = shortest(&plane.settings());
+        let tables = plane.tables();
+        let sizes = |tables: &[Table]| tables.last().map(|table| table.buckets);
+        let is_same =
+            self.at.each_ref().map(|at| at.len() as u32) == sizes(&tables).unwrap_or([0; 2]);
+        let was_edited = shared.expiry.was_edited.swap(false, Ordering::Relaxed);
+        if !is_same || tables.len() > 1 || was_edited || shortest < self.shortest {
+            let now = plane.now();
+            let buckets = sizes(&tables).unwrap_or([0; 2]);
+            self.at = buckets.map(|buckets| vec![now; buckets as usize]);
+        }
+        self.shortest = shortest;
+    }
+}
+
+/// The shortest timeout in force, in ticks.
+fn shortest(settings: &Settings) -> u32 {
+    let named = Timeout::ALL
+        .iter()
+        .map(|timeout| settings.seconds(*timeout));
+    let policies = settings.policies.iter().flatten().copied();
+    let seconds = named.chain(policies.filter(|seconds| *seconds != 0)).min();
+    seconds.unwrap_or(0).saturating_mul(TICKS_PER_SECOND)
 }
 
 /// The buckets of a step.
@@ -69,16 +124,21 @@ fn part(buckets: u32, step: u32) -> Range<u32> {
     bound(step)..bound(step + 1)
 }
 
-/// Whether one part of the table has flows with counters.
-fn finds_counted(shared: &Shared, step: u32) -> bool {
+/// Whether a flow has counters.
+fn finds_counted(shared: &Shared) -> bool {
+    (0..STEPS).any(|step| finds_counted_in(shared, step))
+}
+
+fn finds_counted_in(shared: &Shared, step: u32) -> bool {
     let plane = &*shared.plane;
-    let [v4, v6] = plane.settings().buckets;
     let mut found = false;
-    for (family, buckets) in [(Family::V4, v4), (Family::V6, v6)] {
-        let part = part(buckets, step);
-        table::visit(&plane.flows(), family, part, plane.now(), |entry| {
-            found |= entry.counters().is_some();
-        });
+    for table in plane.tables() {
+        for (family, buckets) in table.families() {
+            let part = part(buckets, step);
+            table::visit(&table.flows(), family, part, plane.now(), |entry| {
+                found |= entry.counters().is_some();
+            });
+        }
     }
     found
 }
@@ -96,32 +156,44 @@ fn end_accounting(shared: &Shared) {
 }
 
 /// Searches one part of the table; returns how late the latest removal was.
-fn search(shared: &Shared, step: u32) -> u64 {
+fn search(shared: &Shared, due: &mut Due, step: u32) -> u64 {
     let plane = &*shared.plane;
-    let settings = plane.settings();
-    let tells = settings.has(SETTING_FLOW_EVENTS);
-    let [v4, v6] = settings.buckets;
+    let tells = plane.settings().has(SETTING_FLOW_EVENTS);
     let (mut removed, mut latest) = (0, 0);
-    fragment::sweep(&plane.flows(), part_of(FRAGMENT_BUCKETS, step), plane.now());
-    for (family, buckets) in [(Family::V4, v4), (Family::V6, v6)] {
-        let now = plane.now();
-        let part = part_of(buckets, step);
-        table::sweep(&plane.flows(), family, part, now, |entry| {
-            removed += 1;
-            latest = latest.max(now.0.wrapping_sub(entry.record.deadline.0));
-            if tells {
-                let kind = EventKind::Destroy;
-                let event = events::of_record(shared, kind, entry, now, None);
-                shared.hub.publish(event);
+    let tables = plane.tables();
+    let last = tables.last().expect("there is always a table");
+    fragment::sweep(&last.flows(), part(FRAGMENT_BUCKETS, step), plane.now());
+    for (number, table) in tables.iter().enumerate() {
+        let is_last = number + 1 == tables.len();
+        let flows = table.flows();
+        for ((family, buckets), at) in table.families().into_iter().zip(&mut due.at) {
+            let now = plane.now();
+            let mut show = |entry: &Entry| {
+                removed += 1;
+                latest = latest.max(now.0.wrapping_sub(entry.record.deadline.0));
+                if tells {
+                    let kind = EventKind::Destroy;
+                    let event = events::of_record(shared, kind, entry, now, None);
+                    shared.hub.publish(event);
+                }
+            };
+            let part = part(buckets, step);
+            if !is_last || at.len() != buckets as usize {
+                // While there are two tables, or the size has just changed.
+                table::sweep(&flows, family, part, now, show);
+                continue;
             }
-        });
+            for (bucket, due_at) in part
+                .clone()
+                .zip(&mut at[part.start as usize..part.end as usize])
+            {
+                if due_at.has_passed(now) {
+                    let first = table::sweep(&flows, family, bucket..bucket + 1, now, &mut show);
+                    *due_at = Tick(now.0.wrapping_add(first.min(due.shortest)));
+                }
+            }
+        }
     }
     shared.expiry.removed.fetch_add(removed, Ordering::Relaxed);
     u64::from(latest) * 1000 / u64::from(TICKS_PER_SECOND)
-}
-
-/// The buckets that are looked at in a step.
-fn part_of(buckets: u32, step: u32) -> Range<u32> {
-    let bound = |step: u32| (u64::from(buckets) * u64::from(step) / u64::from(STEPS)) as u32;
-    bound(step)..bound(step + 1)
 }

@@ -1,5 +1,6 @@
 //! Flows for clients: listed, found, and removed.
 
+use std::collections::HashSet;
 use std::io;
 
 use keepstate_api::{
@@ -11,9 +12,10 @@ use keepstate_engine::record::{CONTROL_WORD, Control, Record};
 use keepstate_engine::settings::{SETTING_ACCOUNTING, SETTING_FLOW_EVENTS, Settings};
 use keepstate_engine::table::{self, Entry, Hash, Lookup};
 use keepstate_engine::time::Tick;
-use keepstate_engine::tuple::{Family, FlowKey, Oriented, Tuple};
+use keepstate_engine::tuple::{FlowKey, Oriented, Tuple};
 
 use super::connection::Output;
+use super::tables::Table;
 use super::{Shared, events};
 
 /// Buckets that are read before what was found is written: some thousand flows are in memory at
@@ -45,7 +47,7 @@ fn describe_under(settings: &Settings, entry: &Entry, now: Tick) -> Flow {
 }
 
 pub(super) fn list(shared: &Shared, filter: &Filter, output: &mut Output) -> io::Result<()> {
-    tell_each(shared, filter, output, |_, _, flow| Ok(Some(flow)))
+    tell_each(shared, filter, output, |_, _, _, flow| Ok(Some(flow)))
 }
 
 /// Lists flows with the counters that they had until now.
@@ -54,9 +56,9 @@ pub(super) fn reset_counters(
     filter: &Filter,
     output: &mut Output,
 ) -> io::Result<()> {
-    tell_each(shared, filter, output, |entry, now, _| {
+    tell_each(shared, filter, output, |table, entry, now, _| {
         let mut entry = *entry;
-        take_counters(shared, &mut entry);
+        take_counters(table, &mut entry);
         Ok(Some(describe(shared, &entry, now)))
     })
 }
@@ -65,8 +67,8 @@ pub(super) fn reset_counters(
 pub(super) fn remove(shared: &Shared, filter: &Filter, output: &mut Output) -> io::Result<()> {
     let by = &caller(shared, output);
     let by = by.as_ref();
-    tell_each(shared, filter, output, |entry, now, _| {
-        Ok(take_out(shared, by, filter, entry, now))
+    tell_each(shared, filter, output, |table, entry, now, _| {
+        Ok(take_out(shared, by, filter, (table, entry), now))
     })
 }
 
@@ -75,8 +77,8 @@ pub(super) fn flush(shared: &Shared, filter: &Filter, output: &mut Output) -> io
     let by = &caller(shared, output);
     let by = by.as_ref();
     let mut shown = 0;
-    let walked = for_each(shared, filter, |entry, now, _| {
-        shown += u64::from(take_out(shared, by, filter, entry, now).is_some());
+    let walked = for_each(shared, filter, |table, entry, now, _| {
+        shown += u64::from(take_out(shared, by, filter, (table, entry), now).is_some());
         Ok::<_, std::convert::Infallible>(())
     });
     let Ok(()) = walked;
@@ -91,7 +93,7 @@ pub(super) fn find(shared: &Shared, query: &Query) -> Reply {
         };
     };
     match locate(shared, &oriented.key, now) {
-        Some(entry) => Reply::Flow(Box::new(describe(shared, &entry, now))),
+        Some((_, entry)) => Reply::Flow(Box::new(describe(shared, &entry, now))),
         None => Reply::Unable {
             why: Unable::Missing,
         },
@@ -122,10 +124,19 @@ pub(super) fn caller(shared: &Shared, output: &Output) -> Option<Program> {
     tells.then(|| events::program(output.get_ref())).flatten()
 }
 
-/// The record of a name.
-pub(super) fn locate(shared: &Shared, key: &FlowKey, now: Tick) -> Option<Entry> {
-    let memory = shared.plane.flows();
-    let hash = Hash::of(key, &shared.plane.settings());
+/// The record of a name, and where it is.
+pub(super) fn locate(shared: &Shared, key: &FlowKey, now: Tick) -> Option<(Table, Entry)> {
+    let settings = shared.plane.settings();
+    // The older first: what is there counts.
+    shared.plane.tables().into_iter().find_map(|table| {
+        let entry = locate_in(&table, &settings, key, now)?;
+        Some((table, entry))
+    })
+}
+
+fn locate_in(table: &Table, settings: &Settings, key: &FlowKey, now: Tick) -> Option<Entry> {
+    let memory = table.flows();
+    let hash = table.hash(key, settings);
     let mut record = Record::EMPTY;
     let found = table::lookup(&memory, key, &hash, now, &mut record);
     let place = match found {
@@ -149,20 +160,30 @@ pub(super) fn locate(shared: &Shared, key: &FlowKey, now: Tick) -> Option<Entry>
 }
 
 /// The record as it is now, if it is still there and the filter fits it.
-pub(super) fn again(shared: &Shared, filter: &Filter, entry: &Entry, now: Tick) -> Option<Entry> {
-    let current = reread(shared, entry, now)?;
+pub(super) fn again(
+    shared: &Shared,
+    filter: &Filter,
+    (table, entry): (&Table, &Entry),
+    now: Tick,
+) -> Option<(Table, Entry)> {
+    let (table, current) = match reread(table, entry, now) {
+        Some(current) => (table.clone(), current),
+        // It may have moved to another table.
+        None if shared.plane.tables().len() > 1 => locate(shared, &entry.key, now)?,
+        None => return None,
+    };
     // Packets mostly move windows and deadlines. What filters ask for is seldom another, and the
     // less is done before the next try, the better is its chance.
     let is_alike = current.warm.mark == entry.warm.mark
         && current.record.status == entry.record.status
         && current.record.tcp_state == entry.record.tcp_state
         && filter.seconds_left.is_none();
-    (is_alike || filter.matches(&describe(shared, &current, now))).then_some(current)
+    (is_alike || filter.matches(&describe(shared, &current, now))).then_some((table, current))
 }
 
 /// Reads a record again; `None` when it is gone.
-fn reread(shared: &Shared, entry: &Entry, now: Tick) -> Option<Entry> {
-    let memory = shared.plane.flows();
+fn reread(table: &Table, entry: &Entry, now: Tick) -> Option<Entry> {
+    let memory = table.flows();
     let place = entry.place;
     let buckets = place.bucket..place.bucket + 1;
     for _ in 0..EDIT_TRIES_MAX {
@@ -189,11 +210,11 @@ pub(super) fn tell_each(
     shared: &Shared,
     filter: &Filter,
     output: &mut Output,
-    mut act: impl FnMut(&Entry, Tick, Flow) -> io::Result<Option<Flow>>,
+    mut act: impl FnMut(&Table, &Entry, Tick, Flow) -> io::Result<Option<Flow>>,
 ) -> io::Result<()> {
     let mut shown = 0;
-    for_each(shared, filter, |entry, now, flow| {
-        let Some(flow) = act(entry, now, flow)? else {
+    for_each(shared, filter, |table, entry, now, flow| {
+        let Some(flow) = act(table, entry, now, flow)? else {
             return Ok(());
         };
         shown += 1;
@@ -206,30 +227,42 @@ pub(super) fn tell_each(
 pub(super) fn for_each<E>(
     shared: &Shared,
     filter: &Filter,
-    mut act: impl FnMut(&Entry, Tick, Flow) -> Result<(), E>,
+    mut act: impl FnMut(&Table, &Entry, Tick, Flow) -> Result<(), E>,
 ) -> Result<(), E> {
     let settings = shared.plane.settings();
-    let [v4, v6] = settings.buckets;
     let only = filter.only_family();
     let mut found = Vec::new();
-    for (family, buckets) in [(Family::V4, v4), (Family::V6, v6)] {
-        if only.is_some_and(|only| only != family) {
-            continue;
-        }
-        let mut next = 0;
-        while next < buckets {
-            let end = buckets.min(next.saturating_add(BUCKETS_PER_STEP));
-            let now = shared.plane.now();
-            table::visit(&shared.plane.flows(), family, next..end, now, |entry| {
-                let flow = describe_under(&settings, entry, now);
-                if filter.matches(&flow) {
-                    found.push((*entry, flow));
-                }
-            });
-            for (entry, flow) in found.drain(..) {
-                act(&entry, now, flow)?;
+    let tables = shared.plane.tables();
+    // While records move from one table to another, those that were met in the first.
+    let mut met = HashSet::new();
+    for (number, table) in tables.iter().enumerate() {
+        let is_last = number + 1 == tables.len();
+        for (family, buckets) in table.families() {
+            if only.is_some_and(|only| only != family) {
+                continue;
             }
-            next = end;
+            let mut next = 0;
+            while next < buckets {
+                let end = buckets.min(next.saturating_add(BUCKETS_PER_STEP));
+                let now = shared.plane.now();
+                table::visit(&table.flows(), family, next..end, now, |entry| {
+                    let flow = describe_under(&settings, entry, now);
+                    if filter.matches(&flow) {
+                        found.push((*entry, flow));
+                    }
+                });
+                for (entry, flow) in found.drain(..) {
+                    let name = (family as u8, entry.key.words);
+                    if met.contains(&name) {
+                        continue;
+                    }
+                    act(table, &entry, now, flow)?;
+                    if !is_last {
+                        met.insert(name);
+                    }
+                }
+                next = end;
+            }
         }
     }
     Ok(())
@@ -240,12 +273,12 @@ fn take_out(
     shared: &Shared,
     by: Option<&Program>,
     filter: &Filter,
-    entry: &Entry,
+    (table, entry): (&Table, &Entry),
     now: Tick,
 ) -> Option<Flow> {
-    let mut entry = *entry;
+    let (mut table, mut entry) = (table.clone(), *entry);
     for _ in 0..EDIT_TRIES_MAX {
-        if table::remove(&shared.plane.flows(), entry.place, entry.control) {
+        if table::remove(&table.flows(), entry.place, entry.control) {
             if shared.plane.settings().has(SETTING_FLOW_EVENTS) {
                 let kind = EventKind::Destroy;
                 let event = events::of_record(shared, kind, &entry, now, by);
@@ -253,19 +286,19 @@ fn take_out(
             }
             return Some(describe(shared, &entry, now));
         }
-        entry = again(shared, filter, &entry, now)?;
+        (table, entry) = again(shared, filter, (&table, &entry), now)?;
     }
     None
 }
 
 /// Takes the counters of a record, which are then zero. No packet is counted twice or not at all.
-fn take_counters(shared: &Shared, entry: &mut Entry) {
+fn take_counters(table: &Table, entry: &mut Entry) {
     const COUNTERS: usize = 4;
     if entry.counters().is_none() {
         return;
     }
     let place = entry.place;
-    let memory = shared.plane.flows();
+    let memory = table.flows();
     let words = memory.accounting(place.family, place.bucket, place.slot);
     let (Some(words), Some(counters)) = (words, entry.accounting.as_mut()) else {
         return;

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use keepstate_api::Attachment;
@@ -11,6 +11,7 @@ use keepstate_engine::event::Event;
 use keepstate_engine::limits::POLICY_EPOCHS;
 use keepstate_engine::policy::{PolicyHeader, Rule};
 use keepstate_engine::settings::Settings;
+use keepstate_engine::table;
 use keepstate_engine::time::Tick;
 use keepstate_flowmemory::{Accounting, OwnedTable, SliceTable, buckets_for};
 use keepstate_plane::Counters;
@@ -18,16 +19,30 @@ use keepstate_policy::Compiled;
 use keepstate_policy::model::Counters as RuleCounters;
 
 use super::plane::{EventSource, Plane, PlaneError};
+use super::tables::{Table, TableMemory};
 
 /// See the module.
 pub struct MemoryPlane {
     pub counters: Mutex<Counters>,
     now: AtomicU32,
     settings: Mutex<Settings>,
-    table: OwnedTable,
+    /// Holds what all tables have in common, and the first one's records.
+    first: Arc<OwnedTable>,
+    tables: Mutex<Vec<Table>>,
     policy: Mutex<MemoryPolicy>,
     sender: Mutex<Sender<Event>>,
     receiver: Mutex<Option<Receiver<Event>>>,
+}
+
+struct MemoryTable {
+    own: Arc<OwnedTable>,
+    common: Arc<OwnedTable>,
+}
+
+impl TableMemory for MemoryTable {
+    fn as_slices(&self) -> SliceTable<'_> {
+        self.own.beside(&self.common)
+    }
 }
 
 #[derive(Clone)]
@@ -41,11 +56,17 @@ impl MemoryPlane {
     pub fn new(flows_max: u32) -> Self {
         let buckets = buckets_for(flows_max);
         let (sender, receiver) = channel();
+        let first = Arc::new(OwnedTable::new([buckets; 2], Accounting::Yes).with_helpers());
+        let memory = MemoryTable {
+            own: Arc::clone(&first),
+            common: Arc::clone(&first),
+        };
         Self {
             counters: Mutex::default(),
             now: AtomicU32::new(0),
             settings: Mutex::new(Settings::defaults(flows_max, [buckets; 2])),
-            table: OwnedTable::new([buckets; 2], Accounting::Yes).with_helpers(),
+            first,
+            tables: Mutex::new(vec![Table::new(Arc::new(memory), [buckets; 2])]),
             policy: Mutex::new(MemoryPolicy {
                 header: PolicyHeader::NONE,
                 rules: Vec::new(),
@@ -91,11 +112,38 @@ impl Plane for MemoryPlane {
     }
 
     fn store_settings(&self, settings: &Settings) {
-        *lock(&self.settings) = *settings;
+        let buckets = self.table().buckets;
+        *lock(&self.settings) = Settings {
+            buckets,
+            ..*settings
+        };
     }
 
-    fn flows(&self) -> SliceTable<'_> {
-        self.table.as_slices()
+    fn tables(&self) -> Vec<Table> {
+        lock(&self.tables).clone()
+    }
+
+    fn resize(&self, buckets: Option<u32>) -> Result<(), PlaneError> {
+        let Some(buckets) = buckets else {
+            return Ok(());
+        };
+        let settings = self.settings();
+        let mut tables = lock(&self.tables);
+        let old = tables.pop().expect("there is always a table");
+        let memory = MemoryTable {
+            own: Arc::new(OwnedTable::new([buckets; 2], Accounting::Yes)),
+            common: Arc::clone(&self.first),
+        };
+        let new = Table::new(Arc::new(memory), [buckets; 2]);
+        let settings = new.settings(&settings);
+        for (family, buckets) in old.families() {
+            table::places(&old.flows(), family, 0..buckets, |place| {
+                table::transfer(&old.flows(), &new.flows(), &settings, place, self.now());
+            });
+        }
+        *tables = vec![new];
+        *lock(&self.settings) = settings;
+        Ok(())
     }
 
     fn make_accounting(&self) -> Result<(), PlaneError> {

@@ -17,6 +17,7 @@ pub mod memory;
 mod plane;
 mod rules;
 pub(crate) mod sysctl;
+pub mod tables;
 mod timeouts;
 
 #[cfg(test)]

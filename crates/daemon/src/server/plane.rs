@@ -9,11 +9,11 @@ use keepstate_engine::event::Event;
 use keepstate_engine::policy::{PolicyHeader, Rule};
 use keepstate_engine::settings::Settings;
 use keepstate_engine::time::Tick;
-use keepstate_flowmemory::SliceTable;
 use keepstate_plane::Counters;
 use keepstate_policy::Compiled;
 use keepstate_policy::model::Counters as RuleCounters;
 
+use super::tables::Table;
 use crate::attach::AttachError;
 use crate::kernel::KernelError;
 
@@ -27,6 +27,18 @@ pub enum PlaneError {
     Attach(#[from] AttachError),
     #[error("{0}")]
     Io(String, #[source] io::Error),
+    #[error("{flows} flows of one family are in the table, and {buckets} buckets are for {rated}")]
+    TooSmall {
+        flows: u64,
+        buckets: u32,
+        rated: u64,
+    },
+    #[error("the table is still changing its size")]
+    Resizing,
+    #[error(
+        "{0} flows find no place in the new table yet: they stay where they are, and move when others end"
+    )]
+    Unmoved(u64),
 }
 
 /// The firewall. All methods may be called from any thread.
@@ -39,7 +51,19 @@ pub trait Plane: Send + Sync {
     /// Puts settings in force. Callers make sure that only one of them does so at a time.
     fn store_settings(&self, settings: &Settings);
 
-    fn flows(&self) -> SliceTable<'_>;
+    /// The tables of flows: one, or two while the size changes. New flows are made in the last. Whoever goes
+    /// through both in this order meets each flow that stays: some twice, since records move
+    /// from the first to the second.
+    fn tables(&self) -> Vec<Table>;
+
+    /// The table in which new flows are made. Its gauges, fragments and expectations are those of both.
+    fn table(&self) -> Table {
+        self.tables().pop().expect("there is always a table")
+    }
+
+    /// Makes the table one of this many buckets for each family, while packets come: no flow is lost. Takes
+    /// seconds. With `None` it goes on with what an earlier call could not bring to its end.
+    fn resize(&self, buckets: Option<u32>) -> Result<(), PlaneError>;
 
     /// Makes room for the counters and start times of flows in a table that was made without. Those
     /// that are there keep their records and are marked as not counted. May take seconds.

@@ -4,10 +4,11 @@ use std::io;
 
 use keepstate_api::{FailureKind, Reply, frame};
 use keepstate_engine::host::{FlowMemory, Words};
-use keepstate_engine::limits::{RATED_LOAD_PERCENT, SLOTS_PER_BUCKET};
+use keepstate_engine::limits::SLOTS_PER_BUCKET;
 use keepstate_engine::settings::{SETTING_ACCOUNTING, SETTING_TIMESTAMP, Settings};
 use keepstate_engine::table::gauges;
 use keepstate_engine::tuple::Family;
+use keepstate_flowmemory::{buckets_for, rated_flows};
 use keepstate_listing::sysctl::{Kind, Sysctl, knob, knobs};
 
 use super::Shared;
@@ -42,7 +43,8 @@ pub(super) fn tell(shared: &Shared, name: Option<&str>, output: &mut Output) -> 
 
 /// Flows in the table.
 fn count(plane: &dyn Plane) -> u64 {
-    let memory = plane.flows();
+    let table = plane.table();
+    let memory = table.flows();
     let gauge = memory.gauges().map_or(0, |words| words.load(gauges::COUNT));
     // A removal that is counted before its insertion must not look like 2^64 flows.
     (gauge as i64).max(0) as u64
@@ -54,14 +56,34 @@ pub(super) fn set(shared: &Shared, assignment: &str) -> Reply {
         Ok(sysctl) => sysctl,
         Err(error) => return invalid(error.to_string()),
     };
-    let result = shared.change_settings(|settings| put(&*shared.plane, settings, sysctl));
+    let fits = fit(&*shared.plane, sysctl);
+    let result = fits
+        .and_then(|()| shared.change_settings(|settings| put(&*shared.plane, settings, sysctl)));
     if matches!(sysctl, Sysctl::Events(_)) {
         shared.update_wanted_events();
     }
     result.map_or_else(invalid, |()| Reply::Done)
 }
 
-/// Puts a setting into settings, as far as the table in use allows it.
+/// Makes the table one that a setting asks for, or is possible with.
+pub(crate) fn fit(plane: &dyn Plane, sysctl: Sysctl) -> Result<(), String> {
+    let [v4, v6] = plane.table().buckets;
+    let wanted = match sysctl {
+        Sysctl::FlowsMax(flows) if flows > rated_flows(v4.min(v6)) => buckets_for(flows),
+        Sysctl::Buckets(buckets) => {
+            // Pairs in two halves.
+            let wanted = buckets.next_multiple_of(4);
+            if [wanted; 2] == [v4, v6] {
+                return Ok(());
+            }
+            wanted
+        }
+        _ => return Ok(()),
+    };
+    plane.resize(Some(wanted)).map_err(|error| chain(&error))
+}
+
+/// Puts a setting into settings. The table must [fit](fit) it.
 pub(crate) fn put(
     plane: &dyn Plane,
     settings: &mut Settings,
@@ -77,7 +99,8 @@ pub(crate) fn put(
         return Err("the low threshold would be above the high one".to_owned());
     }
     if let Sysctl::FlowsMax(flows) = sysctl {
-        resize(&mut changed, flows)?;
+        changed.flows_max = flows;
+        changed.half_open_max = flows - flows / 8;
     }
     let counts = SETTING_ACCOUNTING | SETTING_TIMESTAMP;
     if changed.flags & !settings.flags & counts != 0 && !has_accounting(plane) {
@@ -88,26 +111,12 @@ pub(crate) fn put(
     Ok(())
 }
 
-/// The limit may move within what the table was made for.
-fn resize(settings: &mut Settings, flows: u32) -> Result<(), String> {
-    let [v4, v6] = settings.buckets;
-    let slots = u64::from(v4.min(v6)) * u64::from(SLOTS_PER_BUCKET);
-    let rated = slots * u64::from(RATED_LOAD_PERCENT) / 100;
-    if u64::from(flows) > rated {
-        return Err(format!(
-            "the table was made for {rated} flows: start with --flows-max {flows}"
-        ));
-    }
-    settings.flows_max = flows;
-    settings.half_open_max = flows - flows / 8;
-    Ok(())
-}
-
 fn has_accounting(plane: &dyn Plane) -> bool {
-    let [v4, _] = plane.settings().buckets;
+    let table = plane.table();
+    let [v4, _] = table.buckets;
     let last = v4.saturating_sub(1);
-    let flows = plane.flows();
-    flows
+    table
+        .flows()
         .accounting(Family::V4, last, SLOTS_PER_BUCKET - 1)
         .is_some()
 }

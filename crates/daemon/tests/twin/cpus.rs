@@ -19,7 +19,7 @@ use keepstate_engine::table::{self, gauges};
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::Hook;
-use keepstate_flowmemory::{FamilySlices, SliceTable};
+use keepstate_flowmemory::SliceTable;
 use keepstate_plane::{PLANE_TEST_CLOCK, PLANE_TEST_HOOK};
 use keepstate_sim::build::{ACK, Body, Packet, RST, SYN, Tcp};
 use keepstate_sim::traffic::{Mood, Random, Traffic};
@@ -60,7 +60,7 @@ fn the_table_withstands_all_cpus_at_once() {
     let mut twin = Twin::new(&settings).expect("the programs load");
     twin.set_hook(Hook::Forward);
     twin.load_policy(&policy()).expect("the policy fits");
-    let Kernel { maps, programs } = &mut twin.kernel;
+    let Kernel { maps, programs, .. } = &mut twin.kernel;
     maps.change_plane(|plane| {
         plane.flags = PLANE_TEST_CLOCK | PLANE_TEST_HOOK;
         plane.test_tick = 1;
@@ -290,13 +290,7 @@ fn sweep(flows: &SliceTable<'_>, settings: &Settings, now: Tick) -> usize {
 }
 
 fn flows(maps: &Maps) -> SliceTable<'_> {
-    let family = |index: usize| FamilySlices {
-        tags: maps.tags[index].words(),
-        slots: maps.slots[index].words(),
-        warm: maps.warm[index].words(),
-        accounting: maps.accounting[index].words(),
-    };
-    SliceTable::new([family(0), family(1)], maps.gauges.words())
+    SliceTable::new(maps.table.families(), maps.gauges.words())
         .with_fragments(maps.fragments.words())
 }
 

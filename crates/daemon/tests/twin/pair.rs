@@ -222,7 +222,10 @@ impl<'a> Twins<'a> {
                 &self.memory.slots[family][..],
                 &self.memory.warm[family][..],
             );
-            let kernel = (maps.slots[family].words(), maps.warm[family].words());
+            let kernel = (
+                maps.table.slots[family].words(),
+                maps.table.warm[family].words(),
+            );
             for (slots, warm) in [native, kernel] {
                 let slots = slots.chunks(slot_words as usize);
                 for (number, (slot, warm)) in
@@ -290,12 +293,24 @@ impl<'a> Twins<'a> {
     fn compare_tables(&self, what: &str) {
         let maps = &self.kernel.kernel.maps;
         for family in 0..2 {
-            same(&self.memory.tags[family], maps.tags[family].words(), what);
-            same(&self.memory.slots[family], maps.slots[family].words(), what);
-            same(&self.memory.warm[family], maps.warm[family].words(), what);
+            same(
+                &self.memory.tags[family],
+                maps.table.tags[family].words(),
+                what,
+            );
+            same(
+                &self.memory.slots[family],
+                maps.table.slots[family].words(),
+                what,
+            );
+            same(
+                &self.memory.warm[family],
+                maps.table.warm[family].words(),
+                what,
+            );
             same_accounting(
                 &self.memory.accounting[family],
-                maps.accounting[family].words(),
+                maps.table.families()[family].accounting,
                 what,
             );
         }

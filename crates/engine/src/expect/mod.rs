@@ -22,6 +22,7 @@ mod survey;
 
 use self::forget::remove_oldest;
 pub(crate) use self::forget::{deadline_of_lasting, forget_lasting, forget_noted};
+pub(crate) use self::survey::moved;
 pub use self::survey::{remove_if, sweep, visit};
 
 use crate::event::{Event, EventKind};
@@ -30,9 +31,9 @@ use crate::helper::{self, sip};
 use crate::host::{FlowMemory, Host, Repeat, Words};
 use crate::limits::{EXPECTATION_BUCKETS, EXPECTATION_SLOTS, EXPECTATIONS_PER_BUCKET};
 use crate::policy::NO_RULE;
-use crate::process::{Run, Scratch, Stage};
-use crate::record::{ASSIGNED, CONTROL_WORD, Control, KEY_WORD, SlotState, Warm};
-use crate::settings::SETTING_FLOW_EVENTS;
+use crate::process::{OtherTable, Run, Scratch, Stage};
+use crate::record::{ASSIGNED, CONTROL_WORD, Control, KEY_WORD, Warm};
+use crate::settings::{SETTING_FLOW_EVENTS, SETTING_NEWER_TABLE};
 use crate::table::{Hash, Place, gauges};
 use crate::time::Tick;
 use crate::trace::Step;
@@ -184,12 +185,32 @@ impl Wanted {
 /// The stage that begins a flow: a search first, where anything is expected.
 #[inline(always)]
 pub(crate) fn before_beginning<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
+    let was_sought = scratch.other_table == OtherTable::Seen && !is_older(host);
+    if was_sought && scratch.search.found != NOWHERE {
+        // The flow that expects it is in the older table.
+        return Stage::Advance;
+    }
     scratch.search.found = NOWHERE;
     let gauges = host.flows().gauges();
     match gauges.map_or(0, |words| words.load(gauges::EXPECTATIONS)) {
-        0 => Stage::Advance,
+        0 => beginning(host),
         _ => Stage::Foretold,
     }
+}
+
+/// What comes when nothing more is to be looked for: a flow begins, in the newer table if there are two.
+#[inline(always)]
+pub(crate) fn beginning<H: Host>(host: &H) -> Stage {
+    match is_older(host) {
+        true => Stage::Elsewhere,
+        false => Stage::Advance,
+    }
+}
+
+/// Whether there is a newer table than the one at hand.
+#[inline(always)]
+fn is_older<H: Host>(host: &H) -> bool {
+    host.settings().has(SETTING_NEWER_TABLE)
 }
 
 /// Looks for an expectation that the packet of an unknown flow meets.
@@ -213,7 +234,7 @@ pub(crate) fn seek<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
             host.trace(Step::Foretold(helper));
         }
     }
-    Stage::Advance
+    beginning(host)
 }
 
 struct Seek<'a, M> {
@@ -306,7 +327,12 @@ pub(crate) fn make<P, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> St
         name,
         ..Search::NOTHING
     };
-    flows.repeat(EXPECTATIONS_PER_BUCKET, &mut Survey { flows, scratch });
+    let mut survey = Survey {
+        flows,
+        scratch,
+        keeps_all: host.settings().has_two_tables(),
+    };
+    flows.repeat(EXPECTATIONS_PER_BUCKET, &mut survey);
     if scratch.search.found == NOWHERE {
         remove_oldest(host, scratch);
         add(host, scratch);
@@ -326,6 +352,8 @@ pub(crate) fn make<P, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> St
 struct Survey<'a, M> {
     flows: &'a M,
     scratch: &'a mut Scratch,
+    /// The flows that expect may be in another table.
+    keeps_all: bool,
 }
 
 impl<M: FlowMemory> Repeat for Survey<'_, M> {
@@ -341,7 +369,8 @@ impl<M: FlowMemory> Repeat for Survey<'_, M> {
             return true;
         }
         let alive = control.is_live(scratch.now)
-            && master(self.flows, words, control.helper(), scratch.now).is_some();
+            && (self.keeps_all
+                || master(self.flows, words, control.helper(), scratch.now).is_some());
         if !alive {
             scratch.search.room = at;
             scratch.search.room_control = control.0;
@@ -497,7 +526,7 @@ fn master<M: FlowMemory, W: Words>(flows: &M, words: W, helper: u8, now: Tick) -
         difference |= slot.load(KEY_WORD + 3) ^ words.load(WORD_MASTER + 3);
         difference |= slot.load(KEY_WORD + 4) ^ words.load(WORD_MASTER + 4);
     }
-    let is_live = matches!(control.slot_state(), SlotState::Live)
+    let is_live = control.holds_record()
         && control.status() & ASSIGNED != 0
         && !control.deadline().has_passed(now);
     if difference != 0 || !is_live {

@@ -2,22 +2,34 @@
 
 use super::{
     ANY_SOURCE, CLASS_SHIFT, Expectation, ExpectationControl, STATE_LIVE, STATE_MASK, WORD_CONTROL,
-    WORD_DESTINATION, WORD_KIND, WORD_MASTER, WORD_NAME, WORD_SOURCE, gone, master,
+    WORD_DESTINATION, WORD_KIND, WORD_MASTER, WORD_NAME, WORD_PLACE, WORD_SOURCE, gone, master,
+    place_word,
 };
 use crate::event::Event;
 use crate::host::{FlowMemory, Words};
 use crate::limits::EXPECTATION_SLOTS;
+use crate::table::Place;
 use crate::time::Tick;
 use crate::tuple::{Address, Family, FlowKey, Side};
 
-/// Shows all expectations that are alive. For user space.
-pub fn visit<M: FlowMemory>(flows: &M, now: Tick, mut show: impl FnMut(u32, &Expectation)) {
+/// Whether the flow that expects is in one of the tables.
+fn has_master<M: FlowMemory>(tables: &[M], words: M::Words, helper: u8, now: Tick) -> bool {
+    let mut tables = tables.iter();
+    tables.any(|flows| master(flows, words, helper, now).is_some())
+}
+
+/// Shows all expectations that are alive, those of flows in any of the tables, which have the
+/// expectations in common. For user space.
+pub fn visit<M: FlowMemory>(tables: &[M], now: Tick, mut show: impl FnMut(u32, &Expectation)) {
+    let Some(flows) = tables.first() else {
+        return;
+    };
     for index in 0..EXPECTATION_SLOTS {
         let Some(words) = flows.expectation(index) else {
             return;
         };
         let control = ExpectationControl(words.load(WORD_CONTROL));
-        if !control.is_live(now) || master(flows, words, control.helper(), now).is_none() {
+        if !control.is_live(now) || !has_master(tables, words, control.helper(), now) {
             continue;
         }
         let expectation = read(words, control);
@@ -28,9 +40,13 @@ pub fn visit<M: FlowMemory>(flows: &M, now: Tick, mut show: impl FnMut(u32, &Exp
 }
 
 /// Takes out what has expired, and what has lost its master, and shows each. For user space.
-pub fn sweep<M: FlowMemory>(flows: &M, now: Tick, removed: impl FnMut(&Expectation)) {
+/// As for [`visit`], the tables have them in common.
+pub fn sweep<M: FlowMemory>(tables: &[M], now: Tick, removed: impl FnMut(&Expectation)) {
+    let Some(flows) = tables.first() else {
+        return;
+    };
     let is_over = |words, control: ExpectationControl, _: &Expectation| {
-        !control.is_live(now) || master(flows, words, control.helper(), now).is_none()
+        !control.is_live(now) || !has_master(tables, words, control.helper(), now)
     };
     remove_where(flows, is_over, removed);
 }
@@ -42,6 +58,25 @@ pub fn remove_if<M: FlowMemory>(
     removed: impl FnMut(&Expectation),
 ) {
     remove_where(flows, |_, _, expectation| doomed(expectation), removed);
+}
+
+/// The flow that expects has another place now. For user space.
+pub(crate) fn moved<M: FlowMemory>(flows: &M, master: &FlowKey, old: Place, new: Place) {
+    let (old, new) = (place_word(old), place_word(new));
+    for index in 0..EXPECTATION_SLOTS {
+        let Some(words) = flows.expectation(index) else {
+            return;
+        };
+        let names_it = || {
+            (0..)
+                .zip(master.words)
+                .all(|(at, word)| words.load(WORD_MASTER + at) == word)
+        };
+        if words.load(WORD_PLACE) == old && names_it() {
+            // Where it changes meanwhile, another flow has the place.
+            words.compare_exchange(WORD_PLACE, old, new);
+        }
+    }
 }
 
 fn remove_where<M: FlowMemory>(

@@ -59,7 +59,7 @@ pub(super) fn read<P: Packet, H: Host>(
         return Stage::Conclude;
     };
     let flows = run.host.flows();
-    state::acquire(flows, scratch);
+    state::acquire(run.host, scratch);
     let Some(words) = flows.helper_state(scratch.state) else {
         return Stage::Conclude;
     };

@@ -55,7 +55,7 @@ pub(crate) fn read<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratc
     };
     let flows = run.host.flows();
     let is_whole = reach == length && matches!(info.fragment, Fragment::Whole);
-    state::acquire(flows, scratch);
+    state::acquire(run.host, scratch);
     let Some(words) = flows.helper_state(scratch.state) else {
         return Stage::Conclude;
     };

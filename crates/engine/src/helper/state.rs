@@ -1,15 +1,15 @@
 //! What a helper remembers of a flow between two packets: a place in a bounded table that all CPUs
-//! share, found by the place of the flow's record.
+//! share, found by the number of the flow, which is the same in a table of any size.
 //!
 //! A place is used by one packet at a time, which locks it by compare-and-swap; another that finds it
 //! locked goes unread, as if it had been lost on its way here. A place belongs to a record until that is
 //! gone, and is free for the next one then: nobody has to give it back. With no place left a flow is
 //! tracked as ever, but unread, which is counted.
 
-use crate::host::{FlowMemory, Repeat, Words};
+use crate::host::{FlowMemory, Host, Repeat, Words};
 use crate::limits::{HELPER_STATE_BUCKETS, HELPER_STATE_WORDS, HELPER_STATES_PER_BUCKET};
 use crate::process::Scratch;
-use crate::record::{ASSIGNED, CONTROL_WORD, Control, SlotState, Warm};
+use crate::record::{ASSIGNED, CONTROL_WORD, Control, Warm};
 use crate::table::{Place, gauges};
 use crate::track::count;
 use crate::tuple::Family;
@@ -17,15 +17,16 @@ use crate::tuple::Family;
 /// No place.
 pub(crate) const NOWHERE: u32 = u32::MAX;
 
-// The owner's word: lock (1), in use (1), birth (16), family (8), slot (3 of 8), bucket (32).
+// The owner's word: lock (1), in use (1), birth (16), family (1 of 12), number of the flow (32).
 const WORD_OWNER: u32 = 0;
 const LOCK: u64 = 1 << 63;
 const IN_USE: u64 = 1 << 62;
 /// Version (16) and index (32) of an expectation of the flow, and that there is one (1).
 const WORD_EXPECTED: u32 = 1;
 const NOTED: u64 = 1 << 63;
-/// Which of the notes is the oldest.
+/// Place of the flow's record: family (1), slot (3), bucket (32); and which of the notes is the oldest (8).
 const WORD_CURSOR: u32 = 8;
+const PLACE_SHIFT: u32 = 8;
 /// Expectations that can be noted; a power of two.
 pub(crate) const NOTES_MAX: u32 = 8;
 /// The note of a lasting expectation, where the helper has such.
@@ -35,14 +36,17 @@ pub(crate) const WORD_OWN: u32 = 2;
 
 /// Finds the flow's place, or gives it one, and locks it. The place is in `scratch.state`.
 #[inline(always)]
-pub(crate) fn acquire<M: FlowMemory>(flows: &M, scratch: &mut Scratch) {
-    let owner = owner_word(scratch.seen.place, scratch.given.born());
+pub(crate) fn acquire<H: Host>(host: &H, scratch: &mut Scratch) {
+    let flows = host.flows();
     let place = scratch.seen.place;
-    let number = place.bucket.wrapping_mul(8) ^ place.slot ^ (place.family as u32) << 9;
-    let bucket = number.wrapping_mul(0x9e37_79b9) >> 16;
+    let owner = owner_word(scratch.hash.id, place.family, scratch.given.born());
+    let bucket = scratch.hash.id % HELPER_STATE_BUCKETS;
     scratch.lease = Lease {
-        at: (bucket % HELPER_STATE_BUCKETS) * HELPER_STATES_PER_BUCKET,
+        at: bucket * HELPER_STATES_PER_BUCKET,
         owner,
+        place: place_word(place),
+        // While there are two tables nobody can tell here whether a record of the other one is gone.
+        keeps_all: host.settings().has_two_tables() as u32,
         room: NOWHERE,
         room_word: 0,
     };
@@ -52,7 +56,7 @@ pub(crate) fn acquire<M: FlowMemory>(flows: &M, scratch: &mut Scratch) {
         room, room_word, ..
     } = scratch.lease;
     if scratch.state == NOWHERE && room != NOWHERE {
-        scratch.state = lease(flows, room, room_word, owner);
+        scratch.state = lease(flows, room, room_word, &scratch.lease);
     }
     if scratch.state == NOWHERE {
         count(flows, gauges::UNREAD);
@@ -64,6 +68,10 @@ pub(crate) fn acquire<M: FlowMemory>(flows: &M, scratch: &mut Scratch) {
 pub(crate) struct Lease {
     at: u32,
     owner: u64,
+    /// Of the flow's record.
+    place: u64,
+    /// One where no other flow's place is taken.
+    keeps_all: u32,
     /// A place that nobody has.
     room: u32,
     room_word: u64,
@@ -73,6 +81,8 @@ impl Lease {
     pub(crate) const NOTHING: Self = Self {
         at: 0,
         owner: 0,
+        place: 0,
+        keeps_all: 0,
         room: NOWHERE,
         room_word: 0,
     };
@@ -100,7 +110,8 @@ impl<M: FlowMemory> Repeat for Find<'_, M> {
             self.scratch.lease.room = NOWHERE;
             return false;
         }
-        if word & IN_USE == 0 || !is_owned(self.flows, word) {
+        let stays = self.scratch.lease.keeps_all != 0;
+        if word & IN_USE == 0 || (!stays && !is_owned(self.flows, words, word)) {
             self.scratch.lease.room = at;
             self.scratch.lease.room_word = word;
         }
@@ -109,12 +120,13 @@ impl<M: FlowMemory> Repeat for Find<'_, M> {
 }
 
 /// Whether the record is still there that has a place.
-fn is_owned<M: FlowMemory>(flows: &M, word: u64) -> bool {
-    let family = match (word >> 40) as u8 & 1 {
+fn is_owned<M: FlowMemory>(flows: &M, words: M::Words, word: u64) -> bool {
+    let place = words.load(WORD_CURSOR) >> PLACE_SHIFT;
+    let family = match (place >> 35) as u8 & 1 {
         0 => Family::V4,
         _ => Family::V6,
     };
-    let (bucket, slot) = (word as u32, (word >> 32) as u32 & 7);
+    let (bucket, slot) = (place as u32, (place >> 32) as u32 & 7);
     let (Some(words), Some(warm)) = (
         flows.slot(family, bucket, slot),
         flows.warm(family, bucket, slot),
@@ -123,12 +135,11 @@ fn is_owned<M: FlowMemory>(flows: &M, word: u64) -> bool {
     };
     let control = Control(words.load(CONTROL_WORD));
     let born = Warm::read(warm).assigned.born();
-    matches!(control.slot_state(), SlotState::Live)
-        && control.status() & ASSIGNED != 0
-        && born == (word >> 44) as u16
+    control.holds_record() && control.status() & ASSIGNED != 0 && born == (word >> 44) as u16
 }
 
-fn lease<M: FlowMemory>(flows: &M, at: u32, word: u64, owner: u64) -> u32 {
+fn lease<M: FlowMemory>(flows: &M, at: u32, word: u64, lease: &Lease) -> u32 {
+    let owner = lease.owner;
     let Some(words) = flows.helper_state(at) else {
         return NOWHERE;
     };
@@ -140,7 +151,31 @@ fn lease<M: FlowMemory>(flows: &M, at: u32, word: u64, owner: u64) -> u32 {
         words.store(at_word, 0);
         at_word += 1;
     }
+    words.store(WORD_CURSOR, lease.place << PLACE_SHIFT);
     at
+}
+
+/// The record of a flow has another place now. For user space.
+pub(crate) fn moved<M: FlowMemory>(flows: &M, id: u32, born: u16, place: Place) {
+    let owner = owner_word(id, place.family, born);
+    let first = (id % HELPER_STATE_BUCKETS) * HELPER_STATES_PER_BUCKET;
+    for at in first..first + HELPER_STATES_PER_BUCKET {
+        let Some(words) = flows.helper_state(at) else {
+            return;
+        };
+        if words.load(WORD_OWNER) & !LOCK != owner {
+            continue;
+        }
+        // A packet may move the cursor meanwhile, once for each expectation that it makes.
+        for _ in 0..NOTES_MAX {
+            let word = words.load(WORD_CURSOR);
+            let cursor = word & ((1 << PLACE_SHIFT) - 1);
+            let new = place_word(place) << PLACE_SHIFT | cursor;
+            if words.compare_exchange(WORD_CURSOR, word, new) == word {
+                return;
+            }
+        }
+    }
 }
 
 /// Unlocks the place.
@@ -160,11 +195,14 @@ pub(crate) fn note<M: FlowMemory>(
     version: u16,
 ) {
     if let Some(words) = flows.helper_state(state) {
+        let word = words.load(WORD_CURSOR);
         let note = NOTED | (version as u64) << 32 | index as u64;
         words.store(place_of_next(words, kind), note);
         if max > 1 && matches!(kind, Kind::Passing) {
-            let cursor = words.load(WORD_CURSOR) as u32;
-            words.store(WORD_CURSOR, (cursor.wrapping_add(1) & (max - 1)) as u64);
+            let kept = word >> PLACE_SHIFT << PLACE_SHIFT;
+            let next = kept | ((word as u32).wrapping_add(1) & (max - 1)) as u64;
+            // Fails where the record is just being moved: then the next note takes this one's place.
+            words.compare_exchange(WORD_CURSOR, word, next);
         }
     }
 }
@@ -223,10 +261,10 @@ const fn note_word(cursor: u32) -> u32 {
     }
 }
 
-const fn owner_word(place: Place, born: u16) -> u64 {
-    IN_USE
-        | (born as u64) << 44
-        | (place.family as u64) << 40
-        | (place.slot as u64) << 32
-        | place.bucket as u64
+const fn owner_word(id: u32, family: Family, born: u16) -> u64 {
+    IN_USE | (born as u64) << 44 | (family as u64) << 32 | id as u64
+}
+
+const fn place_word(place: Place) -> u64 {
+    (place.family as u64) << 35 | (place.slot as u64) << 32 | place.bucket as u64
 }

@@ -29,25 +29,9 @@
 //! different keys may hold each other up like two of the same key, when they share a bucket and
 //! the seven bits of the tag. A CPU that is held up between claim and publication holds up others
 //! that insert that key, by a bounded number of tries; it never holds up a lookup.
-//!
-//! # Room
-//!
-//! When the table or its half-open share is at its limit, or the key's buckets are full, an expired
-//! record of these buckets goes, or else the half-open one that would expire first. Deadlines
-//! stand in for age: half-open records of one protocol have one timeout, so the order is that of
-//! their last packet, and across protocols it is the order in which they would have gone anyway.
-//! The buckets are looked at one after the other, and no further than the first that has such a
-//! record: this bounds the cost of each packet of a flood. Confirmed records that have not expired never go.
-//!
-//! At the limit of the table this is an approximation, as is the kernel's (`early_drop` looks at
-//! eight buckets): with `h` half-open records in `s` slots, the four buckets have none with a
-//! probability of about `exp(-32 h / s)`, and the new flow is refused. That is 2 % for `h = s / 8`
-//! and 0.03 % for `h = s / 4`; a limit for half-open records much below an eighth of the slots
-//! would refuse new flows before it is of use.
-
-use core::marker::PhantomData;
 
 use super::remove::{release, remove};
+use super::room::{Room, make_room};
 use super::tags::Tags;
 use super::{
     Displaced, HalfOpen, Hash, Insert, Kind, NewFlow, Opening, Place, V4, V6, count_down, count_up,
@@ -77,6 +61,41 @@ pub fn insert<M: FlowMemory>(
     }
 }
 
+/// Puts a copy of another table's record in: it is [`SlotState::Coming`], no limit is asked, and
+/// nothing makes room for it.
+pub(super) fn insert_copy<M: FlowMemory>(
+    memory: &M,
+    flow: &NewFlow<'_>,
+    now: Tick,
+    displaced: &mut Displaced,
+) -> Insert {
+    match flow.key.family {
+        Family::V4 if has_room::<V4, M>(memory, flow.hash) => {
+            place_kind::<V4, Copied, M>(memory, flow, now, displaced)
+        }
+        Family::V6 if has_room::<V6, M>(memory, flow.hash) => {
+            place_kind::<V6, Copied, M>(memory, flow, now, displaced)
+        }
+        _ => Insert::Full,
+    }
+}
+
+/// What a record is when it is published. A type, so that packets have nothing to do with copies.
+trait Published {
+    const STATE: SlotState;
+}
+
+struct Begun;
+struct Copied;
+
+impl Published for Begun {
+    const STATE: SlotState = SlotState::Live;
+}
+
+impl Published for Copied {
+    const STATE: SlotState = SlotState::Coming;
+}
+
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn insert_kind<K: Kind, M: FlowMemory>(
     memory: &M,
@@ -86,11 +105,21 @@ fn insert_kind<K: Kind, M: FlowMemory>(
     displaced: &mut Displaced,
 ) -> Insert {
     if (is_at_limit(memory, flow.half_open, settings) || !has_room::<K, M>(memory, flow.hash))
-        && make_room::<K, M>(memory, flow.hash, now, displaced) == Room::None
+        && make_room::<K, M>(memory, flow.hash, settings, now, displaced) == Room::None
     {
         count_up(memory, gauges::REFUSED);
         return Insert::Full;
     }
+    place_kind::<K, Begun, M>(memory, flow, now, displaced)
+}
+
+#[inline(always)]
+fn place_kind<K: Kind, P: Published, M: FlowMemory>(
+    memory: &M,
+    flow: &NewFlow<'_>,
+    now: Tick,
+    displaced: &mut Displaced,
+) -> Insert {
     // Not an option of a place: without a claim, a register of it would be left undefined, and the
     // verifier refuses to see it stored.
     let mut place = Place {
@@ -113,7 +142,7 @@ fn insert_kind<K: Kind, M: FlowMemory>(
         };
         match settled {
             Settled::Alone => {
-                publish::<K, M>(memory, flow, place);
+                publish::<K, P, M>(memory, flow, place);
                 return Insert::Done(place);
             }
             Settled::Exists => {
@@ -346,7 +375,7 @@ fn find_other<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, own: Place
             let words = K::words(memory, place)?;
             let concerns = match load_control(words).slot_state() {
                 SlotState::Free => true,
-                SlotState::Live => key_matches::<K, _>(words, flow.key),
+                SlotState::Live | SlotState::Coming => key_matches::<K, _>(words, flow.key),
                 SlotState::Dead => false,
             };
             if concerns {
@@ -377,17 +406,15 @@ fn judge<K: Kind, M: FlowMemory>(memory: &M, key: &FlowKey, place: Place, now: T
     match control.slot_state() {
         SlotState::Free => Conflict::Claimed,
         SlotState::Dead => Conflict::Gone,
-        SlotState::Live if !key_matches::<K, _>(words, key) => Conflict::Gone,
+        _ if !key_matches::<K, _>(words, key) => Conflict::Gone,
         // A locked one is just being renewed.
-        SlotState::Live if control.is_locked() || !control.deadline().has_passed(now) => {
-            Conflict::Exists
-        }
-        SlotState::Live => Conflict::Expired(control),
+        _ if control.is_locked() || !control.deadline().has_passed(now) => Conflict::Exists,
+        _ => Conflict::Expired(control),
     }
 }
 
 #[inline(always)]
-fn publish<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: Place) {
+fn publish<K: Kind, P: Published, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: Place) {
     let Some(words) = K::words(memory, place) else {
         return;
     };
@@ -413,153 +440,9 @@ fn publish<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: Place)
             accounting.store(word, value);
         }
     }
-    let control = flow.record.control(load_control(words));
+    let mut control = flow.record.control(load_control(words));
+    if P::STATE as u8 != SlotState::Live as u8 {
+        control = control.with_slot_state(P::STATE);
+    }
     words.store(CONTROL_WORD, control.0);
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Room {
-    Made,
-    None,
-}
-
-/// Gives up one record of the key's buckets, if there is one that may go.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn make_room<K: Kind, M: FlowMemory>(
-    memory: &M,
-    hash: &Hash,
-    now: Tick,
-    displaced: &mut Displaced,
-) -> Room {
-    let mut search = MakeRoom::<K, M> {
-        memory,
-        buckets: hash.candidates(),
-        now,
-        displaced,
-        room: Room::None,
-        kind: PhantomData,
-    };
-    memory.repeat(search.buckets.len() as u32, &mut search);
-    search.room
-}
-
-struct MakeRoom<'a, K, M> {
-    memory: &'a M,
-    /// The next one to be searched first.
-    buckets: [u32; 4],
-    now: Tick,
-    displaced: &'a mut Displaced,
-    room: Room,
-    kind: PhantomData<K>,
-}
-
-impl<K: Kind, M: FlowMemory> Repeat for MakeRoom<'_, K, M> {
-    fn step(&mut self) -> bool {
-        let [bucket, second, third, fourth] = self.buckets;
-        self.buckets = [second, third, fourth, bucket];
-        let Some(tags) = self.memory.tags(K::FAMILY, bucket) else {
-            return false;
-        };
-        let victim = find_victim::<K, M>(self.memory, bucket, tags, self.now);
-        if victim.left == u32::MAX {
-            return true;
-        }
-        let place = Place {
-            family: K::FAMILY,
-            bucket,
-            slot: victim.slot,
-        };
-        note_key::<K, M>(self.memory, place, &mut self.displaced.key);
-        if !give_up(self.memory, tags, place, victim.control, self.now) {
-            // It changed meanwhile: another one must go, or none.
-            return true;
-        }
-        self.displaced.control = victim.control;
-        self.room = Room::Made;
-        false
-    }
-}
-
-/// The record of a bucket that would go first.
-struct Victim {
-    slot: u32,
-    control: Control,
-    /// Ticks until it expires, zero if it has; the largest number if there is none.
-    left: u32,
-}
-
-/// The record of a bucket that has expired, or is half-open and would expire first.
-fn find_victim<K: Kind, M: FlowMemory>(
-    memory: &M,
-    bucket: u32,
-    tags: M::Words,
-    now: Tick,
-) -> Victim {
-    let tags = Tags(tags.load(0));
-    let mut occupied = tags.occupied();
-    let mut victim = Victim {
-        slot: 0,
-        control: Control(0),
-        left: u32::MAX,
-    };
-    for _ in 0..SLOTS_PER_BUCKET {
-        if occupied.is_none() {
-            break;
-        }
-        let slot = occupied.lowest();
-        occupied = occupied.rest();
-        let Some(words) = memory.slot(K::FAMILY, bucket, slot) else {
-            break;
-        };
-        let control = load_control(words);
-        let is_settled = control.slot_state() == SlotState::Live && !control.is_locked();
-        let left = control.deadline().ticks_left(now);
-        let may_go = left == 0 || tags.is_half_open(slot);
-        if is_settled && may_go && left < victim.left {
-            victim = Victim {
-                slot,
-                control,
-                left,
-            };
-        }
-    }
-    victim
-}
-
-/// Removes a record, unless it was confirmed or changed since `control` was read; see
-/// [`super::confirm`] for why the tag is read again.
-fn give_up<M: FlowMemory>(
-    memory: &M,
-    tags: M::Words,
-    place: Place,
-    control: Control,
-    now: Tick,
-) -> bool {
-    if control.deadline().has_passed(now) {
-        return remove(memory, place, control);
-    }
-    let is_evicted = Tags(tags.load(0)).is_half_open(place.slot) && remove(memory, place, control);
-    if is_evicted {
-        count_up(memory, gauges::EVICTED);
-    }
-    is_evicted
-}
-
-/// The key of a record that may go. It is that record's if the removal succeeds after it was read.
-fn note_key<K: Kind, M: FlowMemory>(memory: &M, place: Place, key: &mut FlowKey) {
-    let Some(words) = K::words(memory, place) else {
-        return;
-    };
-    key.family = K::FAMILY;
-    key.words[0] = words.load(KEY_WORD) & !KEY_WORD0_FOREIGN_BITS;
-    key.words[1] = words.load(KEY_WORD + 1);
-    if K::FAMILY == Family::V6 {
-        key.words[2] = words.load(KEY_WORD + 2);
-        key.words[3] = words.load(KEY_WORD + 3);
-        key.words[4] = words.load(KEY_WORD + 4);
-    } else {
-        key.words[2] = 0;
-        key.words[3] = 0;
-        key.words[4] = 0;
-    }
 }

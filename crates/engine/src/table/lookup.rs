@@ -4,7 +4,7 @@ use super::tags::Tags;
 use super::{Found, Hash, Kind, Lookup, Place, V4, V6, key_matches, load_control};
 use crate::host::{FlowMemory, Repeat, Words};
 use crate::limits::{RECORD_READS_MAX, SLOTS_PER_BUCKET, WRITER_WAITS_MAX};
-use crate::record::{CONTROL_WORD, Control, KEY_WORD, Record, SlotState, StateWords, Warm};
+use crate::record::{CONTROL_WORD, Control, KEY_WORD, Record, StateWords, Warm};
 use crate::time::Tick;
 use crate::tuple::{Family, FlowKey, KEY_WORD0_FOREIGN_BITS};
 
@@ -56,8 +56,7 @@ fn find<K: Kind, M: FlowMemory>(memory: &M, key: &FlowKey, hash: &Hash) -> Optio
             };
             matching = matching.rest();
             let words = K::words(memory, place)?;
-            let is_live = load_control(words).slot_state() == SlotState::Live;
-            if is_live && key_matches::<K, _>(words, key) {
+            if load_control(words).holds_record() && key_matches::<K, _>(words, key) {
                 return Some(place);
             }
         }
@@ -208,7 +207,7 @@ fn read<K: Kind, M: FlowMemory>(
     };
     for _ in 0..RECORD_READS_MAX {
         let control = load_control(words);
-        if control.slot_state() != SlotState::Live || !key_matches::<K, _>(words, key) {
+        if !control.holds_record() || !key_matches::<K, _>(words, key) {
             return Lookup::Missing;
         }
         if control.is_locked() {

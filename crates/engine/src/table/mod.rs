@@ -19,7 +19,7 @@
 //! | ------- | --- | ------- | ---------------------------------------------------------------- |
 //! | empty   | 0   | Free, Dead | anyone claims it by compare-and-swap of the tags word          |
 //! | claimed | set | Free (Dead for a moment) | only the claimer writes; it publishes or withdraws |
-//! | live    | set | Live    | anyone changes it by compare-and-swap of the control word          |
+//! | live    | set | Live, Coming | anyone changes it by compare-and-swap of the control word          |
 //! | dead    | set | Dead    | only who made it so; it clears the tag                             |
 //!
 //! The version in the control word counts on through all of them and is never reset, so a control
@@ -53,9 +53,11 @@ mod hash;
 mod insert;
 mod lookup;
 mod remove;
+mod room;
 mod steady;
 mod sweep;
 mod tags;
+mod transfer;
 
 use self::tags::Tags;
 
@@ -64,7 +66,8 @@ pub use self::lookup::{lookup, lookup_at, update};
 pub use self::remove::{confirm, remove};
 pub(crate) use self::steady::{glance, see, update_steady};
 pub(crate) use self::steady::{likely_slots, prefetch_slot, prefetch_tags, renew_steady};
-pub use self::sweep::{Entry, forget_outcomes, leftovers, recover, sweep, visit};
+pub use self::sweep::{Entry, forget_outcomes, leftovers, places, recover, sweep, visit};
+pub use self::transfer::{Moved, settle_copies, transfer};
 
 use crate::host::{FlowMemory, Words};
 use crate::record::{CONTROL_WORD, Control, KEY_WORD, Record, Warm};
@@ -86,7 +89,7 @@ pub mod gauges {
     pub const INSERTED: u32 = 2;
     /// Records taken out by packets or by the daemon.
     pub const REMOVED: u32 = 3;
-    /// Half-open records that made room for others; they are among [`REMOVED`] too.
+    /// Records that made room for others before their time; they are among [`REMOVED`] too.
     pub const EVICTED: u32 = 4;
     /// New flows refused because there was no room.
     pub const REFUSED: u32 = 5;
@@ -184,7 +187,7 @@ pub enum Lookup<W> {
     Busy(Place),
 }
 
-/// Whether a new record may be given up for another.
+/// Whether a record is the first to be given up for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HalfOpen {
     Yes,
@@ -219,13 +222,19 @@ impl Opening {
         bytes: 0,
         start: 0,
     };
+
+    /// Nothing is counted, now or later.
+    pub const NOT_COUNTED: Self = Self {
+        packets: NOT_COUNTED,
+        ..Self::NONE
+    };
 }
 
 /// Records that an insert took out, for whoever tells of records that end. A control word of zero
 /// is none.
 #[derive(Clone, Copy, Debug)]
 pub struct Displaced {
-    /// Key of the record that made room: half-open, or expired.
+    /// Key of the record that made room.
     pub key: FlowKey,
     pub control: Control,
     /// An expired record of the new flow's own key.
@@ -246,7 +255,7 @@ pub enum Insert {
     Done(Place),
     /// Another CPU made a record for the key first: look it up.
     Exists,
-    /// No room, and nothing half-open to give up.
+    /// No room, and nothing that may be given up.
     Full,
     /// Other CPUs kept inserting into the same buckets.
     Contended,

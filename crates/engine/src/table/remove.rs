@@ -12,7 +12,7 @@ pub fn remove<M: FlowMemory>(memory: &M, place: Place, control: Control) -> bool
     let Some(words) = place.words(memory) else {
         return false;
     };
-    if control.slot_state() != SlotState::Live || control.is_locked() {
+    if !control.holds_record() || control.is_locked() {
         return false;
     }
     let dead = control.with_slot_state(SlotState::Dead);

@@ -39,16 +39,23 @@ impl Entry {
 }
 
 /// Removes the expired records of some buckets, and shows each one that was removed. A record
-/// that is renewed at the same moment stays.
+/// that is renewed at the same moment stays. Returns the ticks until the first of those that stay expires,
+/// the largest number where none stays.
 pub fn sweep<M: FlowMemory>(
     memory: &M,
     family: Family,
     buckets: Range<u32>,
     now: Tick,
     mut removed: impl FnMut(&Entry),
-) {
+) -> u32 {
+    let mut first = u32::MAX;
     for_each_slot(memory, family, buckets, |place, control| {
-        if control.slot_state() != SlotState::Live || !control.deadline().has_passed(now) {
+        if control.slot_state() != SlotState::Live {
+            return;
+        }
+        let left = control.deadline().ticks_left(now);
+        if left > 0 {
+            first = first.min(left);
             return;
         }
         let Some(entry) = entry(memory, place) else {
@@ -58,6 +65,7 @@ pub fn sweep<M: FlowMemory>(
             removed(&entry);
         }
     });
+    first
 }
 
 /// Shows the records of some buckets that have not expired. One that is removed and made again
@@ -77,6 +85,20 @@ pub fn visit<M: FlowMemory>(
             && !entry.control.deadline().has_passed(now)
         {
             show(&entry);
+        }
+    });
+}
+
+/// Shows the places of some buckets that have a live record, expired ones included.
+pub fn places<M: FlowMemory>(
+    memory: &M,
+    family: Family,
+    buckets: Range<u32>,
+    mut show: impl FnMut(Place),
+) {
+    for_each_slot(memory, family, buckets, |place, control| {
+        if control.slot_state() == SlotState::Live {
+            show(place);
         }
     });
 }
@@ -106,7 +128,7 @@ pub fn leftovers<M: FlowMemory>(
     mut show: impl FnMut(Place, Control),
 ) {
     for_each_slot(memory, family, buckets, |place, control| {
-        if control.slot_state() != SlotState::Live {
+        if !control.holds_record() {
             show(place, control);
         }
     });
@@ -124,7 +146,7 @@ pub fn recover<M: FlowMemory>(memory: &M, place: Place, control: Control) -> boo
         return false;
     };
     let state = control.slot_state();
-    if state == SlotState::Live {
+    if control.holds_record() {
         return false;
     }
     let free = control.with_slot_state(SlotState::Free);
@@ -173,7 +195,7 @@ fn for_each_slot<M: FlowMemory>(
 }
 
 /// Reads a live record in one piece; `None` if it is gone, or busy for too long.
-fn entry<M: FlowMemory>(memory: &M, place: Place) -> Option<Entry> {
+pub(super) fn entry<M: FlowMemory>(memory: &M, place: Place) -> Option<Entry> {
     let words = place.words(memory)?;
     for _ in 0..WRITER_WAITS_MAX {
         let control = load_control(words);
@@ -204,7 +226,7 @@ fn entry<M: FlowMemory>(memory: &M, place: Place) -> Option<Entry> {
     None
 }
 
-fn key<W: Words>(words: W, family: Family) -> (FlowKey, u8) {
+pub(super) fn key<W: Words>(words: W, family: Family) -> (FlowKey, u8) {
     let [word0, word1, word2, word3, word4] = [0, 1, 2, 3, 4].map(|word| match family {
         Family::V4 if word > 1 => 0,
         _ => words.load(KEY_WORD + word),

@@ -4,7 +4,7 @@
 
 use keepstate_engine::conntrack::tcp::{SegmentKind, TcpState};
 use keepstate_engine::host::{FlowMemory, Words};
-use keepstate_engine::record::{Record, Warm, Window};
+use keepstate_engine::record::{ASSURED, Record, Warm, Window};
 use keepstate_engine::settings::{Settings, TimeoutPolicy};
 use keepstate_engine::table::{
     self, Displaced, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Opening, gauges,
@@ -65,7 +65,8 @@ pub(crate) fn key_v6(source: [u32; 4], source_port: u16) -> FlowKey {
 pub(crate) fn record(deadline: u32) -> Record {
     Record {
         deadline: Tick(deadline),
-        status: 0,
+        // Where it is not half-open, it goes for nobody.
+        status: ASSURED,
         tcp_state: TcpState::SynSent,
         last_kind: SegmentKind::from_number(1),
         last_direction: Direction::Original,

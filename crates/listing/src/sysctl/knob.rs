@@ -13,6 +13,11 @@ use keepstate_engine::tuple::Family;
 use super::Events;
 use super::name::{dotted, slashed};
 
+/// Pairs of buckets in two halves.
+const BUCKETS_MIN: u32 = 4;
+/// As many slots as there can be flows (`nf_conntrack_max`), and no more than a map can have bytes.
+const BUCKETS_MAX: u32 = 1 << 21;
+
 /// A knob.
 #[derive(Clone, Copy, Debug)]
 pub struct Knob {
@@ -39,9 +44,7 @@ pub enum Kind {
     Events,
     /// How many flows there are. Read only, in Linux too.
     Count,
-    Buckets {
-        why: &'static str,
-    },
+    Buckets,
     /// Of [`Settings::fragments`]. Linux lets IPv4 have its own below `net.ipv4`.
     FragmentSeconds(Family),
     FragmentHigh(Family),
@@ -60,10 +63,10 @@ const OTHERS: &[Knob] = &[
     ),
     Knob {
         name: "nf_conntrack_buckets",
-        kind: Kind::Buckets {
-            why: "the table cannot change its size while it is in use",
-        },
-        sentence: "Buckets of the table of each family, eight flows each. Read only for now.",
+        kind: Kind::Buckets,
+        sentence: "Buckets of the table of each family, eight flows each, rounded up to a multiple of four. \
+                   May change at any time; refused where the flows that there are do not fit. Lowers \
+                   `nf_conntrack_max` to what so many buckets are for (four fifths).",
     },
     switch(
         "nf_conntrack_checksum",
@@ -112,8 +115,8 @@ const OTHERS: &[Knob] = &[
     Knob {
         name: "nf_conntrack_max",
         kind: Kind::FlowsMax,
-        sentence: "Flows that there may be, both families together; up to what the table was made \
-                   for. Also `net.nf_conntrack_max`.",
+        sentence: "Flows that there may be, both families together; the table grows where it is too small \
+                   for them. Also `net.nf_conntrack_max`.",
     },
     Knob {
         name: "ipfrag_high_thresh",
@@ -223,7 +226,8 @@ impl Knob {
             Kind::ExpectMax => (1, EXPECTATIONS_MAX),
             Kind::LogInvalid => (0, LOG_INVALID_ALL),
             Kind::Events => (0, Events::Asked as u32),
-            Kind::Count | Kind::Buckets { .. } => (0, u32::MAX),
+            Kind::Buckets => (BUCKETS_MIN, BUCKETS_MAX),
+            Kind::Count => (0, u32::MAX),
             Kind::FragmentSeconds(_) => (0, TIMEOUT_SECONDS_MAX),
             Kind::FragmentHigh(_) | Kind::FragmentLow(_) => (0, i32::MAX as u32),
         }
@@ -238,7 +242,7 @@ impl Knob {
             Kind::ExpectMax => Some(EXPECTATIONS_MAX),
             Kind::LogInvalid => Some(0),
             Kind::Events => Some(Events::Asked as u32),
-            Kind::FlowsMax | Kind::Count | Kind::Buckets { .. } => None,
+            Kind::FlowsMax | Kind::Count | Kind::Buckets => None,
             Kind::FragmentSeconds(Family::V4) => Some(FRAGMENT_SECONDS_V4),
             Kind::FragmentSeconds(Family::V6) => Some(FRAGMENT_SECONDS_V6),
             Kind::FragmentHigh(_) => Some(4 << 20),
@@ -261,7 +265,7 @@ impl Knob {
             Kind::Events if settings.has(SETTING_EVENTS_ALWAYS) => 1,
             Kind::Events => Events::Asked as u32,
             Kind::Count => return None,
-            Kind::Buckets { .. } => settings.buckets[0],
+            Kind::Buckets => settings.buckets[0],
             Kind::FragmentSeconds(family) => settings.fragments[family as usize].seconds,
             Kind::FragmentHigh(family) => settings.fragments[family as usize].high_bytes,
             Kind::FragmentLow(family) => settings.fragments[family as usize].low_bytes,

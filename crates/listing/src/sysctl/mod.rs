@@ -31,6 +31,8 @@ pub enum Sysctl {
     TcpMaxRetrans(u32),
     /// `nf_conntrack_max`: how many flows there may be.
     FlowsMax(u32),
+    /// `nf_conntrack_buckets`: buckets of each family.
+    Buckets(u32),
     /// `nf_conntrack_expect_max`: how many flows may be expected.
     ExpectMax(u32),
     /// `nf_conntrack_log_invalid`: a protocol, 255 for all.
@@ -73,8 +75,6 @@ pub enum SysctlError {
     },
     #[error("{0} cannot be set, it can only be read")]
     ReadOnly(String),
-    #[error("{name}: {why}")]
-    Refused { name: String, why: &'static str },
 }
 
 impl Sysctl {
@@ -90,12 +90,8 @@ impl Sysctl {
     pub fn of(name: &str, value: &str) -> Result<Self, SysctlError> {
         let knob = knob(name).ok_or_else(|| SysctlError::UnknownName(name.to_owned()))?;
         let name = || knob.name.to_owned();
-        match knob.kind {
-            Kind::Count => return Err(SysctlError::ReadOnly(name())),
-            Kind::Buckets { why } => {
-                return Err(SysctlError::Refused { name: name(), why });
-            }
-            _ => {}
+        if matches!(knob.kind, Kind::Count) {
+            return Err(SysctlError::ReadOnly(name()));
         }
         let (min, max) = knob.bounds();
         let parsed = number::parse(value).and_then(|number| u32::try_from(number).ok());
@@ -126,7 +122,8 @@ impl Sysctl {
             Kind::FragmentSeconds(family) => Self::FragmentSeconds(family, number),
             Kind::FragmentHigh(family) => Self::FragmentHigh(family, number),
             Kind::FragmentLow(family) => Self::FragmentLow(family, number),
-            Kind::FlowsMax | Kind::Count | Kind::Buckets { .. } => Self::FlowsMax(number),
+            Kind::Buckets => Self::Buckets(number),
+            Kind::FlowsMax | Kind::Count => Self::FlowsMax(number),
         })
     }
 
@@ -166,7 +163,7 @@ impl Sysctl {
             Self::FragmentLow(family, bytes) => {
                 settings.fragments[family as usize].low_bytes = bytes;
             }
-            Self::FlowsMax(_) => {}
+            Self::FlowsMax(_) | Self::Buckets(_) => {}
         }
     }
 }
@@ -193,4 +190,18 @@ pub fn values(settings: &Settings) -> Vec<(&'static str, u32)> {
     knobs
         .filter_map(|knob| Some((knob.name, knob.value(settings)?)))
         .collect()
+}
+
+/// What settings say of a table that is to be made, the last of each kind counting: flows, and buckets.
+pub fn table_size(sysctls: &[Sysctl]) -> (Option<u32>, Option<u32>) {
+    let last = |pick: fn(&Sysctl) -> Option<u32>| sysctls.iter().rev().find_map(pick);
+    let flows = last(|sysctl| match sysctl {
+        Sysctl::FlowsMax(flows) => Some(*flows),
+        _ => None,
+    });
+    let buckets = last(|sysctl| match sysctl {
+        Sysctl::Buckets(buckets) => Some(*buckets),
+        _ => None,
+    });
+    (flows, buckets)
 }

@@ -61,7 +61,7 @@ fn refuses_the_rest() {
         "nf_conntrack_max=0",
         "nf_conntrack_max=2147483648",
         "nf_conntrack_count=1",
-        "nf_conntrack_buckets=1024",
+        "nf_conntrack_buckets=3",
         "nf_conntrack_frag6_timeout=-1",
         "net.netfilter.ipfrag_time=3",
         "net.ipv4.nf_conntrack_frag6_timeout=3",

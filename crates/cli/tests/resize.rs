@@ -1,0 +1,252 @@
+//! The table changes its size while iperf3 runs and thousands of flows begin each second, and the daemon is
+//! killed meanwhile: no flow is lost, no packet refused. Skipped where there are no rights for it.
+
+#[path = "support/program.rs"]
+mod program;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use keepstate_plane::names;
+use keepstate_testkit::{Namespace, programs_or_skip, root_or_skip};
+use serde_json::Value;
+
+/// Answers come in by their record alone: what begins from outside is dropped.
+const RULES: &str = "iptables -P INPUT DROP\n\
+    iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n";
+
+/// Answers each datagram from the address that it was sent to.
+const ECHO: &str = "
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.IPPROTO_IP, 8, 1)
+s.setsockopt(socket.SOL_SOCKET, 33, 1 << 24)
+s.bind(('', 7))
+while True:
+    data, extra, _, sender = s.recvmsg(64, 64)
+    s.sendmsg([data], [(socket.IPPROTO_IP, 8, extra[0][2])], 0, sender)
+";
+
+/// Begins flows, each to an address of its own, and goes on with earlier ones; ends with the number of flows.
+const FLOWS: &str = "
+import socket, sys, time, signal
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, 33, 1 << 24)
+s.bind(('10.9.0.1', 4000))
+going = True
+def end(*_):
+    global going
+    going = False
+signal.signal(signal.SIGTERM, end)
+begun = 0
+while going:
+    if begun < 60000:
+        for _ in range(100):
+            s.sendto(b'x', ('10.10.%d.%d' % (begun >> 8, begun & 255), 7))
+            begun += 1
+    for other in range(begun % 97, begun, 1 + begun // 100):
+        s.sendto(b'y', ('10.10.%d.%d' % (other >> 8, other & 255), 7))
+    try:
+        while True:
+            s.recv(64, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        pass
+    time.sleep(0.001)
+print(begun)
+";
+
+struct Bench {
+    namespace: Namespace,
+    peer: Namespace,
+    instance: String,
+    rules: PathBuf,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let namespace = Namespace::new("resize");
+        let peer = Namespace::new("peer");
+        peer.connect("outer", &namespace, "inner");
+        namespace.address("inner", "10.9.0.1/24");
+        peer.address("outer", "10.9.0.2/24");
+        namespace.run("ip", &["route", "add", "10.10.0.0/16", "via", "10.9.0.2"]);
+        peer.run("ip", &["link", "set", "lo", "up"]);
+        peer.run(
+            "ip",
+            &["route", "add", "local", "10.10.0.0/16", "dev", "lo"],
+        );
+        let instance = format!("test-{}-resize", std::process::id());
+        let rules = std::env::temp_dir().join(&instance);
+        std::fs::write(&rules, RULES).expect("the rules can be written");
+        Self {
+            namespace,
+            peer,
+            instance,
+            rules,
+        }
+    }
+
+    #[track_caller]
+    fn succeeds(&self, arguments: &[&str]) -> String {
+        program::succeeds(&self.namespace, &self.instance, arguments)
+    }
+
+    fn status(&self) -> Value {
+        let text = self.succeeds(&["status", "--json"]);
+        serde_json::from_str(&text).expect("status is JSON")
+    }
+
+    fn knob(&self, name: &str) -> u64 {
+        let name = format!("net.netfilter.{name}");
+        let output = self.sysctl(&["-n", &name]).output();
+        let output = output.expect("keepstate can be started");
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.trim().parse().expect("a knob is a number")
+    }
+
+    fn set(&self, assignment: &str) -> Output {
+        let begun = Instant::now();
+        let assignment = format!("net.netfilter.{assignment}");
+        let output = self.sysctl(&["-w", &assignment]).output();
+        println!("{assignment}: {:?}", begun.elapsed());
+        output.expect("keepstate can be started")
+    }
+
+    /// As procps' sysctl, the command is told the instance by its environment.
+    fn sysctl(&self, arguments: &[&str]) -> Command {
+        let mut command = self.namespace.command(program::KEEPSTATE);
+        command.arg("sysctl").args(arguments);
+        command.env("KEEPSTATE_INSTANCE", &self.instance);
+        command
+    }
+
+    #[track_caller]
+    fn takes(&self, assignment: &str) {
+        let output = self.set(assignment);
+        let wrong = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{assignment}: {wrong}");
+    }
+
+    fn pins_of_newer(&self) -> usize {
+        let pins = Path::new("/sys/fs/bpf/keepstate").join(&self.instance);
+        let entries = std::fs::read_dir(pins).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.ends_with("_NEXT")).count()
+    }
+
+    /// Kills the daemon in the middle of a change, and starts the next one.
+    fn is_killed_while_it_changes(&self, buckets: u32, pins: usize, after: Duration) {
+        let assignment = format!("net.netfilter.nf_conntrack_buckets={buckets}");
+        let daemon = self.status()["pid"].as_u64().expect("a process") as u32;
+        let asked = self
+            .sysctl(&["-w", &assignment])
+            .stderr(Stdio::null())
+            .spawn();
+        let mut asked = asked.expect("keepstate can be started");
+        wait_until(|| self.pins_of_newer() >= pins);
+        std::thread::sleep(after);
+        signal("-9", daemon);
+        let _ = asked.wait();
+        println!("killed with {} pins of a newer table", self.pins_of_newer());
+        self.succeeds(&["up"]);
+        wait_until(|| self.pins_of_newer() == 0);
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        program::keepstate(&self.namespace, &self.instance, &["down"]);
+        let _ = std::fs::remove_file(&self.rules);
+    }
+}
+
+/// Pins of a table that is being made: its maps and the arrays of its stages.
+const TABLE_PINS: usize = names::OF_TABLE.len() + 2;
+/// With its programs.
+const ALL_PINS: usize = TABLE_PINS + names::PROGRAMS.len() + names::ELSEWHERE.len();
+
+fn wait_until(condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "it does not come to that");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+fn signal(signal: &str, process: u32) {
+    let status = Command::new("kill")
+        .args([signal, &process.to_string()])
+        .status();
+    assert!(status.expect("kill can be started").success());
+}
+
+#[test]
+fn a_table_changes_its_size_under_load_and_loses_nothing() {
+    const NAME: &str = "a_table_changes_its_size_under_load_and_loses_nothing";
+    if !root_or_skip(NAME) || !programs_or_skip(NAME, &["ip", "kill", "python3", "iperf3"]) {
+        return;
+    }
+    let bench = Bench::new();
+    let rules = bench.rules.display().to_string();
+    bench.succeeds(&["up", "--flows-max", "100000", "--rules", &rules]);
+    // Flows of datagrams last for half a minute; the test may take longer.
+    bench.takes("nf_conntrack_udp_timeout=3600");
+    bench.takes("nf_conntrack_udp_timeout_stream=3600");
+    let _echo = bench.peer.spawn("python3", &["-c", ECHO]);
+    let _server = bench.peer.spawn("iperf3", &["-s"]);
+    bench.peer.wait_for_listener(5201);
+    let streams = ["-c", "10.9.0.2", "-t", "600", "-b", "300M", "-i", "1"];
+    let iperf = bench.namespace.spawn("iperf3", &streams);
+    let flows = bench.namespace.spawn("python3", &["-c", FLOWS]);
+    std::thread::sleep(Duration::from_millis(300));
+
+    bench.takes("nf_conntrack_max=400000");
+    assert_eq!(bench.knob("nf_conntrack_max"), 400_000);
+    assert_eq!(bench.knob("nf_conntrack_buckets"), 62_500);
+    // While the programs are loaded; just when packets learn of the newer table; and while flows move.
+    bench.is_killed_while_it_changes(20_000, TABLE_PINS, Duration::ZERO);
+    assert_eq!(bench.knob("nf_conntrack_buckets"), 62_500, "it was undone");
+    bench.is_killed_while_it_changes(20_000, ALL_PINS, Duration::ZERO);
+    assert_eq!(bench.knob("nf_conntrack_buckets"), 20_000);
+    assert_eq!(bench.knob("nf_conntrack_max"), 128_000);
+    bench.is_killed_while_it_changes(40_000, ALL_PINS, Duration::from_millis(60));
+    assert_eq!(bench.knob("nf_conntrack_buckets"), 40_000);
+    let refused = bench.set("nf_conntrack_buckets=400");
+    assert!(!refused.status.success());
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("400 buckets are for 2560"), "{said}");
+
+    signal("-TERM", flows.id());
+    signal("-INT", iperf.id());
+    std::thread::sleep(Duration::from_millis(500));
+    let begun: u64 = flows.stop().trim().parse().expect("the number of flows");
+    let said = iperf.stop();
+    let status = bench.status();
+    println!("{begun} flows, {status:#}");
+    assert!(begun > 10_000, "{begun}");
+    let carried = said.lines().filter(|line| {
+        // One that is interrupted does not learn what was received.
+        line.starts_with("[  5]") && !line.ends_with("receiver")
+    });
+    let stalled = carried
+        .filter(|line| line.contains(" 0.00 bits/sec"))
+        .count();
+    assert!(said.contains("[  5]") && stalled == 0, "{said}");
+    let (table, traffic) = (&status["table"], &status["traffic"]);
+    // Those of iperf3: its control connection and its stream.
+    let extra = table["inserted"].as_u64().expect("a number") - begun;
+    assert!(extra <= 6, "flows were made again");
+    assert_eq!(table["removed"], 0, "flows were lost");
+    assert_eq!(table["flows"], begun + extra);
+    assert_eq!(table["refused"], 0, "there was room");
+    if table["busy"] == 0 {
+        // Where a hypervisor takes a CPU away that is writing a record, packets pass without a look at it.
+        assert_eq!(
+            traffic["reasons"],
+            serde_json::json!({}),
+            "packets were refused"
+        );
+    }
+    assert_eq!(traffic["verdicts"]["DROP"], Value::Null);
+}
