@@ -2,7 +2,7 @@
 
 use keepstate_engine::tuple::Family;
 
-use crate::diagnostic::nearest;
+use crate::diagnostic::{Span, WrittenAt, nearest};
 use crate::fault::Fault;
 use crate::lexer::Word;
 use crate::model::{Counters, TableKind};
@@ -100,7 +100,7 @@ pub(crate) fn parse(family: Family, place: Place, words: &[Word]) -> Result<Comm
         used: Vec::new(),
     };
     while let Some(word) = parser.next() {
-        parser.word(word)?;
+        parser.word(word).map_err(|fault| parser.or_table(fault))?;
     }
     parser.finish()
 }
@@ -133,6 +133,16 @@ impl<'a> Parser<'a> {
         let word = self.words.get(self.at)?;
         self.at += 1;
         Some(word)
+    }
+
+    /// What cannot be had of another table is no news once the table itself cannot be had.
+    fn or_table(&self, fault: Fault) -> Fault {
+        match &self.table {
+            TableName::Foreign(name) => {
+                Fault::at(name, Problem::TableNotSupported(name.text.clone()))
+            }
+            TableName::Known(_) => fault,
+        }
     }
 
     /// The next word, unless it is an option or `!`.
@@ -404,7 +414,9 @@ impl<'a> Parser<'a> {
         if let Some(chain) = operands.first.as_ref().filter(|_| describes_rule(option)) {
             self.check_interfaces(chain)?;
         }
-        let spec = self.builder.finish()?;
+        let mut spec = self.builder.finish()?;
+        let place = WrittenAt(Some(whole(named_by, self.words)));
+        spec.rules.iter_mut().for_each(|rule| rule.place = place);
         let then_zero = self.then_zero;
         let verb = make_verb(option, named_by, operands, spec, then_zero, self.counters)?;
         Ok(Command {
@@ -451,6 +463,20 @@ impl<'a> Parser<'a> {
             Some((_, word)) => Err(Fault::at(word, Problem::InterfaceInChain { option, chain })),
             None => Ok(()),
         }
+    }
+}
+
+/// From the word that names what is to be done to the end of its line.
+fn whole(named_by: &Word, words: &[Word]) -> Span {
+    let start = named_by.span;
+    let same_line = words
+        .iter()
+        .map(|word| word.span)
+        .filter(|it| it.line == start.line);
+    let end = same_line.map(|it| it.column + it.length).max();
+    Span {
+        length: end.map_or(start.length, |end| end.saturating_sub(start.column)),
+        ..start
     }
 }
 
