@@ -346,4 +346,13 @@ mod tests {
             assert!(about.ends_with('.'));
         }
     }
+
+    #[test]
+    fn codes_are_documented() {
+        let document = include_str!("../../../docs/check.md");
+        for code in Code::all() {
+            let row = format!("| {} | {} |", code.number(), code.name());
+            assert!(document.contains(&row), "{row}");
+        }
+    }
 }

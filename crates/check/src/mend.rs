@@ -7,8 +7,11 @@ use similar::TextDiff;
 use crate::finding::Finding;
 use crate::{Subject, check};
 
-/// How often a policy is mended and looked at again: each time one finding goes.
-const ROUNDS_MAX: usize = 200;
+/// How often a policy is looked at again, for small ones: each proposal is tried by itself.
+const CHECKS_MAX: usize = 1000;
+
+/// Looking at a policy costs the square of its rules; beyond this sum no more is proposed.
+const COST_MAX: usize = 2_000_000_000;
 
 /// A mended policy.
 #[derive(Clone, Debug)]
@@ -22,22 +25,31 @@ pub struct Mended {
 pub fn mend(subject: &Subject) -> Mended {
     let mut subject = subject.clone();
     let mut done = Vec::new();
-    for _ in 0..ROUNDS_MAX {
-        let findings = check(&subject);
-        let next = findings.iter().find_map(|finding| {
-            let policy = carried_out(&subject.policy, finding)?;
-            let left = check(&Subject {
-                policy: policy.clone(),
+    let rules = subject.policy.v4.rule_count() + subject.policy.v6.rule_count();
+    let mut checks_left = (COST_MAX / rules.pow(2).max(1)).clamp(1, CHECKS_MAX);
+    let mut findings = check(&subject);
+    'mending: loop {
+        for finding in &findings {
+            let Some(policy) = carried_out(&subject.policy, finding) else {
+                continue;
+            };
+            if checks_left == 0 {
+                break 'mending;
+            }
+            checks_left -= 1;
+            let next = Subject {
+                policy,
                 ..subject.clone()
-            });
+            };
+            let left = check(&next);
             // What only turns one finding into another mends nothing.
-            (left.len() < findings.len()).then(|| (policy, finding.message.clone()))
-        });
-        let Some((policy, message)) = next else {
-            break;
-        };
-        subject.policy = policy;
-        done.push(message);
+            if left.len() < findings.len() {
+                done.push(finding.message.clone());
+                (subject, findings) = (next, left);
+                continue 'mending;
+            }
+        }
+        break;
     }
     Mended {
         policy: subject.policy,

@@ -2,9 +2,9 @@
 
 use keepstate_engine::tuple::Family;
 
-use crate::diagnostic::{Span, WrittenAt, nearest};
+use crate::diagnostic::nearest;
 use crate::fault::Fault;
-use crate::lexer::Word;
+use crate::lexer::{Word, written_at};
 use crate::model::{Counters, TableKind};
 use crate::options::{self, Argument, Opt, OptionDefinition, definition};
 use crate::problem::{Problem, family_name};
@@ -135,14 +135,12 @@ impl<'a> Parser<'a> {
         Some(word)
     }
 
-    /// What cannot be had of another table is no news once the table itself cannot be had.
+    /// What else is wrong is no news where the table cannot be had.
     fn or_table(&self, fault: Fault) -> Fault {
-        match &self.table {
-            TableName::Foreign(name) => {
-                Fault::at(name, Problem::TableNotSupported(name.text.clone()))
-            }
-            TableName::Known(_) => fault,
-        }
+        let TableName::Foreign(name) = &self.table else {
+            return fault;
+        };
+        Fault::at(name, Problem::TableNotSupported(name.text.clone()))
     }
 
     /// The next word, unless it is an option or `!`.
@@ -415,7 +413,7 @@ impl<'a> Parser<'a> {
             self.check_interfaces(chain)?;
         }
         let mut spec = self.builder.finish()?;
-        let place = WrittenAt(Some(whole(named_by, self.words)));
+        let place = written_at(named_by, self.words);
         spec.rules.iter_mut().for_each(|rule| rule.place = place);
         let then_zero = self.then_zero;
         let verb = make_verb(option, named_by, operands, spec, then_zero, self.counters)?;
@@ -463,20 +461,6 @@ impl<'a> Parser<'a> {
             Some((_, word)) => Err(Fault::at(word, Problem::InterfaceInChain { option, chain })),
             None => Ok(()),
         }
-    }
-}
-
-/// From the word that names what is to be done to the end of its line.
-fn whole(named_by: &Word, words: &[Word]) -> Span {
-    let start = named_by.span;
-    let same_line = words
-        .iter()
-        .map(|word| word.span)
-        .filter(|it| it.line == start.line);
-    let end = same_line.map(|it| it.column + it.length).max();
-    Span {
-        length: end.map_or(start.length, |end| end.saturating_sub(start.column)),
-        ..start
     }
 }
 

@@ -11,7 +11,14 @@ use crate::offline::text;
 fn run(bench: &Bench, script: &str) -> Output {
     let file = bench.file("script.sh", script);
     let mut command = bench.command("timeout".as_ref());
-    command.args(["10", KEEPSTATE, "shell", &file]);
+    command.args([
+        "10",
+        KEEPSTATE,
+        "shell",
+        "--instance",
+        &bench.instance,
+        &file,
+    ]);
     command.output().expect("timeout can be started")
 }
 

@@ -138,3 +138,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "guard_tests.rs"]
+mod tests;
