@@ -67,12 +67,14 @@ impl fmt::Display for Cut {
 pub(crate) fn cuts(client: &mut Client, files: &[RuleFile]) -> anyhow::Result<Vec<Cut>> {
     let mut cuts = Vec::new();
     for connection in own_connections() {
-        let Some(mut way) = Way::of(connection) else {
+        let Some(way) = Way::of(connection) else {
             continue;
         };
-        let query = way.inward("ack").and_then(|it| it.sought());
-        let query = query.map(|tuple| query_of(&tuple));
-        let Reply::Running(running) = client.ask(&Request::Running { query })? else {
+        let sought = way.inward("ack").and_then(|packet| packet.sought());
+        let flow = Request::Running {
+            query: sought.map(|tuple| query(&tuple)),
+        };
+        let Reply::Running(running) = client.ask(&flow)? else {
             return Err(unexpected());
         };
         let Some(current) = policy_of(&running.policy)? else {
@@ -84,10 +86,6 @@ pub(crate) fn cuts(client: &mut Client, files: &[RuleFile]) -> anyhow::Result<Ve
         way.judge(&running, [&current, &candidate], &mut cuts)?;
     }
     Ok(cuts)
-}
-
-fn query_of(tuple: &keepstate_engine::tuple::Tuple) -> keepstate_api::Query {
-    query(tuple)
 }
 
 /// The rules in force after the files; `None` when they have errors.
@@ -146,7 +144,7 @@ impl Way {
     }
 
     fn judge(
-        &mut self,
+        &self,
         running: &Running,
         policies: [&Policy; 2],
         cuts: &mut Vec<Cut>,

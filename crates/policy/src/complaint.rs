@@ -1,7 +1,5 @@
 //! What iptables-restore says of a file that it refuses.
 
-use std::fmt::Write as _;
-
 use crate::apply::IPTABLES_VERSION;
 use crate::diagnostic::Diagnostic;
 use crate::problem::Problem;
@@ -39,44 +37,36 @@ impl Complaint {
     fn add(&mut self, program: &str, error: &Diagnostic) -> u8 {
         let Diagnostic { problem, span, .. } = error;
         let line = span.line;
-        let text = &mut self.text;
-        let (written, exit_code) = match problem {
+        let (text, exit_code) = match problem {
             // It has read to the end, which it counts as a line.
-            Problem::CommitMissing => (
-                writeln!(text, "{program}: COMMIT expected at line {}", line + 1),
-                1,
-            ),
-            Problem::OutsideOfTable => (writeln!(text, "{program}: line {line} failed"), 1),
-            _ if problem.exit_code() == 1 => (
-                writeln!(text, "{program}: line {line} failed: {problem}"),
-                1,
-            ),
-            _ if problem.exit_code() == 4 => (
-                writeln!(
-                    text,
-                    "{program} {IPTABLES_VERSION}: \nline {line}: {}",
-                    problem.to_string().trim_start()
-                ),
-                4,
-            ),
-            Problem::TableUnknown(name) => (
-                writeln!(
-                    text,
-                    "{program} {IPTABLES_VERSION}: {program}: line {line} table name '{name}' \
-                     invalid\nError occurred at line: {line}"
-                ),
-                2,
-            ),
-            _ => (
-                writeln!(
-                    text,
-                    "{program} {IPTABLES_VERSION}: {problem}\nError occurred at line: {line}"
-                ),
-                2,
-            ),
+            Problem::CommitMissing => {
+                let line = line + 1;
+                (format!("{program}: COMMIT expected at line {line}\n"), 1)
+            }
+            Problem::OutsideOfTable => (format!("{program}: line {line} failed\n"), 1),
+            _ if problem.exit_code() == 1 => {
+                (format!("{program}: line {line} failed: {problem}\n"), 1)
+            }
+            _ if problem.exit_code() == 4 => {
+                let problem = problem.to_string();
+                let problem = problem.trim_start();
+                let text = format!("{program} {IPTABLES_VERSION}: \nline {line}: {problem}\n");
+                (text, 4)
+            }
+            _ => {
+                let problem = match problem {
+                    Problem::TableUnknown(name) => {
+                        format!("{program}: line {line} table name '{name}' invalid")
+                    }
+                    problem => problem.to_string(),
+                };
+                let text = format!(
+                    "{program} {IPTABLES_VERSION}: {problem}\nError occurred at line: {line}\n"
+                );
+                (text, 2)
+            }
         };
-        // Writing to a string cannot fail.
-        let Ok(()) = written else { return exit_code };
+        self.text += &text;
         exit_code
     }
 }
