@@ -229,10 +229,10 @@ impl Finding {
         let related: Vec<Shown> = self
             .related
             .iter()
-            .map(|(what, location)| Shown::new(location, sources, what))
+            .filter_map(|(what, location)| Shown::new(location, sources, what))
             .collect();
         let mut group = Group::with_title(level.primary_title(title.as_str()));
-        for (index, shown) in std::iter::once(&own).chain(&related).enumerate() {
+        for (index, shown) in own.iter().chain(&related).enumerate() {
             let kind = match index {
                 0 => AnnotationKind::Primary,
                 _ => AnnotationKind::Context,
@@ -256,7 +256,7 @@ impl Finding {
     }
 }
 
-/// A line of a source, or the rule itself where no source has it.
+/// A line of a source, or the rule itself where there is no source.
 struct Shown {
     origin: String,
     line: String,
@@ -271,44 +271,36 @@ struct Shown {
 const LINE_CHARACTERS_MAX: usize = 240;
 
 impl Shown {
-    fn new(location: &Location, sources: &[Source], label: &str) -> Self {
-        let source = location.source.and_then(|index| sources.get(index));
+    /// `None` for what the source does not have.
+    fn new(location: &Location, sources: &[Source], label: &str) -> Option<Self> {
         let label = label.to_owned();
-        let written = source.zip(location.place.0).and_then(|(source, span)| {
-            let line = source
-                .text
-                .lines()
-                .nth(span.line.checked_sub(1)? as usize)?;
-            Some((source, span, line))
-        });
-        let Some((source, span, line)) = written else {
-            let origin = match source {
-                Some(source) => source.origin.clone(),
-                None => "rules".into(),
-            };
+        let Some(source) = location.source.and_then(|index| sources.get(index)) else {
             let line = one_line(match location.rule.as_str() {
                 "" => &location.chain,
                 rule => rule,
             });
-            return Self {
-                origin,
+            return Some(Self {
+                origin: "rules".into(),
                 start: 0,
                 end: line.len(),
                 line,
                 number: location.number.max(1),
                 label,
-            };
+            });
         };
+        let span = location.place.0?;
+        let number = span.line as usize;
+        let line = source.text.lines().nth(number.checked_sub(1)?)?;
         let line: String = one_line(line).chars().take(LINE_CHARACTERS_MAX).collect();
         let (start, end) = bytes(&line, span);
-        Self {
+        Some(Self {
             origin: source.origin.clone(),
             line,
-            number: span.line as usize,
+            number,
             start,
             end,
             label,
-        }
+        })
     }
 }
 

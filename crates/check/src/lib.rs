@@ -1,7 +1,7 @@
 //! What is wrong with rules that are right, and how two rulesets differ.
 //!
 //! - [`check`] looks through a policy and gives [`Finding`]s, each with a stable code and a place.
-//! - [`mend`] gives the policy that it would rather see, where it knows one.
+//! - [`mend()`] gives the policy that it would rather see, where it knows one.
 //! - [`sarif`] is the form that CI systems read.
 //! - [`difference`] compares two policies chain by chain.
 //!

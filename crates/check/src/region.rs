@@ -5,7 +5,6 @@
 //! concludes that a rule hides another takes the first only if it is exact; then all answers here err
 //! towards "cannot be told".
 
-use keepstate_engine::tuple::Address;
 use keepstate_policy::Network;
 use keepstate_policy::model::{Interface, Rule, Test};
 
@@ -48,9 +47,8 @@ pub(crate) trait Within: Clone + PartialEq {
 
 impl Within for Network {
     fn holds(&self, inner: &Self) -> bool {
-        let wider = |outer: u32, inner: u32| outer & !inner == 0;
-        words(&self.mask, &inner.mask).all(|(outer, inner)| wider(outer, inner))
-            && self.contains(&inner.address)
+        let wider = |(outer, inner): (&u32, &u32)| outer & !inner == 0;
+        self.mask.iter().zip(&inner.mask).all(wider) && self.contains(&inner.address)
     }
 
     fn is_apart_from(&self, other: &Self) -> bool {
@@ -59,11 +57,6 @@ impl Within for Network {
             (self.address[word] ^ other.address[word]) & both != 0
         })
     }
-}
-
-fn words(a: &Address, b: &Address) -> impl Iterator<Item = (u32, u32)> {
-    let pairs: Vec<(u32, u32)> = a.iter().copied().zip(b.iter().copied()).collect();
-    pairs.into_iter()
 }
 
 impl Within for Interface {

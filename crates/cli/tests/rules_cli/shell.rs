@@ -7,12 +7,18 @@ use keepstate_testkit::{require_program, shared_dir_or_skip};
 use crate::bench::{Bench, KEEPSTATE};
 use crate::offline::text;
 
-/// Runs a script to its end, or for some seconds.
+/// Runs a script to its end. What would never end is ended after some seconds; accounting, where it is
+/// turned on for the first time, loads the programs anew and may take longer.
 fn run(bench: &Bench, script: &str) -> Output {
+    let seconds = if script.contains("conntrack -E") {
+        "10"
+    } else {
+        "120"
+    };
     let file = bench.file("script.sh", script);
     let mut command = bench.command("timeout".as_ref());
     command.args([
-        "10",
+        seconds,
         KEEPSTATE,
         "shell",
         "--instance",

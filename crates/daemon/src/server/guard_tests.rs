@@ -1,11 +1,12 @@
 //! Rules that wait for confirmation, on a clock of the test's own.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keepstate_api::{ApplyMode, ClientError, Reply, Request, RuleFamily};
 use keepstate_engine::time::Tick;
 
-use super::super::tests::Bench;
+use super::super::tests::{Bench, take_over};
 
 const OPEN: &str = "*filter\n:INPUT ACCEPT [0:0]\nCOMMIT\n";
 const SHUT: &str = "*filter\n:INPUT DROP [0:0]\nCOMMIT\n";
@@ -49,24 +50,29 @@ fn rules_come_back_when_their_time_has_passed() {
     assert_eq!(bench.status().policy.expect("rules").confirm_within, None);
 }
 
+/// Another daemon takes over, at this time.
+fn start_anew(bench: &mut Bench, now: Tick) {
+    bench.stop();
+    bench.plane = Arc::new(take_over(&bench.plane));
+    bench.plane.set_clock(now);
+    bench.start();
+}
+
 #[test]
 fn rules_come_back_by_the_next_daemon() {
     let mut bench = Bench::new();
     apply(&bench, OPEN, ApplyMode::Swap);
     apply(&bench, SHUT, GUARDED);
-    bench.stop();
-    bench.start();
+    start_anew(&mut bench, Tick(0));
     assert!(is_shut(&bench));
     let waiting = bench.status().policy.expect("rules").confirm_within;
     assert_eq!(waiting, Some(60));
-    bench.stop();
-    bench.plane.set_clock(Tick(0).after_seconds(1000));
-    bench.start();
+    let late = Tick(0).after_seconds(1000);
+    start_anew(&mut bench, late);
     wait_until_open(&bench);
     // And it is forgotten that there was something to come back.
     apply(&bench, SHUT, ApplyMode::Swap);
-    bench.stop();
-    bench.start();
+    start_anew(&mut bench, late);
     std::thread::sleep(super::STEP * 2);
     assert!(is_shut(&bench));
 }

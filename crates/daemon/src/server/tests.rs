@@ -191,7 +191,7 @@ fn the_next_daemon_knows_the_rules_and_their_counters() {
 }
 
 /// What a daemon that is started anew finds: the same policy and counters.
-fn take_over(old: &MemoryPlane) -> MemoryPlane {
+pub(super) fn take_over(old: &MemoryPlane) -> MemoryPlane {
     let new = MemoryPlane::new(1000);
     new.copy_policy(old);
     new
