@@ -25,8 +25,7 @@ fn passes(rules: &str, packet: &str) -> bool {
     );
     let verdict = told
         .lines()
-        .filter(|line| line.starts_with("verdict"))
-        .next_back()
+        .rfind(|line| line.starts_with("verdict"))
         .expect("there is a verdict");
     verdict.contains("ACCEPT")
 }
