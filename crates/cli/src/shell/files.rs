@@ -145,6 +145,11 @@ impl Files {
                 let request = keepstate_api::Request::SetSysctl { assignment };
                 let done = Client::connect(&self.instance).and_then(|mut it| it.ask(&request));
                 done.map(drop).map_err(|error| {
+                    let error = error.to_string();
+                    // Some name the knob themselves.
+                    let error = error
+                        .strip_prefix(&format!("{}: ", node.name))
+                        .unwrap_or(&error);
                     eprintln!("keepstate: {}: {error}", node.name);
                     Errno::EINVAL
                 })
