@@ -30,8 +30,9 @@ pub use self::filter::{
 pub use self::flow::{Endpoints, Flow, Icmp, RawRecord, Window, engine_address};
 pub use self::instance::{Instance, InstanceError};
 pub use self::message::{
-    Applied, ApplyMode, Failure, FailureKind, Hello, PROTOCOL, PolicyText, Query, Reply, Request,
-    RuleFamily, RuleFile, RuleProblem, Running, Shutdown, TimeoutPolicy,
+    Applied, ApplyMode, CONFIRM_SECONDS_MAX, Failure, FailureKind, Hello, PROTOCOL, PolicyText,
+    Printed, Query, Reply, Request, Restore, RuleFamily, RuleFile, RuleProblem, Running, Shutdown,
+    TimeoutPolicy,
 };
 pub use self::status::{
     Attachment, ControlStatus, EventStatus, ExpiryStatus, PolicyStatus, RulesText, Status,

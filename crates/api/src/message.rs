@@ -10,7 +10,7 @@ use crate::flow::{Flow, RawRecord};
 use crate::status::{RulesText, Status};
 
 /// Version of everything in this crate that crosses the socket. A client refuses another.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// The first line, from the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +33,18 @@ pub enum Request {
         files: Vec<RuleFile>,
         mode: ApplyMode,
     },
+    /// The rules that wait for it stay. Answered by [`Reply::Done`].
+    Confirm,
+    /// The rules before those that wait for confirmation come back. Answered by [`Reply::Done`].
+    RollBack,
+    /// What `iptables` or `ip6tables` does with these arguments, the program's name not among them.
+    /// Answered by [`Reply::Printed`].
+    Iptables {
+        family: RuleFamily,
+        arguments: Vec<String>,
+    },
+    /// What `iptables-restore` or `ip6tables-restore` does. Answered by [`Reply::Printed`].
+    Restore { restore: Restore },
     /// Answered by [`Reply::Policy`].
     Policy,
     /// Answered by any number of [`Reply::Flow`], then [`Reply::FlowsEnd`].
@@ -91,6 +103,20 @@ pub struct RuleFile {
     pub text: String,
 }
 
+/// A file for iptables-restore, with its options.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restore {
+    pub file: RuleFile,
+    /// Take the counters of the file over.
+    pub counters: bool,
+    /// Leave the rules that are there.
+    pub no_flush: bool,
+    /// Only this table's part of the file.
+    pub table: Option<String>,
+    pub mode: ApplyMode,
+}
+
 /// Whose rules a file of iptables-save holds. Scripts say it themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -108,7 +134,12 @@ pub enum ApplyMode {
     Check,
     /// Put the rules in force at once, all or none.
     Swap,
+    /// As `Swap`; the rules before come back unless [`Request::Confirm`] arrives in time.
+    Guarded { seconds: u32 },
 }
+
+/// Longest time that rules may wait for confirmation, in seconds: a day.
+pub const CONFIRM_SECONDS_MAX: u32 = 86_400;
 
 /// What becomes of the programs when the daemon ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,6 +173,7 @@ pub enum Reply {
     Refused {
         problems: Vec<RuleProblem>,
     },
+    Printed(Printed),
     Policy(PolicyText),
     Flow(Box<Flow>),
     Expectation(Box<Expectation>),
@@ -179,6 +211,14 @@ pub struct TimeoutPolicy {
     pub protocol: u8,
     /// Seconds by state, in nfct's words; in a request those that differ from the sysctls'.
     pub seconds: std::collections::BTreeMap<String, u32>,
+}
+
+/// What a program like iptables would have printed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Printed {
+    pub stdout: String,
+    pub stderr: String,
+    pub exit_code: u8,
 }
 
 /// Rules are in force, or would be.

@@ -45,6 +45,9 @@ pub struct PolicyStatus {
     pub rules: Option<[u32; 2]>,
     /// Rules as compiled, both families, chain ends included.
     pub compiled_rules: u32,
+    /// Seconds until the rules before come back unless these are confirmed.
+    #[serde(default)]
+    pub confirm_within: Option<u32>,
 }
 
 /// Both families in the form of iptables-save.

@@ -40,6 +40,12 @@ pub(crate) fn main_file(directory: &Path) -> PathBuf {
     directory.join("sysctl.conf")
 }
 
+/// The rules for IPv4 and for IPv6 that are put in force when the machine starts, as
+/// iptables-persistent names them.
+pub(crate) fn rule_files(directory: &Path) -> [PathBuf; 2] {
+    ["rules.v4", "rules.v6"].map(|name| directory.join(name))
+}
+
 /// Files of settings in the order in which they are read, those that exist.
 pub(crate) fn system_files(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory.join("sysctl.d"));

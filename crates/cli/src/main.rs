@@ -1,16 +1,21 @@
-//! `keepstate`: see [`commands`] for what it can do. Called by the name of `conntrack` or
-//! `sysctl`, it is that.
+//! `keepstate`: see [`commands`] for what it can do. Called by the name of `conntrack`, `sysctl` or
+//! one of the programs of iptables, it is that.
 
 mod commands;
 mod config;
 mod conntrack;
 mod demo;
 mod failure;
+mod iptables;
+mod lockout;
 mod output;
 mod rules;
 mod running;
+mod shell;
 mod simulation;
 mod sysctl;
+mod template;
+mod when;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -25,6 +30,15 @@ fn main() -> ExitCode {
     }
     if program.is_some_and(|name| name == "sysctl") {
         return sysctl::run(&arguments);
+    }
+    if program.is_some_and(|name| name == "service") {
+        return shell::service(&arguments[1..]);
+    }
+    if let Some(program) = arguments
+        .first()
+        .and_then(|name| iptables::called(name.as_ref()))
+    {
+        return program.run(&arguments[1..]);
     }
     failure::report(commands::run())
 }

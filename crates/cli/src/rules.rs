@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use keepstate_engine::tuple::Family;
 use keepstate_policy::model::Interface;
-use keepstate_policy::{Compiled, FileKind, Policy, Style, compile, parse_rules};
+use keepstate_policy::{Compiled, FileKind, Parsed, Policy, Style, compile, parse_rules};
 use keepstate_sim::plane::{LoadedPolicy, RuleName};
 
 #[derive(Debug, Args)]
@@ -45,6 +45,16 @@ impl RuleArguments {
 }
 
 fn merge(policy: &mut Policy, file: &Path, kind: FileKind) -> anyhow::Result<()> {
+    policy.merge(parsed(file, kind)?);
+    Ok(())
+}
+
+/// A file that says itself what it is about, without errors.
+pub(crate) fn parsed_file(file: &Path) -> anyhow::Result<Parsed> {
+    parsed(file, FileKind::Detect)
+}
+
+fn parsed(file: &Path, kind: FileKind) -> anyhow::Result<Parsed> {
     let origin = file.display().to_string();
     let parsed = parse_rules(&read(file)?, kind);
     let style = if std::io::stderr().is_terminal() {
@@ -58,11 +68,10 @@ fn merge(policy: &mut Policy, file: &Path, kind: FileKind) -> anyhow::Result<()>
     if parsed.has_errors() {
         bail!("{origin}: the rules cannot be used");
     }
-    policy.merge(parsed);
-    Ok(())
+    Ok(parsed)
 }
 
-fn read(file: &Path) -> anyhow::Result<String> {
+pub(crate) fn read(file: &Path) -> anyhow::Result<String> {
     let bytes = if file.as_os_str() == "-" {
         let mut bytes = Vec::new();
         std::io::stdin().read_to_end(&mut bytes).map(|_| bytes)

@@ -1,8 +1,10 @@
 //! The daemon that runs.
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
-use keepstate_api::{Client, ClientError, Instance};
+use keepstate_api::{Client, ClientError, Instance, PolicyText, Reply, Request};
+use keepstate_engine::tuple::Family;
+use keepstate_policy::{FileKind, Policy, parse_rules};
 
 /// Which daemon is meant.
 #[derive(Clone, Debug, Args)]
@@ -39,4 +41,28 @@ impl InstanceArgument {
 /// An answer that the protocol does not foresee.
 pub(crate) fn unexpected() -> anyhow::Error {
     ClientError::Unexpected.into()
+}
+
+/// The rules in force.
+pub(crate) fn rules_in_force(client: &mut Client) -> anyhow::Result<Policy> {
+    let Reply::Policy(text) = client.ask(&Request::Policy)? else {
+        return Err(unexpected());
+    };
+    policy_of(&text)?.context("the text of the rules in force is not known")
+}
+
+/// The rules that a daemon told; `None` where it does not know their text.
+pub(crate) fn policy_of(text: &PolicyText) -> anyhow::Result<Option<Policy>> {
+    let Some(rules) = &text.rules else {
+        return Ok(None);
+    };
+    let mut policy = Policy::default();
+    for (family, text) in [(Family::V4, &rules.v4), (Family::V6, &rules.v6)] {
+        let parsed = parse_rules(text, FileKind::Save(family));
+        if let Some(problem) = parsed.diagnostics.iter().find(|told| told.is_error()) {
+            bail!("the rules in force cannot be read: {problem}");
+        }
+        policy.merge(parsed);
+    }
+    Ok(Some(policy))
 }

@@ -46,6 +46,9 @@ pub struct Options {
     pub mode: AttachMode,
     /// Put in force before anything is attached.
     pub rules: Vec<RuleFile>,
+    /// Put in force instead when there are no such rules and nothing filters yet: what was saved before
+    /// the machine started anew.
+    pub saved_rules: Vec<RuleFile>,
     pub sysctls: Vec<Sysctl>,
 }
 
@@ -111,8 +114,14 @@ fn serve(
     let plane: Arc<dyn Plane> = Arc::<KernelPlane>::clone(&kernel);
     let rules = Arc::new(Rules::new(instance.state_directory()));
     rules.recall(&*plane)?;
-    if !options.rules.is_empty() {
-        let applied = rules.apply(&*plane, &options.rules, ApplyMode::Swap);
+    let files = match origin {
+        Origin::Fresh if options.rules.is_empty() => &options.saved_rules,
+        Origin::Fresh | Origin::Adopted => &options.rules,
+    };
+    if !files.is_empty() {
+        // Whoever names rules now means them, whatever waited before.
+        let _ = rules.confirm();
+        let applied = rules.apply(&*plane, files, ApplyMode::Swap);
         applied.map_err(|error| match error {
             ApplyError::Rules(problems) => RunError::Rules(problems),
             error => RunError::Apply(error),

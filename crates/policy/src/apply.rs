@@ -7,7 +7,7 @@ use keepstate_engine::limits::RULES_MAX;
 use keepstate_engine::tuple::Family;
 
 use crate::command::{self, Command, Listing, Place, TableName, ThenZero, Verb};
-use crate::diagnostic::{Diagnostic, Severity, Span, nearest};
+use crate::diagnostic::{Diagnostic, Severity, Span, WrittenAt, nearest};
 use crate::fault::Fault;
 use crate::lexer::{Word, argument_words};
 use crate::model::{
@@ -485,6 +485,7 @@ fn set_policy(
     })?;
     let chain = table.builtin_mut(hook);
     chain.policy = value;
+    chain.place = WrittenAt(Some(policy.span));
     if let Some(counters) = counters {
         chain.counters = counters;
     }

@@ -4,7 +4,7 @@ use keepstate_engine::tuple::Family;
 
 use crate::diagnostic::nearest;
 use crate::fault::Fault;
-use crate::lexer::Word;
+use crate::lexer::{Word, written_at};
 use crate::model::{Counters, TableKind};
 use crate::options::{self, Argument, Opt, OptionDefinition, definition};
 use crate::problem::{Problem, family_name};
@@ -100,7 +100,7 @@ pub(crate) fn parse(family: Family, place: Place, words: &[Word]) -> Result<Comm
         used: Vec::new(),
     };
     while let Some(word) = parser.next() {
-        parser.word(word)?;
+        parser.word(word).map_err(|fault| parser.or_table(fault))?;
     }
     parser.finish()
 }
@@ -133,6 +133,14 @@ impl<'a> Parser<'a> {
         let word = self.words.get(self.at)?;
         self.at += 1;
         Some(word)
+    }
+
+    /// What else is wrong is no news where the table cannot be had.
+    fn or_table(&self, fault: Fault) -> Fault {
+        let TableName::Foreign(name) = &self.table else {
+            return fault;
+        };
+        Fault::at(name, Problem::TableNotSupported(name.text.clone()))
     }
 
     /// The next word, unless it is an option or `!`.
@@ -404,7 +412,9 @@ impl<'a> Parser<'a> {
         if let Some(chain) = operands.first.as_ref().filter(|_| describes_rule(option)) {
             self.check_interfaces(chain)?;
         }
-        let spec = self.builder.finish()?;
+        let mut spec = self.builder.finish()?;
+        let place = written_at(named_by, self.words);
+        spec.rules.iter_mut().for_each(|rule| rule.place = place);
         let then_zero = self.then_zero;
         let verb = make_verb(option, named_by, operands, spec, then_zero, self.counters)?;
         Ok(Command {

@@ -14,6 +14,19 @@ pub struct Span {
     pub length: u32,
 }
 
+/// Where something was written, as far as that is known. It is no part of what was written: two things
+/// that differ in this alone are equal.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WrittenAt(pub Option<Span>);
+
+impl PartialEq for WrittenAt {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for WrittenAt {}
+
 /// Whether what was read can be used all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {

@@ -23,6 +23,17 @@ pub enum FileKind {
     Save(Family),
 }
 
+impl FileKind {
+    /// The kind of a text that is said to be for a family, or for whichever it names. Scripts say
+    /// themselves which family a command is for; files of iptables-save may not.
+    pub fn of(text: &str, family: Option<Family>) -> Self {
+        match family {
+            Some(family) if looks_saved(text) => Self::Save(family),
+            _ => Self::Detect,
+        }
+    }
+}
+
 /// What a file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parsed {
@@ -75,9 +86,20 @@ pub fn parse_rules(text: &str, kind: FileKind) -> Parsed {
     let options = RestoreOptions {
         counters: restore::UseCounters::Yes,
         flush: Flush::Yes,
+        table: None,
     };
     restore::read(text, family, options, &mut parsed);
     parsed
+}
+
+/// The commands of a script, each with the number of its line; what only a shell could read is left out.
+pub fn script_lines(text: &str) -> Vec<(u32, Vec<String>)> {
+    let (commands, _) = script_commands(text);
+    let commands = commands.into_iter().map(|words| {
+        let line = words.first().map_or(0, |word| word.span.line);
+        (line, words.into_iter().map(|word| word.text).collect())
+    });
+    commands.collect()
 }
 
 /// Whether the first line that says something could only be iptables-save's.

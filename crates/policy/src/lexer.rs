@@ -1,6 +1,6 @@
 //! Lines into words, each with its place: as the shell does it, and as iptables-restore does it.
 
-use crate::diagnostic::Span;
+use crate::diagnostic::{Span, WrittenAt};
 use crate::problem::Problem;
 
 /// A word and where it stands.
@@ -8,6 +8,20 @@ use crate::problem::Problem;
 pub(crate) struct Word {
     pub(crate) text: String,
     pub(crate) span: Span,
+}
+
+/// From a word of a command to the end of its line.
+pub(crate) fn written_at(from: &Word, words: &[Word]) -> WrittenAt {
+    let start = from.span;
+    let same_line = words.iter().map(|word| word.span);
+    let end = same_line
+        .filter(|span| span.line == start.line)
+        .map(|span| span.column + span.length)
+        .max();
+    WrittenAt(Some(Span {
+        length: end.map_or(start.length, |end| end.saturating_sub(start.column)),
+        ..start
+    }))
 }
 
 /// Why a text cannot be divided into words.

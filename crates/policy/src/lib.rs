@@ -14,6 +14,7 @@
 mod apply;
 mod command;
 mod compile;
+mod complaint;
 mod ct;
 mod diagnostic;
 mod fault;
@@ -31,11 +32,12 @@ mod services;
 
 pub use apply::{CommandError, CommandOutput, IPTABLES_VERSION};
 pub use compile::{ChainInfo, ChainKind, CompileError, Compiled, RuleSource, compile};
-pub use diagnostic::{Diagnostic, Severity, Span, Style};
-pub use file::{FileKind, Parsed, parse_rules};
+pub use complaint::Complaint;
+pub use diagnostic::{Diagnostic, Severity, Span, Style, WrittenAt};
+pub use file::{FileKind, Parsed, parse_rules, script_lines};
 pub use model::{Policy, Ruleset};
 pub use network::Network;
-pub use print::save::{ShowCounters, Specification, save, save_table, save_tables};
+pub use print::save::{ShowCounters, Specification, save, save_only, save_table, save_tables};
 pub use problem::Problem;
 pub use protocol::Protocol;
 pub use restore::{Flush, RestoreOptions, UseCounters};

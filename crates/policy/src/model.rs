@@ -7,6 +7,7 @@ use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::{Hook, State};
 
 pub use crate::ct::CtTarget;
+use crate::diagnostic::WrittenAt;
 use crate::network::Network;
 use crate::problem::Problem;
 use crate::protocol::Protocol;
@@ -235,6 +236,8 @@ pub struct BuiltinChain {
     /// What reached the policy.
     pub counters: Counters,
     pub rules: Vec<Rule>,
+    /// Of the policy.
+    pub place: WrittenAt,
 }
 
 /// What becomes of a packet that no rule of a built-in chain decided.
@@ -327,6 +330,7 @@ pub struct Rule {
     pub matches: Vec<Match>,
     pub target: Target,
     pub counters: Counters,
+    pub place: WrittenAt,
 }
 
 impl Rule {

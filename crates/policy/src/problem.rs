@@ -169,7 +169,7 @@ pub enum Problem {
     CommitMissing,
     #[error("a table begins before the COMMIT of the one before")]
     TableNested,
-    #[error("table `{0}' is not supported yet: only filter and raw are")]
+    #[error("table `{0}' {instead}", instead = instead_of_table(.0))]
     TableNotSupported(String),
     #[error("a chain is declared as `:NAME POLICY [PACKETS:BYTES]'")]
     DeclarationMalformed,
@@ -219,6 +219,21 @@ impl Problem {
             | Self::AddressNever(_) => 4,
             _ => 2,
         }
+    }
+}
+
+/// Why there are no rules of a table, and what to do instead.
+fn instead_of_table(name: &str) -> &'static str {
+    match name {
+        "nat" => {
+            "cannot be had: Keepstate translates no addresses. Leave that to a router beside this \
+             host, and write rules of filter for the addresses that are seen here"
+        }
+        "security" => {
+            "cannot be had: its rules label packets for SELinux and the like. What is to pass or \
+             not is said by rules of filter"
+        }
+        _ => "is not supported yet: only filter and raw are",
     }
 }
 

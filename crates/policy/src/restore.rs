@@ -4,7 +4,7 @@ use keepstate_engine::tuple::Family;
 
 use crate::apply::apply;
 use crate::command::{self, Command, Place, TableName, Verb, parse_u64};
-use crate::diagnostic::{Diagnostic, Severity, Span};
+use crate::diagnostic::{Diagnostic, Severity, Span, WrittenAt};
 use crate::fault::Fault;
 use crate::file::Parsed;
 use crate::lexer::{Word, restore_words};
@@ -30,6 +30,8 @@ pub enum UseCounters {
 pub struct RestoreOptions {
     pub counters: UseCounters,
     pub flush: Flush,
+    /// Of this table alone (`iptables-restore --table`): what is said of others is passed over unread.
+    pub table: Option<TableKind>,
 }
 
 impl Policy {
@@ -100,6 +102,8 @@ struct Section {
     table: TableName,
     /// An error has been told that makes the rest of the table pointless to read.
     given_up: bool,
+    /// Only another table was asked for.
+    unwanted: bool,
 }
 
 impl Reader<'_> {
@@ -127,7 +131,7 @@ impl Reader<'_> {
             self.section = None;
             return Ok(());
         }
-        if section.given_up {
+        if section.given_up || section.unwanted {
             return Ok(());
         }
         if let TableName::Foreign(name) = &section.table {
@@ -180,6 +184,8 @@ impl Reader<'_> {
             Ok(TableName::Known(kind)) => Some(*kind),
             _ => None,
         };
+        let unwanted = self.options.table.is_some() && self.options.table != known;
+        let known = known.filter(|_| !unwanted);
         if let Some(kind) = known
             && self.options.flush == Flush::Yes
         {
@@ -191,6 +197,7 @@ impl Reader<'_> {
         self.section = Some(Section {
             family,
             given_up: table.is_err(),
+            unwanted,
             table: table
                 .as_ref()
                 .cloned()
@@ -237,6 +244,7 @@ impl Reader<'_> {
                 chain.policy = ChainPolicy::named(&policy.text)
                     .ok_or_else(|| Fault::at(policy, Problem::PolicyName))?;
             }
+            chain.place = WrittenAt(Some(policy.span));
             if self.options.counters == UseCounters::Yes {
                 chain.counters = counters;
             }

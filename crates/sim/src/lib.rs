@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod backtest;
 pub mod build;
 pub mod capture;
 pub mod clock;

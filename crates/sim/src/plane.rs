@@ -54,6 +54,13 @@ impl LoadedPolicy {
         names: Vec::new(),
     };
 
+    /// A rule as iptables-save prints it.
+    pub fn text(&self, index: u32) -> &str {
+        self.names
+            .get(index as usize)
+            .map_or("", |name| name.text.as_str())
+    }
+
     /// The chain and number of a rule.
     pub fn deciding(&self, index: u32) -> Option<Deciding<'_>> {
         let rule = self.rules.get(index as usize)?;

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::Args;
-use keepstate_api::{Applied, ApplyMode, Reply, Request};
+use keepstate_api::{Applied, ApplyMode, CONFIRM_SECONDS_MAX, Client, Reply, Request, RuleFile};
 
 use super::daemon::rule_files;
+use crate::lockout::{self, What};
 use crate::running::{InstanceArgument, unexpected};
 
 /// Put rules in force, all at once or none.
@@ -26,18 +28,58 @@ pub(crate) struct Arguments {
     #[arg(long)]
     check: bool,
 
+    /// Bring the rules before back after so many seconds, unless `keepstate confirm` comes first.
+    ///
+    /// The daemon keeps the time, whatever becomes of this terminal. One that dies leaves the new rules
+    /// filtering; the next one brings back what is overdue when it starts.
+    #[arg(long, value_name = "SECONDS", conflicts_with = "check",
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(CONFIRM_SECONDS_MAX)))]
+    confirm: Option<u32>,
+
+    /// Apply even what would cut the connection that this command is given over.
+    #[arg(long)]
+    force: bool,
+
     #[command(flatten)]
     instance: InstanceArgument,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let files = rule_files(Some(&arguments.file), arguments.file6.as_deref())?;
-    let mode = if arguments.check {
-        ApplyMode::Check
-    } else {
-        ApplyMode::Swap
+    let mode = match arguments.confirm {
+        Some(seconds) => ApplyMode::Guarded { seconds },
+        None if arguments.check => ApplyMode::Check,
+        None => ApplyMode::Swap,
     };
-    let mut client = arguments.instance.connect()?;
+    put(
+        &mut arguments.instance.connect()?,
+        files,
+        mode,
+        arguments.force,
+    )
+}
+
+/// Puts rules in force, unless that would cut off whoever does it, and says what came of it.
+pub(super) fn put(
+    client: &mut Client,
+    files: Vec<RuleFile>,
+    mode: ApplyMode,
+    force: bool,
+) -> anyhow::Result<ExitCode> {
+    let cuts = if force {
+        Vec::new()
+    } else {
+        lockout::cuts(client, &files)?
+    };
+    for cut in &cuts {
+        eprintln!("keepstate: {cut}");
+    }
+    if cuts.iter().any(|cut| cut.what == What::Connection) {
+        bail!(
+            "these rules would cut the connection that you work over; nothing was changed. Apply them \
+             all the same with --force, and best with --confirm 60"
+        );
+    }
     match client.ask(&Request::Apply { files, mode })? {
         Reply::Applied(applied) => {
             for note in &applied.notes {
@@ -78,5 +120,8 @@ fn summary(applied: &Applied) -> String {
     match applied.mode {
         ApplyMode::Check => format!("Nothing is wrong with {counts}; nothing was changed."),
         ApplyMode::Swap => format!("In force: {counts}."),
+        ApplyMode::Guarded { seconds } => {
+            format!("In force for {seconds} seconds: {counts}. Keep them with `keepstate confirm`.")
+        }
     }
 }

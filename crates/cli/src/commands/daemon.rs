@@ -40,7 +40,7 @@ pub(crate) struct StartArguments {
     pub(crate) interfaces: Vec<String>,
 
     /// Rules to put in force before anything is attached: a file of iptables-save or a script of
-    /// iptables commands.
+    /// iptables commands. Without any, and when nothing filters yet, those that `keepstate save` kept.
     #[arg(long, value_name = "FILE")]
     pub(crate) rules: Option<PathBuf>,
 
@@ -103,6 +103,7 @@ pub(crate) fn serve(start: &StartArguments) -> anyhow::Result<ExitCode> {
             XdpArgument::Generic => AttachMode::Generic,
         },
         rules: rule_files(start.rules.as_deref(), start.rules6.as_deref())?,
+        saved_rules: saved_rules(&start.config.directory())?,
         sysctls,
     };
     let result = run_daemon(&options, |plane, origin| {
@@ -141,6 +142,16 @@ pub(crate) fn rule_files(v4: Option<&Path>, v6: Option<&Path>) -> anyhow::Result
     let v4 = v4.map(|path| rule_file(path, family));
     let v6 = v6.map(|path| rule_file(path, RuleFamily::V6));
     v4.into_iter().chain(v6).collect()
+}
+
+/// What `keepstate save` kept.
+fn saved_rules(directory: &Path) -> anyhow::Result<Vec<RuleFile>> {
+    let families = [RuleFamily::V4, RuleFamily::V6];
+    let named = config::rule_files(directory).into_iter().zip(families);
+    named
+        .filter(|(path, _)| path.exists())
+        .map(|(path, family)| rule_file(&path, family))
+        .collect()
 }
 
 fn rule_file(path: &Path, family: RuleFamily) -> anyhow::Result<RuleFile> {

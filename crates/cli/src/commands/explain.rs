@@ -1,6 +1,6 @@
 //! `keepstate explain`: why a packet would pass, or not.
 
-mod running;
+pub(crate) mod running;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,21 +1,30 @@
 //! The subcommands, one file each.
 
 mod apply;
+mod backtest;
+mod check;
+mod confirm;
 mod daemon;
 mod demo;
+mod diff;
 mod down;
 pub(crate) mod events;
-mod explain;
+pub(crate) mod explain;
 mod flows;
 mod profile;
 mod replay;
+mod save;
+mod shell;
 mod status;
+mod template;
 mod timeout;
 mod up;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+
+use crate::iptables::Program;
 
 /// A firewall with memory.
 #[derive(Debug, Parser)]
@@ -31,6 +40,13 @@ enum Command {
     Up(up::Arguments),
     Down(down::Arguments),
     Apply(apply::Arguments),
+    Confirm(confirm::Arguments),
+    Save(save::Arguments),
+    Diff(diff::Arguments),
+    Backtest(backtest::Arguments),
+    Check(check::Arguments),
+    Template(template::Arguments),
+    Shell(shell::Arguments),
     Status(status::Arguments),
     Flows(flows::Arguments),
     Events(events::Arguments),
@@ -43,6 +59,24 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
+    /// Change and list the rules for IPv4, with the command line of iptables.
+    #[command(disable_help_flag = true)]
+    Iptables(Foreign),
+    /// As iptables, for IPv6.
+    #[command(disable_help_flag = true)]
+    Ip6tables(Foreign),
+    /// Print the rules for IPv4, with the command line of iptables-save.
+    #[command(disable_help_flag = true)]
+    IptablesSave(Foreign),
+    /// As iptables-save, for IPv6.
+    #[command(disable_help_flag = true)]
+    Ip6tablesSave(Foreign),
+    /// Read what iptables-save printed, with the command line of iptables-restore.
+    #[command(disable_help_flag = true)]
+    IptablesRestore(Foreign),
+    /// As iptables-restore, for IPv6.
+    #[command(disable_help_flag = true)]
+    Ip6tablesRestore(Foreign),
     Profile(profile::Arguments),
     Timeout(timeout::Arguments),
     /// Read and set the knobs of the tracker, with the command line of sysctl.
@@ -53,6 +87,21 @@ enum Command {
     },
 }
 
+/// The command line of another program.
+#[derive(Debug, Args)]
+struct Foreign {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    options: Vec<String>,
+}
+
+impl Foreign {
+    fn run(&self, name: &str) -> anyhow::Result<ExitCode> {
+        let program = Program::named(name);
+        // The names are those of the subcommands.
+        Ok(program.map_or(ExitCode::FAILURE, |program| program.run(&self.options)))
+    }
+}
+
 /// Runs the subcommand that the command line names.
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
@@ -60,12 +109,25 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Up(arguments) => up::run(&arguments),
         Command::Down(arguments) => down::run(&arguments),
         Command::Apply(arguments) => apply::run(&arguments),
+        Command::Confirm(arguments) => confirm::run(&arguments),
+        Command::Save(arguments) => save::run(&arguments),
+        Command::Diff(arguments) => Ok(diff::run(&arguments)),
+        Command::Check(arguments) => Ok(check::run(&arguments)),
+        Command::Template(arguments) => template::run(&arguments),
+        Command::Shell(arguments) => shell::run(&arguments),
+        Command::Backtest(arguments) => backtest::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Flows(arguments) => flows::run(&arguments),
         Command::Events(arguments) => events::run(&arguments),
         Command::Daemon(arguments) => daemon::run(&arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Replay(arguments) => replay::run(arguments),
+        Command::Iptables(words) => words.run("iptables"),
+        Command::Ip6tables(words) => words.run("ip6tables"),
+        Command::IptablesSave(words) => words.run("iptables-save"),
+        Command::Ip6tablesSave(words) => words.run("ip6tables-save"),
+        Command::IptablesRestore(words) => words.run("iptables-restore"),
+        Command::Ip6tablesRestore(words) => words.run("ip6tables-restore"),
         Command::Profile(arguments) => profile::run(&arguments),
         Command::Timeout(arguments) => timeout::run(&arguments),
         Command::Sysctl { options } => {

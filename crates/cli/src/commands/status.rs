@@ -158,7 +158,10 @@ pub(super) fn policy_line(policy: &PolicyStatus) -> String {
     };
     let when = policy.applied.map(ago).unwrap_or_default();
     let origins = policy.origins.join(", ");
-    format!("{origins}: {v4} rules for IPv4, {v6} for IPv6, applied {when}")
+    let waiting = policy.confirm_within.map_or(String::new(), |seconds| {
+        format!("; undone in {seconds} s without `keepstate confirm`")
+    });
+    format!("{origins}: {v4} rules for IPv4, {v6} for IPv6, applied {when}{waiting}")
 }
 
 fn ago(unix_seconds: u64) -> String {

@@ -20,7 +20,7 @@ mod request;
 mod stats;
 mod usage;
 mod values;
-mod zone;
+pub(crate) mod zone;
 
 use std::process::ExitCode;
 

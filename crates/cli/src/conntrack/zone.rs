@@ -8,7 +8,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Seconds that local time is ahead of UTC at a time in seconds since 1970; zero where no time
 /// zone is set.
-pub(super) fn utc_offset(seconds: i64) -> i64 {
+pub(crate) fn utc_offset(seconds: i64) -> i64 {
     static ZONE: OnceLock<Zone> = OnceLock::new();
     ZONE.get_or_init(|| read().unwrap_or_default())
         .offset(seconds)

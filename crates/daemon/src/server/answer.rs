@@ -20,7 +20,7 @@ use keepstate_plane::Counters;
 use super::connection::{Output, failure};
 use super::plane::PlaneError;
 use super::rules::ApplyError;
-use super::{Origin, Shared, edit, expectations, flows, sysctl, timeouts};
+use super::{Origin, Shared, commands, edit, expectations, flows, sysctl, timeouts};
 
 /// Answers one request, all but those that end the conversation. Errors are the client's.
 pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> io::Result<()> {
@@ -48,6 +48,12 @@ pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> 
             Err(ApplyError::Plane(error)) => Err(error),
             Err(error) => Ok(failure(FailureKind::Failed, chain(&error))),
         },
+        Request::Confirm => Ok(done(shared.rules.confirm())),
+        Request::RollBack => Ok(done(shared.rules.roll_back(&*shared.plane))),
+        Request::Iptables { family, arguments } => {
+            commands::iptables(shared, family, &arguments).map(Reply::Printed)
+        }
+        Request::Restore { restore } => commands::restore(shared, &restore).map(Reply::Printed),
         Request::Policy => policy_text(shared).map(Reply::Policy),
         Request::Running { query } => running(shared, query),
         Request::TimeoutPolicies => Ok(shared.timeouts.list(&*shared.plane)),
@@ -60,6 +66,13 @@ pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> 
     };
     let reply = reply.unwrap_or_else(|error| failure(FailureKind::Failed, chain(&error)));
     frame::write(output, &reply)
+}
+
+fn done(result: Result<(), ApplyError>) -> Reply {
+    match result {
+        Ok(()) => Reply::Done,
+        Err(error) => failure(FailureKind::Failed, chain(&error)),
+    }
 }
 
 /// The last word to the client that asked for the end.

@@ -6,12 +6,14 @@
 //! limit.
 
 mod answer;
+mod commands;
 mod connection;
 mod edit;
 mod events;
 mod expectations;
 mod expiry;
 mod flows;
+mod guard;
 mod log;
 pub mod memory;
 mod plane;
@@ -228,6 +230,7 @@ impl Server {
             connection::accept(shared, &listener)
         })?;
         server.spawn("expiry", |shared| expiry::run(shared))?;
+        server.spawn("guard", guard::run)?;
         server.spawn("events", move |shared| read_events(shared, source))?;
         Ok(server)
     }

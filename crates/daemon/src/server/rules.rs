@@ -15,6 +15,7 @@ use keepstate_policy::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::guard::{self, Pending};
 use super::plane::{Plane, PlaneError};
 use super::{timeouts, unix_seconds};
 
@@ -28,10 +29,18 @@ pub enum ApplyError {
     Plane(#[from] PlaneError),
     #[error("the text of the rules cannot be kept in {0}")]
     Keep(PathBuf, #[source] io::Error),
+    #[error("{0}")]
+    Guard(&'static str),
+}
+
+/// The rules in force, and those that come back unless somebody confirms.
+pub(super) struct State {
+    pub(super) in_force: InForce,
+    pub(super) pending: Option<Pending>,
 }
 
 /// What is in force.
-enum InForce {
+pub(super) enum InForce {
     /// No policy: everything passes.
     Nothing,
     Known(Box<Known>),
@@ -40,16 +49,16 @@ enum InForce {
 }
 
 /// A policy with its text.
-struct Known {
+pub(super) struct Known {
     policy: Policy,
     compiled: Compiled,
-    origins: Vec<String>,
+    pub(super) origins: Vec<String>,
     applied: u64,
 }
 
 /// What is kept in a file for the next daemon.
-#[derive(Serialize, Deserialize)]
-struct Kept {
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Kept {
     origins: Vec<String>,
     applied: u64,
     v4: String,
@@ -67,7 +76,7 @@ pub(crate) struct RuleName {
 /// The rules in force. Changes come one after the other.
 pub struct Rules {
     directory: PathBuf,
-    in_force: Mutex<InForce>,
+    state: Mutex<State>,
 }
 
 /// The text of the policy in force, and of the one that is about to be.
@@ -82,7 +91,10 @@ impl Rules {
     pub fn new(directory: PathBuf) -> Self {
         Self {
             directory,
-            in_force: Mutex::new(InForce::Nothing),
+            state: Mutex::new(State {
+                in_force: InForce::Nothing,
+                pending: None,
+            }),
         }
     }
 
@@ -94,7 +106,9 @@ impl Rules {
     /// Finds out what an earlier daemon put in force.
     pub fn recall(&self, plane: &dyn Plane) -> Result<(), PlaneError> {
         let (header, rules) = plane.policy()?;
-        let mut in_force = self.lock();
+        let mut state = self.lock();
+        state.pending = Pending::recall(&self.directory);
+        let in_force = &mut state.in_force;
         if header.flags & POLICY_NONE != 0 {
             *in_force = InForce::Nothing;
             return Ok(());
@@ -120,14 +134,60 @@ impl Rules {
         files: &[RuleFile],
         mode: ApplyMode,
     ) -> Result<Applied, ApplyError> {
-        let mut in_force = self.lock();
-        let mut policy = match &*in_force {
+        let mut state = self.lock();
+        let mut policy = match &state.in_force {
             InForce::Known(known) => known.counted(plane)?,
             InForce::Nothing | InForce::Unknown => Policy::default(),
         };
         let (families, notes) = merge(&mut policy, files)?;
+        let count = |family| policy.ruleset(family).rule_count() as u32;
+        let applied = Applied {
+            mode,
+            rules: [Family::V4, Family::V6]
+                .map(|family| families.contains(&family).then(|| count(family))),
+            notes,
+        };
+        let origins = files.iter().map(|file| file.origin.clone()).collect();
+        self.replace(plane, &mut state, policy, origins, mode)?;
+        Ok(applied)
+    }
+
+    /// Puts a policy in force, all of it or nothing; or only looks whether it could be.
+    pub(super) fn replace(
+        &self,
+        plane: &dyn Plane,
+        state: &mut State,
+        policy: Policy,
+        origins: Vec<String>,
+        mode: ApplyMode,
+    ) -> Result<(), ApplyError> {
+        let known = self.known(policy, origins)?;
+        if mode == ApplyMode::Check {
+            return Ok(());
+        }
+        if state.pending.is_some() {
+            return Err(ApplyError::Guard(guard::WAITING));
+        }
+        let guarded = match mode {
+            ApplyMode::Guarded { seconds } => {
+                Some(Pending::begin(plane, &state.in_force, seconds)?)
+            }
+            ApplyMode::Check | ApplyMode::Swap => None,
+        };
+        if let Some(pending) = &guarded {
+            pending.keep(&self.directory)?;
+        }
+        if let Err(error) = self.swap(plane, &known) {
+            guard::forget(&self.directory);
+            return Err(error);
+        }
+        state.in_force = InForce::Known(Box::new(known));
+        state.pending = guarded;
+        Ok(())
+    }
+
+    fn known(&self, policy: Policy, origins: Vec<String>) -> Result<Known, ApplyError> {
         let problem = |error: &dyn std::fmt::Display| {
-            let origins: Vec<&str> = files.iter().map(|file| file.origin.as_str()).collect();
             ApplyError::Rules(vec![whole_file_problem(&origins.join(", "), &error)])
         };
         let mut compiled = compile(&policy).map_err(|error| problem(&error))?;
@@ -136,30 +196,33 @@ impl Rules {
                 "there is no timeout policy {name}: make it by keepstate timeout add"
             ))
         })?;
-        let count = |family| policy.ruleset(family).rule_count() as u32;
-        let applied = Applied {
-            mode,
-            rules: [Family::V4, Family::V6]
-                .map(|family| families.contains(&family).then(|| count(family))),
-            notes,
-        };
-        if mode == ApplyMode::Check {
-            return Ok(applied);
-        }
-        let known = Known {
-            origins: files.iter().map(|file| file.origin.clone()).collect(),
+        Ok(Known {
             applied: unix_seconds(),
+            origins,
             policy,
             compiled,
-        };
+        })
+    }
+
+    /// Brings back what was in force before, whoever else waits for confirmation.
+    pub(super) fn bring_back(
+        &self,
+        plane: &dyn Plane,
+        state: &mut State,
+        kept: &Kept,
+    ) -> Result<(), ApplyError> {
+        let policy = kept.policy().ok_or(ApplyError::Guard(
+            "the rules before cannot be read any more",
+        ))?;
+        let known = self.known(policy, kept.origins.clone())?;
         self.swap(plane, &known)?;
-        *in_force = InForce::Known(Box::new(known));
-        Ok(applied)
+        state.in_force = InForce::Known(Box::new(known));
+        Ok(())
     }
 
     /// Whether the rules in force name a timeout policy.
     pub(crate) fn name_timeouts(&self, name: &str) -> bool {
-        match &*self.lock() {
+        match &self.lock().in_force {
             InForce::Known(known) => known.compiled.timeouts.iter().any(|known| known == name),
             InForce::Nothing | InForce::Unknown => false,
         }
@@ -180,7 +243,7 @@ impl Rules {
 
     /// Both families with their counters, `None` when the text is lost.
     pub(crate) fn text(&self, plane: &dyn Plane) -> Result<Option<RulesText>, PlaneError> {
-        let policy = match &*self.lock() {
+        let policy = match &self.lock().in_force {
             InForce::Nothing => Policy::default(),
             InForce::Known(known) => known.counted(plane)?,
             InForce::Unknown => return Ok(None),
@@ -189,7 +252,10 @@ impl Rules {
     }
 
     pub(crate) fn status(&self, plane: &dyn Plane) -> Result<Option<PolicyStatus>, PlaneError> {
-        Ok(match &*self.lock() {
+        let state = self.lock();
+        let now = plane.now();
+        let confirm_within = state.pending.as_ref().map(|it| it.seconds_left(now));
+        Ok(match &state.in_force {
             InForce::Nothing => None,
             InForce::Known(known) => Some(PolicyStatus {
                 origins: known.origins.clone(),
@@ -199,12 +265,14 @@ impl Rules {
                         .map(|family| known.policy.ruleset(family).rule_count() as u32),
                 ),
                 compiled_rules: known.compiled.header.rules,
+                confirm_within,
             }),
             InForce::Unknown => Some(PolicyStatus {
                 origins: Vec::new(),
                 applied: None,
                 rules: None,
                 compiled_rules: plane.policy()?.0.rules,
+                confirm_within,
             }),
         })
     }
@@ -212,7 +280,7 @@ impl Rules {
     /// The name of a compiled rule. An event that was under way while the policy changed may get
     /// the name of the rule that has this number now.
     pub(crate) fn name(&self, rule: u32) -> Option<RuleName> {
-        match &*self.lock() {
+        match &self.lock().in_force {
             InForce::Known(known) => {
                 let source = known.compiled.sources.get(rule as usize)?;
                 let chain = known.compiled.chains.get(source.chain as usize)?;
@@ -225,15 +293,15 @@ impl Rules {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, InForce> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // What is in force is replaced as a whole: a panic elsewhere leaves it right.
-        self.in_force.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Known {
     /// The policy with what its rules have counted.
-    fn counted(&self, plane: &dyn Plane) -> Result<Policy, PlaneError> {
+    pub(super) fn counted(&self, plane: &dyn Plane) -> Result<Policy, PlaneError> {
         let counters = plane.rule_counters()?;
         let mut policy = self.policy.clone();
         let read = |index: u32| counters.get(index as usize).copied();
@@ -243,7 +311,16 @@ impl Known {
     }
 
     fn kept(&self) -> Kept {
-        let RulesText { v4, v6 } = texts(&self.policy, ShowCounters::No);
+        self.kept_as(&self.policy, ShowCounters::No)
+    }
+
+    /// As what the next daemon needs, with what has been counted.
+    pub(super) fn kept_counted(&self, plane: &dyn Plane) -> Result<Kept, PlaneError> {
+        Ok(self.kept_as(&self.counted(plane)?, ShowCounters::Yes))
+    }
+
+    fn kept_as(&self, policy: &Policy, counters: ShowCounters) -> Kept {
+        let RulesText { v4, v6 } = texts(policy, counters);
         Kept {
             origins: self.origins.clone(),
             applied: self.applied,
@@ -253,17 +330,35 @@ impl Known {
     }
 }
 
+impl Kept {
+    /// No rules: everything passes.
+    pub(super) fn nothing() -> Self {
+        let RulesText { v4, v6 } = texts(&Policy::default(), ShowCounters::No);
+        Self {
+            origins: Vec::new(),
+            applied: 0,
+            v4,
+            v6,
+        }
+    }
+
+    fn policy(&self) -> Option<Policy> {
+        let mut policy = Policy::default();
+        for (family, text) in [(Family::V4, &self.v4), (Family::V6, &self.v6)] {
+            let parsed = parse_rules(text, FileKind::Save(family));
+            if parsed.has_errors() {
+                return None;
+            }
+            policy.merge(parsed);
+        }
+        Some(policy)
+    }
+}
+
 fn recall_from(path: &Path) -> Option<Known> {
     let text = std::fs::read(path).ok()?;
     let kept: Kept = serde_json::from_slice(&text).ok()?;
-    let mut policy = Policy::default();
-    for (family, text) in [(Family::V4, &kept.v4), (Family::V6, &kept.v6)] {
-        let parsed = parse_rules(text, FileKind::Save(family));
-        if parsed.has_errors() {
-            return None;
-        }
-        policy.merge(parsed);
-    }
+    let policy = kept.policy()?;
     let mut compiled = compile(&policy).ok()?;
     number_timeouts(path.parent()?, &mut compiled).ok()?;
     Some(Known {
@@ -354,23 +449,16 @@ fn merge(
     }
 }
 
-/// Scripts say themselves which family a command is for; files of iptables-save may not.
 fn file_kind(file: &RuleFile) -> FileKind {
     let family = match file.family {
-        RuleFamily::Detect => return FileKind::Detect,
-        RuleFamily::V4 => Family::V4,
-        RuleFamily::V6 => Family::V6,
+        RuleFamily::Detect => None,
+        RuleFamily::V4 => Some(Family::V4),
+        RuleFamily::V6 => Some(Family::V6),
     };
-    let mut lines = file.text.lines().map(str::trim);
-    let first = lines.find(|line| !line.is_empty() && !line.starts_with('#'));
-    if first.is_some_and(|line| line.starts_with('*')) {
-        FileKind::Save(family)
-    } else {
-        FileKind::Detect
-    }
+    FileKind::of(&file.text, family)
 }
 
-fn problem(origin: &str, diagnostic: &Diagnostic) -> RuleProblem {
+pub(super) fn problem(origin: &str, diagnostic: &Diagnostic) -> RuleProblem {
     RuleProblem {
         origin: origin.to_owned(),
         line: diagnostic.span.line,

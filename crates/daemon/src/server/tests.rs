@@ -58,7 +58,7 @@ impl Bench {
         bench
     }
 
-    fn start(&mut self) {
+    pub(super) fn start(&mut self) {
         let plane: Arc<dyn Plane> = Arc::<MemoryPlane>::clone(&self.plane);
         let rules = Arc::new(Rules::new(self.directory.clone()));
         rules.recall(&*plane).unwrap();
@@ -68,7 +68,7 @@ impl Bench {
         self.server = Some(server.unwrap());
     }
 
-    fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         let server = self.server.take().unwrap();
         server.stopper().stop(Shutdown::Filtering);
         server.wait();
@@ -82,11 +82,11 @@ impl Bench {
         Client::connect_to(&self.socket()).unwrap()
     }
 
-    fn ask(&self, request: &Request) -> Reply {
+    pub(super) fn ask(&self, request: &Request) -> Reply {
         self.client().ask(request).unwrap()
     }
 
-    fn apply(&self, text: &str, family: RuleFamily, mode: ApplyMode) -> Reply {
+    pub(super) fn apply(&self, text: &str, family: RuleFamily, mode: ApplyMode) -> Reply {
         let file = RuleFile {
             origin: "base.rules".to_owned(),
             family,
@@ -96,7 +96,7 @@ impl Bench {
         self.ask(&Request::Apply { files, mode })
     }
 
-    fn rules(&self) -> keepstate_api::RulesText {
+    pub(super) fn rules(&self) -> keepstate_api::RulesText {
         match self.ask(&Request::Policy) {
             Reply::Policy(policy) => policy.rules.expect("the text is known"),
             other => panic!("{other:?}"),
@@ -191,7 +191,7 @@ fn the_next_daemon_knows_the_rules_and_their_counters() {
 }
 
 /// What a daemon that is started anew finds: the same policy and counters.
-fn take_over(old: &MemoryPlane) -> MemoryPlane {
+pub(super) fn take_over(old: &MemoryPlane) -> MemoryPlane {
     let new = MemoryPlane::new(1000);
     new.copy_policy(old);
     new

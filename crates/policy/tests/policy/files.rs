@@ -144,7 +144,8 @@ fn what_is_not_known_is_an_error_at_its_place() {
     );
     check(
         "iptables -t nat -A POSTROUTING -j MASQUERADE",
-        "1:35: the target MASQUERADE is not supported yet",
+        "1:13: table `nat' cannot be had: Keepstate translates no addresses. Leave that to a router \
+         beside this host, and write rules of filter for the addresses that are seen here",
     );
     check(
         "iptables -t mangle -A INPUT -j DROP",
@@ -195,7 +196,8 @@ fn errors_of_a_whole_file_are_told_together() {
         7:11: Cannot use -L with -A
         8:13: Chain 'bar' does not exist
         10:1: a line outside of a table: \"*filter\" is expected first
-        13:1: table `nat' is not supported yet: only filter and raw are
+        13:1: table `nat' cannot be had: Keepstate translates no addresses. Leave that to a router \
+         beside this host, and write rules of filter for the addresses that are seen here
         19:8: COMMIT expected",
     );
 }

@@ -145,6 +145,7 @@ impl Twin {
                 UseCounters::No
             },
             flush: if has("-n") { Flush::No } else { Flush::Yes },
+            table: None,
         };
         let ours = self.policy.restore(Family::V4, text, options);
         assert_eq!(

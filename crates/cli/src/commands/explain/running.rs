@@ -7,14 +7,14 @@ use anyhow::{Context, bail};
 use keepstate_api::{Client, Query, Reply, Request, Running};
 use keepstate_engine::settings::Settings;
 use keepstate_engine::time::Tick;
-use keepstate_engine::tuple::{Family, Tuple};
+use keepstate_engine::tuple::Tuple;
 use keepstate_listing::address;
-use keepstate_policy::{Compiled, FileKind, Policy, compile, parse_rules};
+use keepstate_policy::{Compiled, compile};
 use keepstate_sim::explain::{Circumstances, Explanation, KnownFlow, explain_under};
 use keepstate_sim::expression::Expression;
 use keepstate_sim::locals::{LocalAddress, Locals};
 
-use crate::running::unexpected;
+use crate::running::{policy_of, unexpected};
 use crate::simulation::SimulationArguments;
 
 pub(super) fn explain(
@@ -43,7 +43,7 @@ pub(super) fn explain(
     Ok(explain_under(expression, options, &circumstances))
 }
 
-fn query(tuple: &Tuple) -> Query {
+pub(crate) fn query(tuple: &Tuple) -> Query {
     Query {
         source: address(tuple.family, &tuple.source),
         destination: address(tuple.family, &tuple.destination),
@@ -55,22 +55,14 @@ fn query(tuple: &Tuple) -> Query {
 }
 
 fn compiled(running: &Running) -> anyhow::Result<Compiled> {
-    let Some(rules) = &running.policy.rules else {
-        bail!("the text of the rules in force is not known: give them with --rules");
-    };
-    let mut policy = Policy::default();
-    for (family, text) in [(Family::V4, &rules.v4), (Family::V6, &rules.v6)] {
-        let parsed = parse_rules(text, FileKind::Save(family));
-        if let Some(problem) = parsed.diagnostics.iter().find(|told| told.is_error()) {
-            bail!("the rules in force cannot be read: {problem}");
-        }
-        policy.merge(parsed);
+    match policy_of(&running.policy)? {
+        Some(policy) => Ok(compile(&policy)?),
+        None => bail!("the text of the rules in force is not known: give them with --rules"),
     }
-    Ok(compile(&policy)?)
 }
 
 /// The daemon's settings, with the table sizes of a simulation.
-fn settings(running: &Running, sizes: Settings) -> Settings {
+pub(crate) fn settings(running: &Running, sizes: Settings) -> Settings {
     let mut settings = Settings {
         flags: running.flags,
         tcp_max_retrans: running.tcp_max_retrans,
@@ -82,13 +74,13 @@ fn settings(running: &Running, sizes: Settings) -> Settings {
     settings
 }
 
-fn known(record: &keepstate_api::RawRecord) -> KnownFlow {
+pub(crate) fn known(record: &keepstate_api::RawRecord) -> KnownFlow {
     let (key, record, warm) = record.parts();
     KnownFlow { key, record, warm }
 }
 
 /// What the routing table calls local, broadcast addresses included.
-fn addresses_of_this_host() -> anyhow::Result<Vec<LocalAddress>> {
+pub(crate) fn addresses_of_this_host() -> anyhow::Result<Vec<LocalAddress>> {
     let mut addresses = local_v4(&read("/proc/net/fib_trie")?);
     // Not there where IPv6 is switched off.
     if let Ok(text) = fs::read_to_string("/proc/net/if_inet6") {

@@ -1,0 +1,226 @@
+//! The mistakes of the tutorial that concern rules, and the neighbours of each that are none.
+
+use keepstate_check::{Code, Finding, Source, Subject, check, mend, patch, sarif};
+use keepstate_engine::tuple::Family;
+use keepstate_policy::{FileKind, Policy, Style, parse_rules};
+
+/// A script, or a file of iptables-save.
+#[track_caller]
+fn subject(text: &str) -> Subject {
+    let parsed = parse_rules(text, FileKind::Detect);
+    assert!(!parsed.has_errors(), "{:?}", parsed.diagnostics);
+    let families = parsed.families.clone();
+    let mut policy = Policy::default();
+    policy.merge(parsed);
+    let source_of = [Family::V4, Family::V6].map(|family| families.contains(&family).then_some(0));
+    Subject {
+        policy,
+        families,
+        sources: vec![Source {
+            origin: "rules.sh".into(),
+            text: text.into(),
+        }],
+        source_of,
+        is_running: false,
+    }
+}
+
+#[track_caller]
+fn findings(text: &str) -> Vec<Finding> {
+    check(&subject(text))
+}
+
+/// The findings of a code, as `line: message`.
+#[track_caller]
+fn told(text: &str, code: Code) -> Vec<String> {
+    let findings = findings(text).into_iter();
+    findings
+        .filter(|finding| finding.code == code)
+        .map(|finding| {
+            let line = finding.location.place.0.map_or(0, |place| place.line);
+            format!("{line}: {}", finding.message)
+        })
+        .collect()
+}
+
+#[track_caller]
+fn finds(text: &str, code: Code, line: u32) {
+    let told = told(text, code);
+    let begins = format!("{line}: ");
+    assert!(
+        told.iter().any(|one| one.starts_with(&begins)),
+        "{told:?}\n{:#?}",
+        findings(text)
+    );
+}
+
+#[track_caller]
+fn is_silent(text: &str, code: Code) {
+    assert_eq!(told(text, code), Vec::<String>::new());
+}
+
+const ESTABLISHED: &str =
+    "iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n";
+const INVALID: &str = "iptables -A INPUT -m conntrack --ctstate INVALID -j DROP\n";
+const SSH: &str = "iptables -A INPUT -p tcp --dport 22 -m conntrack --ctstate NEW -j ACCEPT\n";
+
+#[test]
+fn mistake_2_notrack_needs_both_directions_and_an_accept() {
+    let one = "iptables -t raw -A PREROUTING -p tcp --dport 80 -j CT --notrack\n";
+    let other = "iptables -t raw -A OUTPUT -p tcp --sport 80 -j CT --notrack\n";
+    let accept = "iptables -A INPUT -p tcp --dport 80 -m conntrack --ctstate UNTRACKED -j ACCEPT\n";
+    finds(one, Code::NotrackOneWay, 1);
+    is_silent(&format!("{one}{other}"), Code::NotrackOneWay);
+    let shut = format!("{one}{other}iptables -P INPUT DROP\niptables -P FORWARD DROP\n");
+    finds(&shut, Code::UntrackedRefused, 1);
+    is_silent(&format!("{shut}{accept}"), Code::UntrackedRefused);
+    // The mirror must be for the same port.
+    let wrong = "iptables -t raw -A OUTPUT -p tcp --sport 81 -j NOTRACK\n";
+    finds(&format!("{one}{wrong}"), Code::NotrackOneWay, 1);
+    let mended = mend(&subject(one));
+    let patch = patch(&Policy::default(), &mended.policy, &[Family::V4]);
+    assert!(
+        patch.contains("+-A OUTPUT -p tcp -m tcp --sport 80 -j CT --notrack"),
+        "{patch}"
+    );
+}
+
+#[test]
+fn mistake_10_an_accept_before_what_it_makes_void() {
+    // 7.4: the reject of the DMZ stands behind the accept of everything inside.
+    let gateway = "iptables -A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n\
+                   iptables -A FORWARD -s 192.168.0.0/16 -m conntrack --ctstate NEW -j ACCEPT\n\
+                   iptables -A FORWARD -s 192.168.100.0/24 -d 192.168.1.0/24 -m conntrack --ctstate NEW -j DROP\n";
+    finds(gateway, Code::NeverMatches, 3);
+    let subject = subject(gateway);
+    let finding = check(&subject)
+        .into_iter()
+        .find(|finding| finding.code == Code::NeverMatches)
+        .unwrap();
+    assert_eq!(finding.related[0].1.number, 2);
+    let shown = finding.render(&subject.sources, Style::Plain);
+    assert!(shown.contains("rules.sh:3:10"), "{shown}");
+    assert!(shown.contains("this rule takes all of them"), "{shown}");
+    let mended = mend(&subject);
+    let patch = patch(&subject.policy, &mended.policy, &[Family::V4]);
+    assert!(
+        patch.contains(
+            " -j DROP\n+-A FORWARD -s 192.168.0.0/16 -m conntrack --ctstate NEW -j ACCEPT"
+        ),
+        "{patch}"
+    );
+}
+
+#[test]
+fn mistake_11_the_policy_comes_first_ipv6_stays_open_and_tables_are_kept() {
+    let script = format!("iptables -F\niptables -P INPUT DROP\n{ESTABLISHED}{INVALID}{SSH}");
+    finds(&script, Code::PolicyFirst, 2);
+    finds(&script, Code::TablesKept, 1);
+    assert_eq!(told(&script, Code::Ipv6Open).len(), 1);
+    let careful = format!(
+        "iptables -t raw -F\niptables -F\n{INVALID}{ESTABLISHED}{SSH}iptables -P INPUT DROP\n\
+         ip6tables -P INPUT DROP\n"
+    );
+    for code in [Code::PolicyFirst, Code::TablesKept, Code::Ipv6Open] {
+        is_silent(&careful, code);
+    }
+    // A file of iptables-save is one step.
+    let saved = "*filter\n:INPUT DROP [0:0]\n-A INPUT -p tcp -m conntrack --ctstate NEW,ESTABLISHED -j ACCEPT\nCOMMIT\n";
+    is_silent(saved, Code::PolicyFirst);
+}
+
+#[test]
+fn invalid_and_established_are_missed() {
+    finds(
+        "iptables -A INPUT -p tcp --dport 22 -j ACCEPT\niptables -A INPUT -j DROP\n",
+        Code::InvalidAccepted,
+        1,
+    );
+    is_silent(
+        &format!("{INVALID}iptables -A INPUT -p tcp --dport 22 -j ACCEPT\n"),
+        Code::InvalidAccepted,
+    );
+    is_silent(
+        &format!("{SSH}iptables -P INPUT DROP\n"),
+        Code::InvalidAccepted,
+    );
+    finds(
+        &format!("{SSH}iptables -P INPUT DROP\n"),
+        Code::EstablishedMissing,
+        1,
+    );
+    is_silent(
+        &format!("{ESTABLISHED}{SSH}iptables -P INPUT DROP\n"),
+        Code::EstablishedMissing,
+    );
+    // Section 3.3 alone: INVALID is dropped after what it could be taken for, and all else passes.
+    finds(&format!("{ESTABLISHED}{SSH}{INVALID}"), Code::Order, 3);
+    is_silent(&format!("{INVALID}{ESTABLISHED}{SSH}"), Code::Order);
+    finds(&format!("{SSH}{ESTABLISHED}"), Code::Order, 2);
+    finds(ESTABLISHED, Code::FiltersNothing, 1);
+}
+
+#[test]
+fn an_administrator_is_locked_out() {
+    let shut = format!("iptables -P INPUT DROP\niptables -A INPUT -i lo -j ACCEPT\n{ESTABLISHED}");
+    finds(&shut, Code::LockOut, 1);
+    is_silent(&format!("{shut}{SSH}"), Code::LockOut);
+    is_silent(
+        &format!("iptables -N admin\n{shut}iptables -A INPUT -s 10.0.0.1 -j admin\n"),
+        Code::LockOut,
+    );
+}
+
+#[test]
+fn rules_are_hidden_across_jumps() {
+    let tcp = "iptables -N web\niptables -A INPUT -p tcp -j web\n";
+    finds(
+        &format!("{tcp}iptables -A web -p udp -j DROP\n"),
+        Code::NeverMatches,
+        3,
+    );
+    finds(
+        &format!("{tcp}iptables -A web -j ACCEPT\niptables -A INPUT -p tcp --dport 25 -j DROP\n"),
+        Code::NeverMatches,
+        4,
+    );
+    // Some come back.
+    is_silent(
+        &format!(
+            "{tcp}iptables -A web -s 10.0.0.1 -j RETURN\niptables -A web -j ACCEPT\n\
+             iptables -A INPUT -p tcp --dport 25 -j DROP\n"
+        ),
+        Code::NeverMatches,
+    );
+    finds(
+        "iptables -N alone\niptables -A alone -j DROP\n",
+        Code::ChainUnused,
+        2,
+    );
+    // States that two rules share.
+    finds(
+        "iptables -A INPUT -m conntrack --ctstate NEW -j DROP\n\
+         iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n\
+         iptables -A INPUT -p tcp -m conntrack --ctstate NEW,ESTABLISHED -j ACCEPT\n",
+        Code::NeverMatches,
+        3,
+    );
+}
+
+#[test]
+fn findings_are_told_in_sarif() {
+    let subject = subject(&format!("{SSH}iptables -P INPUT DROP\n"));
+    let findings = check(&subject);
+    let log = sarif::log(&findings, &subject.sources);
+    assert_eq!(log["version"], "2.1.0");
+    let run = &log["runs"][0];
+    let result = &run["results"][0];
+    let index = result["ruleIndex"].as_u64().unwrap() as usize;
+    assert_eq!(
+        run["tool"]["driver"]["rules"][index]["id"],
+        result["ruleId"]
+    );
+    let place = &result["locations"][0]["physicalLocation"];
+    assert_eq!(place["artifactLocation"]["uri"], "rules.sh");
+    assert_eq!(place["region"]["startLine"], 1);
+}

@@ -1,0 +1,354 @@
+//! Templates: what the rules of common hosts look like, done as they were meant.
+//!
+//! Each is one file for both families: INVALID first, then what belongs to known flows, then new
+//! connections; a policy of DROP that comes in the same step as the rules before it; IPv6 shut as IPv4
+//! is, but for what IPv6 cannot do without.
+
+use anyhow::bail;
+use clap::{Args, ValueEnum};
+use keepstate_engine::tuple::Family;
+use keepstate_policy::Network;
+
+/// Which template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Template {
+    Base,
+    Web,
+    Database,
+    Gateway,
+    Game,
+}
+
+pub(crate) const TEMPLATES: [Template; 5] = [
+    Template::Base,
+    Template::Web,
+    Template::Database,
+    Template::Gateway,
+    Template::Game,
+];
+
+/// Addresses may be of either family, lists are separated by commas.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Parameters {
+    /// Who may reach SSH: addresses and networks; everybody when none are named.
+    #[arg(long, value_name = "ADDR,...", value_delimiter = ',', value_parser = network)]
+    allow_ssh_from: Vec<Network>,
+
+    /// Where SSH listens.
+    #[arg(long, value_name = "PORT", default_value_t = 22)]
+    ssh_port: u16,
+
+    /// TCP ports of the service; of web 80 and 443, of database 3306 when none are named.
+    #[arg(long, value_name = "PORT,...", value_delimiter = ',')]
+    tcp_ports: Vec<u16>,
+
+    /// UDP ports of the service; of game 27015 when none are named.
+    #[arg(long, value_name = "PORT,...", value_delimiter = ',')]
+    udp_ports: Vec<u16>,
+
+    /// Who may reach the database.
+    #[arg(long, value_name = "ADDR,...", value_delimiter = ',', value_parser = network)]
+    app_servers: Vec<Network>,
+
+    /// The inner networks of a gateway.
+    #[arg(long, value_name = "NET,...", value_delimiter = ',', value_parser = network)]
+    inside: Vec<Network>,
+
+    /// The networks of a gateway whose servers strangers reach, and which reach nothing inside.
+    #[arg(long, value_name = "NET,...", value_delimiter = ',', value_parser = network)]
+    dmz: Vec<Network>,
+}
+
+fn network(text: &str) -> Result<Network, String> {
+    let family = if text.contains(':') {
+        Family::V6
+    } else {
+        Family::V4
+    };
+    Network::parse(family, text).map_err(|problem| problem.to_string())
+}
+
+impl Template {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Base => "base",
+            Self::Web => "web",
+            Self::Database => "database",
+            Self::Gateway => "gateway",
+            Self::Game => "game",
+        }
+    }
+
+    pub(crate) const fn about(self) -> &'static str {
+        match self {
+            Self::Base => "a host that is reached by SSH alone",
+            Self::Web => "a web server",
+            Self::Database => "a database that some servers reach",
+            Self::Gateway => "a gateway between inner networks, a DMZ and the rest",
+            Self::Game => "a game server: UDP; see also `keepstate profile game'",
+        }
+    }
+
+    /// What it takes beside `--allow-ssh-from` and `--ssh-port`, and these.
+    pub(crate) fn options(self) -> Vec<&'static str> {
+        let own: &[&str] = match self {
+            Self::Base => &[],
+            Self::Web => &["--tcp-ports"],
+            Self::Database => &["--tcp-ports", "--app-servers"],
+            Self::Gateway => &["--tcp-ports", "--inside", "--dmz"],
+            Self::Game => &["--udp-ports", "--tcp-ports"],
+        };
+        [&["--allow-ssh-from", "--ssh-port"], own].concat()
+    }
+
+    /// Both families in the form of iptables-save.
+    pub(crate) fn text(self, parameters: &Parameters) -> anyhow::Result<String> {
+        self.refuse_others(parameters)?;
+        if self == Self::Database && parameters.app_servers.is_empty() {
+            bail!("a database needs --app-servers: those that may reach it");
+        }
+        if self == Self::Gateway && parameters.inside.is_empty() {
+            bail!("a gateway needs --inside: the networks that it stands before");
+        }
+        if self == Self::Gateway && parameters.dmz.is_empty() != parameters.tcp_ports.is_empty() {
+            bail!(
+                "a gateway takes --dmz and --tcp-ports together: the servers and what they serve"
+            );
+        }
+        let families = [Family::V4, Family::V6].map(|family| self.table(family, parameters));
+        Ok(families.concat())
+    }
+
+    fn refuse_others(self, parameters: &Parameters) -> anyhow::Result<()> {
+        let given = [
+            ("--tcp-ports", !parameters.tcp_ports.is_empty()),
+            ("--udp-ports", !parameters.udp_ports.is_empty()),
+            ("--app-servers", !parameters.app_servers.is_empty()),
+            ("--inside", !parameters.inside.is_empty()),
+            ("--dmz", !parameters.dmz.is_empty()),
+        ];
+        for (option, is_given) in given {
+            if is_given && !self.options().contains(&option) {
+                let takes = self.options().join(", ");
+                bail!("{} does not take {option}; it takes {takes}", self.name());
+            }
+        }
+        Ok(())
+    }
+
+    fn table(self, family: Family, parameters: &Parameters) -> String {
+        let (program, ping) = match family {
+            Family::V4 => ("iptables", "-p icmp -m conntrack --ctstate NEW"),
+            // Neighbours are found by ICMPv6, which is not tracked (RFC 4890, section 4.4).
+            Family::V6 => (
+                "ip6tables",
+                "-p ipv6-icmp -m conntrack --ctstate NEW,UNTRACKED",
+            ),
+        };
+        let mut lines = vec![
+            format!(
+                "# Generated by {program}-save: keepstate template {}",
+                self.name()
+            ),
+            "*filter".into(),
+            ":INPUT DROP [0:0]".into(),
+            ":FORWARD DROP [0:0]".into(),
+            ":OUTPUT ACCEPT [0:0]".into(),
+            "-A INPUT -i lo -j ACCEPT".into(),
+        ];
+        let known = |chain: &str| {
+            [
+                format!("-A {chain} -m conntrack --ctstate INVALID -j DROP"),
+                format!("-A {chain} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"),
+            ]
+        };
+        lines.extend(known("INPUT"));
+        lines.push(format!("-A INPUT {ping} -j ACCEPT"));
+        let rule = Rules { family };
+        let ssh = [parameters.ssh_port];
+        lines.extend(rule.from("INPUT", &parameters.allow_ssh_from, "tcp", &ssh));
+        let tcp = |usual: &[u16]| match parameters.tcp_ports.as_slice() {
+            [] => usual.to_vec(),
+            named => named.to_vec(),
+        };
+        match self {
+            Self::Base => {}
+            Self::Web => lines.extend(rule.from("INPUT", &[], "tcp", &tcp(&[80, 443]))),
+            Self::Database => {
+                let servers = &parameters.app_servers;
+                if servers.iter().any(|server| server.family == family) {
+                    lines.extend(rule.from("INPUT", servers, "tcp", &tcp(&[3306])));
+                }
+            }
+            Self::Game => {
+                let udp = match parameters.udp_ports.as_slice() {
+                    [] => &[27015],
+                    named => named,
+                };
+                lines.extend(rule.from("INPUT", &[], "udp", udp));
+                lines.extend(rule.from("INPUT", &[], "tcp", &tcp(&[])));
+            }
+            Self::Gateway => {
+                lines.extend(known("FORWARD"));
+                lines.extend(rule.gateway(parameters));
+            }
+        }
+        lines.push("COMMIT\n".into());
+        lines.join("\n")
+    }
+}
+
+/// Rules of one family.
+struct Rules {
+    family: Family,
+}
+
+impl Rules {
+    fn own<'a>(&self, networks: &'a [Network]) -> impl Iterator<Item = &'a Network> {
+        let family = self.family;
+        networks
+            .iter()
+            .filter(move |network| network.family == family)
+    }
+
+    /// New connections from these networks, from all where none is named, to these ports.
+    fn from(&self, chain: &str, from: &[Network], protocol: &str, ports: &[u16]) -> Vec<String> {
+        let mut sources: Vec<String> = self
+            .own(from)
+            .map(|network| format!(" -s {network}"))
+            .collect();
+        if from.is_empty() {
+            sources.push(String::new());
+        }
+        let mut ports = ports.to_vec();
+        ports.sort_unstable();
+        ports.dedup();
+        let rules = sources.iter().flat_map(|source| {
+            ports.iter().map(move |port| {
+                format!(
+                    "-A {chain}{source} -p {protocol} -m {protocol} --dport {port} \
+                     -m conntrack --ctstate NEW -j ACCEPT"
+                )
+            })
+        });
+        rules.collect()
+    }
+
+    /// The DMZ reaches nothing inside, the inside everything, strangers the DMZ's services.
+    fn gateway(&self, parameters: &Parameters) -> Vec<String> {
+        let state = "-m conntrack --ctstate NEW";
+        let mut lines = Vec::new();
+        for dmz in self.own(&parameters.dmz) {
+            for inside in self.own(&parameters.inside) {
+                lines.push(format!("-A FORWARD -s {dmz} -d {inside} {state} -j DROP"));
+            }
+        }
+        for inside in self.own(&parameters.inside) {
+            lines.push(format!("-A FORWARD -s {inside} {state} -j ACCEPT"));
+        }
+        for dmz in self.own(&parameters.dmz) {
+            for port in &parameters.tcp_ports {
+                lines.push(format!(
+                    "-A FORWARD -d {dmz} -p tcp -m tcp --dport {port} {state} -j ACCEPT"
+                ));
+            }
+        }
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keepstate_check::{Subject, check};
+    use keepstate_policy::{FileKind, parse_rules};
+
+    use super::*;
+
+    fn parameters(template: Template) -> Vec<Parameters> {
+        let networks = |list: &[&str]| list.iter().map(|text| network(text).unwrap()).collect();
+        let plain = Parameters {
+            ssh_port: 22,
+            ..Parameters::default()
+        };
+        let plain = match template {
+            Template::Database => Parameters {
+                app_servers: networks(&["192.168.1.10", "192.168.1.11", "2001:db8::10"]),
+                ..plain
+            },
+            Template::Gateway => Parameters {
+                inside: networks(&["192.168.0.0/16", "2001:db8:1::/48"]),
+                ..plain
+            },
+            _ => plain,
+        };
+        let full = match template {
+            Template::Base => plain.clone(),
+            Template::Web | Template::Database => Parameters {
+                tcp_ports: vec![8080, 8443],
+                ..plain.clone()
+            },
+            Template::Game => Parameters {
+                tcp_ports: vec![27015],
+                udp_ports: vec![27015, 27016],
+                ..plain.clone()
+            },
+            Template::Gateway => Parameters {
+                dmz: networks(&["192.168.100.0/24", "2001:db8:2::/64"]),
+                tcp_ports: vec![80, 443],
+                ..plain.clone()
+            },
+        };
+        let from_few = Parameters {
+            allow_ssh_from: networks(&["192.0.2.0/24", "192.0.2.99"]),
+            ssh_port: 2222,
+            ..full.clone()
+        };
+        vec![plain, full, from_few]
+    }
+
+    #[test]
+    fn each_template_passes_the_check_without_a_word() {
+        for template in TEMPLATES {
+            for (index, parameters) in parameters(template).iter().enumerate() {
+                // The third names a sender twice, which is the caller's doing.
+                let parameters = Parameters {
+                    allow_ssh_from: parameters.allow_ssh_from.iter().take(1).copied().collect(),
+                    ..parameters.clone()
+                };
+                let text = template.text(&parameters).unwrap();
+                let parsed = parse_rules(&text, FileKind::Detect);
+                assert!(
+                    parsed.diagnostics.is_empty(),
+                    "{text}{:?}",
+                    parsed.diagnostics
+                );
+                assert_eq!(parsed.families, [Family::V4, Family::V6]);
+                let subject = Subject {
+                    families: parsed.families.clone(),
+                    policy: parsed.policy,
+                    sources: Vec::new(),
+                    source_of: [None; 2],
+                    is_running: false,
+                };
+                let findings = check(&subject);
+                assert!(
+                    findings.is_empty(),
+                    "{template:?} {index}\n{text}\n{findings:#?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_template_does_not_take_is_refused() {
+        let parameters = Parameters {
+            app_servers: vec![network("10.0.0.1").unwrap()],
+            ..Parameters::default()
+        };
+        let error = Template::Web.text(&parameters).unwrap_err().to_string();
+        assert!(error.contains("does not take --app-servers"), "{error}");
+        let error = Template::Database.text(&Parameters::default()).unwrap_err();
+        assert!(error.to_string().contains("--app-servers"), "{error}");
+        assert!(network("10.0.0.0/33").is_err() && network("host").is_err());
+    }
+}

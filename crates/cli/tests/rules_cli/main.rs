@@ -1,0 +1,8 @@
+//! The programs that change, compare and keep rules, by the names that scripts call them by.
+
+mod bench;
+mod guard;
+mod iptables;
+mod offline;
+mod shell;
+mod templates;
