@@ -71,6 +71,7 @@ stages! {
     xdp_foretold Foretold
     xdp_help Help
     xdp_expect Expect
+    xdp_weigh Weigh
 }
 
 /// Jumps to the program of a stage, or ends.
@@ -130,6 +131,11 @@ impl Context for Frame {
     #[inline(always)]
     fn interface(&self) -> u32 {
         XdpContext::new(self.0).ingress_ifindex() as u32
+    }
+
+    #[inline(always)]
+    fn mark(&self) -> u32 {
+        0
     }
 
     #[inline(always)]

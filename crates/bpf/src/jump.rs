@@ -33,6 +33,7 @@ pub unsafe fn to_stage(context: *mut c_void, programs: &'static ProgramArray, st
             Stage::Foretold => jump::<{ Stage::Foretold as i32 }>(context, programs),
             Stage::Help => jump::<{ Stage::Help as i32 }>(context, programs),
             Stage::Expect => jump::<{ Stage::Expect as i32 }>(context, programs),
+            Stage::Weigh => jump::<{ Stage::Weigh as i32 }>(context, programs),
             Stage::Done | Stage::Steady => {}
         }
     }

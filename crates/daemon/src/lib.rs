@@ -9,6 +9,7 @@ pub mod kernel_plane;
 pub mod mapped;
 pub mod netlink;
 mod patterns;
+mod remembered;
 pub mod run;
 pub mod server;
 pub mod twin;

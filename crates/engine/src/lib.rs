@@ -11,7 +11,9 @@
 #![forbid(unsafe_code)]
 
 mod account;
+mod asked;
 mod associate;
+pub mod condition;
 pub mod conntrack;
 pub mod event;
 pub mod expect;

@@ -1,7 +1,9 @@
 //! One packet's way through the engine.
 
 use crate::account;
+use crate::asked::Asked;
 use crate::associate;
+use crate::condition::{self, Scan};
 use crate::conntrack::sctp::SctpState;
 use crate::conntrack::sctp::chunks::Walk;
 use crate::conntrack::tcp::Advance;
@@ -146,7 +148,12 @@ pub struct Scratch {
     pub(crate) tracked: Tracked,
     /// Where the packet's SCTP chunks are read.
     pub(crate) chunks: Walk,
+    pub(crate) asked: Asked,
     pub(crate) walk: Progress,
+    /// A search through the packet's bytes, for a condition.
+    pub(crate) scan: Scan,
+    /// Mark of the packet, see [`Host::mark`].
+    pub(crate) mark: u32,
     /// What rules say of the flow that the packet may begin.
     pub(crate) assigned: Assigned,
     /// Whether another packet of the flow would meet the same fate in the table raw.
@@ -213,7 +220,10 @@ impl Default for Scratch {
             uses_warm: WarmUse::No,
             tracked: Tracked::NOTHING,
             chunks: Walk::NOTHING,
+            asked: Asked::NOTHING,
             walk: Progress::START,
+            scan: Scan::NOTHING,
+            mark: 0,
             assigned: Assigned::NOTHING,
             raw_depends_on: DependsOn::Flow,
             next: Stage::Done,
@@ -237,7 +247,7 @@ const ROUNDS_MAX: u32 = 4;
 
 /// Steps that a packet can take at most: all of them in each round, and twice where a connection
 /// is opened again.
-const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 12 + 1;
+const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 14 + 1;
 
 /// What is to be done next with a packet. All that one step hands to the next is in the scratch
 /// memory, so that a plane may run each of them on its own: the kernel's verifier has no
@@ -282,6 +292,8 @@ pub enum Stage {
     Help = 16,
     /// Put down what it foretells.
     Expect = 17,
+    /// Go on through the rules from one that has conditions.
+    Weigh = 24,
 }
 
 /// Judges one packet.
@@ -429,6 +441,7 @@ pub fn step<P: Packet, H: Host>(
         Stage::Foretold => expect::seek(host, scratch),
         Stage::Help => helper::read(&run, scratch),
         Stage::Expect => expect::make(&run, scratch),
+        Stage::Weigh => condition::weigh(&run, scratch),
         Stage::Steady => steady::advance(host, arrival.path, scratch),
     }
 }
@@ -436,21 +449,12 @@ pub fn step<P: Packet, H: Host>(
 #[inline(always)]
 fn judge<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Stage {
     host.trace(Step::State(scratch.tracked.state, scratch.tracked.reason));
-    judge::judge(host, path, scratch);
-    let accepted = matches!(scratch.judgement.verdict, Verdict::Accept);
-    if !accepted {
-        return Stage::Conclude;
-    }
-    match scratch.tracked.flow {
-        Flow::Begins => Stage::Insert,
-        Flow::Known(_) => helped(scratch),
-        _ => Stage::Conclude,
-    }
+    judge::judge(host, path, scratch)
 }
 
 /// What comes after a packet of a flow was let through.
 #[inline(always)]
-fn helped(scratch: &Scratch) -> Stage {
+pub(crate) const fn helped(scratch: &Scratch) -> Stage {
     match scratch.given.helper() {
         0 => Stage::Conclude,
         _ => Stage::Help,

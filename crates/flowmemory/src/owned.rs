@@ -25,6 +25,7 @@ pub struct OwnedTable {
     fragments: Lines,
     expectations: Lines,
     helper_states: Lines,
+    condition_states: Lines,
 }
 
 #[derive(Debug)]
@@ -59,6 +60,7 @@ impl OwnedTable {
             fragments: Lines::new(FRAGMENT_TABLE_WORDS),
             expectations: Lines::new(0),
             helper_states: Lines::new(0),
+            condition_states: Lines::new(0),
         }
     }
 
@@ -72,12 +74,22 @@ impl OwnedTable {
         }
     }
 
+    /// The same table with memory for so many conditions of rules.
+    #[must_use]
+    pub fn with_conditions(self, conditions: usize) -> Self {
+        Self {
+            condition_states: Lines::new(conditions),
+            ..self
+        }
+    }
+
     /// The table's arrays, borrowed.
     pub fn as_slices(&self) -> SliceTable<'_> {
         let [v4, v6] = &self.families;
         let table = SliceTable::new([v4.as_slices(), v6.as_slices()], self.gauges.as_slice());
         table
             .with_fragments(self.fragments.as_slice())
+            .with_conditions(self.condition_states.as_slice())
             .with_helpers(HelperSlices {
                 expectations: self.expectations.as_slice(),
                 states: self.helper_states.as_slice(),

@@ -14,7 +14,7 @@ use keepstate_engine::settings::Settings;
 use keepstate_engine::verdict::REASON_COUNTERS;
 
 /// Version of everything in this file.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// Two policies: the one in force, and the one being written.
 pub const POLICY_SLOTS: u32 = 2;
@@ -59,6 +59,7 @@ pub mod names {
     pub const POLICIES: &str = "POLICIES";
     pub const RULES: &str = "RULES";
     pub const CONDITIONS: &str = "CONDITIONS";
+    pub const CONDITION_STATES: &str = "CONDITION_STATES";
     pub const RULE_COUNTERS: &str = "RULE_COUNTERS";
     pub const COUNTERS: &str = "COUNTERS";
     pub const INTERFACES: &str = "INTERFACES";
@@ -69,7 +70,7 @@ pub mod names {
     pub const STAGES_XDP: &str = "STAGES_XDP";
     pub const STAGES_TC: &str = "STAGES_TC";
 
-    pub const XDP_STAGES: [(Stage, &str); 16] = [
+    pub const XDP_STAGES: [(Stage, &str); 17] = [
         (Stage::Look, "xdp_look"),
         (Stage::Advance, "xdp_advance"),
         (Stage::Write, "xdp_write"),
@@ -86,8 +87,9 @@ pub mod names {
         (Stage::Foretold, "xdp_foretold"),
         (Stage::Help, "xdp_help"),
         (Stage::Expect, "xdp_expect"),
+        (Stage::Weigh, "xdp_weigh"),
     ];
-    pub const TC_STAGES: [(Stage, &str); 16] = [
+    pub const TC_STAGES: [(Stage, &str); 17] = [
         (Stage::Look, "tc_look"),
         (Stage::Advance, "tc_advance"),
         (Stage::Write, "tc_write"),
@@ -104,10 +106,11 @@ pub mod names {
         (Stage::Foretold, "tc_foretold"),
         (Stage::Help, "tc_help"),
         (Stage::Expect, "tc_expect"),
+        (Stage::Weigh, "tc_weigh"),
     ];
 
     /// All maps, in the order in which they are pinned.
-    pub const MAPS: [&str; 20] = [
+    pub const MAPS: [&str; 21] = [
         PLANE,
         TAGS[0],
         TAGS[1],
@@ -124,6 +127,7 @@ pub mod names {
         POLICIES,
         RULES,
         CONDITIONS,
+        CONDITION_STATES,
         RULE_COUNTERS,
         COUNTERS,
         INTERFACES,
