@@ -70,20 +70,26 @@ fn limit<P: Packet, H: Host, W: Words>(
     for _ in 0..CONDITION_TRIES_MAX {
         // Zero before the first packet, which is long ago.
         let old = state.load(0);
-        // Another CPU may be a jiffy ahead.
-        let grown = now.saturating_sub(old);
-        let (empty, credit) = if grown > full {
-            (now - full, full)
-        } else {
-            (old, grown)
-        };
-        let holds = credit >= cost;
-        let new = if holds { empty + cost } else { empty };
+        let (new, holds) = taken(old, now, cost, full);
         if state.compare_exchange(0, old, new) == old {
             return Held::of(holds);
         }
     }
     Held::No
+}
+
+/// The time without credit after a packet at `now`, and whether there was enough for it.
+#[inline(always)]
+const fn taken(old: u64, now: u64, cost: u64, full: u64) -> (u64, bool) {
+    // Another CPU may be a jiffy ahead.
+    let grown = now.saturating_sub(old);
+    let (empty, credit) = if grown > full {
+        (now - full, full)
+    } else {
+        (old, grown)
+    };
+    let holds = credit >= cost;
+    (if holds { empty + cost } else { empty }, holds)
 }
 
 /// Added to the time, so that a burst can have grown before the clock began.
@@ -128,6 +134,8 @@ impl Scale {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use super::*;
 
     /// What the macros of xt_limit.c give for the rates that kernels are built with.
@@ -141,5 +149,63 @@ mod tests {
         assert_eq!(scale.credits(10_000), 32_000);
         assert_eq!(scale.credits(12_000_000), 38_400_000);
         assert_eq!(scale.credits(864_000_000), 2_764_800_000);
+    }
+
+    /// The credit and the time of the last packet, as xt_limit keeps them.
+    struct Linux {
+        credit: u32,
+        last: u32,
+    }
+
+    impl Linux {
+        fn takes(&mut self, jiffies: u32, scale: &Scale, cost: u32, full: u32) -> bool {
+            let passed = jiffies - std::mem::replace(&mut self.last, jiffies);
+            self.credit = full.min(self.credit + passed * scale.credits_per_jiffy);
+            let holds = self.credit >= cost;
+            if holds {
+                self.credit -= cost;
+            }
+            holds
+        }
+    }
+
+    /// The very packet that is refused is the one that Linux refuses.
+    #[test]
+    fn a_limit_takes_and_refuses_as_xt_limit() {
+        for hertz in [100, 250, 1000] {
+            let scale = Scale::of(hertz);
+            for (average, burst) in [
+                (10_000, 5),
+                (400, 1),
+                (600_000, 7),
+                (12_000_000, 5),
+                (3, 20),
+            ] {
+                let cost = scale.credits(average);
+                let full = scale.credits(average * burst);
+                let mut linux = Linux {
+                    credit: full as u32,
+                    last: 1_000,
+                };
+                let (mut word, mut jiffies, mut random) = (0, 1_000u32, 1u32);
+                let mut refused = 0;
+                for _ in 0..20_000 {
+                    random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    // Mostly at once, sometimes after about as long as one packet takes.
+                    jiffies += match random >> 28 {
+                        0 => (random >> 8) % (cost as u32 / scale.credits_per_jiffy * 2 + 2),
+                        1..=4 => 1,
+                        _ => 0,
+                    };
+                    let now = LONG_AGO + u64::from(jiffies) * u64::from(scale.credits_per_jiffy);
+                    let (new, holds) = taken(word, now, cost, full);
+                    word = new;
+                    let theirs = linux.takes(jiffies, &scale, cost as u32, full as u32);
+                    assert_eq!(holds, theirs, "{average} {burst} at {jiffies}");
+                    refused += u32::from(!holds);
+                }
+                assert!(refused > 0 || average == 3);
+            }
+        }
     }
 }

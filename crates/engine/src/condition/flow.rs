@@ -35,7 +35,12 @@ pub(super) fn ask<P: Packet, H: Host>(
         kind::FLOW_PORT => within(u32::from(port(scratch, originator, condition)), condition),
         kind::FLOW_STATUS => Held::of(status(scratch) & first != 0),
         kind::FLOW_EXPIRY => {
-            let left = scratch.record.deadline.seconds_left(run.now);
+            // In Linux a flow's time begins to run with the end of its first packet's way.
+            let left = if matches!(scratch.tracked.flow, Flow::Begins) {
+                0
+            } else {
+                scratch.record.deadline.seconds_left(run.now)
+            };
             within(left, condition)
         }
         kind::FLOW_DIRECTION => {

@@ -144,7 +144,7 @@ fn what_is_not_known_is_an_error_at_its_place() {
     );
     check(
         "iptables -t nat -A POSTROUTING -j MASQUERADE",
-        "1:35: the target MASQUERADE is not supported yet",
+        "1:35: the target MASQUERADE is not supported yet (addresses are not translated; leave the table nat to the kernel's own iptables)",
     );
     check(
         "iptables -t mangle -A INPUT -j DROP",
