@@ -96,6 +96,7 @@ stages! {
     tc_expect Expect
     tc_message Message
     tc_elsewhere Elsewhere
+    tc_weigh Weigh
 }
 
 /// Jumps to the program of a stage, or ends.
@@ -179,6 +180,12 @@ impl Context for SkbContext {
     fn interface(&self) -> u32 {
         // SAFETY: a field of the program's own context.
         unsafe { (*self.0).ifindex }
+    }
+
+    #[inline(always)]
+    fn mark(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.0).mark }
     }
 
     #[inline(always)]

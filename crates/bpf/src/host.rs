@@ -2,13 +2,15 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop};
+use aya_ebpf::helpers::generated::{
+    bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop,
+};
 use keepstate_engine::event::Event;
-use keepstate_engine::host::{Host, Packet, Repeat, Route};
+use keepstate_engine::host::{Host, NATIVE_HERTZ, Packet, Repeat, Route};
 use keepstate_engine::limits::{CONDITIONS_MAX, HELPER_BYTES_MAX, RULES_MAX};
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_engine::settings::Settings;
-use keepstate_engine::time::Tick;
+use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
 use keepstate_engine::wire::PacketInfo;
 use keepstate_plane::{InterfaceKey, PLANE_TEST_CLOCK, Plane, TICK_SHIFT};
 
@@ -27,6 +29,9 @@ pub trait Context: Copy {
 
     /// VLAN identifier of the packet, zero without a tag.
     fn vlan(&self) -> u32;
+
+    /// Mark of the packet, zero before it has one.
+    fn mark(&self) -> u32;
 
     /// Copies `length` bytes of the packet; zero when they are all there.
     fn load_bytes(&self, offset: u32, to: *mut c_void, length: u32) -> i64;
@@ -180,6 +185,41 @@ impl<C: Context> Host for KernelHost<C> {
             return None;
         }
         maps::CONDITIONS.get(self.slot * CONDITIONS_MAX + index)
+    }
+
+    #[inline(always)]
+    fn condition_base(&self) -> u32 {
+        self.slot * CONDITIONS_MAX
+    }
+
+    #[inline(always)]
+    fn jiffies(&self, now: Tick) -> u64 {
+        if self.plane.flags & PLANE_TEST_CLOCK != 0 {
+            return now.0 as u64 * NATIVE_HERTZ as u64 / TICKS_PER_SECOND as u64;
+        }
+        // SAFETY: the helper has no preconditions.
+        unsafe { bpf_jiffies64() }
+    }
+
+    #[inline(always)]
+    fn hertz(&self) -> u32 {
+        if self.plane.flags & PLANE_TEST_CLOCK != 0 {
+            return NATIVE_HERTZ;
+        }
+        // The multiplier was rounded down, so the quotient is the rate and less than one more.
+        let ticks = (TICKS_PER_SECOND as u64) << TICK_SHIFT;
+        ticks.checked_div(self.plane.tick_multiplier).unwrap_or(0) as u32
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: the helper has no preconditions.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn mark(&self) -> u32 {
+        self.context.mark()
     }
 
     #[inline(always)]

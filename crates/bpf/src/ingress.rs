@@ -73,6 +73,7 @@ stages! {
     xdp_expect Expect
     xdp_message Message
     xdp_elsewhere Elsewhere
+    xdp_weigh Weigh
 }
 
 /// Jumps to the program of a stage, or ends.
@@ -132,6 +133,11 @@ impl Context for Frame {
     #[inline(always)]
     fn interface(&self) -> u32 {
         XdpContext::new(self.0).ingress_ifindex() as u32
+    }
+
+    #[inline(always)]
+    fn mark(&self) -> u32 {
+        0
     }
 
     #[inline(always)]

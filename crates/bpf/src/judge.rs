@@ -69,7 +69,7 @@ pub fn proceed<C: Context>(context: C, packet: &PacketView, stage: Stage) -> Opt
     } = memory;
     let next = step(&host, arrival, &host, scratch, stage);
     // It is short, and comes after these nearly always.
-    if matches!(stage, Stage::Judge | Stage::Insert) && matches!(next, Stage::Conclude) {
+    if matches!(stage, Stage::Judge | Stage::Insert | Stage::Weigh) && matches!(next, Stage::Conclude) {
         return Some(step(&host, arrival, &host, scratch, Stage::Conclude));
     }
     Some(next)

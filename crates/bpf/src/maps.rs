@@ -69,6 +69,9 @@ pub static RULES: Array<Rule> = Array::with_max_entries(RULE_ENTRIES, BPF_F_MMAP
 #[map]
 pub static CONDITIONS: Array<Condition> =
     Array::with_max_entries(CONDITION_ENTRIES, BPF_F_MMAPABLE);
+/// What conditions remember, a word for each.
+#[map]
+pub static CONDITION_STATES: Array<u64> = Array::with_max_entries(CONDITION_ENTRIES, BPF_F_MMAPABLE);
 #[map]
 pub static RULE_COUNTERS: PerCpuArray<RuleCounter> = PerCpuArray::with_max_entries(RULE_ENTRIES, 0);
 

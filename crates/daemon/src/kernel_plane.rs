@@ -34,6 +34,7 @@ use crate::kernel::{
 use crate::mapped::{Mapping, Plain, Raw, bytes_of, from_bytes};
 use crate::netlink;
 use crate::patterns::{matching, settled};
+use crate::remembered::Places;
 use crate::server::tables::{Table, TableMemory};
 use crate::server::{EventSource, Plane, PlaneError};
 use crate::table_maps::TableMaps;
@@ -60,6 +61,7 @@ pub struct KernelPlane {
     pub(crate) resizing: Mutex<Known>,
     rules: Mapping,
     conditions: Mapping,
+    condition_states: Mapping,
     tables: Mutex<Tables>,
     pub(crate) programs: Mutex<Programs>,
     /// Locked before the programs.
@@ -112,6 +114,8 @@ struct Tables {
     /// Interface patterns of each policy slot; `None` where a daemon before this one wrote them
     /// and their text is lost.
     patterns: [Option<Vec<String>>; 2],
+    /// Where the conditions of each policy lie, likewise.
+    places: [Option<Places>; 2],
     flipped: Instant,
 }
 
@@ -131,6 +135,7 @@ impl KernelPlane {
             helper_states,
             rules,
             conditions,
+            condition_states,
             policies,
             rule_counters,
             counters,
@@ -156,12 +161,14 @@ impl KernelPlane {
             resizing: Mutex::new(Known::No),
             rules,
             conditions,
+            condition_states,
             tables: Mutex::new(Tables {
                 policies,
                 rule_counters,
                 counters,
                 interfaces,
                 patterns: [None, None],
+                places: [None, None],
                 flipped: Instant::now(),
             }),
             programs: Mutex::new(programs),
@@ -461,6 +468,10 @@ impl Plane for KernelPlane {
             ..policy.header
         };
         tables.set_header(slot, header)?;
+        let places = Places::of(policy);
+        let old = tables.places[active as usize].as_ref();
+        places.carry(self.condition_states.words(), slot, old);
+        tables.places[slot as usize] = Some(places);
         self.change(|plane| plane.active = slot);
         tables.flipped = Instant::now();
         Ok(())
@@ -469,7 +480,9 @@ impl Plane for KernelPlane {
     fn recognize(&self, policy: &Compiled) {
         let active = self.words().active & 1;
         let patterns = policy.interface_patterns.clone();
-        lock(&self.tables).patterns[active as usize] = Some(patterns);
+        let mut tables = lock(&self.tables);
+        tables.patterns[active as usize] = Some(patterns);
+        tables.places[active as usize] = Some(Places::of(policy));
     }
 
     fn attachments(&self) -> Vec<Attachment> {

@@ -10,6 +10,7 @@ pub mod mapped;
 mod mover;
 pub mod netlink;
 mod patterns;
+mod remembered;
 pub mod resize;
 pub mod run;
 pub mod server;

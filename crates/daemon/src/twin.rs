@@ -80,6 +80,13 @@ impl Twin {
         let maps = &mut self.kernel.maps;
         let rules: Vec<u8> = policy.rules.iter().flat_map(bytes_of).copied().collect();
         write(maps.rules.words(), &rules);
+        let conditions: Vec<u8> = policy
+            .conditions
+            .iter()
+            .flat_map(bytes_of)
+            .copied()
+            .collect();
+        write(maps.conditions.words(), &conditions);
         maps.policies.set(0, Raw(policy.header), 0)?;
         Ok(())
     }

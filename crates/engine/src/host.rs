@@ -3,6 +3,7 @@
 use crate::event::Event;
 use crate::policy::{Condition, PolicyHeader, Rule};
 use crate::settings::Settings;
+use crate::time::{TICKS_PER_SECOND, Tick};
 use crate::trace::Step;
 use crate::tuple::Family;
 use crate::verdict::Hook;
@@ -90,6 +91,12 @@ pub trait FlowMemory {
         None
     }
 
+    /// The word that a condition of a rule remembers, see [`crate::condition`]; the index is one of
+    /// [`Host::condition`] and [`Host::condition_base`] more.
+    fn condition_state(&self, _index: u32) -> Option<Self::Words> {
+        None
+    }
+
     /// Counters of the table as a whole, see [`crate::table::gauges`].
     fn gauges(&self) -> Option<Self::Words>;
 
@@ -131,6 +138,9 @@ pub struct Route {
     pub out_interfaces: u64,
 }
 
+/// Jiffies in a second where no kernel says otherwise.
+pub const NATIVE_HERTZ: u32 = 1000;
+
 /// Everything else the engine asks for while it judges one packet.
 pub trait Host {
     type Flows: FlowMemory;
@@ -147,6 +157,31 @@ pub trait Host {
 
     /// A condition of that policy.
     fn condition(&self, index: u32) -> Option<&Condition>;
+
+    /// Where the words begin that the conditions of that policy remember.
+    fn condition_base(&self) -> u32 {
+        0
+    }
+
+    /// The kernel's clock that rules count in. `now` is the time of the packet in ticks.
+    fn jiffies(&self, now: Tick) -> u64 {
+        u64::from(now.0) * u64::from(self.hertz()) / u64::from(TICKS_PER_SECOND)
+    }
+
+    /// Jiffies in a second.
+    fn hertz(&self) -> u32 {
+        NATIVE_HERTZ
+    }
+
+    /// 32 random bits, which need not be hard to guess.
+    fn random(&self) -> u32 {
+        0
+    }
+
+    /// The mark that the packet came with; zero where packets have none yet.
+    fn mark(&self) -> u32 {
+        0
+    }
 
     /// Adds a packet to the counters of a rule.
     fn count_rule(&self, index: u32, bytes: u32);

@@ -1,10 +1,11 @@
 //! From a packet's state to its verdict: the remembered outcome, or a walk through the rules.
 
+use crate::asked::{Asked, Asker};
 use crate::host::{Host, Route};
 use crate::policy::{
-    Answer, DecidedBy, DependsOn, NO_RULE, POLICY_NONE, PolicyHeader, Question, target, walk_in,
+    Answer, DecidedBy, DependsOn, NO_RULE, POLICY_NONE, PolicyHeader, target, walk_in,
 };
-use crate::process::{Path, Scratch};
+use crate::process::{self, Path, Scratch, Stage};
 use crate::record::CachedOutcomes;
 use crate::trace::Step;
 use crate::track::Flow;
@@ -35,24 +36,41 @@ impl Judgement {
     };
 }
 
-/// Judges a tracked packet.
+/// Judges a tracked packet; what comes next.
 #[inline(always)]
-pub(crate) fn judge<H: Host>(host: &H, path: Path, scratch: &mut Scratch) {
-    let known = match (scratch.tracked.flow, scratch.tracked.state) {
-        (Flow::Known(direction), State::Established) => Some(direction),
-        _ => None,
-    };
-    if let Some(direction) = known
+pub(crate) fn judge<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Stage {
+    if let Some(direction) = established(scratch)
         && let Some(judgement) = remembered(host, path, scratch, direction)
     {
         scratch.judgement = judgement;
-        return;
+        return judged(scratch);
     }
+    if !ask(host, path, scratch) {
+        return judged(scratch);
+    }
+    walk_in(host, scratch);
+    if scratch.walk.is_weighing() {
+        return Stage::Weigh;
+    }
+    answered(host, scratch)
+}
+
+const fn established(scratch: &Scratch) -> Option<Direction> {
+    match (scratch.tracked.flow, scratch.tracked.state) {
+        (Flow::Known(direction), State::Established) => Some(direction),
+        _ => None,
+    }
+}
+
+/// Puts together what the rules are asked; `false` where there are none.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
+fn ask<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> bool {
     let Scratch {
         info,
         tracked,
         judgement,
-        walk: progress,
+        asked,
         ..
     } = scratch;
     let route = route(host, path, info);
@@ -61,32 +79,50 @@ pub(crate) fn judge<H: Host>(host: &H, path: Path, scratch: &mut Scratch) {
             hook: route.hook,
             ..Judgement::NOTHING
         };
-        return;
+        return false;
     }
     host.trace(Step::Chain(route.hook));
     let settled = host.policy().settled_for(info.in_interfaces);
     let sides = Sides::of(path, info.in_interfaces, settled.unwrap_or(0));
-    let question = Question {
-        info,
+    *asked = Asked {
+        table: Asker::Filter,
+        hook: route.hook,
+        is_settled: settled.is_some(),
         state: tracked.state,
+        entry: entry(host.policy(), info.family, route.hook),
         in_interfaces: sides.incoming,
         out_interfaces: route.out_interfaces,
         settled_in: sides.settled_in,
         settled_out: sides.settled_out,
     };
-    let entry = entry(host.policy(), info.family, route.hook);
-    walk_in(host, entry, &question, progress);
-    let answer = &progress.answer;
-    *judgement = judgement_of(answer, route.hook);
-    let is_settled = settled.is_some() && matches!(answer.depends_on, DependsOn::Flow);
+    true
+}
+
+/// What the answer of the rules means; what comes next.
+#[inline(always)]
+pub(crate) fn answered<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
+    let answer = scratch.walk.answer;
+    scratch.judgement = judgement_of(&answer, scratch.asked.hook);
+    let is_settled = scratch.asked.is_settled && matches!(answer.depends_on, DependsOn::Flow);
     // A flow with a helper goes past it with every packet, and not by the steady path.
     let is_plain = scratch.given.helper() == 0 && Judgement::is_settled_by_raw(scratch);
-    let Scratch {
-        judgement, walk, ..
-    } = scratch;
-    let answer = &walk.answer;
-    if known.is_some() && is_settled && is_plain {
-        judgement.cacheable = number_of(host.policy(), answer.rule);
+    if established(scratch).is_some() && is_settled && is_plain {
+        scratch.judgement.cacheable = number_of(host.policy(), answer.rule);
+    }
+    judged(scratch)
+}
+
+/// What comes after the rules.
+#[inline(always)]
+fn judged(scratch: &Scratch) -> Stage {
+    let accepted = matches!(scratch.judgement.verdict, Verdict::Accept);
+    if !accepted {
+        return Stage::Conclude;
+    }
+    match scratch.tracked.flow {
+        Flow::Begins => Stage::Insert,
+        Flow::Known(_) => process::helped(scratch),
+        _ => Stage::Conclude,
     }
 }
 

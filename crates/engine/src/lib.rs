@@ -11,8 +11,10 @@
 #![forbid(unsafe_code)]
 
 mod account;
+mod asked;
 mod associate;
 pub mod between;
+pub mod condition;
 pub mod conntrack;
 pub mod event;
 pub mod expect;

@@ -137,6 +137,17 @@ pub const RULE_STEPS_MAX: u32 = 65_536;
 /// as much as trying a rule, and the kernel's verifier follows each of them.
 pub const RULES_PER_ROUND: u32 = 4;
 
+/// Conditions of one rule. A rule of iptables-save may hold as many ports and matches as its line
+/// has room for; each condition is a step of the walk.
+pub const CONDITIONS_PER_RULE_MAX: u32 = 255;
+
+/// How often a condition's memory is tried to be changed. Each failure means that another packet
+/// was counted meanwhile.
+pub const CONDITION_TRIES_MAX: u32 = 8;
+
+/// Longest text that is searched for in a packet (`XT_STRING_MAX_PATTERN_SIZE`).
+pub const TEXT_BYTES_MAX: u32 = 128;
+
 /// Different interface names (`eth0`, `eth+`) in one policy: one bit of a word for each.
 pub const INTERFACE_PATTERNS_MAX: u32 = 64;
 

@@ -7,6 +7,7 @@
 
 use crate::host::{Host, Repeat};
 use crate::limits::{JUMP_DEPTH_MAX, RULE_STEPS_MAX, RULES_PER_ROUND, TIMEOUT_POLICIES_MAX};
+use crate::process::Scratch;
 use crate::trace::{RuleTrial, Step};
 use crate::tuple::Address;
 use crate::verdict::State;
@@ -268,8 +269,7 @@ const TIMEOUT_MASK: u32 = 0x1f;
 const ZONE_SHIFT: u32 = 16;
 const _: () = assert!(TIMEOUT_POLICIES_MAX <= TIMEOUT_MASK);
 
-/// A match that does not fit into a rule, 32 bytes. No kind is defined yet: they come with the
-/// matches that need them (multiport, limit, set and so on).
+/// A match that does not fit into a rule, 32 bytes: see [`crate::condition`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Condition {
@@ -295,7 +295,8 @@ impl Question<'_> {
     /// Whether another packet of the same direction of a flow could fare differently with a rule.
     #[inline(always)]
     fn depends_on(&self, rule: &Rule, trial: RuleTrial) -> DependsOn {
-        if rule.flags & RULE_FLOW_ONLY == 0 {
+        // What a rule itself holds is of the flow. Its conditions are not asked unless that matches.
+        if rule.flags & RULE_FLOW_ONLY == 0 && matches!(trial, RuleTrial::Matched) {
             return DependsOn::Packet;
         }
         let is_settled = match trial {
@@ -346,29 +347,32 @@ pub enum DependsOn {
     Packet,
 }
 
-/// Walks the rules from the first rule of a built-in chain.
+/// Walks rules that have no conditions from the first rule of a built-in chain.
 pub fn walk<H: Host>(host: &H, entry: u32, question: &Question<'_>) -> Answer {
-    let mut progress = Progress::START;
-    walk_in(host, entry, question, &mut progress);
-    progress.answer
-}
-
-/// As [`walk`], in memory that the caller provides: the kernel's verifier follows every value of
-/// what a loop keeps on the stack.
-pub(crate) fn walk_in<H: Host>(
-    host: &H,
-    entry: u32,
-    question: &Question<'_>,
-    progress: &mut Progress,
-) {
-    *progress = Progress {
-        at: entry,
-        ..Progress::START
-    };
+    let mut progress = Progress::from(entry);
     let mut walk = Walk {
         host,
         question,
-        progress,
+        progress: &mut progress,
+    };
+    host.repeat(RULE_STEPS_MAX / RULES_PER_ROUND, &mut walk);
+    progress.answer
+}
+
+/// As [`walk`], all of it in scratch memory, up to a rule that has conditions and otherwise matches:
+/// then [`Progress::is_weighing`], and [`crate::condition`] goes on from there. A function of its
+/// own, since the kernel's verifier walks through a loop's body for each way that leads to it.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
+pub(crate) fn walk_in<H: Host>(host: &H, scratch: &mut Scratch) {
+    let Scratch {
+        info, asked, walk, ..
+    } = scratch;
+    *walk = Progress::from(asked.entry);
+    let mut walk = Walk {
+        host,
+        question: &asked.question(info),
+        progress: walk,
     };
     host.repeat(RULE_STEPS_MAX / RULES_PER_ROUND, &mut walk);
 }
@@ -382,6 +386,8 @@ pub(crate) struct Progress {
     returns: [u32; JUMP_DEPTH_MAX as usize],
     /// What the first rule has assigned that did.
     pub(crate) assigned: Assigned,
+    /// Condition of the rule `at` to be asked next, [`NO_RULE`] while rules are tried.
+    pub(crate) condition: u32,
     pub(crate) answer: Answer,
 }
 
@@ -391,6 +397,7 @@ impl Progress {
         depth: 0,
         returns: [0; JUMP_DEPTH_MAX as usize],
         assigned: Assigned::NOTHING,
+        condition: NO_RULE,
         answer: Answer {
             target: target::CONTINUE,
             decided_by: DecidedBy::ChainPolicy,
@@ -398,12 +405,35 @@ impl Progress {
             depends_on: DependsOn::Flow,
         },
     };
+
+    const fn from(entry: u32) -> Self {
+        Self {
+            at: entry,
+            ..Self::START
+        }
+    }
+
+    /// Whether the rule to try next waits for its conditions.
+    pub(crate) const fn is_weighing(&self) -> bool {
+        self.condition != NO_RULE
+    }
+
+    /// The rule whose conditions are asked.
+    pub(crate) const fn rule(&self) -> u32 {
+        self.at
+    }
+
+    /// That rule did not match.
+    pub(crate) const fn pass_on(&mut self) {
+        self.condition = NO_RULE;
+        self.at = self.at.wrapping_add(1);
+    }
 }
 
-struct Walk<'a, H> {
-    host: &'a H,
-    question: &'a Question<'a>,
-    progress: &'a mut Progress,
+pub(crate) struct Walk<'a, H> {
+    pub(crate) host: &'a H,
+    pub(crate) question: &'a Question<'a>,
+    pub(crate) progress: &'a mut Progress,
 }
 
 impl<H: Host> Repeat for Walk<'_, H> {
@@ -421,20 +451,31 @@ impl<H: Host> Repeat for Walk<'_, H> {
 impl<H: Host> Walk<'_, H> {
     /// Tries one rule; `false` at the end.
     #[inline(always)]
-    fn try_next(&mut self) -> bool {
+    pub(crate) fn try_next(&mut self) -> bool {
         let at = self.progress.at;
         let Some(rule) = self.host.rule(at) else {
             return false;
         };
-        let trial = try_rule(self.host, rule, self.question);
+        let trial = try_rule(rule, self.question);
         if matches!(self.question.depends_on(rule, trial), DependsOn::Packet) {
             self.progress.answer.depends_on = DependsOn::Packet;
         }
-        self.host.trace(Step::Rule(at, trial));
         if !matches!(trial, RuleTrial::Matched) {
+            self.host.trace(Step::Rule(at, trial));
             self.progress.at = at.wrapping_add(1);
             return true;
         }
+        if rule.condition_count != 0 {
+            self.progress.condition = rule.conditions;
+            return false;
+        }
+        self.matched(at, rule)
+    }
+
+    /// A rule matches, conditions included; `false` at the end.
+    #[inline(always)]
+    pub(crate) fn matched(&mut self, at: u32, rule: &Rule) -> bool {
+        self.host.trace(Step::Rule(at, RuleTrial::Matched));
         self.host.count_rule(at, self.question.info.ip_length);
         self.follow(at, rule)
     }
@@ -479,7 +520,7 @@ impl<H: Host> Walk<'_, H> {
 }
 
 /// Holds a packet against one rule: the first thing that differs, cheapest first.
-fn try_rule<H: Host>(host: &H, rule: &Rule, question: &Question<'_>) -> RuleTrial {
+fn try_rule(rule: &Rule, question: &Question<'_>) -> RuleTrial {
     let info = question.info;
     let flags = rule.flags;
     let has = |flag| flags & flag != 0;
@@ -514,11 +555,6 @@ fn try_rule<H: Host>(host: &H, rule: &Rule, question: &Question<'_>) -> RuleTria
         == has(RULE_NOT_DESTINATION)
     {
         return RuleTrial::Destination;
-    }
-    if rule.condition_count != 0 {
-        // No kind of condition is defined yet; the compiler writes none.
-        let _ = host.condition(rule.conditions);
-        return RuleTrial::Condition(rule.conditions);
     }
     RuleTrial::Matched
 }

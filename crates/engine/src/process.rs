@@ -1,7 +1,9 @@
 //! One packet's way through the engine.
 
 use crate::account;
+use crate::asked::Asked;
 use crate::associate;
+use crate::condition::{self, Scan};
 use crate::conntrack::sctp::SctpState;
 use crate::conntrack::sctp::chunks::Walk;
 use crate::conntrack::tcp::Advance;
@@ -150,7 +152,12 @@ pub struct Scratch {
     pub(crate) tracked: Tracked,
     /// Where the packet's SCTP chunks are read.
     pub(crate) chunks: Walk,
+    pub(crate) asked: Asked,
     pub(crate) walk: Progress,
+    /// A search through the packet's bytes, for a condition.
+    pub(crate) scan: Scan,
+    /// Mark of the packet, see [`Host::mark`].
+    pub(crate) mark: u32,
     /// What rules say of the flow that the packet may begin.
     pub(crate) assigned: Assigned,
     /// Whether another packet of the flow would meet the same fate in the table raw.
@@ -228,7 +235,10 @@ impl Default for Scratch {
             uses_warm: WarmUse::No,
             tracked: Tracked::NOTHING,
             chunks: Walk::NOTHING,
+            asked: Asked::NOTHING,
             walk: Progress::START,
+            scan: Scan::NOTHING,
+            mark: 0,
             assigned: Assigned::NOTHING,
             raw_depends_on: DependsOn::Flow,
             next: Stage::Done,
@@ -260,7 +270,7 @@ const ROUNDS_MAX: u32 = 4;
 
 /// Steps that a packet can take at most: all of them in each round, with two tables to look into, and
 /// twice where a connection is opened again.
-pub(crate) const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 15 + EXPECTATIONS_MADE_MAX + 1;
+pub(crate) const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 17 + EXPECTATIONS_MADE_MAX + 1;
 
 /// Expectations that one packet can ask for: three streams of media, two ports each.
 const EXPECTATIONS_MADE_MAX: u32 = 6;
@@ -313,6 +323,8 @@ pub enum Stage {
     Elsewhere = 18,
     /// In place of [`Stage::Help`] for SIP: read a message.
     Message = 20,
+    /// Go on through the rules from one that has conditions.
+    Weigh = 24,
 }
 
 /// Judges one packet.
@@ -484,6 +496,7 @@ pub fn step<P: Packet, H: Host>(
         Stage::Help => helper::read(&run, scratch),
         Stage::Expect => expect::make(&run, scratch),
         Stage::Message => helper::sip::read(&run, scratch),
+        Stage::Weigh => condition::weigh(&run, scratch),
         Stage::Steady => steady::advance(host, arrival.path, scratch),
     }
 }
@@ -491,21 +504,12 @@ pub fn step<P: Packet, H: Host>(
 #[inline(always)]
 fn judge<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Stage {
     host.trace(Step::State(scratch.tracked.state, scratch.tracked.reason));
-    judge::judge(host, path, scratch);
-    let accepted = matches!(scratch.judgement.verdict, Verdict::Accept);
-    if !accepted {
-        return Stage::Conclude;
-    }
-    match scratch.tracked.flow {
-        Flow::Begins => Stage::Insert,
-        Flow::Known(_) => helped(scratch),
-        _ => Stage::Conclude,
-    }
+    judge::judge(host, path, scratch)
 }
 
 /// What comes after a packet of a flow was let through.
 #[inline(always)]
-fn helped(scratch: &Scratch) -> Stage {
+pub(crate) fn helped(scratch: &Scratch) -> Stage {
     helper::stage_of(scratch.given.helper())
 }
 

@@ -7,9 +7,10 @@
 //! nothing but the flow and settled interfaces ([`Scratch::raw_depends_on`]). So the walk of this one
 //! would end alike. What is missing is one count in the rules that it would have passed.
 
+use crate::asked::{Asked, Asker};
 use crate::host::Host;
 use crate::judge::{self, Judgement};
-use crate::policy::{Assigned, DependsOn, POLICY_RAW, PolicyHeader, Question, target, walk_in};
+use crate::policy::{Assigned, DependsOn, POLICY_RAW, PolicyHeader, target, walk_in};
 use crate::process::{Path, Scratch, Stage};
 use crate::record::FlowAssigned;
 use crate::table::Hash;
@@ -21,6 +22,7 @@ use crate::verdict::{Hook, State, Verdict};
 /// The stage that comes before `next`: this one, where the policy has such rules.
 #[inline(always)]
 pub(crate) fn before<H: Host>(host: &H, scratch: &mut Scratch, next: Stage) -> Stage {
+    scratch.mark = host.mark();
     scratch.assigned = Assigned::NOTHING;
     scratch.given = FlowAssigned::default();
     scratch.raw_depends_on = DependsOn::Flow;
@@ -31,15 +33,22 @@ pub(crate) fn before<H: Host>(host: &H, scratch: &mut Scratch, next: Stage) -> S
     Stage::Raw
 }
 
-/// Walks the rules.
+/// Walks the rules; what comes next.
+#[inline(always)]
+pub(crate) fn ask<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Stage {
+    prepare(host, path, scratch);
+    walk_in(host, scratch);
+    if scratch.walk.is_weighing() {
+        return Stage::Weigh;
+    }
+    answered(host, scratch)
+}
+
+/// Puts together what the rules are asked.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 #[cfg_attr(not(target_arch = "bpf"), inline)]
-pub(crate) fn ask<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Stage {
-    let Scratch {
-        info,
-        walk: progress,
-        ..
-    } = scratch;
+fn prepare<H: Host>(host: &H, path: Path, scratch: &mut Scratch) {
+    let Scratch { info, asked, .. } = scratch;
     let interfaces = info.in_interfaces;
     let settled = host.policy().settled_for(interfaces);
     let hook = match path {
@@ -47,25 +56,31 @@ pub(crate) fn ask<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Stage
         Path::Local => Hook::Output,
     };
     host.trace(Step::Chain(hook));
-    let side = judge::Sides::of(path, interfaces, settled.unwrap_or(0));
-    let question = Question {
-        info,
+    let sides = judge::Sides::of(path, interfaces, settled.unwrap_or(0));
+    *asked = Asked {
+        table: Asker::Raw,
+        hook,
+        is_settled: settled.is_some(),
         // There is no flow yet, which `-m conntrack` calls INVALID, here as in Linux.
         state: State::Invalid,
-        in_interfaces: side.incoming,
-        out_interfaces: side.outgoing,
-        settled_in: side.settled_in,
-        settled_out: side.settled_out,
+        entry: entry(host.policy(), info.family, path),
+        in_interfaces: sides.incoming,
+        out_interfaces: sides.outgoing,
+        settled_in: sides.settled_in,
+        settled_out: sides.settled_out,
     };
-    let entry = entry(host.policy(), info.family, path);
-    walk_in(host, entry, &question, progress);
-    scratch.assigned = progress.assigned;
-    let answer = progress.answer;
-    if settled.is_none() || matches!(answer.depends_on, DependsOn::Packet) {
+}
+
+/// What the answer of the rules means; what comes next.
+#[inline(always)]
+pub(crate) fn answered<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
+    scratch.assigned = scratch.walk.assigned;
+    let answer = scratch.walk.answer;
+    if !scratch.asked.is_settled || matches!(answer.depends_on, DependsOn::Packet) {
         scratch.raw_depends_on = DependsOn::Packet;
     }
     if answer.target != target::ACCEPT {
-        scratch.judgement = judge::judgement_of(&answer, hook);
+        scratch.judgement = judge::judgement_of(&answer, scratch.asked.hook);
         scratch.tracked = Tracked::UNTRACKED;
         host.trace(Step::Verdict(Verdict::Drop));
         return Stage::Conclude;

@@ -74,5 +74,6 @@ pub enum RuleTrial {
     InInterface,
     OutInterface,
     State,
+    /// Its own fields matched, and its condition of this number did not hold.
     Condition(u32),
 }

@@ -29,6 +29,7 @@ pub struct OwnedTable {
     fragments: Lines,
     expectations: Lines,
     helper_states: Lines,
+    condition_states: Lines,
 }
 
 /// Where the arrays of a family lie.
@@ -67,6 +68,7 @@ impl OwnedTable {
             fragments: Lines::new(FRAGMENT_TABLE_WORDS),
             expectations: Lines::new(0),
             helper_states: Lines::new(0),
+            condition_states: Lines::new(0),
         }
     }
 
@@ -76,6 +78,15 @@ impl OwnedTable {
         Self {
             expectations: Lines::new((EXPECTATION_SLOTS * EXPECTATION_WORDS) as usize),
             helper_states: Lines::new((HELPER_STATES * HELPER_STATE_WORDS) as usize),
+            ..self
+        }
+    }
+
+    /// The same table with memory for so many conditions of rules.
+    #[must_use]
+    pub fn with_conditions(self, conditions: usize) -> Self {
+        Self {
+            condition_states: Lines::new(conditions),
             ..self
         }
     }
@@ -94,6 +105,7 @@ impl OwnedTable {
         let table = SliceTable::new(families, other.gauges.as_slice());
         table
             .with_fragments(other.fragments.as_slice())
+            .with_conditions(other.condition_states.as_slice())
             .with_helpers(HelperSlices {
                 expectations: other.expectations.as_slice(),
                 states: other.helper_states.as_slice(),

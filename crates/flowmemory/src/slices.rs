@@ -38,6 +38,7 @@ pub struct SliceTable<'a> {
     gauges: &'a [AtomicU64],
     fragments: &'a [AtomicU64],
     helpers: HelperSlices<'a>,
+    condition_states: &'a [AtomicU64],
 }
 
 /// What helpers work with. May be empty: then nothing is expected.
@@ -69,6 +70,7 @@ impl<'a> SliceTable<'a> {
             gauges,
             fragments: &[],
             helpers,
+            condition_states: &[],
         }
     }
 
@@ -82,6 +84,15 @@ impl<'a> SliceTable<'a> {
     #[must_use]
     pub const fn with_helpers(self, helpers: HelperSlices<'a>) -> Self {
         Self { helpers, ..self }
+    }
+
+    /// The same table with a word for each condition of the rules to remember.
+    #[must_use]
+    pub const fn with_conditions(self, condition_states: &'a [AtomicU64]) -> Self {
+        Self {
+            condition_states,
+            ..self
+        }
     }
 
     const fn family(&self, family: Family) -> &FamilySlices<'a> {
@@ -167,6 +178,10 @@ impl<'a> FlowMemory for SliceTable<'a> {
 
     fn helper_state(&self, index: u32) -> Option<WordsAt<'a>> {
         part(self.helpers.states, u64::from(index), HELPER_STATE_WORDS)
+    }
+
+    fn condition_state(&self, index: u32) -> Option<WordsAt<'a>> {
+        part(self.condition_states, u64::from(index), 1)
     }
 
     fn gauges(&self) -> Option<WordsAt<'a>> {

@@ -59,6 +59,7 @@ pub mod names {
     pub const POLICIES: &str = "POLICIES";
     pub const RULES: &str = "RULES";
     pub const CONDITIONS: &str = "CONDITIONS";
+    pub const CONDITION_STATES: &str = "CONDITION_STATES";
     pub const RULE_COUNTERS: &str = "RULE_COUNTERS";
     pub const COUNTERS: &str = "COUNTERS";
     pub const INTERFACES: &str = "INTERFACES";
@@ -69,7 +70,7 @@ pub mod names {
     pub const STAGES_XDP: &str = "STAGES_XDP";
     pub const STAGES_TC: &str = "STAGES_TC";
 
-    pub const XDP_STAGES: [(Stage, &str); 18] = [
+    pub const XDP_STAGES: [(Stage, &str); 19] = [
         (Stage::Look, "xdp_look"),
         (Stage::Advance, "xdp_advance"),
         (Stage::Write, "xdp_write"),
@@ -88,8 +89,9 @@ pub mod names {
         (Stage::Expect, "xdp_expect"),
         (Stage::Message, "xdp_message"),
         (Stage::Elsewhere, ELSEWHERE[0]),
+        (Stage::Weigh, "xdp_weigh"),
     ];
-    pub const TC_STAGES: [(Stage, &str); 18] = [
+    pub const TC_STAGES: [(Stage, &str); 19] = [
         (Stage::Look, "tc_look"),
         (Stage::Advance, "tc_advance"),
         (Stage::Write, "tc_write"),
@@ -108,6 +110,7 @@ pub mod names {
         (Stage::Expect, "tc_expect"),
         (Stage::Message, "tc_message"),
         (Stage::Elsewhere, ELSEWHERE[1]),
+        (Stage::Weigh, "tc_weigh"),
     ];
 
     /// Where a packet goes on that comes from the other of two tables, by XDP and by TC. Pinned, so that they
@@ -132,7 +135,7 @@ pub mod names {
     ];
 
     /// All maps, in the order in which they are pinned.
-    pub const MAPS: [&str; 20] = [
+    pub const MAPS: [&str; 21] = [
         PLANE,
         TAGS[0],
         TAGS[1],
@@ -149,6 +152,7 @@ pub mod names {
         POLICIES,
         RULES,
         CONDITIONS,
+        CONDITION_STATES,
         RULE_COUNTERS,
         COUNTERS,
         INTERFACES,

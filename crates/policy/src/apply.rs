@@ -10,8 +10,9 @@ use crate::command::{self, Command, Listing, Place, TableName, ThenZero, Verb};
 use crate::diagnostic::{Diagnostic, Severity, Span, WrittenAt, nearest};
 use crate::fault::Fault;
 use crate::lexer::{Word, argument_words};
+use crate::matches::{Context, Refusal};
 use crate::model::{
-    ChainName, ChainPolicy, Counters, CtTarget, Policy, Rule, Table, TableKind, Target,
+    ChainName, ChainPolicy, Counters, CtTarget, Match, Policy, Rule, Table, TableKind, Target,
 };
 use crate::print::{list, save};
 use crate::problem::Problem;
@@ -205,13 +206,51 @@ fn check_target(table: &Table, spec: &RuleSpec) -> Result<(), Fault> {
     }
 }
 
+/// Refuses matches that the kernel refuses when a rule is made.
+fn check_matches(family: Family, command: &Command, spec: &RuleSpec) -> Result<(), Fault> {
+    let Some((chain, change)) = made(&command.verb) else {
+        return Ok(());
+    };
+    let Some(rule) = spec.rules.first() else {
+        return Ok(());
+    };
+    let context = Context {
+        family,
+        protocol: rule.protocol.as_ref(),
+    };
+    for one in &rule.matches {
+        let (Match::Extension(extension) | Match::Tracked(_, extension)) = one else {
+            continue;
+        };
+        if let Some(Refusal { error, hint }) = extension.refusal(&context) {
+            let chain_name = chain.text.clone();
+            let problem = Problem::RuleRefused {
+                change,
+                error,
+                chain: chain_name,
+            };
+            let name = extension.module.name;
+            let hint = format!("the match {name}: {hint}");
+            return Err(Fault::at(chain, problem).hint(Some(hint)));
+        }
+    }
+    Ok(())
+}
+
+/// The chain that gets a rule, and what iptables calls that.
+const fn made(verb: &Verb) -> Option<(&Word, &'static str)> {
+    match verb {
+        Verb::Append(chain, _) => Some((chain, "RULE_APPEND")),
+        Verb::Insert(chain, ..) => Some((chain, "RULE_INSERT")),
+        Verb::Replace(chain, ..) => Some((chain, "RULE_REPLACE")),
+        _ => None,
+    }
+}
+
 /// Refuses what the kernel refuses of CT rules when they are made.
 fn check_ct(table: &Table, command: &Command, spec: &RuleSpec) -> Result<(), Fault> {
-    let (chain, change) = match &command.verb {
-        Verb::Append(chain, _) => (chain, "RULE_APPEND"),
-        Verb::Insert(chain, ..) => (chain, "RULE_INSERT"),
-        Verb::Replace(chain, ..) => (chain, "RULE_REPLACE"),
-        _ => return Ok(()),
+    let Some((chain, change)) = made(&command.verb) else {
+        return Ok(());
     };
     let (Some(rule), Some(word)) = (spec.rules.first(), &spec.target) else {
         return Ok(());
@@ -289,6 +328,7 @@ fn change_rules(table: &mut Table, family: Family, command: &Command) -> Result<
     if let Some(spec) = spec {
         check_target(table, spec)?;
         check_ct(table, command, spec)?;
+        check_matches(family, command, spec)?;
     }
     let added = spec.map_or(0, |spec| spec.rules.len());
     if table.rule_count() + added > RULES_MAX as usize {

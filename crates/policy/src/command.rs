@@ -1,5 +1,7 @@
 //! One iptables command, from words to what it asks for.
 
+mod extension;
+
 use keepstate_engine::tuple::Family;
 
 use crate::diagnostic::nearest;
@@ -219,8 +221,13 @@ impl<'a> Parser<'a> {
             None => (name, None),
         };
         let mut found = self.find_long(word, name)?;
-        if found.is_none() && self.builder.load_implied(word) {
+        let mut extension = self.find_extension(word, name, found)?;
+        if found.is_none() && extension.is_none() && self.builder.load_implied(word) {
             found = self.find_long(word, name)?;
+            extension = self.find_extension(word, name, found)?;
+        }
+        if let Some(option) = extension {
+            return self.extension(option, word, attached);
         }
         let Some(known) = found else {
             let (problem, hint) = options::unrecognised(&word.text);
@@ -235,15 +242,6 @@ impl<'a> Parser<'a> {
             span: word.span,
         });
         self.option(known, word, attached)
-    }
-
-    fn find_long(
-        &self,
-        word: &Word,
-        name: &str,
-    ) -> Result<Option<&'static OptionDefinition>, Fault> {
-        options::long(name, |owner| self.builder.has(owner))
-            .map_err(|problem| Fault::at(word, problem))
     }
 
     fn option(
@@ -271,19 +269,22 @@ impl<'a> Parser<'a> {
         self.check_repetition(known, word)?;
         self.used.push((known.option, word));
         let Some(argument) = argument else {
-            return self.switch(known.option, word);
+            return self.switch(known.option, word, negation.is_some());
         };
         match known.option {
             Opt::Table => self.set_table(word, &argument),
             Opt::SetCounters => self.set_counters(word, &argument),
             Opt::Wait | Opt::WaitInterval => check_wait(&argument),
+            Opt::TcpFlags => self.tcp_flags(word, &argument, negation.is_some()),
             option => self.builder.option(option, &argument, negation.is_some()),
         }
     }
 
     /// An option without an argument.
-    fn switch(&mut self, option: Opt, word: &Word) -> Result<(), Fault> {
+    fn switch(&mut self, option: Opt, word: &Word, negated: bool) -> Result<(), Fault> {
         let other = match option {
+            Opt::Syn => return self.builder.syn(word, negated),
+            Opt::Fragment => return self.builder.fragments(word, negated),
             Opt::Notrack => return self.builder.set_notrack(word),
             Opt::Ipv4 => Family::V4,
             Opt::Ipv6 => Family::V6,
@@ -309,6 +310,7 @@ impl<'a> Parser<'a> {
                 | Opt::InInterface
                 | Opt::OutInterface
                 | Opt::SetCounters
+                | Opt::Fragment
         );
         let target = |option| matches!(option, Opt::Jump | Opt::Goto);
         let again = self.used.iter().any(|(used, _)| {
@@ -569,6 +571,10 @@ const fn may_be_negated(option: Opt) -> bool {
             | Opt::DestinationPort
             | Opt::CtState
             | Opt::State
+            | Opt::Fragment
+            | Opt::Syn
+            | Opt::TcpFlags
+            | Opt::TcpOption
     )
 }
 

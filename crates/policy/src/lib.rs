@@ -20,6 +20,7 @@ mod diagnostic;
 mod fault;
 mod file;
 mod lexer;
+mod matches;
 pub mod model;
 mod network;
 mod options;

@@ -1,5 +1,7 @@
 //! Rules as an operator thinks of them: families, chains, rules, matches, targets.
 
+mod ports;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -8,9 +10,11 @@ use keepstate_engine::verdict::{Hook, State};
 
 pub use crate::ct::CtTarget;
 use crate::diagnostic::WrittenAt;
+pub use crate::matches::{Extension, TcpFlags};
 use crate::network::Network;
 use crate::problem::Problem;
 use crate::protocol::Protocol;
+pub use ports::{PortProtocol, PortRange, Ports};
 
 /// The rules of both families, which know nothing of each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -326,6 +330,8 @@ pub struct Rule {
     pub in_interface: Option<Test<Interface>>,
     pub out_interface: Option<Test<Interface>>,
     pub protocol: Option<Test<Protocol>>,
+    /// `-f`: later fragments alone, or all others.
+    pub fragment: Option<Fragments>,
     /// In the order in which they were written.
     pub matches: Vec<Match>,
     pub target: Target,
@@ -341,9 +347,18 @@ impl Rule {
             && self.in_interface == other.in_interface
             && self.out_interface == other.out_interface
             && self.protocol == other.protocol
+            && self.fragment == other.fragment
             && self.matches == other.matches
             && self.target == other.target
     }
+}
+
+/// What `-f` and `! -f` match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragments {
+    Later,
+    /// What is no later fragment.
+    Others,
 }
 
 /// Something to compare with, and whether the comparison is turned round by `!`.
@@ -396,58 +411,11 @@ impl Interface {
 pub enum Match {
     Ports(Ports),
     States(States),
+    /// `-m conntrack` with more than states.
+    Tracked(Option<States>, Extension),
     Comment(String),
-}
-
-/// `-m tcp` and `-m udp`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ports {
-    pub protocol: PortProtocol,
-    pub source: Option<Test<PortRange>>,
-    pub destination: Option<Test<PortRange>>,
-}
-
-/// A protocol whose ports can be matched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PortProtocol {
-    Tcp,
-    Udp,
-}
-
-impl PortProtocol {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        }
-    }
-
-    pub const fn protocol(self) -> Protocol {
-        match self {
-            Self::Tcp => Protocol(6),
-            Self::Udp => Protocol(17),
-        }
-    }
-
-    pub fn named(name: &str) -> Option<Self> {
-        [Self::Tcp, Self::Udp]
-            .into_iter()
-            .find(|protocol| protocol.name() == name)
-    }
-}
-
-/// Ports from `first` to `last`, both included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortRange {
-    pub first: u16,
-    pub last: u16,
-}
-
-impl PortRange {
-    pub const ALL: Self = Self {
-        first: 0,
-        last: u16::MAX,
-    };
+    /// Any other.
+    Extension(Extension),
 }
 
 /// `-m conntrack --ctstate` or `-m state --state`.

@@ -53,10 +53,19 @@ impl Network {
         (0..4).all(|word| address[word] & self.mask[word] == self.address[word])
     }
 
-    /// The mask's length, where it is a prefix.
     fn length(&self) -> Option<u32> {
         let ones: u32 = self.mask.iter().map(|word| word.count_ones()).sum();
         (mask_of_length(self.family, ones) == self.mask).then_some(ones)
+    }
+
+    /// The mask's length, where it is a prefix.
+    pub fn prefix(&self) -> Option<u32> {
+        self.length()
+    }
+
+    /// Whether it is a single address.
+    pub fn is_single(&self) -> bool {
+        self.mask == mask_of_length(self.family, length_max(self.family))
     }
 
     /// As `-L` shows it: no mask for a single address.
@@ -83,6 +92,16 @@ impl fmt::Display for Network {
             None => write_address(f, self.family, &self.mask),
         }
     }
+}
+
+/// An address as iptables prints it.
+pub(crate) fn address_text(family: Family, address: &Address) -> String {
+    let network = Network {
+        family,
+        address: *address,
+        mask: mask_of_length(family, length_max(family)),
+    };
+    network.for_listing()
 }
 
 fn write_address(f: &mut fmt::Formatter<'_>, family: Family, words: &Address) -> fmt::Result {

@@ -1,6 +1,7 @@
 //! The options of iptables: their names, what they take, and how a written one is recognised.
 
 use crate::diagnostic::nearest;
+use crate::matches;
 use crate::problem::Problem;
 
 /// An option of iptables itself or of a match.
@@ -48,6 +49,10 @@ pub(crate) enum Opt {
     Helper,
     CtTimeout,
     Zone,
+    Fragment,
+    Syn,
+    TcpFlags,
+    TcpOption,
 }
 
 /// Whether an option is followed by an argument.
@@ -65,6 +70,8 @@ pub(crate) enum Owner {
     Iptables,
     /// `-m tcp` or `-m udp`; loaded by `-p` where they are first used.
     Ports,
+    /// `-m tcp` alone.
+    Tcp,
     Conntrack,
     State,
     Comment,
@@ -147,6 +154,10 @@ pub(crate) static DEFINITIONS: &[OptionDefinition] = definitions! {
     Ct Helper _ Required "helper";
     Ct CtTimeout _ Required "timeout";
     Ct Zone _ Required "zone";
+    Iptables Fragment 'f' None "fragments";
+    Tcp Syn _ None "syn";
+    Tcp TcpFlags _ Required "tcp-flags";
+    Tcp TcpOption _ Required "tcp-option";
 };
 
 pub(crate) fn definition(option: Opt) -> &'static OptionDefinition {
@@ -198,7 +209,7 @@ pub(crate) fn long(
 pub(crate) fn unrecognised(word: &str) -> (Problem, Option<String>) {
     let name = word.trim_start_matches('-');
     let name = name.split('=').next().unwrap_or(name);
-    if FOREIGN_OPTIONS.contains(&name) || (word.starts_with("--") && name == "fragments") {
+    if FOREIGN_OPTIONS.contains(&name) {
         let what = format!("the option \"{word}\"");
         return (Problem::NotSupported { what }, None);
     }
@@ -208,11 +219,18 @@ pub(crate) fn unrecognised(word: &str) -> (Problem, Option<String>) {
         .find(|definition| word.starts_with("--") && definition.long.contains(&name));
     let hint = match exact.map(|definition| definition.owner) {
         Some(Owner::Ports) => Some(format!("`{word}' needs `-p tcp' or `-p udp' before it")),
+        Some(Owner::Tcp) => Some(format!("`{word}' needs `-p tcp' before it")),
         Some(Owner::Conntrack) => Some(format!("`{word}' needs `-m conntrack' before it")),
         Some(Owner::State) => Some(format!("`{word}' needs `-m state' before it")),
         Some(Owner::Comment) => Some(format!("`{word}' needs `-m comment' before it")),
         Some(Owner::Ct) => Some(format!("`{word}' needs `-j CT' before it")),
         Some(Owner::Iptables) | None => {
+            if let Some(owner) = matches::owner_of(name) {
+                return (
+                    problem,
+                    Some(format!("`{word}' needs `-m {owner}' before it")),
+                );
+            }
             let known = DEFINITIONS.iter().flat_map(|definition| definition.long);
             nearest(name, known.copied()).map(|name| format!("did you mean `--{name}'?"))
         }
@@ -227,54 +245,31 @@ pub(crate) const FOREIGN_MATCHES: &[&str] = &[
     "bpf",
     "cgroup",
     "cluster",
-    "connbytes",
     "connlabel",
     "connlimit",
-    "connmark",
     "cpu",
-    "dccp",
     "devgroup",
-    "dscp",
     "dst",
-    "ecn",
     "esp",
     "eui64",
     "frag",
     "hashlimit",
     "hbh",
-    "helper",
-    "hl",
-    "icmp",
-    "icmp6",
-    "iprange",
     "ipv6header",
     "ipvs",
-    "length",
-    "limit",
-    "mac",
-    "mark",
     "mh",
-    "multiport",
     "nfacct",
     "osf",
     "owner",
     "physdev",
-    "pkttype",
     "policy",
     "quota",
     "rateest",
     "recent",
     "rpfilter",
     "rt",
-    "sctp",
     "set",
     "socket",
-    "statistic",
-    "string",
-    "tcpmss",
-    "time",
-    "tos",
-    "ttl",
     "u32",
 ];
 
@@ -319,36 +314,40 @@ pub(crate) const FOREIGN_TARGETS: &[&str] = &[
     "ULOG",
 ];
 
+/// What comes nearest to a match or a target that is not supported.
+pub(crate) fn instead_of(name: &str) -> Option<String> {
+    let text = match name {
+        "physdev" => "a bridge's packets are judged on the bridge: `-i br0', `-o br0'",
+        "owner" => "where packets are judged their socket is not known; match addresses or ports",
+        "u32" | "bpf" => {
+            "`-m string --hex-string', `-m length', `-m tos', `--tcp-flags' see parts of it"
+        }
+        "connlabel" => "`-m connmark' keeps 32 bits with a flow",
+        "rpfilter" => "the sysctl rp_filter of the interface does this for IPv4",
+        "ah" | "esp" => "`-p ah' and `-p esp' match the protocol without its numbers",
+        "frag" => "later fragments go the way of their first one",
+        "addrtype" => "`-m pkttype' tells broadcast and multicast apart",
+        "policy" => "match the addresses of the tunnel, or `-p esp'",
+        "quota" => "`-m connbytes' counts what a flow has carried",
+        "MASQUERADE" | "SNAT" | "DNAT" | "REDIRECT" | "NETMAP" => {
+            "addresses are not translated; leave the table nat to the kernel's own iptables"
+        }
+        "TCPMSS" => "clamp on the route: `ip route change ... advmss N'",
+        "REJECT" => "`-j DROP' refuses without an answer",
+        _ => return None,
+    };
+    Some(text.into())
+}
+
 /// Options of matches and targets that are supported, and of iptables, that are not yet; options
 /// of unsupported matches are met only after these have been refused.
 const FOREIGN_OPTIONS: &[&str] = &[
-    "ctdir",
     "ctevents",
-    "ctexpire",
-    "ctorigdst",
-    "ctorigdstport",
-    "ctorigsrc",
-    "ctorigsrcport",
-    "ctproto",
-    "ctrepldst",
-    "ctrepldstport",
-    "ctreplsrc",
-    "ctreplsrcport",
-    "ctstatus",
-    "dports",
     "expevents",
-    "f",
-    "icmp-type",
-    "icmpv6-type",
     "log-prefix",
     "modprobe",
     "M",
-    "ports",
     "reject-with",
-    "sports",
-    "syn",
-    "tcp-flags",
-    "tcp-option",
     "zone-orig",
     "zone-reply",
 ];
@@ -366,8 +365,8 @@ mod tests {
                 assert_ne!(definition.option, other.option);
             }
         }
-        // `Zone` is the last variant.
-        assert_eq!(DEFINITIONS.len(), Opt::Zone as usize + 1);
+        // `TcpOption` is the last variant.
+        assert_eq!(DEFINITIONS.len(), Opt::TcpOption as usize + 1);
     }
 
     #[test]

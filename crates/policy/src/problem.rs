@@ -105,6 +105,9 @@ pub enum Problem {
         module: &'static str,
         option: &'static str,
     },
+    /// In the words of one match.
+    #[error("{0}")]
+    Match(String),
     #[error("Bad {option} \"{value}\"")]
     StateUnknown { option: &'static str, value: String },
     #[error("CT: `{0}' is not a name")]

@@ -1,19 +1,23 @@
 //! Builds rules out of the options that describe one.
 
+mod extension;
+
 use keepstate_engine::tuple::Family;
 
 use crate::diagnostic::nearest;
 use crate::fault::Fault;
 use crate::lexer::Word;
+use crate::matches::{self, Context};
 use crate::model::{
-    ChainName, Counters, CtTarget, Interface, Match, PortProtocol, PortRange, Ports, Rule,
-    StateSet, StateSpelling, States, Target, Test,
+    ChainName, Counters, CtTarget, Extension, Interface, Match, PortProtocol, PortRange, Ports,
+    Rule, StateSet, StateSpelling, States, Target, Test,
 };
 use crate::network::Network;
-use crate::options::{FOREIGN_MATCHES, FOREIGN_TARGETS, Opt, Owner, definition};
+use crate::options::{FOREIGN_MATCHES, FOREIGN_TARGETS, Opt, Owner, definition, instead_of};
 use crate::problem::Problem;
 use crate::protocol::Protocol;
 use crate::services;
+pub(crate) use extension::Meant;
 
 /// Rules that one command may stand for, through lists of addresses.
 pub const RULES_PER_COMMAND_MAX: usize = 4096;
@@ -50,6 +54,8 @@ struct Module {
     kind: ModuleKind,
     named_by: Word,
     content: Option<Match>,
+    /// What it says that no field is for.
+    extension: Option<Extension>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +63,7 @@ enum ModuleKind {
     Ports(PortProtocol),
     States(StateSpelling),
     Comment,
+    Extension,
 }
 
 impl RuleBuilder {
@@ -76,6 +83,10 @@ impl RuleBuilder {
         if owner == Owner::Ct {
             return matches!(self.rule.target, Target::Ct(_));
         }
+        if owner == Owner::Tcp {
+            let tcp = ModuleKind::Ports(PortProtocol::Tcp);
+            return self.modules.iter().any(|module| module.kind == tcp);
+        }
         self.modules
             .iter()
             .any(|module| module.kind.owner() == owner)
@@ -88,6 +99,11 @@ impl RuleBuilder {
         let ports = [PortProtocol::Tcp, PortProtocol::Udp]
             .into_iter()
             .find(|ports| protocol.is_some_and(|test| test.value == ports.protocol()));
+        let implied = protocol.and_then(|test| matches::implied(test.value.0, self.family));
+        if let Some(module) = implied.filter(|module| !self.has_extension(module.name)) {
+            self.modules.push(Module::of_extension(module, word));
+            return true;
+        }
         let Some(ports) = ports.filter(|_| !self.has(Owner::Ports)) else {
             return false;
         };
@@ -110,6 +126,7 @@ impl RuleBuilder {
             Opt::CtState => self.states(StateSpelling::Conntrack, word, negated)?,
             Opt::State => self.states(StateSpelling::State, word, negated)?,
             Opt::Comment => self.comment(word)?,
+            Opt::TcpOption => self.tcp_option(word, negated)?,
             Opt::Helper | Opt::CtTimeout => self.ct_name(option, word)?,
             Opt::Zone => self.zone(word)?,
             _ => return Err(Fault::at(word, Problem::ArgumentBad(word.text.clone()))),
@@ -178,11 +195,16 @@ impl RuleBuilder {
             destinations,
             target,
             modules,
-            ..
+            family,
         } = self;
         let mut rule = rule;
         for module in modules {
-            rule.matches.push(module.finish(rule.protocol.as_ref())?);
+            let context = Context {
+                family,
+                protocol: rule.protocol.as_ref(),
+            };
+            let finished = module.finish(&context)?;
+            rule.matches.push(finished);
         }
         let mut rules = Vec::new();
         for source in &sources {
@@ -234,7 +256,8 @@ impl RuleBuilder {
         }
         if FOREIGN_TARGETS.contains(&word.text.as_str()) {
             let what = format!("the target {}", word.text);
-            return Err(Fault::at(word, Problem::NotSupported { what }));
+            let fault = Fault::at(word, Problem::NotSupported { what });
+            return Err(fault.hint(instead_of(&word.text)));
         }
         let chain = ChainName::new(&word.text).map_err(|_| {
             let problem = Problem::TargetUnknown(word.text.clone());
@@ -249,6 +272,10 @@ impl RuleBuilder {
     }
 
     fn load(&mut self, word: &Word) -> Result<(), Fault> {
+        if let Some(module) = matches::named(&word.text, self.family) {
+            self.modules.push(Module::of_extension(module, word));
+            return Ok(());
+        }
         let kind = match word.text.as_str() {
             "tcp" => ModuleKind::Ports(PortProtocol::Tcp),
             "udp" => ModuleKind::Ports(PortProtocol::Udp),
@@ -257,11 +284,13 @@ impl RuleBuilder {
             "comment" => ModuleKind::Comment,
             name if FOREIGN_MATCHES.contains(&name) => {
                 let what = format!("the match \"{name}\"");
-                return Err(Fault::at(word, Problem::NotSupported { what }));
+                let fault = Fault::at(word, Problem::NotSupported { what });
+                return Err(fault.hint(instead_of(name)));
             }
             name => {
                 let known = ["tcp", "udp", "conntrack", "state", "comment"];
-                let known = known.into_iter().chain(FOREIGN_MATCHES.iter().copied());
+                let known = known.into_iter().chain(matches::names());
+                let known = known.chain(FOREIGN_MATCHES.iter().copied());
                 let hint = nearest(name, known).map(|name| format!("did you mean `{name}'?"));
                 let problem = Problem::MatchUnknown(name.into());
                 return Err(Fault::at(word, problem).hint(hint));
@@ -289,15 +318,13 @@ impl RuleBuilder {
         let ModuleKind::Ports(protocol) = module.kind else {
             return Ok(());
         };
-        let value = port_range(&word.text, protocol).map_err(|problem| {
+        let value = services::range(&word.text, Some(protocol)).map_err(|problem| {
             let known = nearest(&word.text, services::names());
             Fault::at(word, problem).hint(known.map(|name| format!("did you mean `{name}'?")))
         })?;
-        let content = module.content.get_or_insert(Match::Ports(Ports {
-            protocol,
-            source: None,
-            destination: None,
-        }));
+        let content = module
+            .content
+            .get_or_insert(Match::Ports(Ports::of(protocol)));
         let Match::Ports(ports) = content else {
             return Ok(());
         };
@@ -364,11 +391,33 @@ impl Module {
             kind,
             named_by: named_by.clone(),
             content: None,
+            extension: (kind == ModuleKind::States(StateSpelling::Conntrack))
+                .then(|| Extension::new(matches::CONNTRACK)),
+        }
+    }
+
+    fn of_extension(module: &'static matches::Module, named_by: &Word) -> Self {
+        Self {
+            extension: Some(Extension::new(module)),
+            ..Self::new(ModuleKind::Extension, named_by)
         }
     }
 
     /// The match, once all options have been seen.
-    fn finish(self, protocol: Option<&Test<Protocol>>) -> Result<Match, Fault> {
+    fn finish(self, context: &Context<'_>) -> Result<Match, Fault> {
+        let protocol = context.protocol;
+        if let Some(mut extension) = self
+            .extension
+            .filter(|extension| self.kind == ModuleKind::Extension || !extension.is_empty())
+        {
+            let finished = extension.finish(context);
+            finished.map_err(|problem| Fault::at(&self.named_by, problem))?;
+            return Ok(match (self.kind, self.content) {
+                (ModuleKind::Extension, _) => Match::Extension(extension),
+                (_, Some(Match::States(states))) => Match::Tracked(Some(states), extension),
+                _ => Match::Tracked(None, extension),
+            });
+        }
         if let ModuleKind::Ports(ports) = self.kind {
             let named =
                 protocol.is_some_and(|test| !test.negated && test.value == ports.protocol());
@@ -380,11 +429,7 @@ impl Module {
         }
         let empty = match self.kind {
             ModuleKind::Ports(protocol) => {
-                return Ok(self.content.unwrap_or(Match::Ports(Ports {
-                    protocol,
-                    source: None,
-                    destination: None,
-                })));
+                return Ok(self.content.unwrap_or(Match::Ports(Ports::of(protocol))));
             }
             ModuleKind::States(StateSpelling::Conntrack) => Problem::MatchEmpty("conntrack"),
             ModuleKind::States(StateSpelling::State) => Problem::MatchOptionMissing {
@@ -395,6 +440,7 @@ impl Module {
                 module: "comment",
                 option: "comment",
             },
+            ModuleKind::Extension => return Err(Fault::at(&self.named_by, Problem::ProtocolNever)),
         };
         self.content.ok_or_else(|| Fault::at(&self.named_by, empty))
     }
@@ -407,6 +453,8 @@ impl ModuleKind {
             Self::States(StateSpelling::Conntrack) => Owner::Conntrack,
             Self::States(StateSpelling::State) => Owner::State,
             Self::Comment => Owner::Comment,
+            // Its options are found by its own table.
+            Self::Extension => Owner::Iptables,
         }
     }
 }
@@ -452,36 +500,6 @@ fn protocol(word: &Word, negated: bool) -> Result<Option<Test<Protocol>>, Fault>
         (true, false) => Ok(None),
         (false, _) => Ok(Some(Test { value, negated })),
     }
-}
-
-fn port_range(text: &str, protocol: PortProtocol) -> Result<PortRange, Problem> {
-    let Some((first, last)) = text.split_once(':') else {
-        let port = port(text, protocol)?;
-        return Ok(PortRange {
-            first: port,
-            last: port,
-        });
-    };
-    let end = |text: &str, default| match text {
-        "" => Ok(default),
-        _ => port(text, protocol),
-    };
-    let (first, last) = (end(first, 0)?, end(last, u16::MAX)?);
-    if first > last {
-        return Err(Problem::PortRangeInverted);
-    }
-    Ok(PortRange { first, last })
-}
-
-/// A decimal number or a service's name. Octal and hexadecimal numbers, which iptables takes by way
-/// of the C library, are refused: `022` rarely means `18`.
-fn port(text: &str, protocol: PortProtocol) -> Result<u16, Problem> {
-    let invalid = || Problem::PortInvalid(text.into());
-    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        let plain = text == "0" || !text.starts_with('0');
-        return text.parse().ok().filter(|_| plain).ok_or_else(invalid);
-    }
-    services::port_named(text, protocol).ok_or_else(invalid)
 }
 
 fn state_set(spelling: StateSpelling, word: &Word) -> Result<StateSet, Fault> {

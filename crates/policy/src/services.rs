@@ -2,7 +2,8 @@
 
 use std::sync::OnceLock;
 
-use crate::model::PortProtocol;
+use crate::model::{PortProtocol, PortRange};
+use crate::problem::Problem;
 
 struct Service {
     name: String,
@@ -18,6 +19,38 @@ pub(crate) fn port_named(name: &str, protocol: PortProtocol) -> Option<u16> {
         .iter()
         .find(|service| service.protocol == protocol && service.name == name);
     found.map(|service| service.port)
+}
+
+/// `22`, `1:9`, `1:`, `:9`.
+pub(crate) fn range(text: &str, protocol: Option<PortProtocol>) -> Result<PortRange, Problem> {
+    let Some((first, last)) = text.split_once(':') else {
+        let port = port(text, protocol)?;
+        return Ok(PortRange {
+            first: port,
+            last: port,
+        });
+    };
+    let end = |text: &str, default| match text {
+        "" => Ok(default),
+        _ => port(text, protocol),
+    };
+    let (first, last) = (end(first, 0)?, end(last, u16::MAX)?);
+    if first > last {
+        return Err(Problem::PortRangeInverted);
+    }
+    Ok(PortRange { first, last })
+}
+
+/// A decimal number or a service's name. Octal and hexadecimal numbers, which iptables takes by way
+/// of the C library, are refused: `022` rarely means `18`.
+pub(crate) fn port(text: &str, protocol: Option<PortProtocol>) -> Result<u16, Problem> {
+    let invalid = || Problem::PortInvalid(text.into());
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        let plain = text == "0" || !text.starts_with('0');
+        return text.parse().ok().filter(|_| plain).ok_or_else(invalid);
+    }
+    let named = protocol.and_then(|protocol| port_named(text, protocol));
+    named.ok_or_else(invalid)
 }
 
 /// The service on this port.

@@ -18,6 +18,7 @@ use keepstate_engine::wire::PacketInfo;
 
 use crate::locals::Locals;
 use crate::packet::Bytes;
+use crate::traffic::Random;
 
 /// A policy in memory.
 #[derive(Clone, Debug)]
@@ -127,6 +128,7 @@ pub struct Plane<M, O = ()> {
     policy: LoadedPolicy,
     counters: Vec<Cell<RuleCounter>>,
     wall_ns: Cell<u64>,
+    random: RefCell<Random>,
 }
 
 impl<M: FlowMemory, O: Observer> Plane<M, O> {
@@ -142,6 +144,8 @@ impl<M: FlowMemory, O: Observer> Plane<M, O> {
             policy,
             counters,
             wall_ns: Cell::new(0),
+            // The same each time.
+            random: RefCell::new(Random::new(0)),
         }
     }
 
@@ -376,6 +380,10 @@ impl<M: FlowMemory, O: Observer> Host for Plane<M, O> {
             hook: self.locals.hook(packet.family, &packet.destination),
             out_interfaces: self.out_interfaces,
         }
+    }
+
+    fn random(&self) -> u32 {
+        self.random.borrow_mut().number() as u32
     }
 
     fn emit(&self, event: &Event) {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use keepstate_engine::conntrack::sctp::SctpState;
 use keepstate_engine::conntrack::tcp::TcpState;
 use keepstate_engine::host::FlowMemory;
+use keepstate_engine::limits::CONDITIONS_MAX;
 use keepstate_engine::process::{Arrival, Checksums, Outcome};
 use keepstate_engine::record::Record;
 use keepstate_engine::settings::{SETTING_ACCOUNTING, SETTING_TIMESTAMP, Settings};
@@ -90,7 +91,9 @@ impl Options {
         } else {
             Accounting::No
         };
-        OwnedTable::new(settings.buckets, accounting).with_helpers()
+        OwnedTable::new(settings.buckets, accounting)
+            .with_helpers()
+            .with_conditions(CONDITIONS_MAX as usize)
     }
 }
 

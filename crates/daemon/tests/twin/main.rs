@@ -1,6 +1,7 @@
 //! The same packets through the native engine and through the loaded programs: same outcome, and
 //! the same tables afterwards, word by word.
 
+mod conditions;
 mod cpus;
 mod helpers;
 mod pair;
@@ -335,9 +336,14 @@ fn policy() -> Compiled {
 }
 
 fn compiled(rules: &str) -> Compiled {
+    compiled_for(rules, rules)
+}
+
+/// Rules for IPv4 and for IPv6.
+fn compiled_for(v4: &str, v6: &str) -> Compiled {
     let mut policy = Policy::default();
-    for kind in [Family::V4, Family::V6].map(FileKind::Save) {
-        let parsed = parse_rules(rules, kind);
+    for (rules, kind) in [(v4, Family::V4), (v6, Family::V6)] {
+        let parsed = parse_rules(rules, FileKind::Save(kind));
         assert!(!parsed.has_errors(), "{:?}", parsed.diagnostics);
         policy.merge(parsed);
     }

@@ -30,6 +30,9 @@ use keepstate_sim::plane::{LoadedPolicy, Observer, Plane};
 /// Small, so that tables fill up and records make room for others.
 const FLOWS_MAX: u32 = 512;
 
+/// Conditions whose memory is compared; more than the rules here have.
+const CONDITIONS_COMPARED: u32 = 256;
+
 /// Longest frame that a test run holds in one piece; longer ones lie in fragments, whose checksum
 /// the programs do not verify.
 const FRAME_BYTES_MAX: usize = 3_000;
@@ -75,6 +78,7 @@ pub(crate) struct Memory {
     fragments: Vec<AtomicU64>,
     expectations: Vec<AtomicU64>,
     helper_states: Vec<AtomicU64>,
+    condition_states: Vec<AtomicU64>,
 }
 
 impl Memory {
@@ -91,6 +95,7 @@ impl Memory {
             fragments: words(FRAGMENT_TABLE_WORDS as u32),
             expectations: words(EXPECTATION_SLOTS * EXPECTATION_WORDS),
             helper_states: words(HELPER_STATES * HELPER_STATE_WORDS),
+            condition_states: words(CONDITIONS_COMPARED),
         }
     }
 
@@ -104,6 +109,7 @@ impl Memory {
         let table = SliceTable::new([family(0), family(1)], &self.gauges);
         table
             .with_fragments(&self.fragments)
+            .with_conditions(&self.condition_states)
             .with_helpers(HelperSlices {
                 expectations: &self.expectations,
                 states: &self.helper_states,
@@ -315,6 +321,8 @@ impl<'a> Twins<'a> {
             );
         }
         same(&self.memory.gauges, maps.gauges.words(), what);
+        let kernel = &maps.condition_states.words()[..CONDITIONS_COMPARED as usize];
+        same(&self.memory.condition_states, kernel, what);
         if self.compared.is_multiple_of(PACKETS_PER_LOOK) {
             same(&self.memory.fragments, maps.fragments.words(), what);
         }

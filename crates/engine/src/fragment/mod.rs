@@ -209,6 +209,7 @@ fn show_ports(scratch: &mut Scratch) {
 #[inline(always)]
 fn to_rules<H: Host>(host: &H, scratch: &mut Scratch, reason: Reason) -> Stage {
     scratch.info.damage = Some(reason);
+    scratch.mark = host.mark();
     host.trace(Step::Parsed(scratch.info));
     scratch.tracked = Tracked {
         state: State::Invalid,

@@ -9,6 +9,7 @@ use crate::verdict::Reason;
 pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
+pub const DCCP: u8 = 33;
 pub const GRE: u8 = 47;
 pub const ICMPV6: u8 = 58;
 pub const SCTP: u8 = 132;

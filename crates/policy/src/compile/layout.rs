@@ -7,7 +7,7 @@ use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::Hook;
 
 use super::CompileError;
-use crate::model::{ChainPolicy, Policy, Rule, Table, TableKind, Target};
+use crate::model::{ChainPolicy, Match, Policy, Rule, Table, TableKind, Target};
 use crate::problem::family_name;
 
 /// The chains of a family in the order in which they are laid out.
@@ -184,7 +184,7 @@ impl<'a> Layout<'a> {
         let mut passed = 0u64;
         let mut worst = Cost::default();
         for rule in chain.rules {
-            passed = passed.saturating_add(1);
+            passed = passed.saturating_add(1 + questions(rule));
             let Some(target) = self.target(rule) else {
                 continue;
             };
@@ -207,4 +207,17 @@ impl<'a> Layout<'a> {
         worst.steps = worst.steps.max(passed.saturating_add(1));
         worst
     }
+}
+
+/// How many conditions a rule is compiled to, at most.
+fn questions(rule: &Rule) -> u64 {
+    let asks = |one: &Match| match one {
+        Match::Extension(extension) | Match::Tracked(_, extension) => {
+            extension.condition_count() as u64
+        }
+        Match::Ports(ports) => u64::from(ports.flags.is_some()) + u64::from(ports.option.is_some()),
+        Match::States(_) | Match::Comment(_) => 0,
+    };
+    let fragments = u64::from(rule.fragment.is_some());
+    fragments + rule.matches.iter().map(asks).sum::<u64>()
 }

@@ -1,17 +1,20 @@
 //! One family's rules into compiled rules.
 
 use keepstate_engine::helper;
-use keepstate_engine::limits::{INTERFACE_PATTERNS_MAX, TIMEOUT_POLICIES_MAX};
+use keepstate_engine::limits::{
+    CONDITIONS_MAX, CONDITIONS_PER_RULE_MAX, INTERFACE_PATTERNS_MAX, TIMEOUT_POLICIES_MAX,
+};
 use keepstate_engine::policy::{
-    Assigned, POLICY_RAW, POLICY_USES_INTERFACES, RULE_DESTINATION_PORT, RULE_IN_INTERFACE,
-    RULE_NOT_DESTINATION, RULE_NOT_DESTINATION_PORT, RULE_NOT_IN_INTERFACE, RULE_NOT_OUT_INTERFACE,
-    RULE_NOT_PROTOCOL, RULE_NOT_SOURCE, RULE_NOT_SOURCE_PORT, RULE_OUT_INTERFACE, RULE_PROTOCOL,
-    RULE_SOURCE_PORT, RULE_STATES, Rule as CompiledRule, target,
+    Assigned, POLICY_RAW, POLICY_USES_INTERFACES, RULE_DESTINATION_PORT, RULE_FLOW_ONLY,
+    RULE_IN_INTERFACE, RULE_NOT_DESTINATION, RULE_NOT_DESTINATION_PORT, RULE_NOT_IN_INTERFACE,
+    RULE_NOT_OUT_INTERFACE, RULE_NOT_PROTOCOL, RULE_NOT_SOURCE, RULE_NOT_SOURCE_PORT,
+    RULE_OUT_INTERFACE, RULE_PROTOCOL, RULE_SOURCE_PORT, RULE_STATES, Rule as CompiledRule, target,
 };
 use keepstate_engine::verdict::Hook;
 
 use super::layout::{Chain, Layout};
 use super::{ChainInfo, ChainKind, CompileError, Compiled, RuleSource};
+use crate::matches::{self, Lowered};
 use crate::model::{
     ChainPolicy, Interface, Match, PortRange, Ports, Rule, StateSet, States, TableKind, Target,
     Test,
@@ -202,14 +205,58 @@ impl Lowering<'_, '_> {
             lowered.flags |= RULE_PROTOCOL | not(test.negated, RULE_NOT_PROTOCOL);
         }
         self.interfaces(&mut lowered, rule)?;
+        let mut asked = Lowered {
+            family: self.layout.family,
+            conditions: Vec::new(),
+            flow_only: true,
+            with_state: false,
+        };
+        if let Some(fragment) = rule.fragment {
+            asked.fragments(fragment);
+        }
         for one in &rule.matches {
             match one {
-                Match::Ports(ports) => self.ports(&mut lowered, ports)?,
+                Match::Ports(ports) => self.ports(&mut lowered, ports, &mut asked)?,
                 Match::States(states) => intersect(&mut lowered, states),
+                Match::Tracked(states, extension) => {
+                    if let Some(states) = states {
+                        intersect(&mut lowered, states);
+                    }
+                    asked.with_state = states.is_some();
+                    extension.lower(&mut asked);
+                }
                 Match::Comment(_) => {}
+                Match::Extension(extension) => extension.lower(&mut asked),
             }
         }
+        self.conditions(&mut lowered, asked)?;
         Ok(lowered)
+    }
+
+    fn conditions(
+        &mut self,
+        lowered: &mut CompiledRule,
+        asked: Lowered,
+    ) -> Result<(), CompileError> {
+        let count = asked.conditions.len();
+        if count > CONDITIONS_PER_RULE_MAX as usize {
+            return Err(CompileError::TooManyMatches {
+                family: family_name(self.layout.family),
+                chain: self.chain.name.into(),
+                number: self.number,
+            });
+        }
+        let conditions = &mut self.compiled.conditions;
+        if conditions.len() + count > CONDITIONS_MAX as usize {
+            return Err(CompileError::TooManyConditions);
+        }
+        lowered.conditions = conditions.len() as u32;
+        lowered.condition_count = count as u32;
+        if !asked.flow_only {
+            lowered.flags &= !RULE_FLOW_ONLY;
+        }
+        conditions.extend(asked.conditions);
+        Ok(())
     }
 
     /// What a CT rule assigns.
@@ -273,7 +320,18 @@ impl Lowering<'_, '_> {
         Ok((patterns.len() - 1) as u8)
     }
 
-    fn ports(&self, lowered: &mut CompiledRule, ports: &Ports) -> Result<(), CompileError> {
+    fn ports(
+        &self,
+        lowered: &mut CompiledRule,
+        ports: &Ports,
+        asked: &mut Lowered,
+    ) -> Result<(), CompileError> {
+        if let Some(test) = &ports.flags {
+            matches::tcp_flags(test, asked);
+        }
+        if let Some(test) = &ports.option {
+            matches::tcp_option(test, asked);
+        }
         let bounds = |range: &PortRange| [range.first, range.last];
         let twice = || CompileError::PortsTwice {
             family: family_name(self.layout.family),

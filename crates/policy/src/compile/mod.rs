@@ -11,7 +11,9 @@ mod remember;
 #[cfg(test)]
 mod tests;
 
-use keepstate_engine::limits::{INTERFACE_PATTERNS_MAX, JUMP_DEPTH_MAX, RULE_STEPS_MAX, RULES_MAX};
+use keepstate_engine::limits::{
+    CONDITIONS_MAX, INTERFACE_PATTERNS_MAX, JUMP_DEPTH_MAX, RULE_STEPS_MAX, RULES_MAX,
+};
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::Hook;
@@ -108,6 +110,14 @@ pub enum CompileError {
     TooManyInterfaces,
     #[error("more than {0} different timeout policies are named")]
     TooManyTimeouts(usize),
+    #[error("{family}: rule {number} of chain {chain} has more matches than one rule may")]
+    TooManyMatches {
+        family: &'static str,
+        chain: String,
+        number: u32,
+    },
+    #[error("the matches of all rules ask more than {CONDITIONS_MAX} questions")]
+    TooManyConditions,
     #[error("{family}: rule {number} of chain {chain} matches ports twice")]
     PortsTwice {
         family: &'static str,
@@ -142,6 +152,7 @@ pub fn compile(policy: &Policy) -> Result<Compiled, CompileError> {
         }
     }
     compiled.header.rules = compiled.rules.len() as u32;
+    compiled.header.conditions = compiled.conditions.len() as u32;
     compiled.header.cached = remember::choose(&compiled);
     Ok(compiled)
 }

@@ -2,8 +2,8 @@
 
 use keepstate_engine::limits::CACHED_OUTCOMES_MAX;
 use keepstate_engine::policy::{
-    NO_RULE, RULE_DESTINATION_PORT, RULE_IN_INTERFACE, RULE_OUT_INTERFACE, RULE_PROTOCOL,
-    RULE_SOURCE_PORT, RULE_STATES, Rule, target,
+    NO_RULE, RULE_DESTINATION_PORT, RULE_FLOW_ONLY, RULE_IN_INTERFACE, RULE_OUT_INTERFACE,
+    RULE_PROTOCOL, RULE_SOURCE_PORT, RULE_STATES, Rule, target,
 };
 use keepstate_engine::verdict::State;
 
@@ -44,7 +44,8 @@ fn scan(compiled: &Compiled, first: u32, end: u32, candidates: &mut Vec<Candidat
             continue;
         }
         passed_interfaces |= names_interface(rule);
-        if !matches!(rule.target, target::ACCEPT | target::DROP) {
+        let is_remembered = rule.flags & RULE_FLOW_ONLY != 0;
+        if !is_remembered || !matches!(rule.target, target::ACCEPT | target::DROP) {
             continue;
         }
         let certain = is_bare(rule);
@@ -70,6 +71,7 @@ const fn names_interface(rule: &Rule) -> bool {
 fn is_bare(rule: &Rule) -> bool {
     let looks = RULE_PROTOCOL | RULE_SOURCE_PORT | RULE_DESTINATION_PORT;
     rule.flags & looks == 0
+        && rule.condition_count == 0
         && !names_interface(rule)
         && rule.source_mask == [0; 4]
         && rule.destination_mask == [0; 4]

@@ -7,7 +7,8 @@ use keepstate_engine::tuple::Family;
 
 use crate::command::Listing;
 use crate::model::{
-    Counters, Interface, Match, PortRange, Ports, Rule, States, Table, Target, Test,
+    Counters, Fragments, Interface, Match, PortRange, Ports, Rule, States, Table, Target, TcpFlags,
+    Test,
 };
 use crate::network::Network;
 use crate::protocol::Protocol;
@@ -93,7 +94,7 @@ fn line(text: &mut String, family: Family, rule: &Rule, number: usize, listing: 
     }
     let _ = write!(text, "{:<9} ", rule.target.name());
     let (sign, protocol) = protocol_text(rule.protocol.as_ref(), listing);
-    let _ = write!(text, "{sign}{protocol:<4} -- ");
+    let _ = write!(text, "{sign}{protocol:<4} {} ", fragment_text(rule));
     if listing.verbose {
         let any = if listing.numeric { "*" } else { "any" };
         let incoming = interface_text(rule.in_interface.as_ref(), any);
@@ -122,13 +123,23 @@ pub(crate) fn echo(family: Family, rule: &Rule) -> String {
     let (source_sign, source) = network_text(rule.source.as_ref(), family, numbers);
     let (destination_sign, destination) = network_text(rule.destination.as_ref(), family, numbers);
     let mut text = format!(
-        "{} {protocol_sign}{protocol} opt -- in {incoming} out {outgoing} \
+        "{} {protocol_sign}{protocol} opt {} in {incoming} out {outgoing} \
          {source_sign}{source} {destination_sign}-> {destination}  ",
-        rule.target.name()
+        rule.target.name(),
+        fragment_text(rule)
     );
     tail(&mut text, rule, numbers);
     text.push('\n');
     text
+}
+
+/// The column `opt`.
+const fn fragment_text(rule: &Rule) -> &'static str {
+    match rule.fragment {
+        None => "--",
+        Some(Fragments::Later) => "-f",
+        Some(Fragments::Others) => "!f",
+    }
 }
 
 fn tail(text: &mut String, rule: &Rule, listing: Listing) {
@@ -148,20 +159,45 @@ fn tail(text: &mut String, rule: &Rule, listing: Listing) {
 fn write_match(text: &mut String, one: &Match, listing: Listing) {
     let _ = match one {
         Match::Comment(comment) => write!(text, " /* {comment} */"),
-        Match::States(States {
-            spelling,
-            set,
-            negated,
-        }) => {
-            let sign = if *negated { "! " } else { "" };
-            write!(text, " {sign}{} {set}", spelling.option())
+        Match::States(states) => write!(text, "{}", states_text(states)),
+        Match::Tracked(states, extension) => {
+            let states = states.as_ref().map(states_text).unwrap_or_default();
+            write!(text, "{states}{}", extension.list(listing.numeric))
         }
+        Match::Extension(extension) => write!(text, "{}", extension.list(listing.numeric)),
         Match::Ports(ports) => {
             let source = ports_text("spt", ports.source.as_ref(), ports, listing);
             let destination = ports_text("dpt", ports.destination.as_ref(), ports, listing);
-            write!(text, " {}{source}{destination}", ports.protocol.name())
+            let protocol = ports.protocol.name();
+            let (option, flags) = (option_text(ports), flags_text(ports, listing));
+            write!(text, " {protocol}{source}{destination}{option}{flags}")
         }
     };
+}
+
+fn states_text(states: &States) -> String {
+    let sign = if states.negated { "! " } else { "" };
+    format!(" {sign}{} {}", states.spelling.option(), states.set)
+}
+
+fn option_text(ports: &Ports) -> String {
+    let Some(Test { value, negated }) = &ports.option else {
+        return String::new();
+    };
+    let sign = if *negated { "!" } else { "" };
+    format!(" option={sign}{value}")
+}
+
+fn flags_text(ports: &Ports, listing: Listing) -> String {
+    let Some(Test { value, negated }) = &ports.flags else {
+        return String::new();
+    };
+    let sign = if *negated { "!" } else { "" };
+    let text = |flags: u8| match listing.numeric {
+        true => format!("0x{flags:02X}"),
+        false => TcpFlags::names(flags),
+    };
+    format!(" flags:{sign}{}/{}", text(value.mask), text(value.wanted))
 }
 
 fn ports_text(

@@ -6,8 +6,8 @@ use keepstate_engine::tuple::Family;
 
 use crate::apply::IPTABLES_VERSION;
 use crate::model::{
-    Counters, Interface, Match, PortRange, Ports, Rule, Ruleset, States, Table, TableKind, Target,
-    Test,
+    Counters, Fragments, Interface, Match, PortRange, Ports, Rule, Ruleset, States, Table,
+    TableKind, Target, TcpFlags, Test,
 };
 
 /// Whether counters are printed.
@@ -147,6 +147,11 @@ impl fmt::Display for Counted<'_> {
         test(f, "-p", rule.protocol.as_ref(), |protocol| {
             protocol.name_or_number()
         })?;
+        match rule.fragment {
+            None => {}
+            Some(Fragments::Later) => f.write_str(" -f")?,
+            Some(Fragments::Others) => f.write_str(" ! -f")?,
+        }
         for one in &rule.matches {
             write_match(f, one)?;
         }
@@ -188,21 +193,35 @@ fn write_match(f: &mut fmt::Formatter<'_>, one: &Match) -> fmt::Result {
             protocol,
             source,
             destination,
+            flags,
+            option,
         }) => {
             write!(f, " -m {}", protocol.name())?;
             test(f, "--sport", source.as_ref(), port_text)?;
-            test(f, "--dport", destination.as_ref(), port_text)
+            test(f, "--dport", destination.as_ref(), port_text)?;
+            test(f, "--tcp-option", option.as_ref(), u8::to_string)?;
+            test(f, "--tcp-flags", flags.as_ref(), |flags| {
+                format!(
+                    "{} {}",
+                    TcpFlags::names(flags.mask),
+                    TcpFlags::names(flags.wanted)
+                )
+            })
         }
-        Match::States(States {
-            spelling,
-            set,
-            negated,
-        }) => {
-            let (name, option) = (spelling.name(), spelling.option());
-            write!(f, " -m {name}{} --{option} {set}", sign(*negated))
+        Match::States(states) => write_states(f, states),
+        Match::Tracked(Some(states), extension) => {
+            write_states(f, states)?;
+            extension.write_options(f)
         }
+        Match::Tracked(None, extension) | Match::Extension(extension) => write!(f, "{extension}"),
         Match::Comment(comment) => write!(f, " -m comment --comment {}", quote(comment)),
     }
+}
+
+fn write_states(f: &mut fmt::Formatter<'_>, states: &States) -> fmt::Result {
+    let (name, option) = (states.spelling.name(), states.spelling.option());
+    let sign = sign(states.negated);
+    write!(f, " -m {name}{sign} --{option} {}", states.set)
 }
 
 fn port_text(range: &PortRange) -> String {
@@ -213,7 +232,7 @@ fn port_text(range: &PortRange) -> String {
 }
 
 /// Quotes what is more than letters, digits, `_` and `-`, as iptables does.
-fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
     if !text.is_empty() && text.bytes().all(plain) {
         return text.into();

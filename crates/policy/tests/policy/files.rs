@@ -123,8 +123,8 @@ fn what_is_not_known_is_an_error_at_its_place() {
         "1:22: the target LOG is not supported yet",
     );
     check(
-        "iptables -A INPUT -p tcp --syn",
-        "1:26: the option \"--syn\" is not supported yet",
+        "iptables -A INPUT -p tcp --dports 22,80",
+        "1:26: unknown option \"--dports\" (`--dports' needs `-m multiport' before it)",
     );
     check(
         "iptables -A INPTU -j DROP",

@@ -94,7 +94,20 @@ impl Twin {
             let theirs = self.theirs(program, arguments, "");
             let ours = self.ours(program, arguments);
             if ours != theirs {
-                differences += &format!("{line}\n   ours {ours:?}\n theirs {theirs:?}\n");
+                let lines = |outcome: &Outcome| -> Vec<String> {
+                    let text = format!("{}{}", outcome.stdout, outcome.stderr);
+                    text.lines().map(String::from).collect()
+                };
+                let (our_lines, their_lines) = (lines(&ours), lines(&theirs));
+                differences += &format!("{line}\n");
+                let longest = our_lines.len().max(their_lines.len());
+                for index in 0..longest {
+                    let (ours, theirs) = (our_lines.get(index), their_lines.get(index));
+                    if ours != theirs {
+                        differences += &format!("   ours {ours:?}\n theirs {theirs:?}\n");
+                    }
+                }
+                differences += &format!("  exit {} and {}\n", ours.code, theirs.code);
             }
         }
         assert!(differences.is_empty(), "{differences}");
@@ -624,5 +637,245 @@ fn what_iptables_saves_is_read_and_printed_byte_by_byte() {
     let parsed = parse_rules(&both, FileKind::Detect);
     assert_eq!(parsed.families, [Family::V4, Family::V6]);
     assert_eq!(parsed.into_policy().unwrap(), twin.policy);
+    twin.check_listings();
+}
+
+#[test]
+fn matches_are_read_and_printed_as_iptables_does() {
+    let Some(mut twin) = Twin::new("matches_are_read_and_printed_as_iptables_does") else {
+        return;
+    };
+    twin.check_all(
+        "
+        iptables -A INPUT -p tcp -m multiport --dports 22,80:90,http
+        iptables -A INPUT -p tcp -m multiport ! --sports 22,80 -j ACCEPT
+        iptables -A INPUT -p udp -m multiport --ports 53,1000:2000
+        iptables -A INPUT -p tcp -m multiport --dports 1 --sports 2
+        iptables -A INPUT -m multiport --dports 1
+        iptables -A INPUT -p icmp -m multiport --dports 1
+        iptables -A INPUT -p tcp -m multiport
+        iptables -A INPUT -p tcp -m multiport --dports 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16
+        iptables -A INPUT -p tcp -m multiport --dports 5:3
+        iptables -A INPUT -p tcp -m multiport --dports x
+        iptables -A INPUT -p tcp -m multiport --source-ports 1 --destination-ports 2
+        iptables -A INPUT -m iprange --src-range 10.0.0.1-10.0.0.9
+        iptables -A INPUT -m iprange ! --src-range 10.0.0.1-10.0.0.9 --dst-range 1.1.1.1-2.2.2.2
+        iptables -A INPUT -m iprange --src-range 10.0.0.1
+        iptables -A INPUT -m iprange --src-range x
+        iptables -A INPUT -m iprange --src-range 10.0.0.1-x
+        iptables -A INPUT -m iprange
+        ip6tables -A INPUT -m iprange --src-range ::1-::9
+        iptables -A INPUT -p tcp --tcp-flags SYN,ACK SYN
+        iptables -A INPUT -p tcp ! --tcp-flags ALL NONE
+        iptables -A INPUT -p tcp --syn
+        iptables -A INPUT -p tcp ! --syn -j DROP
+        iptables -A INPUT -p tcp --tcp-option 5
+        iptables -A INPUT -p tcp ! --tcp-option 5 --dport 3
+        iptables -A INPUT -p tcp --tcp-flags SYN,ACK
+        iptables -A INPUT -p tcp --tcp-flags FOO SYN
+        iptables -A INPUT -p tcp --tcp-flags SYN FOO
+        iptables -A INPUT -p tcp --tcp-option 256
+        iptables -A INPUT -p tcp --tcp-option 0
+        iptables -A INPUT -p tcp --syn --syn
+        iptables -A INPUT -p tcp --tcp-option 3 --tcp-option 4
+        iptables -A INPUT -p icmp --icmp-type 8
+        iptables -A INPUT -p icmp --icmp-type echo-request
+        iptables -A INPUT -p icmp ! --icmp-type destination-unreachable
+        iptables -A INPUT -p icmp --icmp-type network-unreachable
+        iptables -A INPUT -p icmp --icmp-type 3/4
+        iptables -A INPUT -p icmp --icmp-type any
+        iptables -A INPUT -p icmp --icmp-type 255
+        iptables -A INPUT -p icmp --icmp-type 256
+        iptables -A INPUT -p icmp --icmp-type foo
+        iptables -A INPUT -p icmp --icmp-type 3/256
+        iptables -A INPUT -p icmp --icmp-type ping
+        iptables -A INPUT -p icmp --icmp-type ech
+        iptables -A INPUT -p icmp -m icmp
+        iptables -A INPUT -p icmp --icmp-type 8 --icmp-type 9
+        iptables -A INPUT --icmp-type 8
+        iptables -A INPUT -p tcp -m icmp --icmp-type 8
+        iptables -A INPUT -p icmp --icmp-type 77/3
+        ip6tables -A INPUT -p icmpv6 --icmpv6-type 128
+        ip6tables -A INPUT -p icmpv6 --icmpv6-type echo-request
+        ip6tables -A INPUT -p icmpv6 -m icmp6 ! --icmpv6-type 1/4
+        ip6tables -A INPUT -p icmpv6 --icmpv6-type router-advertisement
+        ip6tables -A INPUT -p icmpv6 --icmpv6-type destination-unreachable
+        ip6tables -A INPUT -p icmpv6 --icmpv6-type foo
+        ip6tables -A INPUT -p icmpv6 -m icmp6
+        ip6tables -A INPUT -p icmpv6 --icmpv6-type 1/256
+        ip6tables -A INPUT -p icmpv6 --icmpv6-type 200
+        iptables -A INPUT -p udplite --dport 3
+        iptables -A INPUT -p udplite -m udp --dport 3
+        iptables -A INPUT -p sctp --dport 5
+        iptables -A INPUT -p sctp --sport 5:9 ! --dport 6
+        iptables -A INPUT -p dccp --dport 5
+        iptables -A INPUT -m length --length 5
+        iptables -A INPUT -m length ! --length 5:10
+        iptables -A INPUT -m length --length 5:
+        iptables -A INPUT -m length --length :9
+        iptables -A INPUT -m length --length x
+        iptables -A INPUT -m length --length 9:5
+        iptables -A INPUT -m length --length 70000
+        iptables -A INPUT -m length
+        iptables -A INPUT -m ttl --ttl-eq 5
+        iptables -A INPUT -m ttl ! --ttl-eq 5
+        iptables -A INPUT -m ttl --ttl 5
+        iptables -A INPUT -m ttl --ttl-lt 5
+        iptables -A INPUT -m ttl --ttl-gt 5
+        iptables -A INPUT -m ttl --ttl-gt 256
+        iptables -A INPUT -m ttl --ttl-gt 5 --ttl-lt 6
+        iptables -A INPUT -m ttl ! --ttl-gt 5
+        iptables -A INPUT -m ttl
+        ip6tables -A INPUT -m hl --hl-eq 5
+        ip6tables -A INPUT -m hl ! --hl-eq 5
+        ip6tables -A INPUT -m hl --hl-lt 5
+        ip6tables -A INPUT -m hl --hl-gt 5
+        ip6tables -A INPUT -m hl
+        iptables -A INPUT -m dscp --dscp 10
+        iptables -A INPUT -m dscp ! --dscp 0x10
+        iptables -A INPUT -m dscp --dscp-class EF
+        iptables -A INPUT -m dscp --dscp-class foo
+        iptables -A INPUT -m dscp --dscp 64
+        iptables -A INPUT -m dscp --dscp 1 --dscp-class EF
+        iptables -A INPUT -m dscp
+        iptables -A INPUT -m tos --tos 0x10
+        iptables -A INPUT -m tos --tos 0x10/0x3f
+        iptables -A INPUT -m tos ! --tos Minimize-Delay
+        iptables -A INPUT -m tos --tos foo
+        iptables -A INPUT -m tos --tos 256
+        iptables -A INPUT -m tos
+        iptables -A INPUT -p tcp -m ecn --ecn-tcp-cwr
+        iptables -A INPUT -p tcp -m ecn ! --ecn-tcp-ece --ecn-ip-ect 2
+        iptables -A INPUT -m ecn --ecn-ip-ect 1
+        iptables -A INPUT -m ecn --ecn-ip-ect 4
+        iptables -A INPUT -m ecn --ecn-tcp-cwr
+        iptables -A INPUT -m ecn
+        iptables -A INPUT -m mac --mac-source 00:11:22:33:44:Aa
+        iptables -A INPUT -m mac ! --mac-source 0:1:2:3:4:5
+        iptables -A INPUT -m mac --mac-source 00:11
+        iptables -A INPUT -m mac
+        iptables -A INPUT -m pkttype --pkt-type broadcast
+        iptables -A INPUT -m pkttype ! --pkt-type multicast
+        iptables -A INPUT -m pkttype --pkt-type unicast
+        iptables -A INPUT -m pkttype --pkt-type host
+        iptables -A INPUT -m pkttype --pkt-type bcast
+        iptables -A INPUT -m pkttype --pkt-type foo
+        iptables -A INPUT -m pkttype
+        iptables -A INPUT -m statistic --mode nth --every 3
+        iptables -A INPUT -m statistic --mode nth --every 3 --packet 2
+        iptables -A INPUT -m statistic --mode nth ! --every 3 --packet 2
+        iptables -A INPUT -m statistic --mode nth --every 3 --packet 3
+        iptables -A INPUT -m statistic --mode random --probability 0.5
+        iptables -A INPUT -m statistic --mode random ! --probability 0.33
+        iptables -A INPUT -m statistic --mode random --probability 1.5
+        iptables -A INPUT -m statistic --mode foo
+        iptables -A INPUT -m statistic --mode random
+        iptables -A INPUT -m statistic --mode nth
+        iptables -A INPUT -m statistic --mode nth --every 0
+        iptables -A INPUT -m statistic --mode nth --probability 0.1
+        iptables -A INPUT -m statistic
+        iptables -A INPUT -m mark --mark 1
+        iptables -A INPUT -m mark ! --mark 0x10/0xff
+        iptables -A INPUT -m mark --mark 1/
+        iptables -A INPUT -m mark --mark x
+        iptables -A INPUT -m mark --mark 0x100000000
+        iptables -A INPUT -m mark
+        iptables -A INPUT -m connmark --mark 5
+        iptables -A INPUT -m connmark ! --mark 5/7
+        iptables -A INPUT -m connmark
+        iptables -A INPUT -p tcp -m tcpmss --mss 100:200
+        iptables -A INPUT -p tcp -m tcpmss ! --mss 100
+        iptables -A INPUT -p tcp -m tcpmss --mss 100:
+        iptables -A INPUT -p tcp -m tcpmss --mss 200:100
+        iptables -A INPUT -p tcp -m tcpmss
+        iptables -A INPUT -m tcpmss --mss 1
+        iptables -A INPUT -f
+        iptables -A INPUT ! -f -j DROP
+        iptables -A INPUT -f -p tcp
+        ip6tables -A INPUT -f
+        iptables -A INPUT -f -f
+        iptables -A INPUT -m time --timestart 08:00 --timestop 18:00
+        iptables -A INPUT -m time --timestart 08:00:30 --timestop 18:00 --weekdays Mon,Tue,Fri
+        iptables -A INPUT -m time --monthdays 1,15,31
+        iptables -A INPUT -m time ! --monthdays 1
+        iptables -A INPUT -m time --datestart 2024-01-02T03:04:05 --datestop 2025-01-01
+        iptables -A INPUT -m time --datestart 2024
+        iptables -A INPUT -m time --timestart 22:00 --timestop 6:00 --contiguous
+        iptables -A INPUT -m time --utc
+        iptables -A INPUT -m time
+        iptables -A INPUT -m time --timestart x
+        iptables -A INPUT -m time --weekdays Foo
+        iptables -A INPUT -m time --monthdays 32
+        iptables -A INPUT -m time --datestart x
+        iptables -A INPUT -m time --timestart 1:00 --timestart 2:00
+        iptables -A INPUT -m time --contiguous
+        iptables -A INPUT -m conntrack --ctproto tcp
+        iptables -A INPUT -m conntrack ! --ctproto 6 --ctstate NEW
+        iptables -A INPUT -m conntrack --ctorigsrc 10.0.0.0/8 --ctorigdst 1.2.3.4
+        iptables -A INPUT -m conntrack ! --ctreplsrc 10.0.0.0/8 ! --ctrepldst 1.2.3.4
+        iptables -A INPUT -m conntrack --ctorigsrcport 5 --ctorigdstport 6:7
+        iptables -A INPUT -m conntrack --ctreplsrcport 5 ! --ctrepldstport 6:7
+        iptables -A INPUT -m conntrack --ctproto tcp --ctorigdstport 22
+        iptables -A INPUT -m conntrack --ctstatus ASSURED,SEEN_REPLY
+        iptables -A INPUT -m conntrack ! --ctstatus NONE
+        iptables -A INPUT -m conntrack --ctstatus CONFIRMED,EXPECTED
+        iptables -A INPUT -m conntrack --ctstatus foo
+        iptables -A INPUT -m conntrack --ctexpire 10
+        iptables -A INPUT -m conntrack ! --ctexpire 10:20
+        iptables -A INPUT -m conntrack --ctexpire x
+        iptables -A INPUT -m conntrack --ctdir ORIGINAL
+        iptables -A INPUT -m conntrack ! --ctdir REPLY
+        iptables -A INPUT -m conntrack --ctdir reply --ctstate NEW --ctstatus ASSURED --ctexpire 5 --ctproto udp --ctorigsrc 1.1.1.1
+        iptables -A INPUT -m conntrack --ctdir foo
+        iptables -A INPUT -m conntrack --ctproto foo
+        iptables -A INPUT -m conntrack --ctproto 0
+        ip6tables -A INPUT -m conntrack --ctorigsrc fe80::/10
+        iptables -A INPUT -m conntrack --ctproto tcp --ctproto udp
+        iptables -A INPUT -m connbytes --connbytes 100:200 --connbytes-dir both --connbytes-mode packets
+        iptables -A INPUT -m connbytes ! --connbytes 100 --connbytes-dir original --connbytes-mode bytes
+        iptables -A INPUT -m connbytes --connbytes :100 --connbytes-dir reply --connbytes-mode avgpkt
+        iptables -A INPUT -m connbytes --connbytes 100 --connbytes-dir reply
+        iptables -A INPUT -m connbytes --connbytes 200:100 --connbytes-dir reply --connbytes-mode bytes
+        iptables -A INPUT -m connbytes --connbytes x --connbytes-dir reply --connbytes-mode bytes
+        iptables -A INPUT -m connbytes --connbytes 1 --connbytes-dir foo --connbytes-mode bytes
+        iptables -A INPUT -m connbytes --connbytes 1 --connbytes-dir both --connbytes-mode foo
+        iptables -A INPUT -m connbytes
+        iptables -A INPUT -m helper --helper ftp
+        iptables -A INPUT -m helper ! --helper ftp
+        iptables -A INPUT -m helper --helper ''
+        iptables -A INPUT -m helper --helper ftp-2121
+        iptables -A INPUT -m helper
+        iptables -A INPUT -m string --algo bm --string 'GET /'
+        iptables -A INPUT -m string --algo kmp ! --string abc --icase --from 10 --to 100
+        iptables -A INPUT -m string --algo bm --hex-string '|00 01|ab|ff|'
+        iptables -A INPUT -m string --string a
+        iptables -A INPUT -m string --algo bm
+        iptables -A INPUT -m string --algo foo --string a
+        iptables -A INPUT -m string --algo bm --string a --from 70000
+        iptables -A INPUT -m string --algo bm --string a --hex-string b
+        iptables -A INPUT -m string --algo bm --hex-string '|0|'
+        iptables -A INPUT -m string --algo bm --hex-string '|00'
+        iptables -A INPUT -m string --algo bm --string ''
+        iptables -A INPUT -m limit --limit 3/hour
+        iptables -A INPUT -m limit --limit 10/min --limit-burst 7
+        iptables -A INPUT -m limit --limit 1/s
+        iptables -A INPUT -m limit --limit 5
+        iptables -A INPUT -m limit --limit 5/day
+        iptables -A INPUT -m limit
+        iptables -A INPUT -m limit --limit-burst 3
+        iptables -A INPUT -m limit --limit x
+        iptables -A INPUT -m limit --limit 5/x
+        iptables -A INPUT -m limit --limit 0
+        iptables -A INPUT -m limit --limit 10001/s
+        iptables -A INPUT -m limit --limit 10000/s --limit-burst 10000
+        iptables -A INPUT -m limit --limit 1/day --limit-burst 100
+        iptables -A INPUT -m limit --limit-burst 0
+        iptables -A INPUT -m limit --limit-burst 10001
+        iptables -A INPUT -m limit ! --limit 5/min
+        iptables -A INPUT -m limit --limit 7/sec
+        iptables -A INPUT -m limit --limit 3/min --limit 4/min
+        iptables -A INPUT -m limit --limit 1500/min
+        ",
+    );
     twin.check_listings();
 }

@@ -1,0 +1,257 @@
+//! Matches that do not fit into a rule: what a rule's [`Condition`]s ask of a packet.
+//!
+//! The walk over the rules stops at a rule whose own fields match and that has conditions. The stage
+//! [`Stage::Weigh`] goes on from there: in one loop it asks the conditions of a rule one by one
+//! and, between two rules that have some, tries rules as the walk does, up to the verdict. So
+//! packets that meet no such rule never enter the stage, and those that do enter it once.
+//!
+//! All conditions of a rule must hold. [`flag::OR`] joins one to those after it: it is enough when
+//! one of them holds. [`flag::NOT`] turns one round, but what a packet does not have (the ports of a
+//! fragment, the flow of an INVALID packet) holds neither way, as in iptables.
+
+mod counted;
+mod flow;
+mod header;
+mod options;
+mod text;
+mod when;
+
+pub use options::Scan;
+pub use text::BYTES_PER_DATA;
+
+use crate::asked::Asker;
+use crate::host::{Host, Packet, Repeat};
+use crate::judge;
+use crate::limits::{RULE_STEPS_MAX, RULES_PER_ROUND};
+use crate::policy::{Condition, Walk};
+use crate::process::{Run, Scratch, Stage};
+use crate::raw;
+use crate::trace::{RuleTrial, Step};
+
+/// What a condition asks: numbers of [`Condition::kind`]. Each says what stands in
+/// [`Condition::data`]; bounds are inclusive.
+pub mod kind {
+    /// Belongs to the condition before it.
+    pub const DATA: u16 = 0;
+    /// Up to seven ranges of ports, `low | high << 16`; with [`super::flag::SOURCE`] and
+    /// [`super::flag::DESTINATION`] either of them may fit.
+    pub const PORTS: u16 = 1;
+    /// An address that is not below this one.
+    pub const ADDRESS_FROM: u16 = 2;
+    /// An address that is not above this one.
+    pub const ADDRESS_TO: u16 = 3;
+    /// TCP flags: mask, what is left.
+    pub const TCP_FLAGS: u16 = 4;
+    /// Kind of a TCP option that is there.
+    pub const TCP_OPTION: u16 = 5;
+    /// ICMP type (256 for any), bounds of the code.
+    pub const ICMP: u16 = 6;
+    /// Bounds of the length of the IP packet.
+    pub const LENGTH: u16 = 7;
+    /// Bounds of TTL or hop limit.
+    pub const HOPS: u16 = 8;
+    /// TOS or traffic class: mask, what is left.
+    pub const TOS: u16 = 9;
+    /// Source MAC address: its first four bytes, the other two.
+    pub const MAC: u16 = 10;
+    /// Number of a [`super::packet_type`].
+    pub const PACKET_TYPE: u16 = 11;
+    /// A later fragment.
+    pub const FRAGMENT: u16 = 12;
+    /// Bounds of TCP's maximum segment size.
+    pub const SEGMENT_SIZE: u16 = 13;
+    /// Mark of the packet: mask, what is left.
+    pub const MARK: u16 = 14;
+    /// Mark of the flow: mask, what is left.
+    pub const FLOW_MARK: u16 = 15;
+    /// Protocol of the flow.
+    pub const FLOW_PROTOCOL: u16 = 16;
+    /// An address of the flow, see [`super::flag`]: the address, then the mask for IPv4 and the
+    /// length of the prefix for IPv6.
+    pub const FLOW_ADDRESS: u16 = 17;
+    /// Bounds of a port of the flow.
+    pub const FLOW_PORT: u16 = 18;
+    /// Bits of [`super::flow_status`], any of which must be set.
+    pub const FLOW_STATUS: u16 = 19;
+    /// Bounds of the seconds that the flow has left.
+    pub const FLOW_EXPIRY: u16 = 20;
+    /// Number of the packet's direction.
+    pub const FLOW_DIRECTION: u16 = 21;
+    /// Number of the flow's helper, zero for any.
+    pub const FLOW_HELPER: u16 = 22;
+    /// Counters of the flow: [`super::flow_counted`], directions (bits), from and to as two words each.
+    pub const FLOW_COUNTERS: u16 = 23;
+    /// Every so many packets: how many less one, and which (both counted from zero).
+    pub const NTH: u16 = 24;
+    /// Chance: the bound below which 31 random bits must lie.
+    pub const RANDOM: u16 = 25;
+    /// Credit for each packet, in 10,000ths of a second; how many packets may come at once.
+    pub const LIMIT: u16 = 26;
+    /// Seconds since 1970 from and to, seconds of the day from and to, days of the month (bits),
+    /// days of the week (bits; Monday is 1).
+    pub const TIME: u16 = 27;
+    /// Bytes in the packet: bounds of the offset from the IP header, how many; then in
+    /// [`DATA`] the bytes, and for each how many bytes before it begin the text anew.
+    pub const TEXT: u16 = 28;
+}
+
+/// Bits of [`Condition::flags`]. Bits 8 to 15 are how many conditions after it belong to it: the
+/// others that it is joined to, or its data.
+pub mod flag {
+    pub const NOT: u16 = 1 << 0;
+    pub const OR: u16 = 1 << 1;
+    pub const SOURCE: u16 = 1 << 2;
+    pub const DESTINATION: u16 = 1 << 3;
+    /// Of the reply direction of a flow.
+    pub const REPLY: u16 = 1 << 4;
+    /// The match also names states: without a flow these alone are asked.
+    pub const WITH_STATE: u16 = 1 << 5;
+    /// Letters fit in either case.
+    pub const ANY_CASE: u16 = 1 << 6;
+    /// A day begins at the time it is from.
+    pub const CONTIGUOUS: u16 = 1 << 7;
+    pub const COUNT_SHIFT: u32 = 8;
+}
+
+/// Whom a frame is for.
+pub mod packet_type {
+    pub const UNICAST: u32 = 0;
+    pub const BROADCAST: u32 = 1;
+    pub const MULTICAST: u32 = 2;
+}
+
+/// What is known of a flow.
+pub mod flow_status {
+    pub const EXPECTED: u32 = 1 << 0;
+    pub const SEEN_REPLY: u32 = 1 << 1;
+    pub const ASSURED: u32 = 1 << 2;
+    pub const CONFIRMED: u32 = 1 << 3;
+}
+
+/// What [`kind::FLOW_COUNTERS`] looks at.
+pub mod flow_counted {
+    pub const PACKETS: u32 = 0;
+    pub const BYTES: u32 = 1;
+    /// Bytes by packets.
+    pub const AVERAGE: u32 = 2;
+}
+
+/// Whether a condition holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Held {
+    Yes,
+    No,
+    /// The packet does not have what is asked for: as little as its contrary.
+    Neither,
+}
+
+impl Held {
+    #[inline(always)]
+    const fn of(holds: bool) -> Self {
+        if holds { Self::Yes } else { Self::No }
+    }
+}
+
+/// The stage that goes on through the rules from one that has conditions.
+#[inline(always)]
+pub(crate) fn weigh<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
+    let mut weighing = Weighing { run, scratch };
+    // Each round asks a condition or tries a rule; the compiler counts both.
+    run.host.repeat(RULE_STEPS_MAX, &mut weighing);
+    match scratch.asked.table {
+        Asker::Filter => judge::answered(run.host, scratch),
+        Asker::Raw => raw::answered(run.host, scratch),
+    }
+}
+
+struct Weighing<'a, P, H> {
+    run: &'a Run<'a, P, H>,
+    scratch: &'a mut Scratch,
+}
+
+impl<P: Packet, H: Host> Repeat for Weighing<'_, P, H> {
+    fn step(&mut self) -> bool {
+        if self.scratch.walk.is_weighing() {
+            return weigh_next(self.run, self.scratch);
+        }
+        let Scratch {
+            info, asked, walk, ..
+        } = &mut *self.scratch;
+        let mut walk = Walk {
+            host: self.run.host,
+            question: &asked.question(info),
+            progress: walk,
+        };
+        for _ in 0..RULES_PER_ROUND {
+            if !walk.try_next() {
+                return walk.progress.is_weighing();
+            }
+        }
+        true
+    }
+}
+
+/// Asks the next condition of a rule; `false` at the end of the walk.
+#[inline(always)]
+fn weigh_next<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> bool {
+    let (at, index) = (scratch.walk.rule(), scratch.walk.condition);
+    let Some(condition) = run.host.condition(index) else {
+        return false;
+    };
+    let Some(rule) = run.host.rule(at) else {
+        return false;
+    };
+    let is_not = condition.flags & flag::NOT != 0;
+    let holds = match ask(run, scratch, condition, index) {
+        Held::Yes => !is_not,
+        Held::No => is_not,
+        Held::Neither => false,
+    };
+    let is_joined = condition.flags & flag::OR != 0;
+    let mut next = index.wrapping_add(1);
+    if holds {
+        next = next.wrapping_add(u32::from(condition.flags >> flag::COUNT_SHIFT));
+    } else if !is_joined {
+        let number = index.wrapping_sub(rule.conditions);
+        run.host.trace(Step::Rule(at, RuleTrial::Condition(number)));
+        scratch.walk.pass_on();
+        return true;
+    }
+    if next.wrapping_sub(rule.conditions) < rule.condition_count {
+        scratch.walk.condition = next;
+        return true;
+    }
+    scratch.walk.condition = crate::policy::NO_RULE;
+    let Scratch {
+        info, asked, walk, ..
+    } = scratch;
+    let mut walk = Walk {
+        host: run.host,
+        question: &asked.question(info),
+        progress: walk,
+    };
+    walk.matched(at, rule)
+}
+
+/// Whether a condition holds, before it is turned round.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
+fn ask<P: Packet, H: Host>(
+    run: &Run<'_, P, H>,
+    scratch: &mut Scratch,
+    condition: &Condition,
+    index: u32,
+) -> Held {
+    match condition.kind {
+        kind::PORTS..=kind::TCP_FLAGS | kind::ICMP..=kind::FRAGMENT => {
+            header::ask(run, scratch, condition)
+        }
+        kind::TCP_OPTION | kind::SEGMENT_SIZE => options::ask(run, scratch, condition),
+        kind::MARK => header::masked(scratch.mark, condition),
+        kind::FLOW_MARK..=kind::FLOW_COUNTERS => flow::ask(run, scratch, condition),
+        kind::NTH..=kind::LIMIT => counted::ask(run, condition, index),
+        kind::TIME => when::ask(run.host, condition),
+        kind::TEXT => text::ask(run, scratch, condition, index),
+        _ => Held::Neither,
+    }
+}

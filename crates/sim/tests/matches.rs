@@ -1,0 +1,403 @@
+//! What rules match here, and what Linux's own match: the same frames into a namespace with the real
+//! iptables and into the native plane, and the same counters afterwards.
+
+use std::io::Write as _;
+use std::process::Stdio;
+
+use keepstate_engine::process::{Arrival, Checksums, Path};
+use keepstate_engine::settings::{SETTING_CHECKSUM, Settings};
+use keepstate_engine::time::Tick;
+use keepstate_engine::tuple::Family;
+use keepstate_engine::verdict::Hook;
+use keepstate_engine::wire::Link;
+use keepstate_flowmemory::{Accounting, OwnedTable, buckets_for};
+use keepstate_policy::model::Counters;
+use keepstate_policy::{FileKind, Policy, compile, parse_rules};
+use keepstate_sim::plane::{LoadedPolicy, Plane};
+use keepstate_sim::traffic::Random;
+use keepstate_testkit::{Namespace, programs_or_skip, root_or_skip};
+
+const FLOWS_MAX: u32 = 1024;
+const FRAMES: usize = 3_000;
+
+/// In the table raw, which sees packets before anything else has looked at them.
+const BOTH: &str = "
+-p tcp -m multiport --dports 0:9000,20000
+-p tcp -m multiport ! --sports 1,2,3,4,5,6,7,8,9,10,11,12,20:30000
+-p udp -m multiport --ports 1,2,3,4,5,6,7,8,9,10,11,12,20:9000
+-p udplite -m multiport --ports 20:30000
+-p sctp -m multiport ! --dports 20:30000
+-p dccp -m multiport --sports 20:30000
+-p sctp --dport 1:40000
+-p dccp ! --sport 1:40000
+-p tcp --tcp-flags SYN,ACK,FIN,RST SYN
+-p tcp ! --syn
+-p tcp --tcp-flags ALL FIN,PSH,URG
+-p tcp ! --tcp-flags ALL NONE
+-p tcp --tcp-option 8
+-p tcp --tcp-option 2
+-p tcp ! --tcp-option 3
+-p tcp -m tcpmss --mss 1000:30000
+-p tcp -m tcpmss ! --mss 1000:30000
+-p tcp -m ecn --ecn-tcp-ece
+-p tcp -m ecn ! --ecn-tcp-cwr --ecn-ip-ect 1
+-m length --length 60:100
+-m length ! --length 60:100
+-m length --length 100:60
+-m dscp --dscp 0
+-m dscp ! --dscp-class AF11
+-m tos --tos 0x10/0x10
+-m tos ! --tos 0x14/0x3c
+-m ecn ! --ecn-ip-ect 0
+-m mac --mac-source 02:00:00:00:00:02
+-m mac ! --mac-source 02:00:00:00:00:02
+-m pkttype --pkt-type unicast
+-m pkttype ! --pkt-type multicast
+-m pkttype --pkt-type broadcast
+-m statistic --mode nth --every 7 --packet 3
+-p udp -m statistic --mode nth ! --every 2 --packet 0
+-m statistic --mode nth --every 1 --packet 0
+-m statistic --mode random --probability 0
+-m statistic --mode random --probability 1
+-m mark --mark 0
+-m mark ! --mark 0
+-m string --algo bm --string ab
+-m string --algo kmp --string aabaab
+-m string --algo bm ! --string bbb --from 20 --to 90
+-m string --algo kmp --string ABBA --icase
+-m string --algo bm --hex-string |0000| --from 10 --to 12
+-m time --datestop 2037-01-01
+-m time ! --monthdays 1,2,3 --datestop 2030-01-01
+-m limit --limit 1/day --limit-burst 17
+-p tcp -m limit --limit 2/day
+-m length --length 0:100 -m dscp ! --dscp 0 -p udp -m multiport --dports 0:30000
+";
+
+const V4: &str = "
+-m iprange --src-range 10.0.0.3-10.0.0.9
+-m iprange ! --src-range 10.0.0.3-10.0.0.9 --dst-range 10.0.0.1-10.0.0.12
+-m ttl --ttl-eq 64
+-m ttl --ttl-lt 64
+-m ttl --ttl-gt 64
+-m ttl --ttl-lt 0
+-m ttl ! --ttl-eq 64
+-f
+! -f
+-p icmp --icmp-type echo-request
+-p icmp ! --icmp-type 3/3
+-p icmp --icmp-type 3
+-p icmp --icmp-type any
+";
+
+const V6: &str = "
+-m iprange --src-range 2001:db8::3-2001:db8::9
+-m iprange ! --dst-range 2001:db8::3-2001:db8::9
+-m hl --hl-eq 64
+-m hl --hl-lt 64
+-m hl --hl-gt 64
+-p ipv6-icmp --icmpv6-type echo-request
+-p ipv6-icmp ! --icmpv6-type 1/3
+-p ipv6-icmp --icmpv6-type 1
+";
+
+fn table(own: &str) -> String {
+    let rules = format!("{BOTH}{own}");
+    let lines = rules.lines().filter(|line| !line.is_empty());
+    let rules: String = lines
+        .map(|line| format!("-A PREROUTING {line}\n"))
+        .collect();
+    format!("*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n{rules}COMMIT\n")
+}
+
+#[test]
+fn rules_match_what_linux_matches() {
+    const NAME: &str = "rules_match_what_linux_matches";
+    let programs = ["iptables", "ip6tables", "python3", "nsenter"];
+    if !root_or_skip(NAME) || !programs_or_skip(NAME, &programs) {
+        return;
+    }
+    let mut random = Random::new(5);
+    let frames: Vec<Vec<u8>> = (0..FRAMES).map(|_| frame(&mut random)).collect();
+    let mut policy = Policy::default();
+    for (family, own) in [(Family::V4, V4), (Family::V6, V6)] {
+        policy.merge(parse(&table(own), family));
+    }
+    judge(&mut policy, &frames);
+
+    let namespace = Namespace::new("matches");
+    prepare(&namespace);
+    send(&namespace, &frames);
+    let mut differences = String::new();
+    let mut matched = 0;
+    for (family, program) in [(Family::V4, "iptables"), (Family::V6, "ip6tables")] {
+        let saved = namespace.run(&format!("{program}-save"), &["-c", "-t", "raw"]);
+        let theirs = counters(&parse(&saved, family), family);
+        let ours = counters(&policy, family);
+        assert_eq!(ours.len(), theirs.len());
+        for ((line, ours), (_, theirs)) in ours.iter().zip(&theirs) {
+            matched += usize::from(ours.packets != 0);
+            if ours != theirs {
+                differences += &format!("{program} {line}: {ours:?}, Linux {theirs:?}\n");
+            }
+        }
+    }
+    assert!(differences.is_empty(), "{differences}");
+    assert!(matched > 90, "only {matched} rules matched");
+}
+
+fn parse(text: &str, family: Family) -> keepstate_policy::Parsed {
+    let parsed = parse_rules(text, FileKind::Save(family));
+    assert!(!parsed.has_errors(), "{:?}", parsed.diagnostics);
+    parsed
+}
+
+trait Tables {
+    fn tables(&self) -> &Policy;
+}
+
+impl Tables for Policy {
+    fn tables(&self) -> &Policy {
+        self
+    }
+}
+
+impl Tables for keepstate_policy::Parsed {
+    fn tables(&self) -> &Policy {
+        &self.policy
+    }
+}
+
+/// Each rule with what it counted.
+fn counters(policy: &impl Tables, family: Family) -> Vec<(String, Counters)> {
+    let table = &policy.tables().ruleset(family).raw;
+    let rules = &table.builtin(Hook::Prerouting).rules;
+    let line = |rule| keepstate_policy::Specification(rule).to_string();
+    rules
+        .iter()
+        .map(|rule| (line(rule), rule.counters))
+        .collect()
+}
+
+/// Shows the frames to the native plane.
+fn judge(policy: &mut Policy, frames: &[Vec<u8>]) {
+    let compiled = compile(policy).expect("the rules compile");
+    let loaded = LoadedPolicy {
+        header: compiled.header,
+        rules: compiled.rules.clone(),
+        conditions: compiled.conditions.clone(),
+        names: Vec::new(),
+    };
+    let buckets = buckets_for(FLOWS_MAX);
+    let mut settings = Settings::defaults(FLOWS_MAX, [buckets, buckets]);
+    settings.flags &= !SETTING_CHECKSUM;
+    let memory = OwnedTable::new(settings.buckets, Accounting::No)
+        .with_conditions(compiled.conditions.len());
+    let plane = Plane::new(memory.as_slices(), settings, loaded, ());
+    let now = std::time::UNIX_EPOCH.elapsed().expect("it is after 1970");
+    plane.set_wall_clock(now.as_nanos() as u64);
+    for frame in frames {
+        let arrival = Arrival {
+            link: Link::Ethernet,
+            path: Path::Ingress,
+            checksums: Checksums::Trusted,
+            zone: 0,
+            interfaces: 0,
+        };
+        plane.judge(frame, &arrival, Tick(1_000));
+    }
+    compiled.store_counters(policy, |index| {
+        let counted = plane.rule_counter(index);
+        Counters {
+            packets: counted.packets,
+            bytes: counted.bytes,
+        }
+    });
+}
+
+fn prepare(namespace: &Namespace) {
+    for words in [
+        "link add name sender type veth peer name receiver",
+        "link set dev receiver address 02:00:00:00:00:01",
+        "link set sender up",
+        "link set receiver up",
+    ] {
+        let words: Vec<_> = words.split(' ').collect();
+        namespace.run("ip", &words);
+    }
+    // IPv6 speaks up by itself when a device comes up.
+    for (program, own) in [("iptables", V4), ("ip6tables", V6)] {
+        let mut restore = namespace.command(&format!("{program}-restore"));
+        let mut child = restore
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("iptables-restore runs");
+        let text = table(own).replacen(
+            "-A PREROUTING",
+            "-A PREROUTING ! -i receiver -j ACCEPT\n-A PREROUTING",
+            1,
+        );
+        let mut input = child.stdin.take().expect("the input is piped");
+        input
+            .write_all(text.as_bytes())
+            .expect("iptables-restore reads");
+        drop(input);
+        assert!(child.wait().expect("it ends").success(), "{program}");
+        namespace.run(program, &["-t", "raw", "-D", "PREROUTING", "1"]);
+    }
+}
+
+/// Hands the frames to `receiver` by way of its peer, and waits until it has seen them.
+fn send(namespace: &Namespace, frames: &[Vec<u8>]) {
+    const SCRIPT: &str = "
+import socket, sys
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+s.bind(('sender', 0))
+for line in sys.stdin:
+    s.send(bytes.fromhex(line.strip()))
+";
+    // What the device sent of its own accord is not to be counted.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    for program in ["iptables", "ip6tables"] {
+        namespace.run(program, &["-t", "raw", "-Z"]);
+    }
+    let mut command = namespace.command("python3");
+    let mut child = command
+        .args(["-c", SCRIPT])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("python3 runs");
+    let mut input = child.stdin.take().expect("the input is piped");
+    for frame in frames {
+        let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+        writeln!(input, "{hex}").expect("python3 reads");
+    }
+    drop(input);
+    assert!(child.wait().expect("it ends").success());
+    std::thread::sleep(std::time::Duration::from_millis(300));
+}
+
+/// A frame with any of the things that rules look at, whole and otherwise as it should be.
+fn frame(random: &mut Random) -> Vec<u8> {
+    let v6 = random.happens(40);
+    let destination = match random.below(10) {
+        0 => [0xff; 6],
+        1 => [0x01, 0, 0x5e, 0, 0, 5],
+        _ => [2, 0, 0, 0, 0, 1],
+    };
+    let source = [2, 0, 0, 0, 0, if random.happens(70) { 2 } else { 3 }];
+    let protocol = match random.below(8) {
+        0..=2 => 6,
+        3 => 17,
+        4 => 132,
+        5 => 33,
+        6 => 136,
+        _ if v6 => 58,
+        _ => 1,
+    };
+    let transport = transport(random, protocol);
+    let class = if random.happens(50) {
+        0
+    } else {
+        random.number() as u8
+    };
+    let hops = [1, 63, 64, 65, 255][random.below(5) as usize];
+    let (from, to) = (random.below(16) as u8, random.below(16) as u8);
+    let mut packet = Vec::new();
+    packet.extend(destination);
+    packet.extend(source);
+    if v6 {
+        let word = 6 << 12 | u16::from(class) << 4;
+        packet.extend([0x86, 0xdd]);
+        packet.extend(word.to_be_bytes());
+        packet.extend([0, 0]);
+        packet.extend((transport.len() as u16).to_be_bytes());
+        packet.extend([protocol, hops]);
+        for last in [from, to] {
+            packet.extend([
+                0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last,
+            ]);
+        }
+    } else {
+        packet.extend([0x08, 0x00]);
+        let mut header = vec![0x45, class];
+        header.extend((20 + transport.len() as u16).to_be_bytes());
+        header.extend([0, 1, 0, 0, hops, protocol, 0, 0]);
+        header.extend([10, 0, 0, from, 10, 0, 0, to]);
+        let sum = sum(&header);
+        header[10..12].copy_from_slice(&sum.to_be_bytes());
+        packet.extend(header);
+    }
+    packet.extend(transport);
+    packet
+}
+
+fn transport(random: &mut Random, protocol: u8) -> Vec<u8> {
+    let port = |random: &mut Random| match random.below(3) {
+        0 => random.below(30) as u16,
+        1 => random.below(10_000) as u16,
+        _ => random.number() as u16,
+    };
+    let mut bytes = Vec::new();
+    let (from, to) = (port(random), port(random));
+    bytes.extend(from.to_be_bytes());
+    bytes.extend(to.to_be_bytes());
+    let payload: Vec<u8> = (0..random.below(80))
+        .map(|_| if random.happens(60) { b'a' } else { b'b' })
+        .collect();
+    match protocol {
+        6 => {
+            let options = tcp_options(random);
+            let flags = match random.below(3) {
+                0 => 0x02,
+                1 => 0x10,
+                _ => random.number() as u8,
+            };
+            bytes.extend([0; 8]);
+            bytes.extend([((20 + options.len()) as u8 / 4) << 4, flags]);
+            bytes.extend([0x10, 0, 0, 0, 0, 0]);
+            bytes.extend(options);
+        }
+        17 | 136 => {
+            bytes.extend((8 + payload.len() as u16).to_be_bytes());
+            bytes.extend([0, 0]);
+        }
+        1 | 58 => {
+            let kind = [0, 1, 3, 8, 11, 128, 129][random.below(7) as usize];
+            bytes = vec![kind, random.below(5) as u8, 0, 0, 0, 1, 0, 1];
+        }
+        // As much as their headers take.
+        _ => bytes.extend([0; 12]),
+    }
+    bytes.extend(payload);
+    bytes
+}
+
+/// A multiple of four bytes.
+fn tcp_options(random: &mut Random) -> Vec<u8> {
+    let mut options = Vec::new();
+    while options.len() < 32 && random.happens(60) {
+        match random.below(5) {
+            0 => {
+                options.extend([2, 4]);
+                options.extend((random.number() as u16).to_be_bytes());
+            }
+            1 => options.extend([1, 3, 3, 7]),
+            2 => options.extend([8, 10, 2, 2, 2, 2, 3, 3, 3, 3, 1, 1]),
+            3 => options.extend([4, 2, 1, 1]),
+            _ => options.extend([0, 0, 2, 8]),
+        }
+    }
+    options.truncate(40);
+    options
+}
+
+/// RFC 1071.
+fn sum(bytes: &[u8]) -> u16 {
+    let pairs = bytes.chunks(2);
+    let words = pairs.map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
