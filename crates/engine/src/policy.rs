@@ -520,6 +520,7 @@ impl<H: Host> Walk<'_, H> {
 }
 
 /// Holds a packet against one rule: the first thing that differs, cheapest first.
+#[inline(always)]
 fn try_rule(rule: &Rule, question: &Question<'_>) -> RuleTrial {
     let info = question.info;
     let flags = rule.flags;

@@ -276,26 +276,29 @@ impl<M: FlowMemory, O: Observer> Host for BesideOlder<'_, M, O> {
     }
 }
 
-/// Packets that are judged together at most: their scratch memory still fits into a core's first
-/// cache.
+/// Packets that are handed over together, at most.
 pub const BATCH_PACKETS_MAX: usize = 32;
 
 /// Packets whose records are asked for together. One by one each would wait for the processor to find
 /// the page that its record is in; of many at once some would be gone again before they are read.
 const GROUP_PACKETS: usize = 8;
 
+/// Packets under way: a group is named, one is fetched and one is judged. So few that their scratch memory stays
+/// in a core's first cache.
+const PACKETS_UNDER_WAY: usize = 3 * GROUP_PACKETS;
+
 /// Scratch memory for a batch.
 #[derive(Debug)]
 pub struct Batch {
-    scratch: [Scratch; BATCH_PACKETS_MAX],
-    stages: [Stage; BATCH_PACKETS_MAX],
+    scratch: [Scratch; PACKETS_UNDER_WAY],
+    stages: [Stage; PACKETS_UNDER_WAY],
 }
 
 impl Default for Batch {
     fn default() -> Self {
         Self {
             scratch: Default::default(),
-            stages: [Stage::Done; BATCH_PACKETS_MAX],
+            stages: [Stage::Done; PACKETS_UNDER_WAY],
         }
     }
 }
@@ -319,19 +322,21 @@ impl<M: FlowMemory, O: Observer> Plane<M, O> {
         loop {
             let (known, ready) = (named, fetched);
             for packet in unnamed.by_ref().take(GROUP_PACKETS) {
-                let scratch = &mut scratch[named];
-                stages[named] = prepare(&Bytes(packet), arrival, self, scratch, now);
+                let place = named % PACKETS_UNDER_WAY;
+                let scratch = &mut scratch[place];
+                stages[place] = prepare(&Bytes(packet), arrival, self, scratch, now);
                 named += 1;
             }
-            for scratch in &mut scratch[fetched..known] {
-                scratch.guess(self);
+            for index in fetched..known {
+                scratch[index % PACKETS_UNDER_WAY].guess(self);
             }
-            for scratch in &scratch[fetched..known] {
-                scratch.prefetch(self);
+            for index in fetched..known {
+                scratch[index % PACKETS_UNDER_WAY].prefetch(self);
             }
             fetched = known;
             for (index, packet) in (judged..ready).zip(unjudged.by_ref()) {
-                let (scratch, stage) = (&mut scratch[index], stages[index]);
+                let place = index % PACKETS_UNDER_WAY;
+                let (scratch, stage) = (&mut scratch[place], stages[place]);
                 each(finish(&Bytes(packet), arrival, self, scratch, stage));
             }
             judged = ready;

@@ -56,12 +56,11 @@ impl Hash {
         self.id % crate::limits::SLOTS_PER_BUCKET
     }
 
-    /// One of [`Self::candidates`], by its number, without a branch.
+    /// One of [`Self::candidates`], by its number, without a branch: nobody can predict which.
     #[inline(always)]
-    pub(super) const fn candidate(&self, number: u32) -> u32 {
+    pub(super) fn candidate(&self, number: u32) -> u32 {
         let [first, second] = self.buckets;
-        let is_second = 0_u32.wrapping_sub(number >> 1);
-        (first ^ ((first ^ second) & is_second)) ^ (number & 1)
+        core::hint::select_unpredictable(number & 2 != 0, second, first) ^ (number & 1)
     }
 }
 
