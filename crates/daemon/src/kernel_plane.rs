@@ -1,15 +1,12 @@
 //! The kernel's programs and maps as the [`Plane`] that the server controls.
 
-use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
 use aya::util::nr_cpus;
 use keepstate_api::Attachment;
-use keepstate_engine::event::Event;
 use keepstate_engine::limits::{CONDITIONS_MAX, POLICY_EPOCHS, RULES_MAX};
 use keepstate_engine::policy::{
     Condition, POLICY_NONE, POLICY_UNSETTLED, PolicyHeader, Rule, SettledInterfaces,
@@ -21,7 +18,6 @@ use keepstate_flowmemory::{HelperSlices, SliceTable, rated_flows};
 use keepstate_plane::{Counters, Interface, InterfaceKey, Plane as PlaneWords, RuleCounter};
 use keepstate_policy::Compiled;
 use keepstate_policy::model::Counters as RuleCounters;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::attach::{self, AttachError};
@@ -31,10 +27,11 @@ use crate::kernel::{
     AttachMode, Counting, Kernel, KernelError, Maps, Programs, adopt_accounting,
     remove_other_stages,
 };
-use crate::mapped::{Mapping, Plain, Raw, bytes_of, from_bytes};
+use crate::mapped::{Mapping, Raw, read_value, store};
 use crate::netlink;
 use crate::patterns::{matching, settled};
 use crate::remembered::Places;
+use crate::ring::RingEvents;
 use crate::server::tables::{Table, TableMemory};
 use crate::server::{EventSource, Plane, PlaneError};
 use crate::table_maps::TableMaps;
@@ -583,51 +580,6 @@ pub(crate) fn limit_flows(settings: &mut Settings, rated: u32) {
     if settings.flows_max > rated {
         settings.flows_max = rated;
         settings.half_open_max = rated - rated / 8;
-    }
-}
-
-fn read_value<T: Plain>(words: &[AtomicU64]) -> T {
-    let mut bytes = Vec::with_capacity(words.len() * 8);
-    for word in words {
-        bytes.extend_from_slice(&word.load(Ordering::SeqCst).to_ne_bytes());
-    }
-    from_bytes(&bytes).expect("callers pass as many words as the value has")
-}
-
-fn store<'a, T: Plain>(words: impl Iterator<Item = &'a AtomicU64>, values: &[T]) {
-    let bytes = values.iter().flat_map(|value| bytes_of(value));
-    let mut bytes = bytes.copied();
-    for word in words {
-        let mut chunk = [0; 8];
-        let mut filled = 0;
-        for (place, byte) in chunk.iter_mut().zip(bytes.by_ref()) {
-            *place = byte;
-            filled += 1;
-        }
-        if filled == 0 {
-            return;
-        }
-        word.store(u64::from_ne_bytes(chunk), Ordering::SeqCst);
-    }
-}
-
-/// The ring that the programs write to.
-struct RingEvents(RingBuf<MapData>);
-
-impl EventSource for RingEvents {
-    fn wait(&mut self, patience: Duration, show: &mut dyn FnMut(&Event)) -> io::Result<()> {
-        let timeout = Timespec::try_from(patience).map_err(io::Error::other)?;
-        let mut ready = [PollFd::new(&self.0, PollFlags::IN)];
-        match poll(&mut ready, Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        while let Some(item) = self.0.next() {
-            if let Some(event) = from_bytes::<Event>(&item) {
-                show(&event);
-            }
-        }
-        Ok(())
     }
 }
 

@@ -12,6 +12,7 @@ pub mod netlink;
 mod patterns;
 mod remembered;
 pub mod resize;
+mod ring;
 pub mod run;
 pub mod server;
 pub mod table_maps;

@@ -4,7 +4,7 @@
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::Pod;
 use keepstate_engine::event::Event;
@@ -114,5 +114,32 @@ impl Drop for Mapping {
         // SAFETY: mapped by `new`, and borrowed by nobody any more. It cannot fail with the
         // arguments that `mmap` accepted.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.bytes.get()) };
+    }
+}
+
+/// A value of as many words as these.
+pub(crate) fn read_value<T: Plain>(words: &[AtomicU64]) -> T {
+    let mut bytes = Vec::with_capacity(words.len() * 8);
+    for word in words {
+        bytes.extend_from_slice(&word.load(Ordering::SeqCst).to_ne_bytes());
+    }
+    from_bytes(&bytes).expect("callers pass as many words as the value has")
+}
+
+/// Writes values to words, as far as either reach.
+pub(crate) fn store<'a, T: Plain>(words: impl Iterator<Item = &'a AtomicU64>, values: &[T]) {
+    let bytes = values.iter().flat_map(|value| bytes_of(value));
+    let mut bytes = bytes.copied();
+    for word in words {
+        let mut chunk = [0; 8];
+        let mut filled = 0;
+        for (place, byte) in chunk.iter_mut().zip(bytes.by_ref()) {
+            *place = byte;
+            filled += 1;
+        }
+        if filled == 0 {
+            return;
+        }
+        word.store(u64::from_ne_bytes(chunk), Ordering::SeqCst);
     }
 }

@@ -29,6 +29,7 @@ mod quoted;
 mod raw;
 pub mod record;
 pub mod settings;
+mod stage;
 mod steady;
 pub mod table;
 pub mod time;

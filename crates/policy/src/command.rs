@@ -8,7 +8,7 @@ use crate::diagnostic::nearest;
 use crate::fault::Fault;
 use crate::lexer::{Word, written_at};
 use crate::model::{Counters, TableKind};
-use crate::options::{self, Argument, Opt, OptionDefinition, definition};
+use crate::options::{self, Argument, Opt, OptionDefinition, definition, may_be_negated};
 use crate::problem::{Problem, family_name};
 use crate::rule::{RuleBuilder, RuleSpec};
 
@@ -557,25 +557,6 @@ fn takes_second_operand(verb: Opt, has_first: bool) -> bool {
             | Opt::Policy
     );
     takes && has_first
-}
-
-const fn may_be_negated(option: Opt) -> bool {
-    matches!(
-        option,
-        Opt::Protocol
-            | Opt::Source
-            | Opt::Destination
-            | Opt::InInterface
-            | Opt::OutInterface
-            | Opt::SourcePort
-            | Opt::DestinationPort
-            | Opt::CtState
-            | Opt::State
-            | Opt::Fragment
-            | Opt::Syn
-            | Opt::TcpFlags
-            | Opt::TcpOption
-    )
 }
 
 fn rule_number(word: &Word) -> Result<u32, Fault> {

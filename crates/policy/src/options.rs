@@ -352,6 +352,26 @@ const FOREIGN_OPTIONS: &[&str] = &[
     "zone-reply",
 ];
 
+/// Whether `!` may stand before an option.
+pub(crate) const fn may_be_negated(option: Opt) -> bool {
+    matches!(
+        option,
+        Opt::Protocol
+            | Opt::Source
+            | Opt::Destination
+            | Opt::InInterface
+            | Opt::OutInterface
+            | Opt::SourcePort
+            | Opt::DestinationPort
+            | Opt::CtState
+            | Opt::State
+            | Opt::Fragment
+            | Opt::Syn
+            | Opt::TcpFlags
+            | Opt::TcpOption
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -83,7 +83,7 @@ pub(crate) fn fit(plane: &dyn Plane, sysctl: Sysctl) -> Result<(), String> {
     plane.resize(Some(wanted)).map_err(|error| chain(&error))
 }
 
-/// Puts a setting into settings. The table must [fit](fit) it.
+/// Puts a setting into settings. The table must [fit] it.
 pub(crate) fn put(
     plane: &dyn Plane,
     settings: &mut Settings,
