@@ -191,17 +191,11 @@ impl Scratch {
         &self.outcome
     }
 
-    /// Between [`prepare`] and [`finish`], for many packets one after the other: where the record
-    /// most likely lies, by the tags of the flow's buckets.
+    /// Between [`prepare`] and [`finish`], for some packets one after the other: asks for the record where
+    /// the tags of the flow's buckets say that it may be.
     #[inline(always)]
-    pub fn guess<H: Host>(&mut self, host: &H) {
+    pub fn prefetch<H: Host>(&mut self, host: &H) {
         self.guesses = table::likely_slots(host.flows(), self.info.family, &self.hash);
-    }
-
-    /// After [`Self::guess`], for the same packets: asks for the record. Nothing else is done here, so
-    /// that what the processor has to find out of the addresses of many it finds out at once.
-    #[inline(always)]
-    pub fn prefetch<H: Host>(&self, host: &H) {
         // The first fits by chance alone in one lookup of ten.
         for place in self.guesses.into_iter().flatten() {
             table::prefetch_slot(host.flows(), place);

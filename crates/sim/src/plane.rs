@@ -281,11 +281,11 @@ pub const BATCH_PACKETS_MAX: usize = 32;
 
 /// Packets whose records are asked for together. One by one each would wait for the processor to find
 /// the page that its record is in; of many at once some would be gone again before they are read.
-const GROUP_PACKETS: usize = 8;
+const GROUP_PACKETS: usize = 4;
 
-/// Packets under way: a group is named, one is fetched and one is judged. So few that their scratch memory stays
-/// in a core's first cache.
-const PACKETS_UNDER_WAY: usize = 3 * GROUP_PACKETS;
+/// A group is named, one is fetched and one is judged; one more makes it a power of two. So few that
+/// their scratch memory stays in a core's first cache.
+const PACKETS_UNDER_WAY: usize = 4 * GROUP_PACKETS;
 
 /// Scratch memory for a batch.
 #[derive(Debug)]
@@ -326,9 +326,6 @@ impl<M: FlowMemory, O: Observer> Plane<M, O> {
                 let scratch = &mut scratch[place];
                 stages[place] = prepare(&Bytes(packet), arrival, self, scratch, now);
                 named += 1;
-            }
-            for index in fetched..known {
-                scratch[index % PACKETS_UNDER_WAY].guess(self);
             }
             for index in fetched..known {
                 scratch[index % PACKETS_UNDER_WAY].prefetch(self);

@@ -18,7 +18,7 @@ use keepstate_engine::verdict::{State, Verdict};
 use keepstate_engine::wire::Link;
 use keepstate_flowmemory::{FamilySlices, SliceTable, buckets_for};
 use keepstate_sim::packet::Bytes;
-use keepstate_sim::plane::{LoadedPolicy, Observer, Plane};
+use keepstate_sim::plane::{BATCH_PACKETS_MAX, Batch, LoadedPolicy, Observer, Plane};
 use keepstate_sim::traffic::{Mood, Traffic};
 
 const FLOWS_MAX: u32 = 512;
@@ -54,6 +54,33 @@ fn both_ways_lead_to_the_same() {
             assert_eq!(short.rule_counter(rule), long.rule_counter(rule));
         }
     }
+}
+
+/// Packets of one flow may follow each other in a batch: each finds the record as the one before left it.
+#[test]
+fn a_batch_fares_as_its_packets_one_by_one() {
+    let memories = [Memory::new(), Memory::new()];
+    let together = Plane::new(memories[0].table(), settings(), policy(), ());
+    let alone = Plane::new(memories[1].table(), settings(), policy(), ());
+    let mut batch = Batch::default();
+    let packets: Vec<_> = Traffic::new(13, Mood::Lossy).take(PACKETS).collect();
+    let mut judged = 0;
+    for chunk in packets.chunk_by(|one, other| one.ip[0] >> 4 == other.ip[0] >> 4) {
+        let most = 1 + judged % BATCH_PACKETS_MAX;
+        for chunk in chunk.chunks(most) {
+            let now = Tick::from_nanoseconds(chunk[0].time_ns);
+            let arrival = arrival(&chunk[0].ip);
+            let mut outcomes = Vec::new();
+            let bytes = chunk.iter().map(|packet| packet.ip.as_slice());
+            let keep = |outcome| outcomes.push(outcome);
+            together.judge_batch(&mut batch, bytes.clone(), &arrival, now, keep);
+            let expected: Vec<_> = bytes.map(|ip| alone.judge(ip, &arrival, now)).collect();
+            assert_eq!(outcomes, expected);
+            judged += chunk.len();
+        }
+    }
+    assert_eq!(judged, PACKETS);
+    assert_eq!(memories[0].words(), memories[1].words());
 }
 
 #[test]
