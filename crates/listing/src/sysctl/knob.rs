@@ -53,6 +53,13 @@ pub enum Kind {
 
 const NETFILTER: &str = "net/netfilter";
 
+// What the knobs of both families' fragments do.
+const FRAGMENT_HIGH: &str = "No datagram begins while as many are unfinished as this holds at 1,024 bytes each, both families \
+                             together. 4,194,304 and more: all that there is room for.";
+const FRAGMENT_LOW: &str = "Kept, and of no effect: as in Linux since 4.17.";
+const FRAGMENT_SECONDS: &str =
+    "Seconds that an unfinished datagram is remembered; for those that begin.";
+
 /// All but the timeouts.
 const OTHERS: &[Knob] = &[
     switch(
@@ -93,18 +100,17 @@ const OTHERS: &[Knob] = &[
     Knob {
         name: "nf_conntrack_frag6_high_thresh",
         kind: Kind::FragmentHigh(Family::V6),
-        sentence: "No datagram begins while as many are unfinished as this holds at 1,024 bytes each, both families \
-                   together. 4,194,304 and more: all that there is room for.",
+        sentence: FRAGMENT_HIGH,
     },
     Knob {
         name: "nf_conntrack_frag6_low_thresh",
         kind: Kind::FragmentLow(Family::V6),
-        sentence: "Kept, and of no effect: as in Linux since 4.17.",
+        sentence: FRAGMENT_LOW,
     },
     Knob {
         name: "nf_conntrack_frag6_timeout",
         kind: Kind::FragmentSeconds(Family::V6),
-        sentence: "Seconds that an unfinished datagram is remembered; for those that begin.",
+        sentence: FRAGMENT_SECONDS,
     },
     Knob {
         name: "nf_conntrack_log_invalid",
@@ -121,18 +127,17 @@ const OTHERS: &[Knob] = &[
     Knob {
         name: "ipfrag_high_thresh",
         kind: Kind::FragmentHigh(Family::V4),
-        sentence: "No datagram begins while as many are unfinished as this holds at 1,024 bytes each, both families \
-                   together. 4,194,304 and more: all that there is room for.",
+        sentence: FRAGMENT_HIGH,
     },
     Knob {
         name: "ipfrag_low_thresh",
         kind: Kind::FragmentLow(Family::V4),
-        sentence: "Kept, and of no effect: as in Linux since 4.17.",
+        sentence: FRAGMENT_LOW,
     },
     Knob {
         name: "ipfrag_time",
         kind: Kind::FragmentSeconds(Family::V4),
-        sentence: "Seconds that an unfinished datagram is remembered; for those that begin.",
+        sentence: FRAGMENT_SECONDS,
     },
     switch(
         "nf_conntrack_tcp_be_liberal",

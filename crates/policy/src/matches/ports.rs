@@ -48,15 +48,19 @@ pub(super) static DCCP: Module = of_protocol("dccp", DCCP_OPTIONS, |own, numeric
     list_range(own, "dccp", numeric)
 });
 
+const SOURCE_PORT: OptionSpec = OptionSpec::new("source-port", Form::Own(range_of_ports))
+    .aliases(&["sport"])
+    .saved("sport")
+    .negatable();
+
+const DESTINATION_PORT: OptionSpec = OptionSpec::new("destination-port", Form::Own(range_of_ports))
+    .aliases(&["dport"])
+    .saved("dport")
+    .negatable();
+
 const SCTP_OPTIONS: &[OptionSpec] = &[
-    OptionSpec::new("source-port", Form::Own(range_of_ports))
-        .aliases(&["sport"])
-        .saved("sport")
-        .negatable(),
-    OptionSpec::new("destination-port", Form::Own(range_of_ports))
-        .aliases(&["dport"])
-        .saved("dport")
-        .negatable(),
+    SOURCE_PORT,
+    DESTINATION_PORT,
     OptionSpec::new(
         "chunk-types",
         Form::Own(|_, _| {
@@ -69,14 +73,8 @@ const SCTP_OPTIONS: &[OptionSpec] = &[
 ];
 
 const DCCP_OPTIONS: &[OptionSpec] = &[
-    OptionSpec::new("source-port", Form::Own(range_of_ports))
-        .aliases(&["sport"])
-        .saved("sport")
-        .negatable(),
-    OptionSpec::new("destination-port", Form::Own(range_of_ports))
-        .aliases(&["dport"])
-        .saved("dport")
-        .negatable(),
+    SOURCE_PORT,
+    DESTINATION_PORT,
     OptionSpec::new(
         "dccp-types",
         Form::Own(|_, _| {
