@@ -116,7 +116,7 @@ impl Kernel {
         let mut object = loader(settings).load(OBJECT)?;
         load_programs(&mut object)?;
         let mut data = Named::new();
-        for name in names::MAPS.into_iter().chain([names::REPORT]) {
+        for name in names::maps() {
             let map = object.take_map(name).ok_or_else(|| missing(name))?;
             data.insert(name, map);
         }
@@ -134,7 +134,7 @@ impl Kernel {
     pub fn pinned(directory: &Path, settings: &Settings) -> Result<Self, KernelError> {
         let fresh = !directory.join(names::PLANE).exists();
         let mut loader = loader(settings);
-        for name in names::MAPS.into_iter().chain([names::REPORT]) {
+        for name in names::maps() {
             loader.map_pin_path(name, directory.join(name));
         }
         for name in OF_BUILD {
@@ -164,7 +164,7 @@ impl Kernel {
             ..*settings
         };
         let mut loader = loader(&counting);
-        for name in names::MAPS.into_iter().chain([names::REPORT]) {
+        for name in names::maps() {
             loader.map_pin_path(name, directory.join(name));
         }
         for name in names::ACCOUNTING {
@@ -201,7 +201,7 @@ impl Kernel {
     /// Opens what is pinned in a directory.
     pub fn adopt(directory: &Path) -> Result<Self, KernelError> {
         let mut data = Named::new();
-        for name in names::MAPS.into_iter().chain([names::REPORT]) {
+        for name in names::maps() {
             let map = Map::from_map_data(MapData::from_pin(directory.join(name))?)?;
             data.insert(name, map);
         }
@@ -226,7 +226,7 @@ pub(crate) fn next_pin(name: &str) -> String {
 /// that has these settings. All that it has of its own is pinned under names of its own.
 pub(crate) fn load_beside(directory: &Path, settings: &Settings) -> Result<Programs, KernelError> {
     let mut loader = loader(settings);
-    for name in names::MAPS.into_iter().chain([names::REPORT]) {
+    for name in names::maps() {
         let pin = match names::OF_TABLE.contains(&name) {
             true => next_pin(name),
             false => name.to_owned(),

@@ -134,17 +134,8 @@ pub mod names {
         ACCOUNTING[1],
     ];
 
-    /// All maps, in the order in which they are pinned.
-    pub const MAPS: [&str; 21] = [
-        PLANE,
-        TAGS[0],
-        TAGS[1],
-        SLOTS[0],
-        SLOTS[1],
-        WARM[0],
-        WARM[1],
-        ACCOUNTING[0],
-        ACCOUNTING[1],
+    /// The other maps.
+    pub const COMMON: [&str; 13] = [
         GAUGES,
         FRAGMENTS,
         EXPECTATIONS,
@@ -157,7 +148,13 @@ pub mod names {
         COUNTERS,
         INTERFACES,
         EVENTS,
+        REPORT,
     ];
+
+    /// All maps, in the order in which they are pinned.
+    pub fn maps() -> impl Iterator<Item = &'static str> {
+        OF_TABLE.into_iter().chain(COMMON)
+    }
 
     /// XDP: packets that arrive on an Ethernet device.
     pub const INGRESS_XDP: &str = "ingress_xdp";
