@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use keepstate_engine::conntrack::tcp::{SegmentKind, TcpState};
 use keepstate_engine::host::{FlowMemory, Words};
-use keepstate_engine::record::{Record, Warm, Window};
+use keepstate_engine::limits::EARLY_DROP_HALF_OPEN_SHARE;
+use keepstate_engine::record::{ASSURED, Record, Warm, Window};
 use keepstate_engine::settings::{Settings, TimeoutPolicy};
 use keepstate_engine::table::{
     self, Displaced, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Opening, gauges,
@@ -83,13 +84,17 @@ impl<'a> Check<'a> {
             record,
             half_open: half_open == HalfOpen::Yes,
         };
+        let may_drop_confirmed = self.half_open() < self.half_open_share();
         let mut displaced = Displaced::NOTHING;
         let inserted = table::insert(&self.memory, &flow, &self.settings, NOW, &mut displaced);
         if displaced.control.0 != 0 {
-            let evicted = self.model.remove(&displaced.key.words);
+            let (_, evicted) = self
+                .model
+                .remove(&displaced.key.words)
+                .expect("what made room was there");
             assert!(
-                evicted.is_some_and(|(_, known)| known.half_open),
-                "what made room was not half-open"
+                evicted.half_open || (may_drop_confirmed && may_be_dropped_early(&evicted.record)),
+                "this record may not make room: {evicted:?}"
             );
         }
         match inserted {
@@ -102,7 +107,6 @@ impl<'a> Check<'a> {
             Insert::Full => {}
             Insert::Contended => panic!("contended without another CPU"),
         }
-        self.forget_evicted();
     }
 
     fn update(&mut self, key: FlowKey, value: u8) {
@@ -141,20 +145,6 @@ impl<'a> Check<'a> {
         self.model.remove(&key.words);
     }
 
-    /// An insert may have given up half-open records, and no others.
-    fn forget_evicted(&mut self) {
-        let keys: Vec<FlowKey> = self.model.values().map(|(key, _)| *key).collect();
-        for key in keys {
-            if self.find(&key).is_none() {
-                let gone = self.model.remove(&key.words);
-                assert!(
-                    gone.is_some_and(|(_, known)| known.half_open),
-                    "a confirmed record was given up"
-                );
-            }
-        }
-    }
-
     fn find(&self, key: &FlowKey) -> Option<Found<WordsAt<'a>>> {
         self.read(key).map(|(found, _)| found)
     }
@@ -185,15 +175,34 @@ impl<'a> Check<'a> {
 
     fn compare_gauges(&self) {
         let words = self.memory.gauges().expect("this table has gauges");
-        let half_open = self
-            .model
-            .values()
-            .filter(|(_, known)| known.half_open)
-            .count();
         assert_eq!(words.load(gauges::COUNT), self.model.len() as u64);
-        assert_eq!(words.load(gauges::HALF_OPEN), half_open as u64);
+        assert_eq!(words.load(gauges::HALF_OPEN), self.half_open() as u64);
         assert!(self.model.len() as u32 <= self.settings.flows_max);
     }
+
+    fn half_open(&self) -> usize {
+        let records = self.model.values();
+        records.filter(|(_, known)| known.half_open).count()
+    }
+
+    /// With fewer half-open records than this, confirmed ones may make room.
+    fn half_open_share(&self) -> usize {
+        let share = self.settings.flows_max / EARLY_DROP_HALF_OPEN_SHARE;
+        share.min(self.settings.half_open_max).max(1) as usize
+    }
+}
+
+/// A confirmed record of a TCP flow goes when it is not ASSURED, or is closing.
+fn may_be_dropped_early(record: &Record) -> bool {
+    record.status & ASSURED == 0
+        || matches!(
+            record.tcp_state,
+            TcpState::FinWait
+                | TcpState::CloseWait
+                | TcpState::LastAck
+                | TcpState::TimeWait
+                | TcpState::Close
+        )
 }
 
 fn key(number: u8) -> FlowKey {
