@@ -8,7 +8,9 @@
 
 #![forbid(unsafe_code)]
 
+mod ban;
 mod client;
+mod cookies;
 mod edit;
 mod event;
 mod expectation;
@@ -19,7 +21,11 @@ mod instance;
 mod message;
 mod status;
 
+pub use self::ban::{
+    Ban, BanList, BanStatus, Banned, CAUSE_BYTES_MAX, PREFIXES_MAX, Prefix, PrefixError,
+};
 pub use self::client::{Client, ClientError};
+pub use self::cookies::{CookieMode, CookieStatus};
 pub use self::edit::{FlowChange, MarkChange, NewFlow, Unable};
 pub use self::event::{Event, EventKind, EventKinds, PacketEvent, Program, WindowEvent};
 pub use self::expectation::{Ends, Expectation};

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::ban::{Ban, BanList, Banned, Prefix};
+use crate::cookies::{CookieMode, CookieStatus};
 use crate::edit::{FlowChange, NewFlow, Unable};
 use crate::event::{Event, EventKinds};
 use crate::expectation::Expectation;
@@ -10,7 +12,7 @@ use crate::flow::{Flow, RawRecord};
 use crate::status::{RulesText, Status};
 
 /// Version of everything in this crate that crosses the socket. A client refuses another.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// The first line, from the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +91,33 @@ pub enum Request {
     AddTimeoutPolicy { policy: TimeoutPolicy },
     /// Removes one, or all. Answered by [`Reply::Done`].
     RemoveTimeoutPolicy { name: Option<String> },
+    /// Puts networks on a list, [`crate::PREFIXES_MAX`] at most. Answered by [`Reply::Banned`].
+    Ban {
+        list: BanList,
+        networks: Vec<Prefix>,
+        /// `None` for ever.
+        seconds: Option<u32>,
+        cause: Option<String>,
+        /// More networks follow: their flows are ended with the last of them.
+        more: bool,
+    },
+    /// Takes networks off a list. Answered by [`Reply::Unbanned`].
+    Unban {
+        list: BanList,
+        networks: Vec<Prefix>,
+    },
+    /// Answered by any number of [`Reply::Ban`], then [`Reply::FlowsEnd`].
+    Bans { list: BanList },
+    /// Empties a list. Answered by [`Reply::FlowsEnd`].
+    FlushBans { list: BanList },
+    /// Answered by [`Reply::Cookies`].
+    Cookies,
+    /// What is not named stays. Answered by [`Reply::Cookies`].
+    SetCookies {
+        mode: Option<CookieMode>,
+        high: Option<u32>,
+        low: Option<u32>,
+    },
     /// Answered by [`Reply::Done`]; then the daemon ends.
     Shutdown { leave: Shutdown },
 }
@@ -177,6 +206,14 @@ pub enum Reply {
     Policy(PolicyText),
     Flow(Box<Flow>),
     Expectation(Box<Expectation>),
+    Banned(Banned),
+    Unbanned {
+        removed: u64,
+        /// Those that were not on the list.
+        missing: Vec<Prefix>,
+    },
+    Ban(Ban),
+    Cookies(Box<CookieStatus>),
     FlowsEnd {
         shown: u64,
     },

@@ -19,6 +19,8 @@ pub struct Status {
     pub table: TableStatus,
     pub traffic: Traffic,
     pub expiry: ExpiryStatus,
+    #[serde(default)]
+    pub bans: crate::BanStatus,
     pub events: EventStatus,
     pub control: ControlStatus,
 }

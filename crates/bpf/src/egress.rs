@@ -113,7 +113,8 @@ pub fn go_on(context: &TcContext, stage: Option<Stage>) -> i32 {
     };
     match fate {
         Fate::Pass => TC_NEXT,
-        Fate::Drop => TC_SHOT,
+        // Nothing is sent back from here, see `Context::CAN_ANSWER`.
+        Fate::Drop | Fate::SendBack => TC_SHOT,
     }
 }
 

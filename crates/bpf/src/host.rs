@@ -5,6 +5,8 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::{
     bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop,
 };
+use keepstate_engine::answer::Answer;
+use keepstate_engine::cookie::Check;
 use keepstate_engine::event::Event;
 use keepstate_engine::host::{Host, NATIVE_HERTZ, Packet, Repeat, Route};
 use keepstate_engine::limits::{CONDITIONS_MAX, HELPER_BYTES_MAX, RULES_MAX};
@@ -14,6 +16,7 @@ use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
 use keepstate_engine::wire::PacketInfo;
 use keepstate_plane::{InterfaceKey, PLANE_TEST_CLOCK, Plane, TICK_SHIFT};
 
+use crate::cookie;
 use crate::maps;
 use crate::memory::MapMemory;
 use crate::packet::{Excerpt, PacketHeader, PacketView, masked};
@@ -21,6 +24,9 @@ use crate::route;
 
 /// What differs between XDP and TC.
 pub trait Context: Copy {
+    /// Whether [`Context::answer`] ever does anything.
+    const CAN_ANSWER: bool = false;
+
     /// The context pointer, for helpers.
     fn raw(&self) -> *mut c_void;
 
@@ -32,6 +38,13 @@ pub trait Context: Copy {
 
     /// Mark of the packet, zero before it has one.
     fn mark(&self) -> u32;
+
+    /// Puts an answer in the place of the packet, whose IP header is at `offset`. All packet pointers are of no use
+    /// afterwards.
+    #[inline(always)]
+    fn answer(&self, _offset: u32, _answer: &Answer) -> bool {
+        false
+    }
 
     /// Copies `length` bytes of the packet; zero when they are all there.
     fn load_bytes(&self, offset: u32, to: *mut c_void, length: u32) -> i64;
@@ -244,6 +257,35 @@ impl<C: Context> Host for KernelHost<C> {
     }
 
     #[inline(always)]
+    fn can_answer(&self) -> bool {
+        C::CAN_ANSWER
+    }
+
+    #[inline(always)]
+    fn cookie(&self, syn: &PacketInfo, mss: u16, _now: Tick) -> Option<u32> {
+        cookie::make(syn, mss)
+    }
+
+    #[inline(always)]
+    fn check_cookie(&self, segment: &PacketInfo, _now: Tick) -> Check {
+        cookie::check(self.context.raw(), segment)
+    }
+
+    #[inline(always)]
+    fn milliseconds(&self, now: Tick) -> u32 {
+        if self.plane.flags & PLANE_TEST_CLOCK != 0 {
+            return (now.0 as u64 * 1000 / TICKS_PER_SECOND as u64) as u32;
+        }
+        // SAFETY: the helper has no preconditions.
+        (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000) as u32
+    }
+
+    #[inline(always)]
+    fn answer(&self, packet: &PacketInfo, answer: &Answer) -> bool {
+        self.context.answer(packet.ip_offset, answer)
+    }
+
+    #[inline(always)]
     fn repeat<R: Repeat>(&self, limit: u32, body: &mut R) {
         repeat(limit, body);
     }
@@ -275,7 +317,8 @@ pub fn repeat<R: Repeat>(limit: u32, body: &mut R) {
 unsafe extern "C" fn step<R: Repeat>(_round: u64, body: *mut R) -> u64 {
     // SAFETY: `repeat` passes its own argument.
     let body = unsafe { &mut *body };
-    !body.step() as u64
+    // Where it is a byte of memory, the verifier wants to see that it is a bit.
+    masked::<1>(!body.step() as u64)
 }
 
 #[inline(never)]

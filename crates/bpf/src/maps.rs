@@ -4,7 +4,7 @@ use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use keepstate_engine::limits::{
-    EXPECTATION_SLOTS, EXPECTATION_WORDS, FRAGMENT_BUCKETS, HELPER_BYTES_MAX,
+    BAN_BUCKET_WORDS, EXPECTATION_SLOTS, EXPECTATION_WORDS, FRAGMENT_BUCKETS, HELPER_BYTES_MAX,
     HELPER_STATE_WORDS,
     HELPER_STATES as HELPER_STATES_MAX,
 };
@@ -56,6 +56,10 @@ pub static EXPECTATIONS: Array<[u64; EXPECTATION_WORDS as usize]> =
 #[map]
 pub static HELPER_STATES: Array<[u64; HELPER_STATE_WORDS as usize]> =
     Array::with_max_entries(HELPER_STATES_MAX, BPF_F_MMAPABLE);
+
+#[map]
+pub static BANS: Array<[u64; BAN_BUCKET_WORDS as usize]> =
+    Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Bytes of the packet at hand that a helper reads.
 #[map]

@@ -132,6 +132,12 @@ impl FlowMemory for MapMemory {
     }
 
     #[inline(always)]
+    fn bans(&self, bucket: u32) -> Option<MapWords> {
+        let words = maps::BANS.get_ptr_mut(bucket)?;
+        Some(MapWords(words.cast()))
+    }
+
+    #[inline(always)]
     fn repeat<R: Repeat>(&self, limit: u32, body: &mut R) {
         crate::host::repeat(limit, body);
     }

@@ -5,6 +5,7 @@ mod commands;
 mod config;
 mod conntrack;
 mod demo;
+mod duration;
 mod failure;
 mod iptables;
 mod lockout;

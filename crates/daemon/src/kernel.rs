@@ -315,6 +315,7 @@ fn loader(settings: &Settings) -> EbpfLoader<'static> {
         VerifierLogLevel::STATS
     });
     let counted = settings.flags & (SETTING_ACCOUNTING | SETTING_TIMESTAMP) != 0;
+    loader.map_max_entries(names::BANS, settings.bans.buckets);
     for (family, buckets) in settings.buckets.into_iter().enumerate() {
         loader.map_max_entries(names::TAGS[family], buckets);
         loader.map_max_entries(names::SLOTS[family], buckets);
@@ -330,10 +331,10 @@ fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
         load_program(object, name)?;
     }
     for (array, stages) in [
-        (names::STAGES_XDP, names::XDP_STAGES),
-        (names::STAGES_TC, names::TC_STAGES),
+        (names::STAGES_XDP, &names::XDP_STAGES[..]),
+        (names::STAGES_TC, &names::TC_STAGES[..]),
     ] {
-        for (stage, name) in stages {
+        for &(stage, name) in stages {
             let program = load_program(object, name)?;
             let map = object.map_mut(array).ok_or_else(|| missing(array))?;
             ProgramArray::try_from(map)?.set(stage as u32, &program, 0)?;
@@ -473,6 +474,7 @@ pub struct Maps {
     pub conditions: Mapping,
     pub condition_states: Mapping,
     pub report: Mapping,
+    pub bans: Mapping,
     pub policies: Array<MapData, Raw<PolicyHeader>>,
     pub rule_counters: PerCpuArray<MapData, Raw<RuleCounter>>,
     pub counters: PerCpuArray<MapData, Raw<Counters>>,
@@ -505,6 +507,7 @@ impl Maps {
             conditions: one(names::CONDITIONS)?,
             condition_states: one(names::CONDITION_STATES)?,
             report: one(names::REPORT)?,
+            bans: one(names::BANS)?,
             policies: take(names::POLICIES)?.try_into()?,
             rule_counters: take(names::RULE_COUNTERS)?.try_into()?,
             counters: take(names::COUNTERS)?.try_into()?,

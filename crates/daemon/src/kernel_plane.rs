@@ -82,6 +82,7 @@ struct CommonMaps {
     fragments: Mapping,
     expectations: Mapping,
     helper_states: Mapping,
+    bans: Mapping,
 }
 
 /// A table as the server sees it.
@@ -95,6 +96,7 @@ impl TableMemory for Mapped {
         let table = SliceTable::new(self.own.families(), self.common.gauges.words());
         table
             .with_fragments(self.common.fragments.words())
+            .with_bans(self.common.bans.words())
             .with_helpers(HelperSlices {
                 expectations: self.common.expectations.words(),
                 states: self.common.helper_states.words(),
@@ -130,6 +132,7 @@ impl KernelPlane {
             fragments,
             expectations,
             helper_states,
+            bans,
             rules,
             conditions,
             condition_states,
@@ -154,6 +157,7 @@ impl KernelPlane {
                 fragments,
                 expectations,
                 helper_states,
+                bans,
             }),
             resizing: Mutex::new(Known::No),
             rules,

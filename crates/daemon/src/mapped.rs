@@ -30,8 +30,9 @@ plain! { Condition Counters Event Interface InterfaceKey Plane PolicyHeader Repo
 
 // No gaps: the sizes are the sums of the sizes of the fields.
 const _: () = assert!(size_of::<Plane>() == 48 + size_of::<keepstate_engine::settings::Settings>());
-const _: () =
-    assert!(size_of::<keepstate_engine::settings::Settings>() == 4 * (8 + 12 + 32 + 32 * 16 + 6));
+const _: () = assert!(
+    size_of::<keepstate_engine::settings::Settings>() == 4 * (8 + 12 + 32 + 32 * 16 + 6 + 34 + 6)
+);
 const _: () = assert!(size_of::<PolicyHeader>() == 4 * (6 + 4 + 8) + 2 * 8 + 4 * 4);
 const _: () = assert!(size_of::<Rule>() == 128);
 const _: () = assert!(size_of::<Condition>() == 32);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use keepstate_api::{ApplyMode, Instance, RuleFile, RuleProblem, Shutdown};
 use keepstate_engine::settings::Settings;
-use keepstate_flowmemory::{random_hash_keys, table_size};
+use keepstate_flowmemory::{ban_buckets_for, random_hash_keys, table_size};
 use keepstate_listing::sysctl::{self as knobs, Sysctl};
 use keepstate_plane::LAYOUT;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -26,6 +26,9 @@ use crate::server::{ApplyError, Origin, Plane, PlaneError, Rules, Server, Server
 
 /// Flows that a table is made for unless told otherwise, as with Linux on larger machines.
 pub const FLOWS_MAX_DEFAULT: u32 = 262_144;
+
+/// Bans that there is room for unless told otherwise.
+pub const BANS_MAX_DEFAULT: u32 = 1 << 20;
 
 /// How often the programs are told about interfaces and the wall clock, at least.
 const FOLLOW_SYSTEM: Duration = Duration::from_secs(2);
@@ -50,6 +53,7 @@ pub struct Options {
     /// the machine started anew.
     pub saved_rules: Vec<RuleFile>,
     pub sysctls: Vec<Sysctl>,
+    pub bans_max: u32,
 }
 
 /// Why the daemon did not start, or not end well.
@@ -175,7 +179,7 @@ fn load(options: &Options) -> Result<(Kernel, Origin), RunError> {
         let adopted = if object == object_number() || is_resizing {
             Kernel::adopt(&pins)
         } else {
-            Kernel::pinned(&pins, &settings(&options.sysctls)?)
+            Kernel::pinned(&pins, &settings(options)?)
         };
         match adopted {
             Ok(kernel) => return Ok((kernel, Origin::Adopted)),
@@ -186,7 +190,7 @@ fn load(options: &Options) -> Result<(Kernel, Origin), RunError> {
     }
     attach::remove_pins(&pins)?;
     make_directory(&pins)?;
-    match Kernel::pinned(&pins, &settings(&options.sysctls)?) {
+    match Kernel::pinned(&pins, &settings(options)?) {
         Ok(kernel) => Ok((kernel, Origin::Fresh)),
         Err(error) => {
             let _ = attach::remove_pins(&pins);
@@ -197,10 +201,12 @@ fn load(options: &Options) -> Result<(Kernel, Origin), RunError> {
     }
 }
 
-fn settings(sysctls: &[Sysctl]) -> Result<Settings, RunError> {
+fn settings(options: &Options) -> Result<Settings, RunError> {
+    let sysctls = &options.sysctls;
     let (flows, buckets) = knobs::table_size(sysctls);
     let (flows_max, buckets) = table_size(flows, buckets, FLOWS_MAX_DEFAULT);
     let mut settings = Settings::defaults(flows_max, [buckets; 2]);
+    settings.bans.buckets = ban_buckets_for(options.bans_max);
     settings.hash_keys = random_hash_keys().map_err(RunError::Random)?;
     for sysctl in sysctls {
         sysctl.apply(&mut settings);

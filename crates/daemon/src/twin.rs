@@ -4,6 +4,7 @@
 //! `BPF_PROG_TEST_RUN`, and the clock stands where the test puts it.
 
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use aya::maps::{MapData, ProgramArray, RingBuf};
 use aya::programs::{TestRun as _, TestRunOptions};
@@ -40,12 +41,16 @@ pub struct Twin {
 }
 
 /// What came back from a run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Run {
     /// What the program returned, e.g. `XDP_PASS`.
     pub returned: u32,
     /// The engine's outcome.
     pub report: Report,
+    /// The frame as the program left it.
+    pub frame: Vec<u8>,
+    /// How long it took.
+    pub duration: Duration,
 }
 
 impl Twin {
@@ -111,8 +116,23 @@ impl Twin {
     /// Hands a frame to a program; to the bare ones, a packet whose bytes 12 and 13 say what it is
     /// as the type of an Ethernet frame would.
     pub fn run(&mut self, entry: Entry, frame: &[u8]) -> Result<Run, KernelError> {
+        self.run_often(entry, frame, 1)
+    }
+
+    /// The same, so many times in a row; the duration is that of one. A program that changes the frame meets the
+    /// changed one the next time.
+    pub fn run_often(
+        &mut self,
+        entry: Entry,
+        frame: &[u8],
+        repeat: u32,
+    ) -> Result<Run, KernelError> {
+        // Programs make no frame longer.
+        let mut left = vec![0; frame.len()];
         let options = TestRunOptions {
             data_in: Some(frame),
+            data_out: Some(&mut left),
+            repeat,
             ..TestRunOptions::default()
         };
         let programs = &mut self.kernel.programs;
@@ -128,6 +148,11 @@ impl Twin {
         Ok(Run {
             returned: result.return_value,
             report: self.report(),
+            duration: result.duration,
+            frame: {
+                left.truncate(result.data_size_out as usize);
+                left
+            },
         })
     }
 

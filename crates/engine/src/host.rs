@@ -1,5 +1,7 @@
 //! What a plane (the kernel programs, the simulator) provides to the engine.
 
+use crate::answer::Answer;
+use crate::cookie;
 use crate::event::Event;
 use crate::policy::{Condition, PolicyHeader, Rule};
 use crate::settings::Settings;
@@ -110,6 +112,12 @@ pub trait FlowMemory {
         None
     }
 
+    /// [`crate::limits::BAN_BUCKET_WORDS`] words of a bucket of bans, see [`crate::ban`]; `None` where nobody can be
+    /// banned.
+    fn bans(&self, _bucket: u32) -> Option<Self::Words> {
+        None
+    }
+
     /// Called while waiting for another CPU.
     fn relax(&self) {}
 
@@ -188,6 +196,33 @@ pub trait Host {
 
     /// Asks the routing table. Called at most once a packet, and only when rules must be walked.
     fn route(&self, packet: &PacketInfo) -> Route;
+
+    /// Whether packets of this kind can be sent back in place of those that come.
+    fn can_answer(&self) -> bool {
+        false
+    }
+
+    /// The sequence number that answers a SYN with a cookie. `mss` is what the SYN says of the size of segments,
+    /// zero where it says nothing.
+    fn cookie(&self, _syn: &PacketInfo, _mss: u16, _now: Tick) -> Option<u32> {
+        None
+    }
+
+    /// Whether the number that a segment acknowledges answers such a SYN. The host is made to expect it.
+    fn check_cookie(&self, _segment: &PacketInfo, _now: Tick) -> cookie::Check {
+        cookie::Check::Wrong
+    }
+
+    /// The clock of TCP's timestamps, in milliseconds. `now` is the time of the packet in ticks.
+    fn milliseconds(&self, now: Tick) -> u32 {
+        (u64::from(now.0) * 1000 / u64::from(TICKS_PER_SECOND)) as u32
+    }
+
+    /// Puts an answer in the place of the packet; `false` where there is no room. Nothing of the packet is read
+    /// afterwards.
+    fn answer(&self, _packet: &PacketInfo, _answer: &Answer) -> bool {
+        false
+    }
 
     /// Runs a loop body until it says so, at most `limit` times.
     fn repeat<R: Repeat>(&self, limit: u32, body: &mut R) {

@@ -1,6 +1,7 @@
 //! From a packet's state to its verdict: the remembered outcome, or a walk through the rules.
 
 use crate::asked::{Asked, Asker};
+use crate::cookie;
 use crate::host::{Host, Route};
 use crate::policy::{
     Answer, DecidedBy, DependsOn, NO_RULE, POLICY_NONE, PolicyHeader, target, walk_in,
@@ -43,10 +44,10 @@ pub(crate) fn judge<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Sta
         && let Some(judgement) = remembered(host, path, scratch, direction)
     {
         scratch.judgement = judgement;
-        return judged(scratch);
+        return judged(host, scratch);
     }
     if !ask(host, path, scratch) {
-        return judged(scratch);
+        return judged(host, scratch);
     }
     walk_in(host, scratch);
     if scratch.walk.is_weighing() {
@@ -109,17 +110,18 @@ pub(crate) fn answered<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
     if established(scratch).is_some() && is_settled && is_plain {
         scratch.judgement.cacheable = number_of(host.policy(), answer.rule);
     }
-    judged(scratch)
+    judged(host, scratch)
 }
 
 /// What comes after the rules.
 #[inline(always)]
-fn judged(scratch: &Scratch) -> Stage {
+fn judged<H: Host>(host: &H, scratch: &Scratch) -> Stage {
     let accepted = matches!(scratch.judgement.verdict, Verdict::Accept);
     if !accepted {
         return Stage::Conclude;
     }
     match scratch.tracked.flow {
+        Flow::Begins if cookie::is_due(host, scratch) => Stage::Cookie,
         Flow::Begins => Stage::Insert,
         Flow::Known(_) => process::helped(scratch),
         _ => Stage::Conclude,

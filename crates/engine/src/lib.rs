@@ -11,11 +11,14 @@
 #![forbid(unsafe_code)]
 
 mod account;
+pub mod answer;
 mod asked;
 mod associate;
+pub mod ban;
 pub mod between;
 pub mod condition;
 pub mod conntrack;
+pub mod cookie;
 pub mod event;
 pub mod expect;
 pub mod fragment;

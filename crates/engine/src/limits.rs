@@ -192,6 +192,36 @@ pub const CACHED_OUTCOMES_MAX: u32 = 7;
 /// older policies left behind before a number comes round again.
 pub const POLICY_EPOCHS: u32 = 4;
 
+/// Entries of a bucket of bans. All heads lie in one cache line.
+pub const BAN_BUCKET_SLOTS: u32 = 8;
+
+/// Words of such a bucket: head, two of the address and notes for each entry.
+pub const BAN_BUCKET_WORDS: u32 = 4 * BAN_BUCKET_SLOTS;
+
+/// Buckets in which a ban may lie. With two in three slots taken every fifth bucket is full, and all twelve
+/// of a network are so for none of a hundred million (a test fills a table).
+pub const BAN_BUCKETS_PROBED_MAX: u32 = 12;
+
+/// Different lengths of prefix that bans of one family may have at a time: each costs a packet a lookup.
+/// All that IPv4 has.
+pub const BAN_LENGTHS_MAX: u32 = 32;
+
+/// Words of an answer: the headers of IPv6 and TCP, and the options of a SYN-ACK.
+pub const ANSWER_WORDS: usize = (40 + 20 + COOKIE_TCP_OPTION_BYTES_MAX as usize) / 4;
+
+/// Segment size, SACK and timestamps, window scale.
+pub const COOKIE_TCP_OPTION_BYTES_MAX: u32 = 20;
+
+/// Largest segment size that a cookie's answer asks for: what fits into an Ethernet frame.
+pub const COOKIE_MSS_V4: u16 = 1460;
+pub const COOKIE_MSS_V6: u16 = 1440;
+
+/// `net.ipv4.ip_default_ttl`.
+pub const COOKIE_HOP_LIMIT: u32 = 64;
+
+/// How old a cookie may be, in seconds: what Linux allows, `MAX_SYNCOOKIE_AGE` minutes.
+pub const COOKIE_SECONDS: u32 = 120;
+
 /// Timeout policies (`CT --timeout NAME`), besides the timeouts of the sysctls. They lie in the page
 /// that every packet reads its settings from; rulesets in use name one or two.
 pub const TIMEOUT_POLICIES_MAX: u32 = 16;

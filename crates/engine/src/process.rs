@@ -1,13 +1,16 @@
 //! One packet's way through the engine.
 
 use crate::account;
+use crate::answer::Answer;
 use crate::asked::Asked;
 use crate::associate;
+use crate::ban;
 use crate::condition::{self, Scan};
 use crate::conntrack::sctp::SctpState;
 use crate::conntrack::sctp::chunks::Walk;
 use crate::conntrack::tcp::Advance;
 use crate::conntrack::{self, tcp, tcp::TcpState};
+use crate::cookie;
 use crate::event::{Event, EventKind};
 use crate::expect::{self, NOWHERE, Search, Wanted};
 use crate::fragment::{self, Datagram};
@@ -27,7 +30,7 @@ use crate::table::{self, Displaced, Hash, Place, Seen, gauges};
 use crate::time::Tick;
 use crate::trace::Step;
 use crate::track::{self, Flow, Purpose, Sight, Tracked, WarmUse};
-use crate::tuple::{Direction, Oriented};
+use crate::tuple::{Direction, Family, Oriented};
 use crate::verdict::{Hook, Reason, State, Verdict};
 use crate::wire::{self, Extensions, Fragment, Link, PacketInfo, Unparsed};
 
@@ -180,6 +183,11 @@ pub struct Scratch {
     pub(crate) judgement: Judgement,
     /// What the record of a new flow took the place of.
     pub(crate) displaced: Displaced,
+    /// The sender, and how far it was looked for among the banned.
+    pub(crate) sender: ban::Sender,
+    pub(crate) cookie: cookie::Part,
+    /// What is sent back, where [`Scratch::is_answered`].
+    pub(crate) answer: Answer,
     /// Why the flow got no record although the rules let it in.
     pub(crate) refusal: Option<Reason>,
     pub(crate) outcome: Outcome,
@@ -189,6 +197,11 @@ impl Scratch {
     /// What was decided, once [`Stage::Done`] is reached.
     pub const fn outcome(&self) -> &Outcome {
         &self.outcome
+    }
+
+    /// Whether something is sent back in the place of the packet, once [`Stage::Done`] is reached.
+    pub const fn is_answered(&self) -> bool {
+        matches!(self.cookie, cookie::Part::Answered)
     }
 
     /// Between [`prepare`] and [`finish`], for some packets one after the other: asks for the record where
@@ -246,6 +259,9 @@ impl Default for Scratch {
             message: Message::FRESH,
             judgement: Judgement::NOTHING,
             displaced: Displaced::NOTHING,
+            sender: ban::Sender::new(Family::V4, [0; 4], Tick(0)),
+            cookie: cookie::Part::None,
+            answer: Answer::NOTHING,
             refusal: None,
             outcome: Outcome::NOT_JUDGED,
         }
@@ -297,6 +313,7 @@ pub fn prepare<P: Packet, H: Host>(
     scratch.guesses = None;
     scratch.rounds = 0;
     scratch.refusal = None;
+    scratch.cookie = cookie::Part::None;
     scratch.now = now;
     // Programs have no stack left for the rest in the one that sees a packet first.
     let extensions = if cfg!(target_arch = "bpf") {
@@ -305,10 +322,14 @@ pub fn prepare<P: Packet, H: Host>(
         Extensions::Read
     };
     let info = &mut scratch.info;
-    if let Err(unparsed) = wire::parse_headers(packet, arrival, extensions, info) {
+    let parsed = wire::parse_headers(packet, arrival, extensions, info);
+    if ban::refuses(host, arrival, parsed, scratch) {
+        return banned(host, scratch);
+    }
+    if let Err(unparsed) = parsed {
         return refuse(host, scratch, unparsed);
     }
-    let is_ordinary = !host.is_traced() && steady::is_ordinary(packet, info);
+    let is_ordinary = !host.is_traced() && steady::is_ordinary(packet, &mut scratch.info);
     if is_ordinary {
         track::name_ordinary(arrival, host, scratch);
         steady::approach(host, scratch);
@@ -337,6 +358,17 @@ fn parse_extended<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch
         Ok(()) => Stage::Name,
         Err(unparsed) => refuse(host, scratch, unparsed),
     }
+}
+
+/// What becomes of a packet whose sender is banned: it is counted, and no event tells of it.
+#[inline(always)]
+fn banned<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
+    host.trace(Step::Banned);
+    scratch.outcome = Outcome {
+        state: State::None,
+        ..Outcome::refused(Reason::Banned)
+    };
+    Stage::Done
 }
 
 /// What becomes of a packet that was not parsed.
@@ -440,6 +472,8 @@ pub fn step<P: Packet, H: Host>(
         Stage::Expect => expect::make(&run, scratch),
         Stage::Message => helper::sip::read(&run, scratch),
         Stage::Weigh => condition::weigh(&run, scratch),
+        Stage::Cookie => cookie::answer(host, scratch),
+        Stage::Prove => cookie::prove(&run, scratch),
         Stage::Steady => steady::advance(host, arrival.path, scratch),
     }
 }

@@ -50,4 +50,8 @@ pub enum Stage {
     Message = 20,
     /// Go on through the rules from one that has conditions.
     Weigh = 24,
+    /// Answer a SYN with a cookie.
+    Cookie = 36,
+    /// Look at the cookie that a segment brings back.
+    Prove = 37,
 }

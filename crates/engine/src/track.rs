@@ -4,6 +4,7 @@ use crate::account;
 use crate::conntrack::icmp::{self, Message};
 use crate::conntrack::tcp::{self, Advance};
 use crate::conntrack::{self, Tracker};
+use crate::cookie;
 use crate::event::{Event, EventKind};
 use crate::expect::{self, NOWHERE, Search};
 use crate::fragment;
@@ -221,6 +222,9 @@ pub(crate) fn look<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
             }
             if !is_older {
                 host.trace(Step::NotFound);
+                if cookie::may_prove(host, scratch) {
+                    return Stage::Prove;
+                }
             }
             expect::before_beginning(host, scratch)
         }
@@ -309,9 +313,12 @@ fn begin_flow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) ->
         warm,
         ..
     } = scratch;
-    record.timeouts = TimeoutPolicy(scratch.assigned.timeout());
-    if let Err(reason) = conntrack::begin(run, info, oriented, record, warm) {
-        return Tracked::invalid(reason);
+    let is_proven = matches!(scratch.cookie, cookie::Part::Proven);
+    if !is_proven {
+        record.timeouts = TimeoutPolicy(scratch.assigned.timeout());
+        if let Err(reason) = conntrack::begin(run, info, oriented, record, warm) {
+            return Tracked::invalid(reason);
+        }
     }
     let mut assigned = scratch.assigned;
     if scratch.search.found != NOWHERE && scratch.search.helper != 0 {
@@ -321,7 +328,9 @@ fn begin_flow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) ->
         record.status |= ASSIGNED;
         warm.assigned = FlowAssigned::new(assigned, run.now);
     }
-    let state = if scratch.search.found == NOWHERE {
+    let state = if is_proven {
+        State::Established
+    } else if scratch.search.found == NOWHERE {
         State::New
     } else {
         record.status |= EXPECTED;
@@ -492,7 +501,7 @@ pub(crate) fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Result<
         hash,
         record,
         warm,
-        half_open: HalfOpen::Yes,
+        half_open: conntrack::half_open(record.status, info.protocol),
         opening: account::opening(host, info.ip_length),
     };
     let inserted = table::insert(host.flows(), &flow, host.settings(), now, displaced);

@@ -179,6 +179,10 @@ reasons! {
     73 FragmentBusy "fragment_busy" "Other CPUs kept the memory of unfinished datagrams busy."
     74 FragmentBadDatagram "fragment_bad_datagram" "With this fragment the datagram is complete, and its checksum or its UDP length is wrong."
     75 IcmpErrorBadSequence "icmp_error_bad_sequence" "The ICMP error quotes a TCP segment that its sender cannot have sent of late."
+    105 Banned "banned" "The sender is banned."
+    106 CookieSent "cookie_sent" "The SYN was answered with a cookie, and makes no flow before that comes back."
+    107 CookieRefused "cookie_refused" "The segment belongs to no connection, and what it acknowledges is no SYN cookie or one that is too old."
+    108 CookieUnanswerable "cookie_unanswerable" "The SYN cannot be answered with a cookie: it is a fragment, or has options of IP."
 }
 
 /// Length of an array of counters indexed by [`Reason`].

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::limits::{
-    ACCOUNTING_WORDS, EXPECTATION_WORDS, FRAGMENT_BUCKET_WORDS, FRAGMENT_BUCKETS, FRAGMENT_SLOTS,
-    FRAGMENT_WORDS, HELPER_STATE_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
+    ACCOUNTING_WORDS, BAN_BUCKET_WORDS, EXPECTATION_WORDS, FRAGMENT_BUCKET_WORDS, FRAGMENT_BUCKETS,
+    FRAGMENT_SLOTS, FRAGMENT_WORDS, HELPER_STATE_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6,
+    SLOTS_PER_BUCKET, WARM_WORDS,
 };
 use keepstate_engine::table::gauges;
 use keepstate_engine::tuple::Family;
@@ -39,6 +40,7 @@ pub struct SliceTable<'a> {
     fragments: &'a [AtomicU64],
     helpers: HelperSlices<'a>,
     condition_states: &'a [AtomicU64],
+    bans: &'a [AtomicU64],
 }
 
 /// What helpers work with. May be empty: then nothing is expected.
@@ -71,6 +73,7 @@ impl<'a> SliceTable<'a> {
             fragments: &[],
             helpers,
             condition_states: &[],
+            bans: &[],
         }
     }
 
@@ -93,6 +96,12 @@ impl<'a> SliceTable<'a> {
             condition_states,
             ..self
         }
+    }
+
+    /// The same table with buckets of bans, of [`BAN_BUCKET_WORDS`] words each.
+    #[must_use]
+    pub const fn with_bans(self, bans: &'a [AtomicU64]) -> Self {
+        Self { bans, ..self }
     }
 
     const fn family(&self, family: Family) -> &FamilySlices<'a> {
@@ -197,6 +206,10 @@ impl<'a> FlowMemory for SliceTable<'a> {
         let WordsAt(bucket) = part(self.fragments, u64::from(bucket), FRAGMENT_VALUE_WORDS)?;
         let start = (FRAGMENT_SLOTS * FRAGMENT_WORDS) as usize;
         bucket.get(start..).map(WordsAt)
+    }
+
+    fn bans(&self, bucket: u32) -> Option<WordsAt<'a>> {
+        part(self.bans, u64::from(bucket), BAN_BUCKET_WORDS)
     }
 
     fn relax(&self) {

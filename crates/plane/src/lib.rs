@@ -14,7 +14,7 @@ use keepstate_engine::settings::Settings;
 use keepstate_engine::verdict::REASON_COUNTERS;
 
 /// Version of everything in this file.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 /// Two policies: the one in force, and the one being written.
 pub const POLICY_SLOTS: u32 = 2;
@@ -41,7 +41,7 @@ pub const FRAGMENT_VALUE_WORDS: usize =
 
 /// Places for stages of a packet's way that are programs of their own, by number of the
 /// [`keepstate_engine::process::Stage`]. Not each number has one.
-pub const STAGES: u32 = 32;
+pub const STAGES: u32 = 48;
 
 /// Names of maps and programs in the object, and of their pins.
 pub mod names {
@@ -54,6 +54,7 @@ pub mod names {
     pub const ACCOUNTING: [&str; 2] = ["ACCOUNTING4", "ACCOUNTING6"];
     pub const GAUGES: &str = "GAUGES";
     pub const FRAGMENTS: &str = "FRAGMENTS";
+    pub const BANS: &str = "BANS";
     pub const EXPECTATIONS: &str = "EXPECTATIONS";
     pub const HELPER_STATES: &str = "HELPER_STATES";
     pub const POLICIES: &str = "POLICIES";
@@ -70,7 +71,7 @@ pub mod names {
     pub const STAGES_XDP: &str = "STAGES_XDP";
     pub const STAGES_TC: &str = "STAGES_TC";
 
-    pub const XDP_STAGES: [(Stage, &str); 19] = [
+    pub const XDP_STAGES: [(Stage, &str); 21] = [
         (Stage::Look, "xdp_look"),
         (Stage::Advance, "xdp_advance"),
         (Stage::Write, "xdp_write"),
@@ -90,6 +91,8 @@ pub mod names {
         (Stage::Message, "xdp_message"),
         (Stage::Elsewhere, ELSEWHERE[0]),
         (Stage::Weigh, "xdp_weigh"),
+        (Stage::Cookie, "xdp_cookie"),
+        (Stage::Prove, "xdp_prove"),
     ];
     pub const TC_STAGES: [(Stage, &str); 19] = [
         (Stage::Look, "tc_look"),
@@ -135,7 +138,7 @@ pub mod names {
     ];
 
     /// The other maps.
-    pub const COMMON: [&str; 13] = [
+    pub const COMMON: [&str; 14] = [
         GAUGES,
         FRAGMENTS,
         EXPECTATIONS,
@@ -149,6 +152,7 @@ pub mod names {
         INTERFACES,
         EVENTS,
         REPORT,
+        BANS,
     ];
 
     /// All maps, in the order in which they are pinned.

@@ -3,7 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
+use keepstate_engine::answer::Answer;
 use keepstate_engine::between::{Table, process_between};
+use keepstate_engine::cookie::Check;
 use keepstate_engine::event::Event;
 use keepstate_engine::host::Route;
 use keepstate_engine::host::{FlowMemory, Host};
@@ -16,6 +18,7 @@ use keepstate_engine::trace::Step;
 use keepstate_engine::tuple::Family;
 use keepstate_engine::wire::PacketInfo;
 
+use crate::cookies::Cookies;
 use crate::locals::Locals;
 use crate::packet::Bytes;
 use crate::traffic::Random;
@@ -123,12 +126,15 @@ pub struct Plane<M, O = ()> {
     pub observer: O,
     /// Bit of each interface pattern that the outgoing interface matches.
     pub out_interfaces: u64,
+    /// Where SYN cookies come from, if packets come in a way that lets them be answered.
+    pub cookies: Option<Cookies>,
     /// The table before this one, while its records are moved.
     older: Option<Older<M>>,
     policy: LoadedPolicy,
     counters: Vec<Cell<RuleCounter>>,
     wall_ns: Cell<u64>,
     random: RefCell<Random>,
+    answer: Cell<Option<Answer>>,
 }
 
 impl<M: FlowMemory, O: Observer> Plane<M, O> {
@@ -140,12 +146,14 @@ impl<M: FlowMemory, O: Observer> Plane<M, O> {
             locals: Locals::default(),
             observer,
             out_interfaces: 0,
+            cookies: Some(Cookies::Keyed(0)),
             older: None,
             policy,
             counters,
             wall_ns: Cell::new(0),
             // The same each time.
             random: RefCell::new(Random::new(0)),
+            answer: Cell::new(None),
         }
     }
 
@@ -162,6 +170,13 @@ impl<M: FlowMemory, O: Observer> Plane<M, O> {
     /// Sets the wall clock, for start times of flows.
     pub fn set_wall_clock(&self, nanoseconds: u64) {
         self.wall_ns.set(nanoseconds);
+    }
+
+    /// What was sent back since this was last asked, from its IP header on.
+    pub fn take_answer(&self) -> Option<Vec<u8>> {
+        let answer = self.answer.take()?;
+        let bytes = answer.words.iter().flat_map(|word| word.to_ne_bytes());
+        Some(bytes.take(answer.length as usize).collect())
     }
 
     /// Judges one packet.
@@ -261,6 +276,22 @@ impl<M: FlowMemory, O: Observer> Host for BesideOlder<'_, M, O> {
 
     fn emit(&self, event: &Event) {
         self.plane.emit(event);
+    }
+
+    fn can_answer(&self) -> bool {
+        self.plane.can_answer()
+    }
+
+    fn cookie(&self, syn: &PacketInfo, mss: u16, now: Tick) -> Option<u32> {
+        self.plane.cookie(syn, mss, now)
+    }
+
+    fn check_cookie(&self, segment: &PacketInfo, now: Tick) -> Check {
+        self.plane.check_cookie(segment, now)
+    }
+
+    fn answer(&self, packet: &PacketInfo, answer: &Answer) -> bool {
+        self.plane.answer(packet, answer)
     }
 
     fn wall_clock(&self) -> u64 {
@@ -390,6 +421,24 @@ impl<M: FlowMemory, O: Observer> Host for Plane<M, O> {
 
     fn emit(&self, event: &Event) {
         self.observer.event(event);
+    }
+
+    fn can_answer(&self) -> bool {
+        self.cookies.is_some()
+    }
+
+    fn cookie(&self, syn: &PacketInfo, _mss: u16, now: Tick) -> Option<u32> {
+        self.cookies.as_ref()?.make(syn, now)
+    }
+
+    fn check_cookie(&self, segment: &PacketInfo, now: Tick) -> Check {
+        let cookies = self.cookies.as_ref();
+        cookies.map_or(Check::Wrong, |cookies| cookies.check(segment, now))
+    }
+
+    fn answer(&self, _packet: &PacketInfo, answer: &Answer) -> bool {
+        self.answer.set(Some(*answer));
+        true
     }
 
     fn wall_clock(&self) -> u64 {

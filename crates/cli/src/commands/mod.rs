@@ -2,8 +2,10 @@
 
 mod apply;
 mod backtest;
+mod ban;
 mod check;
 mod confirm;
+mod cookies;
 mod daemon;
 mod demo;
 mod diff;
@@ -77,6 +79,9 @@ enum Command {
     /// As iptables-restore, for IPv6.
     #[command(disable_help_flag = true)]
     Ip6tablesRestore(Foreign),
+    Ban(ban::Arguments),
+    NeverBan(ban::NeverArguments),
+    Cookies(cookies::Arguments),
     Profile(profile::Arguments),
     Timeout(timeout::Arguments),
     /// Read and set the knobs of the tracker, with the command line of sysctl.
@@ -128,6 +133,9 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Ip6tablesSave(words) => words.run("ip6tables-save"),
         Command::IptablesRestore(words) => words.run("iptables-restore"),
         Command::Ip6tablesRestore(words) => words.run("ip6tables-restore"),
+        Command::Ban(arguments) => ban::run(&arguments),
+        Command::NeverBan(arguments) => ban::run_never(&arguments),
+        Command::Cookies(arguments) => cookies::run(&arguments),
         Command::Profile(arguments) => profile::run(&arguments),
         Command::Timeout(arguments) => timeout::run(&arguments),
         Command::Sysctl { options } => {

@@ -20,7 +20,7 @@ use keepstate_plane::Counters;
 use super::connection::{Output, failure};
 use super::plane::PlaneError;
 use super::rules::ApplyError;
-use super::{Origin, Shared, commands, edit, expectations, flows, sysctl, timeouts};
+use super::{Origin, Shared, bans, commands, cookies, edit, expectations, flows, sysctl, timeouts};
 
 /// Answers one request, all but those that end the conversation. Errors are the client's.
 pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> io::Result<()> {
@@ -40,6 +40,7 @@ pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> 
         Request::FlushExpectations => Ok(expectations::flush(shared)),
         Request::Find { query } => Ok(flows::find(shared, &query)),
         Request::Insert { flow } => Ok(edit::insert(shared, &flow, output)),
+        Request::Bans { list } => return bans::list(shared, list, output),
         Request::Sysctl { name } => return sysctl::tell(shared, name.as_deref(), output),
         Request::Status => status(shared).map(|status| Reply::Status(Box::new(status))),
         Request::Apply { files, mode } => match shared.rules.apply(&*shared.plane, &files, mode) {
@@ -59,6 +60,25 @@ pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> 
         Request::TimeoutPolicies => Ok(shared.timeouts.list(&*shared.plane)),
         Request::AddTimeoutPolicy { policy } => Ok(timeouts::add(shared, policy)),
         Request::RemoveTimeoutPolicy { name } => Ok(timeouts::remove(shared, name.as_deref())),
+        Request::Ban {
+            list,
+            networks,
+            seconds,
+            cause,
+            more,
+        } => {
+            let wish = bans::Wish {
+                list,
+                seconds,
+                cause,
+                more,
+            };
+            Ok(bans::add(shared, &wish, &networks))
+        }
+        Request::Unban { list, networks } => Ok(bans::remove(shared, list, &networks)),
+        Request::FlushBans { list } => Ok(bans::flush(shared, list)),
+        Request::Cookies => cookies::status(shared).map(Reply::Cookies),
+        Request::SetCookies { mode, high, low } => cookies::set(shared, mode, high, low),
         Request::SetSysctl { assignment } => Ok(sysctl::set(shared, &assignment)),
         Request::Events { .. } | Request::Shutdown { .. } => {
             unreachable!("answered by the connection itself")
@@ -125,6 +145,7 @@ fn status(shared: &Shared) -> Result<Status, PlaneError> {
         table: table_status(shared),
         traffic: traffic(&counters),
         expiry: shared.expiry.status(),
+        bans: shared.bans.status(plane),
         events: shared.hub.status(counters.events_lost, &shared.log),
         control: ControlStatus {
             connections: read(&tally.connections),

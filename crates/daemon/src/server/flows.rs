@@ -269,7 +269,7 @@ pub(super) fn for_each<E>(
 }
 
 /// Takes a record out; the flow as it was, unless it is gone or no longer fits.
-fn take_out(
+pub(super) fn take_out(
     shared: &Shared,
     by: Option<&Program>,
     filter: &Filter,

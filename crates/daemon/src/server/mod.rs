@@ -6,8 +6,10 @@
 //! limit.
 
 mod answer;
+mod bans;
 mod commands;
 mod connection;
+mod cookies;
 mod edit;
 mod events;
 mod expectations;
@@ -38,6 +40,7 @@ use keepstate_api::{Instance, Shutdown};
 use keepstate_engine::settings::{SETTING_DROP_EVENTS, SETTING_EVENTS_NEVER, SETTING_FLOW_EVENTS};
 use keepstate_engine::verdict::State;
 
+use self::bans::Bans;
 use self::events::Hub;
 use self::expiry::Expiry;
 use self::log::InvalidLog;
@@ -79,6 +82,7 @@ pub(crate) struct Shared {
     pub(crate) expiry: Expiry,
     pub(crate) log: InvalidLog,
     pub(crate) timeouts: Timeouts,
+    pub(crate) bans: Bans,
     pub(crate) tally: Tally,
     /// Held while settings are read, changed and written back.
     settings: Mutex<()>,
@@ -204,6 +208,7 @@ impl Server {
         std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(listen)?;
         let settings = plane.settings();
         let directory = rules.directory();
+        let bans = Bans::recall(&*plane, directory.clone());
         let shared = Arc::new(Shared {
             instance,
             plane,
@@ -214,6 +219,7 @@ impl Server {
             expiry: Expiry::default(),
             log: InvalidLog::default(),
             timeouts: Timeouts::recall(directory, &settings),
+            bans,
             tally: Tally::default(),
             settings: Mutex::new(()),
             ending: Mutex::new(None),
@@ -231,6 +237,7 @@ impl Server {
         })?;
         server.spawn("expiry", |shared| expiry::run(shared))?;
         server.spawn("guard", guard::run)?;
+        server.spawn("bans", |shared| bans::run(shared))?;
         server.spawn("events", move |shared| read_events(shared, source))?;
         Ok(server)
     }

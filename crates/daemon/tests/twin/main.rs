@@ -3,6 +3,7 @@
 
 mod conditions;
 mod cpus;
+mod floods;
 mod helpers;
 mod pair;
 mod zones;

@@ -3,11 +3,11 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use keepstate_daemon::twin::{Entry, Twin};
+use keepstate_daemon::twin::{Entry, Run, Twin};
 use keepstate_engine::event::{Event, EventKind};
 use keepstate_engine::limits::{
-    ACCOUNTING_WORDS, EXPECTATION_SLOTS, EXPECTATION_WORDS, HELPER_STATE_WORDS, HELPER_STATES,
-    SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
+    ACCOUNTING_WORDS, BAN_BUCKET_WORDS, EXPECTATION_SLOTS, EXPECTATION_WORDS, HELPER_STATE_WORDS,
+    HELPER_STATES, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
 };
 use keepstate_engine::process::{Arrival, Checksums, Outcome, Path};
 use keepstate_engine::record::{ASSIGNED, CONTROL_WORD, Control, SlotState};
@@ -18,13 +18,15 @@ use keepstate_engine::table::{self, gauges};
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::{Hook, Verdict};
-use keepstate_engine::wire::Link;
+use keepstate_engine::wire::{Link, parse};
 use keepstate_flowmemory::{
     FRAGMENT_TABLE_WORDS, FamilySlices, HelperSlices, SliceTable, buckets_for,
 };
 use keepstate_plane::{REPORT_NONE, Report};
 use keepstate_policy::Compiled;
+use keepstate_sim::cookies::Cookies;
 use keepstate_sim::locals::Locals;
+use keepstate_sim::packet::Bytes;
 use keepstate_sim::plane::{LoadedPolicy, Observer, Plane};
 
 /// Small, so that tables fill up and records make room for others.
@@ -43,6 +45,10 @@ pub(crate) const TC_FRAME_BYTES_MIN: usize = 14 + 40;
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+
+/// Buckets of bans.
+pub(crate) const BAN_BUCKETS: u32 = 8;
 const TC_SHOT: u32 = 2;
 /// `TC_ACT_UNSPEC`, minus one.
 const TC_NEXT: u32 = u32::MAX;
@@ -60,6 +66,7 @@ const ACCOUNTING_START: usize = 4;
 pub(crate) fn settings() -> Settings {
     let buckets = buckets_for(FLOWS_MAX);
     let mut settings = Settings::defaults(FLOWS_MAX, [buckets, buckets]);
+    settings.bans.buckets = BAN_BUCKETS;
     settings.flags |= SETTING_ACCOUNTING | SETTING_TIMESTAMP;
     settings.flags |= SETTING_FLOW_EVENTS | SETTING_DROP_EVENTS;
     for (index, key) in settings.hash_keys.iter_mut().enumerate() {
@@ -79,6 +86,7 @@ pub(crate) struct Memory {
     expectations: Vec<AtomicU64>,
     helper_states: Vec<AtomicU64>,
     condition_states: Vec<AtomicU64>,
+    bans: Vec<AtomicU64>,
 }
 
 impl Memory {
@@ -96,10 +104,11 @@ impl Memory {
             expectations: words(EXPECTATION_SLOTS * EXPECTATION_WORDS),
             helper_states: words(HELPER_STATES * HELPER_STATE_WORDS),
             condition_states: words(CONDITIONS_COMPARED),
+            bans: words(BAN_BUCKETS * BAN_BUCKET_WORDS),
         }
     }
 
-    fn table(&self) -> SliceTable<'_> {
+    pub(crate) fn table(&self) -> SliceTable<'_> {
         let family = |index: usize| FamilySlices {
             tags: &self.tags[index],
             slots: &self.slots[index],
@@ -109,6 +118,7 @@ impl Memory {
         let table = SliceTable::new([family(0), family(1)], &self.gauges);
         table
             .with_fragments(&self.fragments)
+            .with_bans(&self.bans)
             .with_conditions(&self.condition_states)
             .with_helpers(HelperSlices {
                 expectations: &self.expectations,
@@ -129,12 +139,15 @@ impl Observer for Listener {
 
 pub(crate) struct Twins<'a> {
     memory: &'a Memory,
-    native: Plane<SliceTable<'a>, Listener>,
+    pub(crate) native: Plane<SliceTable<'a>, Listener>,
     pub(crate) kernel: Twin,
     pub(crate) compared: usize,
     pub(crate) left_out: usize,
     /// Events that told of a record's end.
     pub(crate) ended: usize,
+    /// Packets that were answered.
+    pub(crate) answered: usize,
+    pub(crate) last_answer: Option<Vec<u8>>,
 }
 
 impl<'a> Twins<'a> {
@@ -150,6 +163,7 @@ impl<'a> Twins<'a> {
         native.set_wall_clock(1);
         // Without local addresses every packet is forwarded.
         native.locals = Locals::default();
+        native.cookies = Some(Cookies::Told(RefCell::default()));
         let mut kernel = Twin::new(&settings).expect("the programs load");
         kernel.set_hook(Hook::Forward);
         kernel.load_policy(policy).expect("the policy fits");
@@ -160,6 +174,8 @@ impl<'a> Twins<'a> {
             compared: 0,
             left_out: 0,
             ended: 0,
+            answered: 0,
+            last_answer: None,
         }
     }
 
@@ -187,9 +203,11 @@ impl<'a> Twins<'a> {
             zone: 0,
             interfaces: self.interface(entry, frame),
         };
-        let outcome = self.native.judge(frame, &arrival, now);
         self.kernel.set_clock(now);
         let run = self.kernel.run(entry, frame).expect("a test run");
+        self.tell_cookie(frame, &arrival, &run);
+        let outcome = self.native.judge(frame, &arrival, now);
+        let answer = self.native.take_answer();
         self.compared += 1;
         let expected = report_of(&outcome, self.compared as u32);
         assert_eq!(
@@ -198,17 +216,36 @@ impl<'a> Twins<'a> {
             self.compared
         );
         let returned = match (entry, outcome.verdict) {
+            (Entry::IngressXdp, _) if answer.is_some() => XDP_TX,
             (Entry::IngressXdp, Verdict::Accept) => XDP_PASS,
             (Entry::IngressXdp, _) => XDP_DROP,
             (_, Verdict::Accept) => TC_NEXT,
             (_, _) => TC_SHOT,
         };
         assert_eq!(run.returned, returned, "{what}");
+        if let Some(answer) = answer {
+            self.answered += 1;
+            assert_eq!(run.frame, answered(frame, &answer), "{what}");
+            self.last_answer = Some(answer);
+        }
         let told = self.native.observer.0.take();
         assert_eq!(self.kernel.events(), told, "{what}");
         let is_end = |event: &&Event| event.kind == EventKind::Destroy as u8;
         self.ended += told.iter().filter(is_end).count();
         self.compare_tables(what);
+    }
+
+    /// The kernel's cookies are its own secret: those that it sends are the native plane's too.
+    fn tell_cookie(&self, frame: &[u8], arrival: &Arrival, run: &Run) {
+        if run.returned != XDP_TX {
+            return;
+        }
+        let settings = &self.native.settings;
+        let answer = parse(&Bytes(&run.frame), arrival, settings).expect("a whole answer");
+        assert_eq!(answer.damage, None);
+        let syn = parse(&Bytes(frame), arrival, settings).expect("a whole SYN");
+        let cookies = self.native.cookies.as_ref().expect("set above");
+        cookies.tell(&syn, answer.tcp_sequence);
     }
 
     /// Turns knobs in both planes.
@@ -339,6 +376,17 @@ impl<'a> Twins<'a> {
         same(expectations, maps.expectations.words(), what);
         same(helper_states, maps.helper_states.words(), what);
     }
+}
+
+/// The frame that carries an answer back.
+fn answered(frame: &[u8], answer: &[u8]) -> Vec<u8> {
+    let (addresses, rest) = frame.split_at(12);
+    let tags = match rest {
+        [0x81, 0, ..] | [0x88, 0xa8, ..] => 1 + usize::from(rest[4..6] == [0x81, 0]),
+        _ => 0,
+    };
+    let types = &rest[..tags * 4 + 2];
+    [&addresses[6..], &addresses[..6], types, answer].concat()
 }
 
 /// What a packet begins with, as the program finds out; `None` for what a bare device does not

@@ -50,6 +50,7 @@
 //!   meant for user space ([`remove()`], [`confirm`], [`sweep()`], [`visit`], [`recover`]) takes a lock.
 
 mod hash;
+pub(crate) use self::hash::words_hash;
 mod insert;
 mod lookup;
 mod remove;
@@ -115,6 +116,10 @@ pub mod gauges {
     pub const FRAGMENTS_EXPIRED: u32 = 15;
     /// Unfinished datagrams that were given up for others, and fragments for which there was no room.
     pub const FRAGMENTS_FULL: u32 = 16;
+    /// What is known of SYN cookies, see [`crate::cookie`].
+    pub const COOKIES: u32 = 20;
+    /// Cookies that came back.
+    pub const COOKIES_ACCEPTED: u32 = 21;
     /// Number of words.
     pub const WORDS: u32 = 24;
 }
