@@ -48,6 +48,8 @@ struct Known {
     /// By their number less one.
     causes: Vec<String>,
     counts: Counts,
+    /// When the first of them is over.
+    due: Option<Tick>,
 }
 
 /// What is to be said of networks.
@@ -72,6 +74,7 @@ impl Bans {
             known: Mutex::new(Known {
                 causes: serde_json::from_str(&text).unwrap_or_default(),
                 counts,
+                due: Some(plane.now()),
             }),
         }
     }
@@ -108,6 +111,15 @@ impl Bans {
 }
 
 impl Known {
+    fn all(&self) -> u64 {
+        self.total(Kind::Ban) + self.total(Kind::Exempt)
+    }
+
+    fn note_deadline(&mut self, deadline: Option<Tick>, now: Tick) {
+        let left = |tick: &Tick| tick.ticks_left(now);
+        self.due = [self.due, deadline].into_iter().flatten().min_by_key(left);
+    }
+
     fn total(&self, kind: Kind) -> u64 {
         let families = [Family::V4, Family::V6];
         let lists = families.map(|family| self.counts[ban::list(kind, family)].iter().sum::<u64>());
@@ -188,16 +200,16 @@ pub(super) fn add(shared: &Shared, wish: &Wish, networks: &[Prefix]) -> Reply {
             began: now,
             cause,
         };
-        let total = known.total(Kind::Ban) + known.total(Kind::Exempt);
-        if total >= room || known.has_too_many_lengths(kind, &network) {
-            let is_there = ban::remove(&table.flows(), &settings, &network, kind);
-            if !is_there {
-                banned.refused += 1;
-                continue;
-            }
-            *count(&mut known.counts, kind, &network) -= 1;
+        let is_full = known.all() >= room || known.has_too_many_lengths(kind, &network);
+        // One that is there already may be changed.
+        let was_there = is_full && ban::remove(&table.flows(), &settings, &network, kind);
+        if is_full && !was_there {
+            banned.refused += 1;
+            continue;
         }
+        known.note_deadline(entry.deadline, now);
         match ban::put(&table.flows(), &settings, &entry) {
+            Put::New if was_there => banned.changed += 1,
             Put::New => {
                 *count(&mut known.counts, kind, &network) += 1;
                 banned.new += 1;
@@ -307,7 +319,8 @@ fn is_over(entry: &Entry, now: Tick) -> bool {
 pub(super) fn run(shared: &Shared) {
     loop {
         let now = shared.plane.now();
-        if shared.bans.has_any() {
+        let due = lock(&shared.bans.known).due;
+        if due.is_some_and(|due| due.has_passed(now)) {
             retain(shared, |entry| !is_over(entry, now));
         }
         cookies::follow(shared);
@@ -317,29 +330,26 @@ pub(super) fn run(shared: &Shared) {
     }
 }
 
-impl Bans {
-    fn has_any(&self) -> bool {
-        let known = lock(&self.known);
-        known.total(Kind::Ban) + known.total(Kind::Exempt) > 0
-    }
-}
-
 /// Takes out all entries but those that stay; returns how many.
 fn retain(shared: &Shared, mut stays: impl FnMut(&Entry) -> bool) -> u64 {
     let mut known = lock(&shared.bans.known);
     let buckets = shared.plane.settings().bans.buckets;
-    let table = shared.plane.table();
+    let (table, now) = (shared.plane.table(), shared.plane.now());
     let mut removed = 0;
+    known.due = None;
     ban::retain(&table.flows(), 0..buckets, |entry| {
         let stays = stays(entry);
         if !stays {
             *count(&mut known.counts, entry.kind, &entry.network) -= 1;
             removed += 1;
+        } else {
+            known.note_deadline(entry.deadline, now);
         }
         stays
     });
-    if known.total(Kind::Ban) + known.total(Kind::Exempt) == 0 {
+    if known.all() == 0 {
         ban::clear(&table.flows(), 0..buckets);
+        known.causes.clear();
     }
     if removed > 0 {
         known.publish(shared);
