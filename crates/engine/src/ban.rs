@@ -13,11 +13,13 @@ use core::ops::Range;
 
 use crate::host::{FlowMemory, Host, Repeat, Words};
 use crate::limits::{BAN_BUCKET_SLOTS, BAN_BUCKETS_PROBED_MAX, BAN_LENGTHS_MAX};
-use crate::process::{Arrival, Path, Scratch};
+use crate::process::{Arrival, Outcome, Path, Scratch, Stage};
 use crate::settings::{SETTING_BANS, Settings, checked_index};
 use crate::table::words_hash;
 use crate::time::Tick;
+use crate::trace::Step;
 use crate::tuple::{Address, Family};
+use crate::verdict::{Reason, State};
 use crate::wire::Unparsed;
 
 /// What an entry says of its network.
@@ -102,6 +104,17 @@ pub(crate) fn refuses<H: Host>(
     sender.address = info.source;
     sender.now = *now;
     is_banned(host.flows(), host.settings(), sender)
+}
+
+/// What becomes of a packet whose sender is banned: it is counted, and no event tells of it.
+#[inline(always)]
+pub(crate) fn refuse<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
+    host.trace(Step::Banned);
+    scratch.outcome = Outcome {
+        state: State::None,
+        ..Outcome::refused(Reason::Banned)
+    };
+    Stage::Done
 }
 
 /// Whether nothing is taken from an address.

@@ -1,5 +1,10 @@
 //! What the engine tells whoever listens: a fixed-size record for a ring buffer.
 
+use crate::conntrack::{self, tcp};
+use crate::host::Host;
+use crate::process::Scratch;
+use crate::verdict::Reason;
+
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -58,3 +63,31 @@ pub struct Event {
 }
 
 const _: () = assert!(size_of::<Event>() == 80);
+
+/// Tells of a packet that was dropped or is INVALID.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
+pub(crate) fn tell_refusal<H: Host>(host: &H, scratch: &Scratch, reason: Reason) {
+    let outcome = &scratch.outcome;
+    let info = &scratch.info;
+    let oriented = conntrack::tuple_of(info, 0).orient();
+    let (detail, control) = match scratch.tracked.direction() {
+        Some(direction) => tcp::arithmetic(reason, info, direction, &scratch.record),
+        None => ([0; 4], 0),
+    };
+    host.emit(&Event {
+        key: oriented.key.words,
+        control,
+        detail,
+        kind: EventKind::Drop as u8,
+        family: info.family as u8,
+        reason: reason as u8,
+        state: outcome.state as u8,
+        verdict: outcome.verdict as u8,
+        hook: outcome.hook.map_or(0, |hook| hook as u8),
+        side: oriented.side as u8,
+        rule: outcome.rule,
+        length: info.ip_length,
+        ..Event::default()
+    });
+}

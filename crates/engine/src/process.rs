@@ -8,10 +8,9 @@ use crate::ban;
 use crate::condition::{self, Scan};
 use crate::conntrack::sctp::SctpState;
 use crate::conntrack::sctp::chunks::Walk;
-use crate::conntrack::tcp::Advance;
-use crate::conntrack::{self, tcp, tcp::TcpState};
+use crate::conntrack::tcp::{Advance, TcpState};
 use crate::cookie;
-use crate::event::{Event, EventKind};
+use crate::event;
 use crate::expect::{self, NOWHERE, Search, Wanted};
 use crate::fragment::{self, Datagram};
 use crate::helper;
@@ -324,7 +323,7 @@ pub fn prepare<P: Packet, H: Host>(
     let info = &mut scratch.info;
     let parsed = wire::parse_headers(packet, arrival, extensions, info);
     if ban::refuses(host, arrival, parsed, scratch) {
-        return banned(host, scratch);
+        return ban::refuse(host, scratch);
     }
     if let Err(unparsed) = parsed {
         return refuse(host, scratch, unparsed);
@@ -358,17 +357,6 @@ fn parse_extended<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch
         Ok(()) => Stage::Name,
         Err(unparsed) => refuse(host, scratch, unparsed),
     }
-}
-
-/// What becomes of a packet whose sender is banned: it is counted, and no event tells of it.
-#[inline(always)]
-fn banned<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
-    host.trace(Step::Banned);
-    scratch.outcome = Outcome {
-        state: State::None,
-        ..Outcome::refused(Reason::Banned)
-    };
-    Stage::Done
 }
 
 /// What becomes of a packet that was not parsed.
@@ -589,33 +577,6 @@ fn emit_refusal<H: Host>(host: &H, scratch: &Scratch) {
     let is_logged = matches!(scratch.outcome.state, State::Invalid)
         && settings.logs_invalid(scratch.info.protocol);
     if settings.has(SETTING_DROP_EVENTS) || is_logged {
-        emit_reason(host, scratch, reason);
+        event::tell_refusal(host, scratch, reason);
     }
-}
-
-#[cfg_attr(target_arch = "bpf", inline(never))]
-#[cfg_attr(not(target_arch = "bpf"), inline)]
-fn emit_reason<H: Host>(host: &H, scratch: &Scratch, reason: Reason) {
-    let outcome = &scratch.outcome;
-    let info = &scratch.info;
-    let oriented = conntrack::tuple_of(info, 0).orient();
-    let (detail, control) = match scratch.tracked.direction() {
-        Some(direction) => tcp::arithmetic(reason, info, direction, &scratch.record),
-        None => ([0; 4], 0),
-    };
-    host.emit(&Event {
-        key: oriented.key.words,
-        control,
-        detail,
-        kind: EventKind::Drop as u8,
-        family: info.family as u8,
-        reason: reason as u8,
-        state: outcome.state as u8,
-        verdict: outcome.verdict as u8,
-        hook: outcome.hook.map_or(0, |hook| hook as u8),
-        side: oriented.side as u8,
-        rule: outcome.rule,
-        length: info.ip_length,
-        ..Event::default()
-    });
 }

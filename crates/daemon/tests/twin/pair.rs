@@ -138,7 +138,7 @@ impl Memory {
 
 /// Keeps the events of the native plane.
 #[derive(Default)]
-struct Listener(RefCell<Vec<Event>>);
+pub(crate) struct Listener(RefCell<Vec<Event>>);
 
 impl Observer for Listener {
     fn event(&self, event: &Event) {

@@ -108,7 +108,7 @@ fn tcp(info: &PacketInfo, syn_ack: &SynAck, length: u32, writer: &mut Writer<'_>
     writer.put(u32::from(info.destination_port) << 16 | u32::from(info.source_port));
     writer.put(syn_ack.sequence);
     writer.put(info.tcp_sequence.wrapping_add(1));
-    writer.put(length / 4 << 28 | u32::from(flags) << 16 | u32::from(syn_ack.window));
+    writer.put((length / 4) << 28 | u32::from(flags) << 16 | u32::from(syn_ack.window));
     let of_checksum = writer.at;
     writer.put(0);
     if let Some(mss) = syn_ack.mss {
