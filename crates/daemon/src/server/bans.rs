@@ -136,7 +136,7 @@ impl Known {
     /// Tells packets which lengths there are.
     fn publish(&self, shared: &Shared) {
         let is_banning = self.total(Kind::Ban) > 0;
-        let lengths = self.counts.each_ref().map(|counts| lengths(counts));
+        let lengths = self.counts.each_ref().map(lengths);
         let result: Result<(), std::convert::Infallible> = shared.change_settings(|settings| {
             settings.bans = BanSettings {
                 lengths,

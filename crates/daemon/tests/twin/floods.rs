@@ -194,6 +194,9 @@ fn give_option(frame: &mut Vec<u8>) {
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
 }
 
+/// How much a forged cookie is off. The next number would be the cookie of another segment size.
+const FORGED: u32 = 1000;
+
 #[derive(Clone, Copy, Default)]
 struct Client {
     sequence: u32,
@@ -234,7 +237,7 @@ impl Client {
             }
             (choice @ 4..8, Some((number, timestamp))) => {
                 segment.flags = ACK;
-                segment.acknowledgement = number.wrapping_add(1 + u32::from(choice == 4));
+                segment.acknowledgement = number.wrapping_add(1 + FORGED * u32::from(choice == 4));
                 segment.payload = vec![0; random.below(3) as usize * 8];
                 if random.below(3) > 0 {
                     segment.options = vec![1, 1, 8, 10, 0, 0, 0, 1];
