@@ -138,7 +138,9 @@ fn cookies_fare_alike() {
     let mut random = Random::new(17);
     let mut clients = vec![Client::default(); 64];
     for number in 0..PACKETS {
-        let now = Tick(10_000 + number as u32 / 8);
+        // Days pass now and then, so that connections end.
+        let days = number as u32 / 250 * 6;
+        let now = Tick(10_000 + number as u32 / 8).after_seconds(days * 86_400);
         if number % 1000 == 0 {
             let turn = number / 1000;
             twins.change_settings(|settings| {
@@ -180,7 +182,7 @@ fn cookies_fare_alike() {
     let unanswerable = counted(Reason::CookieUnanswerable);
     let accepted = twins.gauge(gauges::COOKIES_ACCEPTED);
     println!("{sent} sent, {accepted} accepted, {refused} refused, {unanswerable} unanswerable");
-    assert!(sent > 1_000 && accepted > 300 && refused > 300 && unanswerable > 20);
+    assert!(sent > 500 && accepted > 150 && refused > 50 && unanswerable > 20);
     assert!(twins.compare_rule_counters() > 4);
 }
 
@@ -199,6 +201,7 @@ const FORGED: u32 = 1000;
 
 #[derive(Clone, Copy, Default)]
 struct Client {
+    port: u16,
     sequence: u32,
     /// What the host sent last: its number and its timestamp.
     answer: Option<(u32, u32)>,
@@ -207,14 +210,14 @@ struct Client {
 impl Client {
     /// Some next packet of the connection, and whether the host sends it.
     fn next(&mut self, index: usize, random: &mut Random) -> (Packet, bool) {
-        let names = if index % 2 == 0 {
+        let names = if index.is_multiple_of(2) {
             ["10.0.0.2", "10.0.0.1"]
         } else {
             ["fd00::2", "fd00::1"]
         };
         let [own, host] = names.map(|name| name.parse::<IpAddr>().expect("an address"));
         let mut segment = Tcp {
-            source_port: 1000 + index as u16,
+            source_port: self.port,
             destination_port: 80 + index as u16 % 4,
             sequence: self.sequence.wrapping_add(1),
             window: 500,
@@ -223,9 +226,11 @@ impl Client {
         match (random.below(10), self.answer) {
             (0..4, _) | (_, None) => {
                 *self = Self {
+                    port: 1024 + random.below(60_000) as u16,
                     sequence: random.number() as u32,
                     answer: None,
                 };
+                segment.source_port = self.port;
                 segment.sequence = self.sequence;
                 segment.flags = if random.below(3) == 0 {
                     SYN | ECE | CWR
