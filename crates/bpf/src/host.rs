@@ -7,7 +7,8 @@ use aya_ebpf::helpers::generated::{
 };
 use keepstate_engine::event::Event;
 use keepstate_engine::host::{Host, NATIVE_HERTZ, Packet, Repeat, Route};
-use keepstate_engine::limits::{CONDITIONS_MAX, HELPER_BYTES_MAX, RULES_MAX};
+use keepstate_engine::index::IndexLine;
+use keepstate_engine::limits::{CONDITIONS_MAX, HELPER_BYTES_MAX, INDEX_LINES_MAX, RULES_MAX};
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_engine::settings::Settings;
 use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
@@ -185,6 +186,14 @@ impl<C: Context> Host for KernelHost<C> {
             return None;
         }
         maps::CONDITIONS.get(self.slot * CONDITIONS_MAX + index)
+    }
+
+    #[inline(always)]
+    fn index(&self, line: u32) -> Option<&IndexLine> {
+        if line >= INDEX_LINES_MAX {
+            return None;
+        }
+        maps::INDEX.get(self.slot * INDEX_LINES_MAX + line)
     }
 
     #[inline(always)]

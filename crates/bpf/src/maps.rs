@@ -8,12 +8,13 @@ use keepstate_engine::limits::{
     HELPER_STATE_WORDS,
     HELPER_STATES as HELPER_STATES_MAX,
 };
+use keepstate_engine::index::IndexLine;
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_engine::process::{Arrival, Scratch};
 use keepstate_engine::table::gauges;
 use keepstate_plane::{
     BUCKET_ACCOUNTING_WORDS, BUCKET_SLOT_WORDS_V4, BUCKET_SLOT_WORDS_V6, BUCKET_WARM_WORDS,
-    CONDITION_ENTRIES, Counters, EVENT_RING_BYTES, FRAGMENT_VALUE_WORDS, INTERFACES_MAX, Interface, InterfaceKey,
+    CONDITION_ENTRIES, Counters, EVENT_RING_BYTES, FRAGMENT_VALUE_WORDS, INDEX_ENTRIES, INTERFACES_MAX, Interface, InterfaceKey,
     POLICY_SLOTS, Plane, RULE_ENTRIES, Report, RuleCounter,
     STAGES,
 };
@@ -69,6 +70,9 @@ pub static RULES: Array<Rule> = Array::with_max_entries(RULE_ENTRIES, BPF_F_MMAP
 #[map]
 pub static CONDITIONS: Array<Condition> =
     Array::with_max_entries(CONDITION_ENTRIES, BPF_F_MMAPABLE);
+/// The indexes of long chains.
+#[map]
+pub static INDEX: Array<IndexLine> = Array::with_max_entries(INDEX_ENTRIES, BPF_F_MMAPABLE);
 /// What conditions remember, a word for each.
 #[map]
 pub static CONDITION_STATES: Array<u64> = Array::with_max_entries(CONDITION_ENTRIES, BPF_F_MMAPABLE);

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
 use aya::util::nr_cpus;
 use keepstate_api::Attachment;
-use keepstate_engine::limits::{CONDITIONS_MAX, POLICY_EPOCHS, RULES_MAX};
+use keepstate_engine::index::IndexLine;
+use keepstate_engine::limits::{CONDITIONS_MAX, INDEX_LINES_MAX, POLICY_EPOCHS, RULES_MAX};
 use keepstate_engine::policy::{
     Condition, POLICY_NONE, POLICY_UNSETTLED, PolicyHeader, Rule, SettledInterfaces,
 };
@@ -46,6 +47,7 @@ const OF_TABLE: u32 = SETTING_OLDER_TABLE | SETTING_NEWER_TABLE;
 
 const RULE_WORDS: usize = size_of::<Rule>() / 8;
 const CONDITION_WORDS: usize = size_of::<Condition>() / 8;
+const INDEX_LINE_WORDS: usize = size_of::<IndexLine>() / 8;
 
 /// Programs and maps in the kernel, and what the daemon knows of them.
 pub struct KernelPlane {
@@ -58,6 +60,7 @@ pub struct KernelPlane {
     pub(crate) resizing: Mutex<Known>,
     rules: Mapping,
     conditions: Mapping,
+    index: Mapping,
     condition_states: Mapping,
     tables: Mutex<Tables>,
     pub(crate) programs: Mutex<Programs>,
@@ -132,6 +135,7 @@ impl KernelPlane {
             helper_states,
             rules,
             conditions,
+            index,
             condition_states,
             policies,
             rule_counters,
@@ -158,6 +162,7 @@ impl KernelPlane {
             resizing: Mutex::new(Known::No),
             rules,
             conditions,
+            index,
             condition_states,
             tables: Mutex::new(Tables {
                 policies,
@@ -327,6 +332,9 @@ impl KernelPlane {
         let conditions = self.conditions.words().iter();
         let conditions = conditions.skip((slot * CONDITIONS_MAX) as usize * CONDITION_WORDS);
         store(conditions, &policy.conditions);
+        let lines = self.index.words().iter();
+        let lines = lines.skip((slot * INDEX_LINES_MAX) as usize * INDEX_LINE_WORDS);
+        store(lines, &policy.index);
         let cpus = nr_cpus().map_err(|(_, error)| KernelError::Cpus(error))?;
         for index in 0..policy.header.rules {
             let counted = counters.get(index as usize).copied().unwrap_or_default();

@@ -87,6 +87,8 @@ impl Twin {
             .copied()
             .collect();
         write(maps.conditions.words(), &conditions);
+        let lines: Vec<u8> = policy.index.iter().flat_map(bytes_of).copied().collect();
+        write(maps.index.words(), &lines);
         maps.policies.set(0, Raw(policy.header), 0)?;
         Ok(())
     }

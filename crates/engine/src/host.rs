@@ -1,6 +1,7 @@
 //! What a plane (the kernel programs, the simulator) provides to the engine.
 
 use crate::event::Event;
+use crate::index::IndexLine;
 use crate::policy::{Condition, PolicyHeader, Rule};
 use crate::settings::Settings;
 use crate::time::{TICKS_PER_SECOND, Tick};
@@ -157,6 +158,11 @@ pub trait Host {
 
     /// A condition of that policy.
     fn condition(&self, index: u32) -> Option<&Condition>;
+
+    /// A line of that policy's indexes; without them rules are tried one by one.
+    fn index(&self, _line: u32) -> Option<&IndexLine> {
+        None
+    }
 
     /// Where the words begin that the conditions of that policy remember.
     fn condition_base(&self) -> u32 {

@@ -120,8 +120,9 @@ pub const FRAGMENT_EARLY_MAX: u32 = 48;
 /// Packets longer than this are not judged (a GSO super-packet is at most this long).
 pub const PACKET_BYTES_MAX: u32 = 65_535 + LINK_HEADER_BYTES_MAX;
 
-/// Rules of one policy, both families together, the end of each chain included.
-pub const RULES_MAX: u32 = 32_768;
+/// Rules of one policy, both families together, the end of each chain included: 20,000 of each
+/// family, and chains for them. 128 bytes each, twice, and 16 bytes a CPU for what each counts.
+pub const RULES_MAX: u32 = 40_960;
 
 /// Conditions (the matches of rules that do not fit in the rule itself) of one policy.
 pub const CONDITIONS_MAX: u32 = 32_768;
@@ -136,6 +137,21 @@ pub const RULE_STEPS_MAX: u32 = 65_536;
 /// Rules that are tried in one round of the loop that walks them: the call of a loop's body costs
 /// as much as trying a rule, and the kernel's verifier follows each of them.
 pub const RULES_PER_ROUND: u32 = 4;
+
+/// Hash tables of a chain's index, each with a mask of its own. Each costs a search a few nanoseconds;
+/// rulesets of many addresses, networks and ports need one to five.
+pub const INDEX_TABLES_MAX: u32 = 8;
+
+/// Tables that are asked in one round of the walk.
+pub const INDEX_TABLES_PER_ROUND: u32 = 4;
+
+/// Lines of all indexes of one policy, 32 bytes each: enough for all rules with one in each, and tables
+/// begin with a bucket for one or two. A chain for which nothing is left is walked rule by rule.
+pub const INDEX_LINES_MAX: u32 = 2 * RULES_MAX;
+
+/// Rounds of a walk. Each tries a rule or asks a condition, which the compiler counts, and looks
+/// into some tables of an index or, where there are more, is followed by rounds that do.
+pub const WALK_ROUNDS_MAX: u32 = RULE_STEPS_MAX * INDEX_TABLES_MAX.div_ceil(INDEX_TABLES_PER_ROUND);
 
 /// Conditions of one rule. A rule of iptables-save may hold as many ports and matches as its line
 /// has room for; each condition is a step of the walk.
@@ -196,7 +212,10 @@ pub const POLICY_EPOCHS: u32 = 4;
 /// that every packet reads its settings from; rulesets in use name one or two.
 pub const TIMEOUT_POLICIES_MAX: u32 = 16;
 
-const _: () = assert!(RULE_STEPS_MAX.is_multiple_of(RULES_PER_ROUND));
+// The kernel's own loop goes round 2^23 times at most.
+const _: () = assert!(WALK_ROUNDS_MAX <= 1 << 23);
+// A rule's number in its chain is half of an entry of an index.
+const _: () = assert!(RULES_MAX <= 1 << 16);
 const _: () = assert!(SLOTS_PER_BUCKET * 8 == u64::BITS);
 const _: () = assert!(SLOT_WORDS_V4 * 8 == 64 && SLOT_WORDS_V6 * 8 == 128);
 // The numbers fit into the bits that `fragment` has for them.

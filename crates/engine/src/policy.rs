@@ -6,10 +6,11 @@
 //! [`Condition`]s, a run for each rule.
 
 use crate::host::{Host, Repeat};
-use crate::limits::{JUMP_DEPTH_MAX, RULE_STEPS_MAX, RULES_PER_ROUND, TIMEOUT_POLICIES_MAX};
+use crate::index::{KEYS, Search};
+use crate::limits::{JUMP_DEPTH_MAX, RULES_PER_ROUND, TIMEOUT_POLICIES_MAX, WALK_ROUNDS_MAX};
 use crate::process::Scratch;
 use crate::trace::{RuleTrial, Step};
-use crate::tuple::Address;
+use crate::trial::try_rule;
 use crate::verdict::State;
 use crate::wire::PacketInfo;
 
@@ -33,6 +34,8 @@ pub struct PolicyHeader {
     /// Index of the first rule of PREROUTING and OUTPUT in the table raw, for IPv4 and then IPv6;
     /// meaningful with [`POLICY_RAW`].
     pub raw_entry: [[u32; 2]; 2],
+    /// Keys of the hash tables of all indexes, see [`crate::index`].
+    pub index_keys: [u32; KEYS],
 }
 
 /// What nearly all packets answer to some of the interface patterns: `lo`, say, which does not fit
@@ -84,6 +87,7 @@ impl PolicyHeader {
         cached: [NO_RULE; 8],
         settled: SettledInterfaces::NONE,
         raw_entry: [[NO_RULE; 2]; 2],
+        index_keys: [0; KEYS],
     };
 
     /// The settled patterns, for a packet that gives the settled answers; `None` for one that does
@@ -138,7 +142,12 @@ pub struct Rule {
     pub hook: u32,
     /// With [`target::ASSIGN`].
     pub assigned: Assigned,
-    pub reserved: [u32; 4],
+    pub reserved: [u32; 2],
+    /// Line of the first table of the chain's index, to be searched when this rule does not match;
+    /// [`NO_RULE`] where the next rule is tried. See [`crate::index`].
+    pub index: u32,
+    /// With an index: the next rule that is in none of its tables.
+    pub always: u32,
 }
 
 const _: () = assert!(size_of::<Rule>() == 128);
@@ -165,7 +174,9 @@ impl Rule {
         chain: 0,
         hook: 0,
         assigned: Assigned::NOTHING,
-        reserved: [0; 4],
+        reserved: [0; 2],
+        index: NO_RULE,
+        always: 0,
     };
 }
 
@@ -304,7 +315,9 @@ impl Question<'_> {
             RuleTrial::State
             | RuleTrial::Protocol
             | RuleTrial::SourcePort
-            | RuleTrial::DestinationPort => true,
+            | RuleTrial::DestinationPort
+            | RuleTrial::Source
+            | RuleTrial::Destination => true,
             _ => {
                 let is_open = |flag, settled: u64, pattern: u8| {
                     rule.flags & flag != 0 && settled >> (pattern & 63) & 1 == 0
@@ -355,7 +368,7 @@ pub fn walk<H: Host>(host: &H, entry: u32, question: &Question<'_>) -> Answer {
         question,
         progress: &mut progress,
     };
-    host.repeat(RULE_STEPS_MAX / RULES_PER_ROUND, &mut walk);
+    host.repeat(WALK_ROUNDS_MAX, &mut walk);
     progress.answer
 }
 
@@ -374,20 +387,22 @@ pub(crate) fn walk_in<H: Host>(host: &H, scratch: &mut Scratch) {
         question: &asked.question(info),
         progress: walk,
     };
-    host.repeat(RULE_STEPS_MAX / RULES_PER_ROUND, &mut walk);
+    host.repeat(WALK_ROUNDS_MAX, &mut walk);
 }
 
 /// How far a walk has come.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Progress {
     /// Rule to try next.
-    at: u32,
+    pub(crate) at: u32,
     depth: u32,
     returns: [u32; JUMP_DEPTH_MAX as usize],
     /// What the first rule has assigned that did.
     pub(crate) assigned: Assigned,
     /// Condition of the rule `at` to be asked next, [`NO_RULE`] while rules are tried.
     pub(crate) condition: u32,
+    /// While it is on, `at` is the nearest rule that it has found.
+    pub(crate) search: Search,
     pub(crate) answer: Answer,
 }
 
@@ -398,6 +413,7 @@ impl Progress {
         returns: [0; JUMP_DEPTH_MAX as usize],
         assigned: Assigned::NOTHING,
         condition: NO_RULE,
+        search: Search::NONE,
         answer: Answer {
             target: target::CONTINUE,
             decided_by: DecidedBy::ChainPolicy,
@@ -422,12 +438,6 @@ impl Progress {
     pub(crate) const fn rule(&self) -> u32 {
         self.at
     }
-
-    /// That rule did not match.
-    pub(crate) const fn pass_on(&mut self) {
-        self.condition = NO_RULE;
-        self.at = self.at.wrapping_add(1);
-    }
 }
 
 pub(crate) struct Walk<'a, H> {
@@ -437,21 +447,32 @@ pub(crate) struct Walk<'a, H> {
 }
 
 impl<H: Host> Repeat for Walk<'_, H> {
-    /// Tries some rules.
     fn step(&mut self) -> bool {
-        for _ in 0..RULES_PER_ROUND {
-            if !self.try_next() {
-                return false;
-            }
-        }
-        true
+        self.try_some()
     }
 }
 
 impl<H: Host> Walk<'_, H> {
+    /// Tries some rules, or searches for the next; `false` at the end.
+    #[inline(always)]
+    pub(crate) fn try_some(&mut self) -> bool {
+        for _ in 0..RULES_PER_ROUND {
+            if self.progress.search.is_on() {
+                break;
+            }
+            if !self.try_next() {
+                return false;
+            }
+        }
+        if self.progress.search.is_on() {
+            self.search();
+        }
+        true
+    }
+
     /// Tries one rule; `false` at the end.
     #[inline(always)]
-    pub(crate) fn try_next(&mut self) -> bool {
+    fn try_next(&mut self) -> bool {
         let at = self.progress.at;
         let Some(rule) = self.host.rule(at) else {
             return false;
@@ -462,7 +483,7 @@ impl<H: Host> Walk<'_, H> {
         }
         if !matches!(trial, RuleTrial::Matched) {
             self.host.trace(Step::Rule(at, trial));
-            self.progress.at = at.wrapping_add(1);
+            self.pass(at, rule);
             return true;
         }
         if rule.condition_count != 0 {
@@ -517,78 +538,4 @@ impl<H: Host> Walk<'_, H> {
         }
         true
     }
-}
-
-/// Holds a packet against one rule: the first thing that differs, cheapest first.
-#[inline(always)]
-fn try_rule(rule: &Rule, question: &Question<'_>) -> RuleTrial {
-    let info = question.info;
-    let flags = rule.flags;
-    let has = |flag| flags & flag != 0;
-    if has(RULE_STATES) {
-        let matches = rule.states & u32::from(question.state.bit()) != 0;
-        if matches == has(RULE_NOT_STATES) {
-            return RuleTrial::State;
-        }
-    }
-    if has(RULE_PROTOCOL) && (rule.protocol == info.protocol) == has(RULE_NOT_PROTOCOL) {
-        return RuleTrial::Protocol;
-    }
-    if let Some(trial) = try_ports(rule, info) {
-        return trial;
-    }
-    if has(RULE_IN_INTERFACE) {
-        let matches = question.in_interfaces >> (rule.in_interface & 63) & 1 != 0;
-        if matches == has(RULE_NOT_IN_INTERFACE) {
-            return RuleTrial::InInterface;
-        }
-    }
-    if has(RULE_OUT_INTERFACE) {
-        let matches = question.out_interfaces >> (rule.out_interface & 63) & 1 != 0;
-        if matches == has(RULE_NOT_OUT_INTERFACE) {
-            return RuleTrial::OutInterface;
-        }
-    }
-    if is_within(&info.source, &rule.source, &rule.source_mask) == has(RULE_NOT_SOURCE) {
-        return RuleTrial::Source;
-    }
-    if is_within(&info.destination, &rule.destination, &rule.destination_mask)
-        == has(RULE_NOT_DESTINATION)
-    {
-        return RuleTrial::Destination;
-    }
-    RuleTrial::Matched
-}
-
-/// Ports match only where there are some: a later fragment or a cut header has none.
-#[inline(always)]
-fn try_ports(rule: &Rule, info: &PacketInfo) -> Option<RuleTrial> {
-    let flags = rule.flags;
-    if flags & (RULE_SOURCE_PORT | RULE_DESTINATION_PORT) == 0 {
-        return None;
-    }
-    let [source_low, source_high] = rule.source_port;
-    let source = info.source_port >= source_low && info.source_port <= source_high;
-    let is_inverted = flags & RULE_NOT_SOURCE_PORT != 0;
-    if flags & RULE_SOURCE_PORT != 0 && (!info.has_ports() || source == is_inverted) {
-        return Some(RuleTrial::SourcePort);
-    }
-    let [low, high] = rule.destination_port;
-    let destination = info.destination_port >= low && info.destination_port <= high;
-    let is_inverted = flags & RULE_NOT_DESTINATION_PORT != 0;
-    if flags & RULE_DESTINATION_PORT != 0 && (!info.has_ports() || destination == is_inverted) {
-        return Some(RuleTrial::DestinationPort);
-    }
-    None
-}
-
-fn is_within(address: &Address, value: &Address, mask: &Address) -> bool {
-    let [a, b, c, d] = *address;
-    let [mask_a, mask_b, mask_c, mask_d] = *mask;
-    let [value_a, value_b, value_c, value_d] = *value;
-    (a & mask_a) ^ value_a
-        | (b & mask_b) ^ value_b
-        | (c & mask_c) ^ value_c
-        | (d & mask_d) ^ value_d
-        == 0
 }

@@ -8,20 +8,21 @@
 #![forbid(unsafe_code)]
 
 use keepstate_engine::limits::{ACCOUNTING_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET};
-use keepstate_engine::limits::{CONDITIONS_MAX, RULES_MAX, WARM_WORDS};
+use keepstate_engine::limits::{CONDITIONS_MAX, INDEX_LINES_MAX, RULES_MAX, WARM_WORDS};
 use keepstate_engine::limits::{FRAGMENT_BUCKET_WORDS, FRAGMENT_SLOTS, FRAGMENT_WORDS};
 use keepstate_engine::settings::Settings;
 use keepstate_engine::verdict::REASON_COUNTERS;
 
 /// Version of everything in this file.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 /// Two policies: the one in force, and the one being written.
 pub const POLICY_SLOTS: u32 = 2;
 
-/// Rules, conditions and rule counters of both policies.
+/// Rules, conditions, lines of indexes and rule counters of both policies.
 pub const RULE_ENTRIES: u32 = POLICY_SLOTS * RULES_MAX;
 pub const CONDITION_ENTRIES: u32 = POLICY_SLOTS * CONDITIONS_MAX;
+pub const INDEX_ENTRIES: u32 = POLICY_SLOTS * INDEX_LINES_MAX;
 
 /// Interfaces (VLANs on top of an attached one included) that can be told apart.
 pub const INTERFACES_MAX: u32 = 4096;
@@ -59,6 +60,7 @@ pub mod names {
     pub const POLICIES: &str = "POLICIES";
     pub const RULES: &str = "RULES";
     pub const CONDITIONS: &str = "CONDITIONS";
+    pub const INDEX: &str = "INDEX";
     pub const CONDITION_STATES: &str = "CONDITION_STATES";
     pub const RULE_COUNTERS: &str = "RULE_COUNTERS";
     pub const COUNTERS: &str = "COUNTERS";
@@ -135,7 +137,7 @@ pub mod names {
     ];
 
     /// The other maps.
-    pub const COMMON: [&str; 13] = [
+    pub const COMMON: [&str; 14] = [
         GAUGES,
         FRAGMENTS,
         EXPECTATIONS,
@@ -149,6 +151,7 @@ pub mod names {
         INTERFACES,
         EVENTS,
         REPORT,
+        INDEX,
     ];
 
     /// All maps, in the order in which they are pinned.

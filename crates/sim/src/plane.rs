@@ -7,6 +7,7 @@ use keepstate_engine::between::{Table, process_between};
 use keepstate_engine::event::Event;
 use keepstate_engine::host::Route;
 use keepstate_engine::host::{FlowMemory, Host};
+use keepstate_engine::index::IndexLine;
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_engine::process::{Arrival, Outcome, Scratch, Stage, finish, prepare, process};
 use keepstate_engine::settings::{SETTING_NEWER_TABLE, SETTING_OLDER_TABLE, Settings};
@@ -26,6 +27,8 @@ pub struct LoadedPolicy {
     pub header: PolicyHeader,
     pub rules: Vec<Rule>,
     pub conditions: Vec<Condition>,
+    /// The indexes of long chains; without them rules are tried one by one.
+    pub index: Vec<IndexLine>,
     /// What the rules are called, by the same index.
     pub names: Vec<RuleName>,
 }
@@ -52,6 +55,7 @@ impl LoadedPolicy {
         header: PolicyHeader::NONE,
         rules: Vec::new(),
         conditions: Vec::new(),
+        index: Vec::new(),
         names: Vec::new(),
     };
 
@@ -251,6 +255,10 @@ impl<M: FlowMemory, O: Observer> Host for BesideOlder<'_, M, O> {
         self.plane.condition(index)
     }
 
+    fn index(&self, line: u32) -> Option<&IndexLine> {
+        self.plane.index(line)
+    }
+
     fn count_rule(&self, index: u32, bytes: u32) {
         self.plane.count_rule(index, bytes);
     }
@@ -365,6 +373,10 @@ impl<M: FlowMemory, O: Observer> Host for Plane<M, O> {
 
     fn condition(&self, index: u32) -> Option<&Condition> {
         self.policy.conditions.get(index as usize)
+    }
+
+    fn index(&self, line: u32) -> Option<&IndexLine> {
+        self.policy.index.get(line as usize)
     }
 
     fn count_rule(&self, index: u32, bytes: u32) {

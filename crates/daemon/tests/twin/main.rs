@@ -4,6 +4,9 @@
 mod conditions;
 mod cpus;
 mod helpers;
+mod index;
+#[path = "../../../sim/tests/support/long_chains.rs"]
+mod long_chains;
 mod pair;
 mod zones;
 

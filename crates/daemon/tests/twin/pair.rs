@@ -144,6 +144,7 @@ impl<'a> Twins<'a> {
             header: policy.header,
             rules: policy.rules.clone(),
             conditions: policy.conditions.clone(),
+            index: policy.index.clone(),
             names: Vec::new(),
         };
         let mut native = Plane::new(memory.table(), settings, loaded, Listener::default());

@@ -22,8 +22,8 @@ pub use text::BYTES_PER_DATA;
 use crate::asked::Asker;
 use crate::host::{Host, Packet, Repeat};
 use crate::judge;
-use crate::limits::{RULE_STEPS_MAX, RULES_PER_ROUND};
-use crate::policy::{Condition, Walk};
+use crate::limits::WALK_ROUNDS_MAX;
+use crate::policy::{Condition, NO_RULE, Walk};
 use crate::process::{Run, Scratch, Stage};
 use crate::raw;
 use crate::trace::{RuleTrial, Step};
@@ -156,8 +156,7 @@ impl Held {
 #[inline(always)]
 pub(crate) fn weigh<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
     let mut weighing = Weighing { run, scratch };
-    // Each round asks a condition or tries a rule; the compiler counts both.
-    run.host.repeat(RULE_STEPS_MAX, &mut weighing);
+    run.host.repeat(WALK_ROUNDS_MAX, &mut weighing);
     match scratch.asked.table {
         Asker::Filter => judge::answered(run.host, scratch),
         Asker::Raw => raw::answered(run.host, scratch),
@@ -174,20 +173,9 @@ impl<P: Packet, H: Host> Repeat for Weighing<'_, P, H> {
         if self.scratch.walk.is_weighing() {
             return weigh_next(self.run, self.scratch);
         }
-        let Scratch {
-            info, asked, walk, ..
-        } = &mut *self.scratch;
-        let mut walk = Walk {
-            host: self.run.host,
-            question: &asked.question(info),
-            progress: walk,
-        };
-        for _ in 0..RULES_PER_ROUND {
-            if !walk.try_next() {
-                return walk.progress.is_weighing();
-            }
-        }
-        true
+        walking(self.run, self.scratch, |walk| {
+            walk.try_some() || walk.progress.is_weighing()
+        })
     }
 }
 
@@ -214,23 +202,33 @@ fn weigh_next<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) ->
     } else if !is_joined {
         let number = index.wrapping_sub(rule.conditions);
         run.host.trace(Step::Rule(at, RuleTrial::Condition(number)));
-        scratch.walk.pass_on();
+        scratch.walk.condition = NO_RULE;
+        walking(run, scratch, |walk| walk.pass(at, rule));
         return true;
     }
     if next.wrapping_sub(rule.conditions) < rule.condition_count {
         scratch.walk.condition = next;
         return true;
     }
-    scratch.walk.condition = crate::policy::NO_RULE;
+    scratch.walk.condition = NO_RULE;
+    walking(run, scratch, |walk| walk.matched(at, rule))
+}
+
+/// Does something with the walk that the conditions are part of.
+#[inline(always)]
+fn walking<P: Packet, H: Host, T>(
+    run: &Run<'_, P, H>,
+    scratch: &mut Scratch,
+    act: impl FnOnce(&mut Walk<'_, H>) -> T,
+) -> T {
     let Scratch {
         info, asked, walk, ..
     } = scratch;
-    let mut walk = Walk {
+    act(&mut Walk {
         host: run.host,
         question: &asked.question(info),
         progress: walk,
-    };
-    walk.matched(at, rule)
+    })
 }
 
 /// Whether a condition holds, before it is turned round.

@@ -5,12 +5,14 @@
 //! `-g` in a built-in chain goes to a short chain of its own that jumps and then goes there, since
 //! a RETURN at the other end of `-g` leads to the policy of the chain that the packet came from.
 
+mod index;
 mod layout;
 mod lower;
 mod remember;
 #[cfg(test)]
 mod tests;
 
+use keepstate_engine::index::IndexLine;
 use keepstate_engine::limits::{
     CONDITIONS_MAX, INTERFACE_PATTERNS_MAX, JUMP_DEPTH_MAX, RULE_STEPS_MAX, RULES_MAX,
 };
@@ -27,6 +29,8 @@ pub struct Compiled {
     pub header: PolicyHeader,
     pub rules: Vec<Rule>,
     pub conditions: Vec<Condition>,
+    /// The indexes of long chains, see [`keepstate_engine::index`].
+    pub index: Vec<IndexLine>,
     /// By the number in [`Rule::chain`].
     pub chains: Vec<ChainInfo>,
     /// What an interface's name is compared with to get the bits of
@@ -136,6 +140,7 @@ pub fn compile(policy: &Policy) -> Result<Compiled, CompileError> {
         },
         rules: Vec::new(),
         conditions: Vec::new(),
+        index: Vec::new(),
         chains: Vec::new(),
         interface_patterns: Vec::new(),
         sources: Vec::new(),
@@ -154,6 +159,7 @@ pub fn compile(policy: &Policy) -> Result<Compiled, CompileError> {
     compiled.header.rules = compiled.rules.len() as u32;
     compiled.header.conditions = compiled.conditions.len() as u32;
     compiled.header.cached = remember::choose(&compiled);
+    index::build(&mut compiled);
     Ok(compiled)
 }
 
