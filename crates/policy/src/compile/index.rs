@@ -200,7 +200,11 @@ impl Sorter<'_> {
                 .as_ref()
                 .map_or(TABLE_RULES_MIN - 1, |(_, most)| most.len());
             if members.len() > most {
+                let is_all = members.len() == left.len();
                 best = Some((shape, members));
+                if is_all {
+                    break;
+                }
             }
         }
         best
