@@ -72,7 +72,7 @@ fn address(number: u32, family: Family) -> String {
     let (a, b) = (bits >> 16 & 255, bits >> 8 & 255);
     match family {
         Family::V4 => format!("{}.{a}.{b}.{}", 20 + bits % 100, bits >> 24),
-        Family::V6 => format!("2001:db8:{a:x}:{b:x}::{bits:x}"),
+        Family::V6 => format!("2001:db8:{a:x}:{b:x}::{:x}:{:x}", bits >> 16, bits & 0xffff),
     }
 }
 
