@@ -29,7 +29,7 @@ const ALIKE_MAX: [u16; 2] = [3, 6];
 const TABLE_RULES_MIN: usize = 8;
 
 /// Shapes from which masks are made.
-const SHAPES_MAX: usize = 12;
+const SHAPES_MAX: usize = 16;
 
 /// How many leading bits of each field a rule names, or a mask keeps; of the protocol all or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -245,14 +245,20 @@ impl Sorter<'_> {
             .map(|number| self.place(*number, &masks, &table).0)
             .collect();
         let mut counts = vec![0_u16; size];
-        for place in &places {
-            counts[*place] = counts[*place].saturating_add(1);
+        // Where nothing better is left, the first of those that are alike: another table takes the next.
+        let is_partly = self.alike == ALIKE_MAX[1];
+        if !is_partly {
+            for place in &places {
+                counts[*place] = counts[*place].saturating_add(1);
+            }
         }
         let mut places = places.iter();
         members.retain(|_| {
-            places
-                .next()
-                .is_some_and(|place| counts[*place] <= self.alike)
+            let Some(count) = places.next().map(|place| &mut counts[*place]) else {
+                return false;
+            };
+            *count = count.saturating_add(u16::from(is_partly));
+            *count <= self.alike
         });
         members
     }
@@ -355,8 +361,8 @@ impl Shape {
     /// The next shorter lengths of those that masks have.
     fn rounded(self, family: Family) -> Self {
         let address = match family {
-            Family::V4 => 8,
-            Family::V6 => 16,
+            Family::V4 => 4,
+            Family::V6 => 8,
         };
         let Self([source, destination, ports @ .., protocol]) = self;
         let [source_port, destination_port] = ports.map(|length| length - length % 8);

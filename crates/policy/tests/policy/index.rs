@@ -216,7 +216,15 @@ fn ipv6_walks_by_index_agree() {
 #[test]
 fn of_ten_thousand_rules_a_packet_meets_a_few() {
     type Line = fn(u64) -> String;
-    let shapes: [(&str, Line); 6] = [
+    let shapes: [(&str, Line); 7] = [
+        ("networks close together", |n| {
+            let first = 20 + n * 0x9e37 % 100;
+            format!(
+                "-d {first}.{}/{} -j DROP",
+                scattered(n).split_once('.').unwrap().1,
+                12 + n % 21
+            )
+        }),
         ("addresses", |n| format!("-s {} -j DROP", scattered(n))),
         ("addresses in a row", |n| {
             format!("-s 10.{}.{}.{} -j DROP", n >> 16, n >> 8 & 255, n & 255)
@@ -283,8 +291,8 @@ fn of_ten_thousand_rules_a_packet_meets_a_few() {
             "{name}: {met} rules a packet, {tables} tables, {} lines, {elapsed:?}",
             compiled.index.len()
         );
-        assert!(met < 6.0, "{name}");
-        assert!(tables <= 6, "{name}");
+        assert!(met < 8.0, "{name}");
+        assert!(tables <= 8, "{name}");
     }
 }
 
