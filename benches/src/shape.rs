@@ -17,7 +17,7 @@ pub(crate) enum Shape {
 }
 
 impl Shape {
-    pub(crate) const ALL: [Self; 3] = [Self::Banned, Self::Allowed, Self::Mixed];
+    pub(crate) const ALL: [Self; 3] = [Self::Mixed, Self::Banned, Self::Allowed];
 }
 
 /// So many rules for each family, both ends of a chain apart. None of the benchmark's packets matches those in
