@@ -217,8 +217,7 @@ pub(crate) fn look<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
                     return Stage::Elsewhere;
                 }
                 host.trace(Step::NotFound);
-                // What an earlier packet has found is not this one's: in the kernel the memory is the same.
-                scratch.search.found = NOWHERE;
+                expect::nothing_expected(scratch);
                 return Stage::Associate;
             }
             if !is_older {
