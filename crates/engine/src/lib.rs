@@ -12,6 +12,7 @@
 
 mod account;
 mod asked;
+mod assigned;
 mod associate;
 pub mod between;
 pub mod condition;
@@ -22,6 +23,7 @@ pub mod fragment;
 pub mod helper;
 pub mod host;
 mod judge;
+pub mod labels;
 pub mod limits;
 pub mod policy;
 pub mod process;
@@ -32,6 +34,7 @@ pub mod settings;
 mod stage;
 mod steady;
 pub mod table;
+mod tell;
 pub mod time;
 pub mod trace;
 mod track;

@@ -10,11 +10,12 @@
 use keepstate_engine::limits::{ACCOUNTING_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET};
 use keepstate_engine::limits::{CONDITIONS_MAX, RULES_MAX, WARM_WORDS};
 use keepstate_engine::limits::{FRAGMENT_BUCKET_WORDS, FRAGMENT_SLOTS, FRAGMENT_WORDS};
+use keepstate_engine::limits::{LABEL_WORDS, LABELS_PER_BUCKET};
 use keepstate_engine::settings::Settings;
 use keepstate_engine::verdict::REASON_COUNTERS;
 
 /// Version of everything in this file.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 /// Two policies: the one in force, and the one being written.
 pub const POLICY_SLOTS: u32 = 2;
@@ -39,6 +40,9 @@ pub const BUCKET_ACCOUNTING_WORDS: usize = (SLOTS_PER_BUCKET * ACCOUNTING_WORDS)
 pub const FRAGMENT_VALUE_WORDS: usize =
     (FRAGMENT_SLOTS * FRAGMENT_WORDS + FRAGMENT_BUCKET_WORDS) as usize;
 
+/// Words of a bucket of labels.
+pub const LABEL_VALUE_WORDS: usize = (LABELS_PER_BUCKET * LABEL_WORDS) as usize;
+
 /// Places for stages of a packet's way that are programs of their own, by number of the
 /// [`keepstate_engine::process::Stage`]. Not each number has one.
 pub const STAGES: u32 = 32;
@@ -56,6 +60,7 @@ pub mod names {
     pub const FRAGMENTS: &str = "FRAGMENTS";
     pub const EXPECTATIONS: &str = "EXPECTATIONS";
     pub const HELPER_STATES: &str = "HELPER_STATES";
+    pub const LABELS: &str = "LABELS";
     pub const POLICIES: &str = "POLICIES";
     pub const RULES: &str = "RULES";
     pub const CONDITIONS: &str = "CONDITIONS";
@@ -70,7 +75,7 @@ pub mod names {
     pub const STAGES_XDP: &str = "STAGES_XDP";
     pub const STAGES_TC: &str = "STAGES_TC";
 
-    pub const XDP_STAGES: [(Stage, &str); 19] = [
+    pub const XDP_STAGES: [(Stage, &str); 20] = [
         (Stage::Look, "xdp_look"),
         (Stage::Advance, "xdp_advance"),
         (Stage::Write, "xdp_write"),
@@ -89,9 +94,10 @@ pub mod names {
         (Stage::Expect, "xdp_expect"),
         (Stage::Message, "xdp_message"),
         (Stage::Elsewhere, ELSEWHERE[0]),
+        (Stage::Label, "xdp_label"),
         (Stage::Weigh, "xdp_weigh"),
     ];
-    pub const TC_STAGES: [(Stage, &str); 19] = [
+    pub const TC_STAGES: [(Stage, &str); 20] = [
         (Stage::Look, "tc_look"),
         (Stage::Advance, "tc_advance"),
         (Stage::Write, "tc_write"),
@@ -110,6 +116,7 @@ pub mod names {
         (Stage::Expect, "tc_expect"),
         (Stage::Message, "tc_message"),
         (Stage::Elsewhere, ELSEWHERE[1]),
+        (Stage::Label, "tc_label"),
         (Stage::Weigh, "tc_weigh"),
     ];
 
@@ -135,11 +142,12 @@ pub mod names {
     ];
 
     /// The other maps.
-    pub const COMMON: [&str; 13] = [
+    pub const COMMON: [&str; 14] = [
         GAUGES,
         FRAGMENTS,
         EXPECTATIONS,
         HELPER_STATES,
+        LABELS,
         POLICIES,
         RULES,
         CONDITIONS,
