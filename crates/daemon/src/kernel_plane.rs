@@ -82,6 +82,7 @@ struct CommonMaps {
     fragments: Mapping,
     expectations: Mapping,
     helper_states: Mapping,
+    labels: Mapping,
 }
 
 /// A table as the server sees it.
@@ -98,6 +99,7 @@ impl TableMemory for Mapped {
             .with_helpers(HelperSlices {
                 expectations: self.common.expectations.words(),
                 states: self.common.helper_states.words(),
+                labels: self.common.labels.words(),
             })
     }
 }
@@ -130,6 +132,7 @@ impl KernelPlane {
             fragments,
             expectations,
             helper_states,
+            labels,
             rules,
             conditions,
             condition_states,
@@ -154,6 +157,7 @@ impl KernelPlane {
                 fragments,
                 expectations,
                 helper_states,
+                labels,
             }),
             resizing: Mutex::new(Known::No),
             rules,

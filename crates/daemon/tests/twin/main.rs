@@ -4,7 +4,9 @@
 mod conditions;
 mod cpus;
 mod helpers;
+mod labels;
 mod pair;
+mod resize;
 mod zones;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
