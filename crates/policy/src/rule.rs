@@ -4,8 +4,8 @@ mod extension;
 
 use keepstate_engine::tuple::Family;
 
-use crate::diagnostic::nearest;
 use crate::ct;
+use crate::diagnostic::nearest;
 use crate::fault::Fault;
 use crate::lexer::Word;
 use crate::matches::{self, Context};
