@@ -20,6 +20,10 @@ use crate::track::count;
 use crate::tuple::Address;
 
 /// What became of it.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one at a time, taken apart at once, where there is no heap"
+)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Made {
     /// It is there; the one that made room for it, if the helper allows its flows no more.
