@@ -35,6 +35,8 @@ pub struct Filter {
     pub zone: Option<u16>,
     pub id: Option<u32>,
     pub seconds_left: Option<u32>,
+    /// Numbers of labels that must be set.
+    pub labels: Vec<u16>,
     /// What no record has: such a filter fits no flow.
     pub foreign: Vec<Foreign>,
 }
@@ -105,6 +107,7 @@ impl Filter {
             && is_or_any(self.zone, flow.zone)
             && is_or_any(self.id, flow.id)
             && is_or_any(self.seconds_left, flow.seconds_left)
+            && self.labels.iter().all(|label| flow.labels.contains(label))
     }
 
     /// The family that all fitting flows are of, where that is known.
@@ -207,6 +210,11 @@ impl AddressFilter {
             }
             _ => None,
         }
+    }
+
+    /// Which bits count.
+    pub const fn mask(&self) -> IpAddr {
+        self.mask
     }
 
     pub const fn contains(&self, address: IpAddr) -> bool {

@@ -20,14 +20,16 @@ mod message;
 mod status;
 
 pub use self::client::{Client, ClientError};
-pub use self::edit::{FlowChange, MarkChange, NewFlow, Unable};
+pub use self::edit::{FlowChange, MarkChange, NewExpectation, NewFlow, Unable};
 pub use self::event::{Event, EventKind, EventKinds, PacketEvent, Program, WindowEvent};
 pub use self::expectation::{Ends, Expectation};
 pub use self::filter::{
     AddressFilter, Filter, FilterError, FlowStatus, Foreign, MarkFilter, Replied, StatusFilter,
     prefix_mask,
 };
-pub use self::flow::{Endpoints, Flow, Icmp, RawRecord, Window, engine_address};
+pub use self::flow::{
+    Endpoints, Flow, Icmp, RawRecord, Window, engine_address, label_numbers, labels_of,
+};
 pub use self::instance::{Instance, InstanceError};
 pub use self::message::{
     Applied, ApplyMode, CONFIRM_SECONDS_MAX, Failure, FailureKind, Hello, PROTOCOL, PolicyText,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::edit::{FlowChange, NewFlow, Unable};
+use crate::edit::{FlowChange, NewExpectation, NewFlow, Unable};
 use crate::event::{Event, EventKinds};
 use crate::expectation::Expectation;
 use crate::filter::Filter;
@@ -10,7 +10,7 @@ use crate::flow::{Flow, RawRecord};
 use crate::status::{RulesText, Status};
 
 /// Version of everything in this crate that crosses the socket. A client refuses another.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// The first line, from the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +70,8 @@ pub enum Request {
     FindExpectation { query: Query },
     /// Removes it. Answered by [`Reply::Done`] or [`Reply::Unable`].
     RemoveExpectation { query: Query },
+    /// Makes one. Answered by [`Reply::Done`] or [`Reply::Unable`].
+    InsertExpectation { expectation: NewExpectation },
     /// Removes all expectations. Answered by [`Reply::Done`].
     FlushExpectations,
     /// Answered by [`Reply::Listening`], then any number of [`Reply::Event`] and

@@ -98,6 +98,9 @@ pub struct TableStatus {
     /// Packets that a helper could not read for want of memory for their flow.
     #[serde(default)]
     pub unread: u64,
+    /// Labels that found no place.
+    #[serde(default)]
+    pub labels_refused: u64,
 }
 
 /// Packets since the programs were loaded.

@@ -96,6 +96,7 @@ stages! {
     tc_expect Expect
     tc_message Message
     tc_elsewhere Elsewhere
+    tc_label Label
     tc_weigh Weigh
 }
 

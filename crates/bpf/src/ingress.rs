@@ -73,6 +73,7 @@ stages! {
     xdp_expect Expect
     xdp_message Message
     xdp_elsewhere Elsewhere
+    xdp_label Label
     xdp_weigh Weigh
 }
 

@@ -35,6 +35,7 @@ pub unsafe fn to_stage(context: *mut c_void, programs: &'static ProgramArray, st
             Stage::Expect => jump::<{ Stage::Expect as i32 }>(context, programs),
             Stage::Message => jump::<{ Stage::Message as i32 }>(context, programs),
             Stage::Elsewhere => jump::<{ Stage::Elsewhere as i32 }>(context, programs),
+            Stage::Label => jump::<{ Stage::Label as i32 }>(context, programs),
             Stage::Weigh => jump::<{ Stage::Weigh as i32 }>(context, programs),
             Stage::Done | Stage::Steady => {}
         }

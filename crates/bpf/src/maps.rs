@@ -6,7 +6,7 @@ use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use keepstate_engine::limits::{
     EXPECTATION_SLOTS, EXPECTATION_WORDS, FRAGMENT_BUCKETS, HELPER_BYTES_MAX,
     HELPER_STATE_WORDS,
-    HELPER_STATES as HELPER_STATES_MAX,
+    HELPER_STATES as HELPER_STATES_MAX, LABEL_BUCKETS,
 };
 use keepstate_engine::index::IndexLine;
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
@@ -15,6 +15,7 @@ use keepstate_engine::table::gauges;
 use keepstate_plane::{
     BUCKET_ACCOUNTING_WORDS, BUCKET_SLOT_WORDS_V4, BUCKET_SLOT_WORDS_V6, BUCKET_WARM_WORDS,
     CONDITION_ENTRIES, Counters, EVENT_RING_BYTES, FRAGMENT_VALUE_WORDS, INDEX_ENTRIES, INTERFACES_MAX, Interface, InterfaceKey,
+    LABEL_VALUE_WORDS,
     POLICY_SLOTS, Plane, RULE_ENTRIES, Report, RuleCounter,
     STAGES,
 };
@@ -57,6 +58,10 @@ pub static EXPECTATIONS: Array<[u64; EXPECTATION_WORDS as usize]> =
 #[map]
 pub static HELPER_STATES: Array<[u64; HELPER_STATE_WORDS as usize]> =
     Array::with_max_entries(HELPER_STATES_MAX, BPF_F_MMAPABLE);
+
+#[map]
+pub static LABELS: Array<[u64; LABEL_VALUE_WORDS]> =
+    Array::with_max_entries(LABEL_BUCKETS, BPF_F_MMAPABLE);
 
 /// Bytes of the packet at hand that a helper reads.
 #[map]

@@ -85,6 +85,7 @@ struct CommonMaps {
     fragments: Mapping,
     expectations: Mapping,
     helper_states: Mapping,
+    labels: Mapping,
 }
 
 /// A table as the server sees it.
@@ -101,6 +102,7 @@ impl TableMemory for Mapped {
             .with_helpers(HelperSlices {
                 expectations: self.common.expectations.words(),
                 states: self.common.helper_states.words(),
+                labels: self.common.labels.words(),
             })
     }
 }
@@ -133,6 +135,7 @@ impl KernelPlane {
             fragments,
             expectations,
             helper_states,
+            labels,
             rules,
             conditions,
             index,
@@ -158,6 +161,7 @@ impl KernelPlane {
                 fragments,
                 expectations,
                 helper_states,
+                labels,
             }),
             resizing: Mutex::new(Known::No),
             rules,

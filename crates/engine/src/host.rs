@@ -92,6 +92,12 @@ pub trait FlowMemory {
         None
     }
 
+    /// [`crate::limits::LABEL_WORDS`] words of a flow's labels, see [`crate::labels`]; `None` where a plane
+    /// has none.
+    fn labels(&self, _bucket: u32, _slot: u32) -> Option<Self::Words> {
+        None
+    }
+
     /// The word that a condition of a rule remembers, see [`crate::condition`]; the index is one of
     /// [`Host::condition`] and [`Host::condition_base`] more.
     fn condition_state(&self, _index: u32) -> Option<Self::Words> {

@@ -2,6 +2,7 @@
 
 use crate::asked::{Asked, Asker};
 use crate::host::{Host, Route};
+use crate::labels;
 use crate::policy::{
     Answer, DecidedBy, DependsOn, NO_RULE, POLICY_NONE, PolicyHeader, target, walk_in,
 };
@@ -114,14 +115,16 @@ pub(crate) fn answered<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
 
 /// What comes after the rules.
 #[inline(always)]
-fn judged(scratch: &Scratch) -> Stage {
+fn judged(scratch: &mut Scratch) -> Stage {
     let accepted = matches!(scratch.judgement.verdict, Verdict::Accept);
-    if !accepted {
-        return Stage::Conclude;
-    }
-    match scratch.tracked.flow {
-        Flow::Begins => Stage::Insert,
-        Flow::Known(_) => process::helped(scratch),
+    match (scratch.tracked.flow, accepted) {
+        (Flow::Begins, true) => Stage::Insert,
+        (Flow::Known(_), true) => {
+            let next = process::helped(scratch);
+            labels::before(scratch, next)
+        }
+        // What rules have set stays, whatever becomes of the packet.
+        (Flow::Known(_), false) => labels::before(scratch, Stage::Conclude),
         _ => Stage::Conclude,
     }
 }

@@ -12,6 +12,7 @@
 
 mod account;
 mod asked;
+mod assigned;
 mod associate;
 pub mod between;
 pub mod condition;
@@ -23,6 +24,7 @@ pub mod helper;
 pub mod host;
 pub mod index;
 mod judge;
+pub mod labels;
 pub mod limits;
 pub mod policy;
 pub mod process;
@@ -33,6 +35,7 @@ pub mod settings;
 mod stage;
 mod steady;
 pub mod table;
+mod tell;
 pub mod time;
 pub mod trace;
 mod track;

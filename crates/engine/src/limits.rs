@@ -195,6 +195,22 @@ pub const HELPER_STATES: u32 = HELPER_STATE_BUCKETS * HELPER_STATES_PER_BUCKET;
 /// Words of a helped flow's state.
 pub const HELPER_STATE_WORDS: u32 = 16;
 
+/// Places of a bucket where the labels of a flow may lie.
+pub const LABELS_PER_BUCKET: u32 = 8;
+
+/// Buckets of labels; a power of two: with eight places in each 65,536 flows may have labels, in 2 MiB.
+pub const LABEL_BUCKETS: u32 = 8192;
+
+/// Words of a flow's labels: whose they are, where its record is, and 128 bits.
+pub const LABEL_WORDS: u32 = 4;
+
+/// Labels that a flow may have, as in the kernel.
+pub const LABELS_MAX: u32 = 128;
+
+/// How often a word of labels is tried to be changed. Each failure means that another packet has changed it
+/// meanwhile.
+pub const LABEL_TRIES_MAX: u32 = 4;
+
 /// Bytes of one packet that a helper reads; a power of two, above what an Ethernet frame carries.
 pub const HELPER_BYTES_MAX: u32 = 2048;
 

@@ -17,6 +17,7 @@ use crate::helper::message::Message;
 use crate::helper::state::Lease;
 use crate::host::{Host, Packet};
 use crate::judge::{self, Judgement};
+use crate::labels::{self, Labels};
 use crate::policy::{Assigned, DependsOn, NO_RULE, Progress};
 use crate::raw;
 use crate::record::{FlowAssigned, Record, Warm};
@@ -174,6 +175,9 @@ pub struct Scratch {
     /// A search for the helper's state, and where that is.
     pub(crate) lease: Lease,
     pub(crate) state: u32,
+    /// Labels that rules have set, and a search for those that the flow has.
+    pub(crate) labels: Labels,
+    pub(crate) label_search: labels::Search,
     /// What is read of an FTP connection, and of a message of SIP.
     pub(crate) line: Line,
     pub(crate) message: Message,
@@ -242,6 +246,8 @@ impl Default for Scratch {
             wanted: Wanted::NOTHING,
             lease: Lease::NOTHING,
             state: NOWHERE,
+            labels: [0; 2],
+            label_search: labels::Search::NOTHING,
             line: Line::FRESH,
             message: Message::FRESH,
             judgement: Judgement::NOTHING,
@@ -265,7 +271,7 @@ const ROUNDS_MAX: u32 = 4;
 
 /// Steps that a packet can take at most: all of them in each round, with two tables to look into, and
 /// twice where a connection is opened again.
-pub(crate) const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 17 + EXPECTATIONS_MADE_MAX + 1;
+pub(crate) const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 18 + EXPECTATIONS_MADE_MAX + 1;
 
 /// Expectations that one packet can ask for: three streams of media, two ports each.
 const EXPECTATIONS_MADE_MAX: u32 = 6;
@@ -439,6 +445,7 @@ pub fn step<P: Packet, H: Host>(
         Stage::Help => helper::read(&run, scratch),
         Stage::Expect => expect::make(&run, scratch),
         Stage::Message => helper::sip::read(&run, scratch),
+        Stage::Label => labels::write(host, scratch),
         Stage::Weigh => condition::weigh(&run, scratch),
         Stage::Steady => steady::advance(host, arrival.path, scratch),
     }
@@ -462,7 +469,10 @@ fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
         Some(result) => {
             scratch.refusal = result.err();
             match scratch.refusal {
-                None => helped(scratch),
+                None => {
+                    let next = helped(scratch);
+                    labels::before(scratch, next)
+                }
                 Some(_) => Stage::Conclude,
             }
         }

@@ -25,6 +25,7 @@ pub(crate) fn before<H: Host>(host: &H, scratch: &mut Scratch, next: Stage) -> S
     scratch.mark = host.mark();
     scratch.assigned = Assigned::NOTHING;
     scratch.given = FlowAssigned::default();
+    scratch.labels = [0; 2];
     scratch.raw_depends_on = DependsOn::Flow;
     if host.policy().flags & POLICY_RAW == 0 {
         return next;

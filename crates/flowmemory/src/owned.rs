@@ -5,7 +5,8 @@ use std::sync::atomic::AtomicU64;
 
 use keepstate_engine::limits::{
     ACCOUNTING_WORDS, EXPECTATION_SLOTS, EXPECTATION_WORDS, HELPER_STATE_WORDS, HELPER_STATES,
-    SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
+    LABEL_BUCKETS, LABEL_WORDS, LABELS_PER_BUCKET, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET,
+    WARM_WORDS,
 };
 use keepstate_engine::table::gauges;
 use rustix::mm::{Advice, madvise};
@@ -29,6 +30,7 @@ pub struct OwnedTable {
     fragments: Lines,
     expectations: Lines,
     helper_states: Lines,
+    labels: Lines,
     condition_states: Lines,
 }
 
@@ -68,16 +70,18 @@ impl OwnedTable {
             fragments: Lines::new(FRAGMENT_TABLE_WORDS),
             expectations: Lines::new(0),
             helper_states: Lines::new(0),
+            labels: Lines::new(0),
             condition_states: Lines::new(0),
         }
     }
 
-    /// The same table with memory for helpers, which is much more than a small table takes.
+    /// The same table with memory for helpers and labels, which is much more than a small table takes.
     #[must_use]
     pub fn with_helpers(self) -> Self {
         Self {
             expectations: Lines::new((EXPECTATION_SLOTS * EXPECTATION_WORDS) as usize),
             helper_states: Lines::new((HELPER_STATES * HELPER_STATE_WORDS) as usize),
+            labels: Lines::new((LABEL_BUCKETS * LABELS_PER_BUCKET * LABEL_WORDS) as usize),
             ..self
         }
     }
@@ -109,6 +113,7 @@ impl OwnedTable {
             .with_helpers(HelperSlices {
                 expectations: other.expectations.as_slice(),
                 states: other.helper_states.as_slice(),
+                labels: other.labels.as_slice(),
             })
     }
 }

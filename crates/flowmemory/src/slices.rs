@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::limits::{
     ACCOUNTING_WORDS, EXPECTATION_WORDS, FRAGMENT_BUCKET_WORDS, FRAGMENT_BUCKETS, FRAGMENT_SLOTS,
-    FRAGMENT_WORDS, HELPER_STATE_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
+    FRAGMENT_WORDS, HELPER_STATE_WORDS, LABEL_WORDS, LABELS_PER_BUCKET, SLOT_WORDS_V4,
+    SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
 };
 use keepstate_engine::table::gauges;
 use keepstate_engine::tuple::Family;
@@ -41,11 +42,12 @@ pub struct SliceTable<'a> {
     condition_states: &'a [AtomicU64],
 }
 
-/// What helpers work with. May be empty: then nothing is expected.
+/// What helpers work with, and labels. May be empty: then nothing is expected, and no flow has labels.
 #[derive(Clone, Copy, Debug)]
 pub struct HelperSlices<'a> {
     pub expectations: &'a [AtomicU64],
     pub states: &'a [AtomicU64],
+    pub labels: &'a [AtomicU64],
 }
 
 impl FamilySlices<'_> {
@@ -64,6 +66,7 @@ impl<'a> SliceTable<'a> {
         let helpers = HelperSlices {
             expectations: &[],
             states: &[],
+            labels: &[],
         };
         Self {
             families,
@@ -178,6 +181,11 @@ impl<'a> FlowMemory for SliceTable<'a> {
 
     fn helper_state(&self, index: u32) -> Option<WordsAt<'a>> {
         part(self.helpers.states, u64::from(index), HELPER_STATE_WORDS)
+    }
+
+    fn labels(&self, bucket: u32, slot: u32) -> Option<WordsAt<'a>> {
+        let number = u64::from(bucket) * u64::from(LABELS_PER_BUCKET) + u64::from(slot);
+        part(self.helpers.labels, number, LABEL_WORDS)
     }
 
     fn condition_state(&self, index: u32) -> Option<WordsAt<'a>> {

@@ -15,6 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use keepstate_engine::conntrack::gre;
 use keepstate_engine::conntrack::sctp::SctpState;
 use keepstate_engine::helper;
+use keepstate_engine::labels::Labels;
 use keepstate_engine::record::{ASSIGNED, ASSURED, Record, SEEN_REPLY, Warm};
 use keepstate_engine::table;
 use keepstate_engine::time::Tick;
@@ -42,6 +43,7 @@ pub struct Entry {
     pub started_ns: Option<u64>,
     /// By [`Direction`]; `None` where flows are not counted.
     pub counters: Option<[Counters; 2]>,
+    pub labels: Labels,
 }
 
 /// Traffic of one direction of a flow.
@@ -63,6 +65,7 @@ impl Entry {
             id: 0,
             started_ns: None,
             counters: None,
+            labels: [0; 2],
         }
     }
 

@@ -10,6 +10,7 @@
 use keepstate_engine::limits::{ACCOUNTING_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET};
 use keepstate_engine::limits::{CONDITIONS_MAX, INDEX_LINES_MAX, RULES_MAX, WARM_WORDS};
 use keepstate_engine::limits::{FRAGMENT_BUCKET_WORDS, FRAGMENT_SLOTS, FRAGMENT_WORDS};
+use keepstate_engine::limits::{LABEL_WORDS, LABELS_PER_BUCKET};
 use keepstate_engine::settings::Settings;
 use keepstate_engine::verdict::REASON_COUNTERS;
 
@@ -40,6 +41,9 @@ pub const BUCKET_ACCOUNTING_WORDS: usize = (SLOTS_PER_BUCKET * ACCOUNTING_WORDS)
 pub const FRAGMENT_VALUE_WORDS: usize =
     (FRAGMENT_SLOTS * FRAGMENT_WORDS + FRAGMENT_BUCKET_WORDS) as usize;
 
+/// Words of a bucket of labels.
+pub const LABEL_VALUE_WORDS: usize = (LABELS_PER_BUCKET * LABEL_WORDS) as usize;
+
 /// Places for stages of a packet's way that are programs of their own, by number of the
 /// [`keepstate_engine::process::Stage`]. Not each number has one.
 pub const STAGES: u32 = 32;
@@ -57,6 +61,7 @@ pub mod names {
     pub const FRAGMENTS: &str = "FRAGMENTS";
     pub const EXPECTATIONS: &str = "EXPECTATIONS";
     pub const HELPER_STATES: &str = "HELPER_STATES";
+    pub const LABELS: &str = "LABELS";
     pub const POLICIES: &str = "POLICIES";
     pub const RULES: &str = "RULES";
     pub const CONDITIONS: &str = "CONDITIONS";
@@ -72,7 +77,7 @@ pub mod names {
     pub const STAGES_XDP: &str = "STAGES_XDP";
     pub const STAGES_TC: &str = "STAGES_TC";
 
-    pub const XDP_STAGES: [(Stage, &str); 19] = [
+    pub const XDP_STAGES: [(Stage, &str); 20] = [
         (Stage::Look, "xdp_look"),
         (Stage::Advance, "xdp_advance"),
         (Stage::Write, "xdp_write"),
@@ -91,9 +96,10 @@ pub mod names {
         (Stage::Expect, "xdp_expect"),
         (Stage::Message, "xdp_message"),
         (Stage::Elsewhere, ELSEWHERE[0]),
+        (Stage::Label, "xdp_label"),
         (Stage::Weigh, "xdp_weigh"),
     ];
-    pub const TC_STAGES: [(Stage, &str); 19] = [
+    pub const TC_STAGES: [(Stage, &str); 20] = [
         (Stage::Look, "tc_look"),
         (Stage::Advance, "tc_advance"),
         (Stage::Write, "tc_write"),
@@ -112,6 +118,7 @@ pub mod names {
         (Stage::Expect, "tc_expect"),
         (Stage::Message, "tc_message"),
         (Stage::Elsewhere, ELSEWHERE[1]),
+        (Stage::Label, "tc_label"),
         (Stage::Weigh, "tc_weigh"),
     ];
 
@@ -142,6 +149,7 @@ pub mod names {
         FRAGMENTS,
         EXPECTATIONS,
         HELPER_STATES,
+        LABELS,
         POLICIES,
         RULES,
         CONDITIONS,

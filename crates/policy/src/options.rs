@@ -49,6 +49,8 @@ pub(crate) enum Opt {
     Helper,
     CtTimeout,
     Zone,
+    CtEvents,
+    ExpectationEvents,
     Fragment,
     Syn,
     TcpFlags,
@@ -154,6 +156,8 @@ pub(crate) static DEFINITIONS: &[OptionDefinition] = definitions! {
     Ct Helper _ Required "helper";
     Ct CtTimeout _ Required "timeout";
     Ct Zone _ Required "zone";
+    Ct CtEvents _ Required "ctevents";
+    Ct ExpectationEvents _ Required "expevents";
     Iptables Fragment 'f' None "fragments";
     Tcp Syn _ None "syn";
     Tcp TcpFlags _ Required "tcp-flags";
@@ -245,7 +249,6 @@ pub(crate) const FOREIGN_MATCHES: &[&str] = &[
     "bpf",
     "cgroup",
     "cluster",
-    "connlabel",
     "connlimit",
     "cpu",
     "devgroup",
@@ -322,7 +325,6 @@ pub(crate) fn instead_of(name: &str) -> Option<String> {
         "u32" | "bpf" => {
             "`-m string --hex-string', `-m length', `-m tos', `--tcp-flags' see parts of it"
         }
-        "connlabel" => "`-m connmark' keeps 32 bits with a flow",
         "rpfilter" => "the sysctl rp_filter of the interface does this for IPv4",
         "ah" | "esp" => "`-p ah' and `-p esp' match the protocol without its numbers",
         "frag" => "later fragments go the way of their first one",
@@ -342,8 +344,6 @@ pub(crate) fn instead_of(name: &str) -> Option<String> {
 /// Options of matches and targets that are supported, and of iptables, that are not yet; options
 /// of unsupported matches are met only after these have been refused.
 const FOREIGN_OPTIONS: &[&str] = &[
-    "ctevents",
-    "expevents",
     "log-prefix",
     "modprobe",
     "M",

@@ -114,6 +114,8 @@ pub enum Problem {
     CtName(String),
     #[error("Cannot parse {0} as a zone ID")]
     CtZone(String),
+    #[error("Unknown event type \"{0}\"")]
+    CtEvent(String),
     #[error("CT: `--zone mark' is not supported")]
     CtZoneMark,
     #[error("comment: longer than 255 bytes")]

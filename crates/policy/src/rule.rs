@@ -4,6 +4,7 @@ mod extension;
 
 use keepstate_engine::tuple::Family;
 
+use crate::ct;
 use crate::diagnostic::nearest;
 use crate::fault::Fault;
 use crate::lexer::Word;
@@ -129,6 +130,7 @@ impl RuleBuilder {
             Opt::TcpOption => self.tcp_option(word, negated)?,
             Opt::Helper | Opt::CtTimeout => self.ct_name(option, word)?,
             Opt::Zone => self.zone(word)?,
+            Opt::CtEvents | Opt::ExpectationEvents => self.ct_events(option, word)?,
             _ => return Err(Fault::at(word, Problem::ArgumentBad(word.text.clone()))),
         }
         Ok(())
@@ -179,6 +181,30 @@ impl RuleBuilder {
         let zone = zone.ok_or_else(|| Fault::at(word, Problem::CtZone(text.into())))?;
         match ct.zone.replace(zone) {
             Some(_) => Err(ct_twice("zone", word)),
+            None => Ok(()),
+        }
+    }
+
+    fn ct_events(&mut self, option: Opt, word: &Word) -> Result<(), Fault> {
+        let Target::Ct(ct) = &mut self.rule.target else {
+            return Ok(());
+        };
+        let (name, known, place) = match option {
+            Opt::CtEvents => ("ctevents", ct::EVENTS, &mut ct.events),
+            _ => (
+                "expevents",
+                ct::EXPECTATION_EVENTS,
+                &mut ct.expectation_events,
+            ),
+        };
+        let events = ct::parse_events(known, &word.text).map_err(|unknown| {
+            let problem = Problem::CtEvent(unknown.into());
+            let hint = nearest(unknown, known.iter().map(|(name, _)| *name))
+                .map(|name| format!("did you mean `{name}'?"));
+            Fault::at(word, problem).hint(hint)
+        })?;
+        match place.replace(events) {
+            Some(_) => Err(ct_twice(name, word)),
             None => Ok(()),
         }
     }

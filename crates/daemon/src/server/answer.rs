@@ -37,6 +37,9 @@ pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> 
         }
         Request::FindExpectation { query } => Ok(expectations::find(shared, &query)),
         Request::RemoveExpectation { query } => Ok(expectations::remove(shared, &query)),
+        Request::InsertExpectation { expectation } => {
+            Ok(expectations::insert(shared, &expectation, output))
+        }
         Request::FlushExpectations => Ok(expectations::flush(shared)),
         Request::Find { query } => Ok(flows::find(shared, &query)),
         Request::Insert { flow } => Ok(edit::insert(shared, &flow, output)),
@@ -165,6 +168,7 @@ fn table_status(shared: &Shared) -> TableStatus {
         expectations_deleted: gauge(gauges::EXPECTATIONS_DELETED),
         expectations_refused: gauge(gauges::EXPECTATIONS_REFUSED),
         unread: gauge(gauges::UNREAD),
+        labels_refused: gauge(gauges::LABELS_REFUSED),
     }
 }
 

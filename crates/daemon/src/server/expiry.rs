@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use keepstate_api::{EventKind, ExpiryStatus};
+use keepstate_engine::event::told;
 use keepstate_engine::fragment;
 use keepstate_engine::limits::FRAGMENT_BUCKETS;
 use keepstate_engine::settings::{
@@ -13,6 +14,7 @@ use keepstate_engine::settings::{
 use keepstate_engine::table::{self, Entry};
 use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
 
+use super::aftermath::Aftermath;
 use super::answer::chain;
 use super::tables::Table;
 use super::{Shared, events, expectations};
@@ -47,13 +49,16 @@ impl Expiry {
 }
 
 /// Searches round after round until the server ends.
-pub(crate) fn run(shared: &Shared) {
+pub(crate) fn run(shared: &Shared, mut aftermath: Aftermath) {
     let mut due = Due::default();
     for round in 0_u32.. {
         let begun = Instant::now();
         let mut lag_ms = 0;
         if round % ROUNDS_OF_OTHERS == 0 {
             expectations::sweep(shared);
+            if round > 0 {
+                aftermath.clear(&*shared.plane);
+            }
             if let Err(error) = shared.plane.resize(None) {
                 eprintln!("keepstate: {}", chain(&error));
             }
@@ -171,10 +176,9 @@ fn search(shared: &Shared, due: &mut Due, step: u32) -> u64 {
             let mut show = |entry: &Entry| {
                 removed += 1;
                 latest = latest.max(now.0.wrapping_sub(entry.record.deadline.0));
+                let (kind, events) = (EventKind::Destroy, told::DESTROY);
                 if tells {
-                    let kind = EventKind::Destroy;
-                    let event = events::of_record(shared, kind, entry, now, None);
-                    shared.hub.publish(event);
+                    events::publish_record(shared, kind, entry, now, None, events);
                 }
             };
             let part = part(buckets, step);

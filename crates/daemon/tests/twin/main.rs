@@ -7,7 +7,9 @@ mod helpers;
 mod index;
 #[path = "../../../sim/tests/support/long_chains.rs"]
 mod long_chains;
+mod labels;
 mod pair;
+mod resize;
 mod zones;
 
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -3,11 +3,14 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
+use keepstate_daemon::kernel::Maps;
+use keepstate_daemon::table_maps::TableMaps;
 use keepstate_daemon::twin::{Entry, Twin};
 use keepstate_engine::event::{Event, EventKind};
 use keepstate_engine::limits::{
     ACCOUNTING_WORDS, EXPECTATION_SLOTS, EXPECTATION_WORDS, HELPER_STATE_WORDS, HELPER_STATES,
-    SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
+    LABEL_BUCKETS, LABEL_WORDS, LABELS_PER_BUCKET, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET,
+    WARM_WORDS,
 };
 use keepstate_engine::process::{Arrival, Checksums, Outcome, Path};
 use keepstate_engine::record::{ASSIGNED, CONTROL_WORD, Control, SlotState};
@@ -93,16 +96,22 @@ pub(crate) struct Memory {
     fragments: Vec<AtomicU64>,
     expectations: Vec<AtomicU64>,
     helper_states: Vec<AtomicU64>,
+    labels: Vec<AtomicU64>,
     condition_states: Vec<AtomicU64>,
 }
 
 impl Memory {
     pub(crate) fn new() -> Self {
+        Self::sized(settings().buckets)
+    }
+
+    /// Of so many buckets for each family.
+    pub(crate) fn sized(buckets: [u32; 2]) -> Self {
         let words = |count: u32| (0..count).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
-        let slots = settings().buckets.map(|buckets| buckets * SLOTS_PER_BUCKET);
+        let slots = buckets.map(|buckets| buckets * SLOTS_PER_BUCKET);
         let [v4, v6] = slots;
         Self {
-            tags: settings().buckets.map(words),
+            tags: buckets.map(words),
             slots: [words(v4 * SLOT_WORDS_V4), words(v6 * SLOT_WORDS_V6)],
             warm: slots.map(|slots| words(slots * WARM_WORDS)),
             accounting: slots.map(|slots| words(slots * ACCOUNTING_WORDS)),
@@ -110,31 +119,61 @@ impl Memory {
             fragments: words(FRAGMENT_TABLE_WORDS as u32),
             expectations: words(EXPECTATION_SLOTS * EXPECTATION_WORDS),
             helper_states: words(HELPER_STATES * HELPER_STATE_WORDS),
+            labels: words(LABEL_BUCKETS * LABELS_PER_BUCKET * LABEL_WORDS),
             condition_states: words(CONDITIONS_COMPARED),
         }
     }
 
-    fn table(&self) -> SliceTable<'_> {
+    pub(crate) fn table(&self) -> SliceTable<'_> {
+        self.beside(self)
+    }
+
+    /// With all that is not a record's from another.
+    pub(crate) fn beside<'a>(&'a self, common: &'a Self) -> SliceTable<'a> {
         let family = |index: usize| FamilySlices {
             tags: &self.tags[index],
             slots: &self.slots[index],
             warm: &self.warm[index],
             accounting: &self.accounting[index],
         };
-        let table = SliceTable::new([family(0), family(1)], &self.gauges);
+        let table = SliceTable::new([family(0), family(1)], &common.gauges);
         table
-            .with_fragments(&self.fragments)
-            .with_conditions(&self.condition_states)
+            .with_fragments(&common.fragments)
+            .with_conditions(&common.condition_states)
             .with_helpers(HelperSlices {
-                expectations: &self.expectations,
-                states: &self.helper_states,
+                expectations: &common.expectations,
+                states: &common.helper_states,
+                labels: &common.labels,
             })
+    }
+}
+
+impl Memory {
+    /// Records, and what lies beside them.
+    #[track_caller]
+    pub(crate) fn compare(&self, kernel: &TableMaps, what: &str) {
+        for family in 0..2 {
+            same(&self.tags[family], kernel.tags[family].words(), what);
+            same(&self.slots[family], kernel.slots[family].words(), what);
+            same(&self.warm[family], kernel.warm[family].words(), what);
+            let accounting = kernel.families()[family].accounting;
+            same_accounting(&self.accounting[family], accounting, what);
+        }
+    }
+
+    /// What all tables have in common, but what conditions remember.
+    #[track_caller]
+    pub(crate) fn compare_common(&self, maps: &Maps, what: &str) {
+        same(&self.gauges, maps.gauges.words(), what);
+        same(&self.expectations, maps.expectations.words(), what);
+        same(&self.helper_states, maps.helper_states.words(), what);
+        same(&self.labels, maps.labels.words(), what);
     }
 }
 
 /// Keeps the events of the native plane.
 #[derive(Default)]
-struct Listener(RefCell<Vec<Event>>);
+pub(crate) struct Listener(pub(crate) RefCell<Vec<Event>>);
 
 impl Observer for Listener {
     fn event(&self, event: &Event) {
@@ -296,6 +335,12 @@ impl<'a> Twins<'a> {
         self.memory.gauges[gauge as usize].load(SeqCst)
     }
 
+    /// Places of labels that some flow has or had.
+    pub(crate) fn labelled(&self) -> usize {
+        let places = self.memory.labels.chunks(LABEL_WORDS as usize);
+        places.filter(|place| place[0].load(SeqCst) != 0).count()
+    }
+
     /// Live records that remember an outcome.
     pub(crate) fn remembered(&self, now: Tick) -> usize {
         let table = self.memory.table();
@@ -327,28 +372,7 @@ impl<'a> Twins<'a> {
 
     fn compare_tables(&self, what: &str) {
         let maps = &self.kernel.kernel.maps;
-        for family in 0..2 {
-            same(
-                &self.memory.tags[family],
-                maps.table.tags[family].words(),
-                what,
-            );
-            same(
-                &self.memory.slots[family],
-                maps.table.slots[family].words(),
-                what,
-            );
-            same(
-                &self.memory.warm[family],
-                maps.table.warm[family].words(),
-                what,
-            );
-            same_accounting(
-                &self.memory.accounting[family],
-                maps.table.families()[family].accounting,
-                what,
-            );
-        }
+        self.memory.compare(&maps.table, what);
         same(&self.memory.gauges, maps.gauges.words(), what);
         let kernel = &maps.condition_states.words()[..CONDITIONS_COMPARED as usize];
         same(&self.memory.condition_states, kernel, what);
@@ -363,10 +387,12 @@ impl<'a> Twins<'a> {
         let Memory {
             expectations,
             helper_states,
+            labels,
             ..
         } = self.memory;
         same(expectations, maps.expectations.words(), what);
         same(helper_states, maps.helper_states.words(), what);
+        same(labels, maps.labels.words(), what);
     }
 }
 
@@ -418,7 +444,7 @@ fn same_accounting(native: &[AtomicU64], kernel: &[AtomicU64], what: &str) {
     }
 }
 
-fn report_of(outcome: &Outcome, count: u32) -> Report {
+pub(crate) fn report_of(outcome: &Outcome, count: u32) -> Report {
     let number = |value: Option<u32>| value.unwrap_or(REPORT_NONE);
     Report {
         count,

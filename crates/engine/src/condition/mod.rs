@@ -93,6 +93,8 @@ pub mod kind {
     /// Bytes in the packet: bounds of the offset from the IP header, how many; then in
     /// [`DATA`] the bytes, and for each how many bytes before it begin the text anew.
     pub const TEXT: u16 = 28;
+    /// Number of a label of the flow; not zero if it shall be set where it is not.
+    pub const FLOW_LABEL: u16 = 90;
 }
 
 /// Bits of [`Condition::flags`]. Bits 8 to 15 are how many conditions after it belong to it: the
@@ -246,7 +248,9 @@ fn ask<P: Packet, H: Host>(
         }
         kind::TCP_OPTION | kind::SEGMENT_SIZE => options::ask(run, scratch, condition),
         kind::MARK => header::masked(scratch.mark, condition),
-        kind::FLOW_MARK..=kind::FLOW_COUNTERS => flow::ask(run, scratch, condition),
+        kind::FLOW_MARK..=kind::FLOW_COUNTERS | kind::FLOW_LABEL => {
+            flow::ask(run, scratch, condition)
+        }
         kind::NTH..=kind::LIMIT => counted::ask(run, condition, index),
         kind::TIME => when::ask(run.host, condition),
         kind::TEXT => text::ask(run, scratch, condition, index),

@@ -275,6 +275,10 @@ impl Lowering<'_, '_> {
             None => 0,
         };
         let assigned = Assigned::new(helper.map_or(0, |helper| helper.number), timeout);
+        let assigned = match ct.told() {
+            Some(events) => assigned.with_events(events),
+            None => assigned,
+        };
         Ok(assigned.with_zone(ct.zone.unwrap_or(0)))
     }
 

@@ -9,6 +9,7 @@ mod flow;
 mod frame;
 mod header;
 mod icmp;
+mod label;
 mod ports;
 mod tcp;
 mod text;
@@ -485,6 +486,7 @@ const MODULES: &[&Module] = &[
     &flow::CONNMARK,
     &flow::CONNBYTES,
     &flow::HELPER,
+    &label::CONNLABEL,
     &time::TIME,
     &text::STRING,
 ];

@@ -48,6 +48,8 @@ pub(crate) enum Value {
     /// Seconds since 1970.
     Date(u32),
     Network(crate::network::Network),
+    /// Of a flow, by its number.
+    Label(u32),
 }
 
 impl Value {
@@ -98,6 +100,7 @@ impl fmt::Display for Value {
             Self::TimeOfDay(seconds) => f.write_str(&super::time::time_text(*seconds)),
             Self::Date(seconds) => f.write_str(&super::time::date_text(*seconds, 'T')),
             Self::Network(network) => f.write_str(&network.for_listing()),
+            Self::Label(number) => write!(f, "\"{}\"", super::label::text(*number)),
         }
     }
 }
