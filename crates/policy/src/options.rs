@@ -225,6 +225,12 @@ pub(crate) fn unrecognised(word: &str) -> (Problem, Option<String>) {
         Some(Owner::Comment) => Some(format!("`{word}' needs `-m comment' before it")),
         Some(Owner::Ct) => Some(format!("`{word}' needs `-j CT' before it")),
         Some(Owner::Iptables) | None => {
+            if let Some(owner) = matches::target_of(name) {
+                return (
+                    problem,
+                    Some(format!("`{word}' needs `-j {owner}' before it")),
+                );
+            }
             if let Some(owner) = matches::owner_of(name) {
                 return (
                     problem,
@@ -279,7 +285,6 @@ pub(crate) const FOREIGN_TARGETS: &[&str] = &[
     "CHECKSUM",
     "CLASSIFY",
     "CLUSTERIP",
-    "CONNMARK",
     "CONNSECMARK",
     "DNAT",
     "DNPT",
@@ -289,16 +294,12 @@ pub(crate) const FOREIGN_TARGETS: &[&str] = &[
     "HMARK",
     "IDLETIMER",
     "LED",
-    "LOG",
-    "MARK",
     "MASQUERADE",
     "NETMAP",
-    "NFLOG",
     "NFQUEUE",
     "QUEUE",
     "RATEEST",
     "REDIRECT",
-    "REJECT",
     "SECMARK",
     "SET",
     "SNAT",
@@ -333,7 +334,6 @@ pub(crate) fn instead_of(name: &str) -> Option<String> {
             "addresses are not translated; leave the table nat to the kernel's own iptables"
         }
         "TCPMSS" => "clamp on the route: `ip route change ... advmss N'",
-        "REJECT" => "`-j DROP' refuses without an answer",
         _ => return None,
     };
     Some(text.into())
@@ -344,10 +344,8 @@ pub(crate) fn instead_of(name: &str) -> Option<String> {
 const FOREIGN_OPTIONS: &[&str] = &[
     "ctevents",
     "expevents",
-    "log-prefix",
     "modprobe",
     "M",
-    "reject-with",
     "zone-orig",
     "zone-reply",
 ];

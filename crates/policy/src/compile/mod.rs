@@ -4,9 +4,12 @@
 //! Each ends in a rule that always matches. A RETURN in a built-in chain goes to that rule; a
 //! `-g` in a built-in chain goes to a short chain of its own that jumps and then goes there, since
 //! a RETURN at the other end of `-g` leads to the policy of the chain that the packet came from.
+//!
+//! Chains of mangle are led through on the way to those of filter, see [`mangle`].
 
 mod layout;
 mod lower;
+mod mangle;
 mod remember;
 #[cfg(test)]
 mod tests;
@@ -18,7 +21,7 @@ use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::Hook;
 
-use crate::model::{Counters, Policy, TableKind};
+use crate::model::{Counters, Note, Policy, TableKind};
 
 /// A policy in the engine's form, and what is needed to speak about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +40,8 @@ pub struct Compiled {
     pub sources: Vec<RuleSource>,
     /// Names of timeout policies, by the number that rules assign less one.
     pub timeouts: Vec<String>,
+    /// What LOG and NFLOG say, each once.
+    pub notes: Vec<Note>,
 }
 
 /// A chain of the compiled form.
@@ -57,7 +62,7 @@ pub struct ChainInfo {
 pub enum ChainKind {
     Builtin(Hook),
     User,
-    /// Carries out one `-g` of a built-in chain, whose name it has.
+    /// Carries out one `-g` of a built-in chain, whose name it has, or leads through a chain of mangle.
     Continuation,
 }
 
@@ -140,15 +145,22 @@ pub fn compile(policy: &Policy) -> Result<Compiled, CompileError> {
         interface_patterns: Vec::new(),
         sources: Vec::new(),
         timeouts: Vec::new(),
+        notes: Vec::new(),
     };
-    for kind in [TableKind::Filter, TableKind::Raw] {
+    for kind in [TableKind::Filter, TableKind::Mangle, TableKind::Raw] {
         if kind == TableKind::Raw && !policy.uses_raw() {
             continue;
         }
         for family in [Family::V4, Family::V6] {
+            if kind == TableKind::Mangle && !policy.uses_mangle(family) {
+                continue;
+            }
             let layout = layout::Layout::new(family, policy.ruleset(family).table(kind))?;
             layout.check()?;
             lower::table(&mut compiled, &layout)?;
+            if kind == TableKind::Mangle {
+                mangle::lead_through(&mut compiled, &layout);
+            }
         }
     }
     compiled.header.rules = compiled.rules.len() as u32;
