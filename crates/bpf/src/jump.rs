@@ -36,6 +36,7 @@ pub unsafe fn to_stage(context: *mut c_void, programs: &'static ProgramArray, st
             Stage::Message => jump::<{ Stage::Message as i32 }>(context, programs),
             Stage::Elsewhere => jump::<{ Stage::Elsewhere as i32 }>(context, programs),
             Stage::Weigh => jump::<{ Stage::Weigh as i32 }>(context, programs),
+            Stage::Answer => jump::<{ Stage::Answer as i32 }>(context, programs),
             Stage::Done | Stage::Steady => {}
         }
     }

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod account;
+pub mod answer;
 mod asked;
 mod associate;
 pub mod between;
@@ -23,6 +24,7 @@ pub mod helper;
 pub mod host;
 mod judge;
 pub mod limits;
+pub mod notice;
 pub mod policy;
 pub mod process;
 mod quoted;

@@ -33,6 +33,9 @@ pub struct PolicyHeader {
     /// Index of the first rule of PREROUTING and OUTPUT in the table raw, for IPv4 and then IPv6;
     /// meaningful with [`POLICY_RAW`].
     pub raw_entry: [[u32; 2]; 2],
+    /// Where a packet goes on that FORWARD or OUTPUT has accepted, for IPv4 and IPv6: rules of mangle's
+    /// POSTROUTING, or [`NO_RULE`].
+    pub after: [u32; 2],
 }
 
 /// What nearly all packets answer to some of the interface patterns: `lo`, say, which does not fit
@@ -84,6 +87,7 @@ impl PolicyHeader {
         cached: [NO_RULE; 8],
         settled: SettledInterfaces::NONE,
         raw_entry: [[NO_RULE; 2]; 2],
+        after: [NO_RULE; 2],
     };
 
     /// The settled patterns, for a packet that gives the settled answers; `None` for one that does
@@ -136,7 +140,7 @@ pub struct Rule {
     /// For a rule of a built-in chain one more than the number of its [`crate::verdict::Hook`],
     /// else zero. Only the outcome of such a rule may be remembered in records.
     pub hook: u32,
-    /// With [`target::ASSIGN`].
+    /// With [`target::ASSIGN`]; with [`target::REJECT`] the number of the answer.
     pub assigned: Assigned,
     pub reserved: [u32; 4],
 }
@@ -202,6 +206,10 @@ pub mod target {
     pub const GOTO: u8 = 5;
     /// Say what becomes of the packet's flow, unless a rule before has said so, and go on.
     pub const ASSIGN: u8 = 6;
+    /// Drop, and answer with what [`super::Rule::assigned`] says: see [`crate::answer`].
+    pub const REJECT: u8 = 7;
+    /// Accept as far as this table goes: back to where its first chain was jumped to from.
+    pub const LEAVE: u8 = 8;
 }
 
 /// What a rule of the table raw says of the flow that a packet is about to begin: bits 0-7 a
@@ -323,7 +331,7 @@ impl Question<'_> {
 /// What a walk found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// [`target::ACCEPT`] or [`target::DROP`], or [`target::CONTINUE`] when the walk took too many
+    /// [`target::ACCEPT`], [`target::DROP`] or [`target::REJECT`], or [`target::CONTINUE`] when the walk took too many
     /// steps.
     pub target: u8,
     /// Whether a rule decided, or the policy of the chain.
@@ -349,7 +357,7 @@ pub enum DependsOn {
 
 /// Walks rules that have no conditions from the first rule of a built-in chain.
 pub fn walk<H: Host>(host: &H, entry: u32, question: &Question<'_>) -> Answer {
-    let mut progress = Progress::from(entry);
+    let mut progress = Progress::from(entry, NO_RULE);
     let mut walk = Walk {
         host,
         question,
@@ -368,7 +376,7 @@ pub(crate) fn walk_in<H: Host>(host: &H, scratch: &mut Scratch) {
     let Scratch {
         info, asked, walk, ..
     } = scratch;
-    *walk = Progress::from(asked.entry);
+    *walk = Progress::from(asked.entry, asked.after);
     let mut walk = Walk {
         host,
         question: &asked.question(info),
@@ -377,6 +385,9 @@ pub(crate) fn walk_in<H: Host>(host: &H, scratch: &mut Scratch) {
     host.repeat(RULE_STEPS_MAX / RULES_PER_ROUND, &mut walk);
 }
 
+/// In place of [`Progress::after`] where the walk has gone on.
+const GONE_ON: u32 = NO_RULE - 1;
+
 /// How far a walk has come.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Progress {
@@ -384,6 +395,8 @@ pub(crate) struct Progress {
     at: u32,
     depth: u32,
     returns: [u32; JUMP_DEPTH_MAX as usize],
+    /// Where the walk goes on once it has accepted, [`NO_RULE`] for nowhere, or [`GONE_ON`].
+    after: u32,
     /// What the first rule has assigned that did.
     pub(crate) assigned: Assigned,
     /// Condition of the rule `at` to be asked next, [`NO_RULE`] while rules are tried.
@@ -396,6 +409,7 @@ impl Progress {
         at: NO_RULE,
         depth: 0,
         returns: [0; JUMP_DEPTH_MAX as usize],
+        after: NO_RULE,
         assigned: Assigned::NOTHING,
         condition: NO_RULE,
         answer: Answer {
@@ -406,9 +420,10 @@ impl Progress {
         },
     };
 
-    const fn from(entry: u32) -> Self {
+    const fn from(entry: u32, after: u32) -> Self {
         Self {
             at: entry,
+            after,
             ..Self::START
         }
     }
@@ -506,13 +521,24 @@ impl<H: Host> Walk<'_, H> {
                 };
                 self.progress.at = *back;
             }
+            target::LEAVE => {
+                let [back, ..] = self.progress.returns;
+                self.progress.depth = 0;
+                self.progress.at = back;
+            }
+            target::ACCEPT if self.progress.after == GONE_ON => return false,
             decided => {
                 self.progress.answer.target = decided;
                 self.progress.answer.rule = at;
                 if rule.number != 0 {
                     self.progress.answer.decided_by = DecidedBy::Rule;
                 }
-                return false;
+                if decided != target::ACCEPT || self.progress.after == NO_RULE {
+                    return false;
+                }
+                self.progress.at = self.progress.after;
+                self.progress.after = GONE_ON;
+                self.progress.depth = 0;
             }
         }
         true

@@ -1,6 +1,7 @@
 //! One packet's way through the engine.
 
 use crate::account;
+use crate::answer;
 use crate::asked::Asked;
 use crate::associate;
 use crate::condition::{self, Scan};
@@ -17,6 +18,7 @@ use crate::helper::message::Message;
 use crate::helper::state::Lease;
 use crate::host::{Host, Packet};
 use crate::judge::{self, Judgement};
+use crate::notice::Notice;
 use crate::policy::{Assigned, DependsOn, NO_RULE, Progress};
 use crate::raw;
 use crate::record::{FlowAssigned, Record, Warm};
@@ -159,6 +161,8 @@ pub struct Scratch {
     pub(crate) scan: Scan,
     /// Mark of the packet, see [`Host::mark`].
     pub(crate) mark: u32,
+    /// What is told of the packet beside events.
+    pub(crate) notice: Notice,
     /// What rules say of the flow that the packet may begin.
     pub(crate) assigned: Assigned,
     /// Whether another packet of the flow would meet the same fate in the table raw.
@@ -186,6 +190,11 @@ pub struct Scratch {
 }
 
 impl Scratch {
+    /// Mark of the packet, as rules have left it.
+    pub const fn mark(&self) -> u32 {
+        self.mark
+    }
+
     /// What was decided, once [`Stage::Done`] is reached.
     pub const fn outcome(&self) -> &Outcome {
         &self.outcome
@@ -234,6 +243,7 @@ impl Default for Scratch {
             walk: Progress::START,
             scan: Scan::NOTHING,
             mark: 0,
+            notice: Notice::NOTHING,
             assigned: Assigned::NOTHING,
             raw_depends_on: DependsOn::Flow,
             next: Stage::Done,
@@ -265,7 +275,7 @@ const ROUNDS_MAX: u32 = 4;
 
 /// Steps that a packet can take at most: all of them in each round, with two tables to look into, and
 /// twice where a connection is opened again.
-pub(crate) const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 17 + EXPECTATIONS_MADE_MAX + 1;
+pub(crate) const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 18 + EXPECTATIONS_MADE_MAX + 1;
 
 /// Expectations that one packet can ask for: three streams of media, two ports each.
 const EXPECTATIONS_MADE_MAX: u32 = 6;
@@ -440,6 +450,7 @@ pub fn step<P: Packet, H: Host>(
         Stage::Expect => expect::make(&run, scratch),
         Stage::Message => helper::sip::read(&run, scratch),
         Stage::Weigh => condition::weigh(&run, scratch),
+        Stage::Answer => answer::ask(&run, scratch),
         Stage::Steady => steady::advance(host, arrival.path, scratch),
     }
 }

@@ -50,4 +50,6 @@ pub enum Stage {
     Message = 20,
     /// Go on through the rules from one that has conditions.
     Weigh = 24,
+    /// Have a rejected packet answered.
+    Answer = 30,
 }

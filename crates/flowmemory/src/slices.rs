@@ -39,6 +39,7 @@ pub struct SliceTable<'a> {
     fragments: &'a [AtomicU64],
     helpers: HelperSlices<'a>,
     condition_states: &'a [AtomicU64],
+    answer_rates: &'a [AtomicU64],
 }
 
 /// What helpers work with. May be empty: then nothing is expected.
@@ -71,6 +72,7 @@ impl<'a> SliceTable<'a> {
             fragments: &[],
             helpers,
             condition_states: &[],
+            answer_rates: &[],
         }
     }
 
@@ -91,6 +93,15 @@ impl<'a> SliceTable<'a> {
     pub const fn with_conditions(self, condition_states: &'a [AtomicU64]) -> Self {
         Self {
             condition_states,
+            ..self
+        }
+    }
+
+    /// The same table with the rates of answers.
+    #[must_use]
+    pub const fn with_answers(self, answer_rates: &'a [AtomicU64]) -> Self {
+        Self {
+            answer_rates,
             ..self
         }
     }
@@ -178,6 +189,10 @@ impl<'a> FlowMemory for SliceTable<'a> {
 
     fn helper_state(&self, index: u32) -> Option<WordsAt<'a>> {
         part(self.helpers.states, u64::from(index), HELPER_STATE_WORDS)
+    }
+
+    fn answer_rate(&self, index: u32) -> Option<WordsAt<'a>> {
+        part(self.answer_rates, u64::from(index), 1)
     }
 
     fn condition_state(&self, index: u32) -> Option<WordsAt<'a>> {
