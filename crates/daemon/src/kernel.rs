@@ -479,6 +479,9 @@ pub struct Maps {
     pub interfaces: HashMap<MapData, Raw<InterfaceKey>, Raw<Interface>>,
     /// Taken by whoever reads events.
     pub events: Option<Map>,
+    /// Taken by whoever carries notices out.
+    pub notices: Option<Map>,
+    pub answers: Option<Map>,
 }
 
 impl Maps {
@@ -510,6 +513,8 @@ impl Maps {
             counters: take(names::COUNTERS)?.try_into()?,
             interfaces: take(names::INTERFACES)?.try_into()?,
             events: Some(take(names::EVENTS)?),
+            notices: Some(take(names::NOTICES)?),
+            answers: Some(take(names::ANSWERS)?),
         })
     }
 
@@ -521,6 +526,7 @@ impl Maps {
             object: object_number(),
             tick_multiplier: 0,
             wall_offset: 0,
+            answerers: [0; 2],
             flags: 0,
             test_tick: 0,
             test_hook: 0,

@@ -64,6 +64,7 @@ pub struct KernelPlane {
     /// Locked before the programs.
     follower: Mutex<Follower>,
     events: Mutex<Option<Map>>,
+    notices: Mutex<Option<[Map; 2]>>,
     clock: Clock,
     /// Held while the plane's words are read, changed and written back.
     changing: Mutex<()>,
@@ -138,6 +139,8 @@ impl KernelPlane {
             counters,
             interfaces,
             events,
+            notices,
+            answers,
             ..
         } = maps;
         let mut flow_tables = vec![Arc::new(table)];
@@ -171,6 +174,11 @@ impl KernelPlane {
             programs: Mutex::new(programs),
             follower: Mutex::new(Follower::new(Choice::Nothing, AttachMode::default())),
             events: Mutex::new(events),
+            notices: Mutex::new(
+                notices
+                    .zip(answers)
+                    .map(|(notices, answers)| [notices, answers]),
+            ),
             clock: Clock::default(),
             changing: Mutex::new(()),
         };
@@ -190,6 +198,20 @@ impl KernelPlane {
         let rate = clock::measure_rate(&mut lock(&self.programs))?;
         self.change(|plane| plane.tick_multiplier = clock::multiplier(rate));
         Ok(())
+    }
+
+    /// The rings of what is to be told of, and of what is to be answered; once.
+    pub(crate) fn notices(&self) -> std::io::Result<Option<[RingBuf<MapData>; 2]>> {
+        let Some([notices, answers]) = lock(&self.notices).take() else {
+            return Ok(None);
+        };
+        let ring = |map| RingBuf::try_from(map).map_err(std::io::Error::other);
+        Ok(Some([ring(notices)?, ring(answers)?]))
+    }
+
+    /// Says by which sockets answers are sent.
+    pub(crate) fn set_answerers(&self, cookies: [u64; 2]) {
+        self.change(|plane| plane.answerers = cookies);
     }
 
     /// Hangs the programs on interfaces; where none is named on all on which the IP stack takes
@@ -418,6 +440,8 @@ impl Plane for KernelPlane {
                 }
             }
             sum.events_lost += each.events_lost;
+            sum.notices_lost += each.notices_lost;
+            sum.answers_lost += each.answers_lost;
         }
         Ok(sum)
     }

@@ -4,11 +4,13 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use keepstate_daemon::twin::{Entry, Twin};
+use keepstate_engine::answer::build;
 use keepstate_engine::event::{Event, EventKind};
 use keepstate_engine::limits::{
-    ACCOUNTING_WORDS, EXPECTATION_SLOTS, EXPECTATION_WORDS, HELPER_STATE_WORDS, HELPER_STATES,
-    SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
+    ACCOUNTING_WORDS, ANSWER_RATES, EXPECTATION_SLOTS, EXPECTATION_WORDS, HELPER_STATE_WORDS,
+    HELPER_STATES, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
 };
+use keepstate_engine::notice::{Notice, NoticeKind};
 use keepstate_engine::process::{Arrival, Checksums, Outcome, Path};
 use keepstate_engine::record::{ASSIGNED, CONTROL_WORD, Control, SlotState};
 use keepstate_engine::settings::{
@@ -79,6 +81,7 @@ pub(crate) struct Memory {
     expectations: Vec<AtomicU64>,
     helper_states: Vec<AtomicU64>,
     condition_states: Vec<AtomicU64>,
+    answer_rates: Vec<AtomicU64>,
 }
 
 impl Memory {
@@ -96,6 +99,7 @@ impl Memory {
             expectations: words(EXPECTATION_SLOTS * EXPECTATION_WORDS),
             helper_states: words(HELPER_STATES * HELPER_STATE_WORDS),
             condition_states: words(CONDITIONS_COMPARED),
+            answer_rates: words(ANSWER_RATES),
         }
     }
 
@@ -110,6 +114,7 @@ impl Memory {
         table
             .with_fragments(&self.fragments)
             .with_conditions(&self.condition_states)
+            .with_answers(&self.answer_rates)
             .with_helpers(HelperSlices {
                 expectations: &self.expectations,
                 states: &self.helper_states,
@@ -117,13 +122,17 @@ impl Memory {
     }
 }
 
-/// Keeps the events of the native plane.
+/// Keeps the events and notices of the native plane.
 #[derive(Default)]
-struct Listener(RefCell<Vec<Event>>);
+struct Listener(RefCell<Vec<Event>>, RefCell<Vec<(Notice, Vec<u8>)>>);
 
 impl Observer for Listener {
     fn event(&self, event: &Event) {
         self.0.borrow_mut().push(*event);
+    }
+
+    fn notice(&self, notice: &Notice, packet: &[u8]) {
+        self.1.borrow_mut().push((*notice, packet.to_vec()));
     }
 }
 
@@ -135,6 +144,8 @@ pub(crate) struct Twins<'a> {
     pub(crate) left_out: usize,
     /// Events that told of a record's end.
     pub(crate) ended: usize,
+    /// Packets that were told of, kept and answered.
+    pub(crate) noted: [usize; 3],
 }
 
 impl<'a> Twins<'a> {
@@ -160,6 +171,7 @@ impl<'a> Twins<'a> {
             compared: 0,
             left_out: 0,
             ended: 0,
+            noted: [0; 3],
         }
     }
 
@@ -208,7 +220,27 @@ impl<'a> Twins<'a> {
         assert_eq!(self.kernel.events(), told, "{what}");
         let is_end = |event: &&Event| event.kind == EventKind::Destroy as u8;
         self.ended += told.iter().filter(is_end).count();
+        self.compare_notices(what);
         self.compare_tables(what);
+    }
+
+    fn compare_notices(&mut self, what: &str) {
+        let mut native = self.native.observer.1.take();
+        let mut kernel = self.kernel.notices();
+        // Interfaces are the plane's. Answers have a ring of their own.
+        native.sort_by_key(|(notice, _)| notice.kind == NoticeKind::Answer as u8);
+        for (notice, _) in native.iter_mut().chain(&mut kernel) {
+            (notice.in_index, notice.out_index) = (0, 0);
+        }
+        assert_eq!(kernel, native, "{what}");
+        for ((notice, ours), (_, theirs)) in native.iter().zip(&kernel) {
+            self.noted[usize::from(notice.kind) - 1] += 1;
+            let source = Some([0x0a01_0101; 4]);
+            let bytes = |frame| build(notice, frame, source).map(|answer| answer.bytes().to_vec());
+            let answer = bytes(ours);
+            assert_eq!(answer, bytes(theirs), "{what}");
+            assert_eq!(answer.is_some(), notice.kind == NoticeKind::Answer as u8);
+        }
     }
 
     /// Turns knobs in both planes.
