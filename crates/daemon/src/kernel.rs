@@ -54,9 +54,8 @@ pub enum KernelError {
     Pins(String, #[source] std::io::Error),
 }
 
-/// A number for the object, to tell one build from another.
+/// A number for the object, to tell one build from another (FNV-1a: it need not withstand anybody).
 pub fn object_number() -> u64 {
-    // FNV-1a: it need not withstand anybody.
     OBJECT.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
@@ -477,9 +476,8 @@ pub struct Maps {
     pub rule_counters: PerCpuArray<MapData, Raw<RuleCounter>>,
     pub counters: PerCpuArray<MapData, Raw<Counters>>,
     pub interfaces: HashMap<MapData, Raw<InterfaceKey>, Raw<Interface>>,
-    /// Taken by whoever reads events.
+    /// These three are taken by whoever reads them.
     pub events: Option<Map>,
-    /// Taken by whoever carries notices out.
     pub notices: Option<Map>,
     pub answers: Option<Map>,
 }

@@ -64,7 +64,7 @@ pub struct KernelPlane {
     /// Locked before the programs.
     follower: Mutex<Follower>,
     events: Mutex<Option<Map>>,
-    notices: Mutex<Option<[Map; 2]>>,
+    pub(crate) notices: Mutex<Option<[Map; 2]>>,
     clock: Clock,
     /// Held while the plane's words are read, changed and written back.
     changing: Mutex<()>,
@@ -198,20 +198,6 @@ impl KernelPlane {
         let rate = clock::measure_rate(&mut lock(&self.programs))?;
         self.change(|plane| plane.tick_multiplier = clock::multiplier(rate));
         Ok(())
-    }
-
-    /// The rings of what is to be told of, and of what is to be answered; once.
-    pub(crate) fn notices(&self) -> std::io::Result<Option<[RingBuf<MapData>; 2]>> {
-        let Some([notices, answers]) = lock(&self.notices).take() else {
-            return Ok(None);
-        };
-        let ring = |map| RingBuf::try_from(map).map_err(std::io::Error::other);
-        Ok(Some([ring(notices)?, ring(answers)?]))
-    }
-
-    /// Says by which sockets answers are sent.
-    pub(crate) fn set_answerers(&self, cookies: [u64; 2]) {
-        self.change(|plane| plane.answerers = cookies);
     }
 
     /// Hangs the programs on interfaces; where none is named on all on which the IP stack takes

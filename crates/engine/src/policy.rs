@@ -5,8 +5,11 @@
 //! of the first rule of a chain. What does not fit into a rule stands in an array of
 //! [`Condition`]s, a run for each rule.
 
+mod assigned;
+
+pub use self::assigned::Assigned;
 use crate::host::{Host, Repeat};
-use crate::limits::{JUMP_DEPTH_MAX, RULE_STEPS_MAX, RULES_PER_ROUND, TIMEOUT_POLICIES_MAX};
+use crate::limits::{JUMP_DEPTH_MAX, RULE_STEPS_MAX, RULES_PER_ROUND};
 use crate::process::Scratch;
 use crate::trace::{RuleTrial, Step};
 use crate::tuple::Address;
@@ -211,71 +214,6 @@ pub mod target {
     /// Accept as far as this table goes: back to where its first chain was jumped to from.
     pub const LEAVE: u8 = 8;
 }
-
-/// What a rule of the table raw says of the flow that a packet is about to begin: bits 0-7 a
-/// [`crate::helper`], 8-12 a timeout policy, 13 that there is to be none, 15 that something was said,
-/// 16-31 the zone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(transparent)]
-pub struct Assigned(pub u32);
-
-impl Assigned {
-    pub const NOTHING: Self = Self(0);
-    pub const NOTRACK: Self = Self(SAID | 1 << 13);
-
-    /// A helper and a timeout policy by their numbers, zero for none.
-    pub const fn new(helper: u8, timeout: u8) -> Self {
-        Self(SAID | helper as u32 | (timeout as u32 & TIMEOUT_MASK) << TIMEOUT_SHIFT)
-    }
-
-    #[must_use]
-    pub const fn with_zone(self, zone: u16) -> Self {
-        Self(self.0 & 0xffff | (zone as u32) << ZONE_SHIFT)
-    }
-
-    /// The same with another timeout policy.
-    #[must_use]
-    pub const fn with_timeout(self, timeout: u8) -> Self {
-        let others = self.0 & !(TIMEOUT_MASK << TIMEOUT_SHIFT);
-        Self(others | (timeout as u32 & TIMEOUT_MASK) << TIMEOUT_SHIFT)
-    }
-
-    /// The same with another helper.
-    #[must_use]
-    pub const fn with_helper(self, helper: u8) -> Self {
-        Self(self.0 & !0xff | SAID | helper as u32)
-    }
-
-    pub const fn is_notrack(self) -> bool {
-        self.0 & 1 << 13 != 0
-    }
-
-    /// Number of the helper, zero for none.
-    pub const fn helper(self) -> u8 {
-        self.0 as u8
-    }
-
-    /// Number of the timeout policy, zero for none.
-    pub const fn timeout(self) -> u8 {
-        (self.0 >> TIMEOUT_SHIFT & TIMEOUT_MASK) as u8
-    }
-
-    /// Zone of the packet, zero where none was said.
-    pub const fn zone(self) -> u16 {
-        (self.0 >> ZONE_SHIFT) as u16
-    }
-
-    /// Whether the flow's record has to remember any of it, beside its name.
-    pub(crate) const fn is_for_record(self) -> bool {
-        self.helper() != 0 || self.timeout() != 0
-    }
-}
-
-const SAID: u32 = 1 << 15;
-const TIMEOUT_SHIFT: u32 = 8;
-const TIMEOUT_MASK: u32 = 0x1f;
-const ZONE_SHIFT: u32 = 16;
-const _: () = assert!(TIMEOUT_POLICIES_MAX <= TIMEOUT_MASK);
 
 /// A match that does not fit into a rule, 32 bytes: see [`crate::condition`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
