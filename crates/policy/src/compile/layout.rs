@@ -106,9 +106,11 @@ impl<'a> Layout<'a> {
         Ok(())
     }
 
-    /// Refuses loops that a packet could enter, and ways that are too deep or too long.
-    pub(super) fn check(&self) -> Result<(), CompileError> {
+    /// Refuses loops that a packet could enter, and ways that are too deep or too long. How many rules the
+    /// worst packet tries: of mangle, in all of its chains together.
+    pub(super) fn check(&self) -> Result<u64, CompileError> {
         let family = family_name(self.family);
+        let mut total: u64 = 0;
         let mut costs = vec![Cost::default(); self.chains.len()];
         for number in self.callees_first()? {
             costs[number] = self.cost(number, &costs);
@@ -134,8 +136,12 @@ impl<'a> Layout<'a> {
                     steps,
                 });
             }
+            total = match self.kind {
+                TableKind::Mangle => total.saturating_add(steps),
+                TableKind::Filter | TableKind::Raw => total.max(steps),
+            };
         }
-        Ok(())
+        Ok(total)
     }
 
     /// The chains that can be reached, each after those that it leads to. Not recursive: chains

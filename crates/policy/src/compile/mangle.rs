@@ -10,6 +10,9 @@ use super::lower::push;
 use super::{ChainInfo, ChainKind, Compiled};
 use crate::model::{HOOKS, TableKind};
 
+/// Rules of the ways that one packet may go.
+pub(super) const WAY_STEPS: u64 = 5;
+
 /// Puts mangle's chains, which `layout` has laid out last, on the way to those of filter.
 pub(super) fn lead_through(compiled: &mut Compiled, layout: &Layout<'_>) {
     let family = layout.family as usize;

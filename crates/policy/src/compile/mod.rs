@@ -22,6 +22,7 @@ use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::Hook;
 
 use crate::model::{Counters, Note, Policy, TableKind};
+use crate::problem::family_name;
 
 /// A policy in the engine's form, and what is needed to speak about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,6 +148,7 @@ pub fn compile(policy: &Policy) -> Result<Compiled, CompileError> {
         timeouts: Vec::new(),
         notes: Vec::new(),
     };
+    let mut steps = [0u64; 2];
     for kind in [TableKind::Filter, TableKind::Mangle, TableKind::Raw] {
         if kind == TableKind::Raw && !policy.uses_raw() {
             continue;
@@ -156,7 +158,23 @@ pub fn compile(policy: &Policy) -> Result<Compiled, CompileError> {
                 continue;
             }
             let layout = layout::Layout::new(family, policy.ruleset(family).table(kind))?;
-            layout.check()?;
+            let worst = layout.check()?;
+            if kind != TableKind::Raw {
+                // A packet walks through both, and through what leads from one to the other.
+                let ways = match kind {
+                    TableKind::Mangle => mangle::WAY_STEPS,
+                    TableKind::Filter | TableKind::Raw => 0,
+                };
+                let steps = &mut steps[family as usize];
+                *steps = steps.saturating_add(worst).saturating_add(ways);
+                if *steps > u64::from(RULE_STEPS_MAX) {
+                    return Err(CompileError::TooManySteps {
+                        family: family_name(family),
+                        chain: Hook::Forward.chain(),
+                        steps: *steps,
+                    });
+                }
+            }
             lower::table(&mut compiled, &layout)?;
             if kind == TableKind::Mangle {
                 mangle::lead_through(&mut compiled, &layout);

@@ -1031,6 +1031,7 @@ fn the_table_mangle_is_read_and_printed_as_iptables_does() {
         "
         iptables -A INPUT -j CONNMARK --save-mark
         iptables -t raw -A PREROUTING -j CONNMARK --save-mark
+        ip6tables -A INPUT -j DROP
         iptables -t mangle -A PREROUTING -j LOG
         iptables -t mangle -P PREROUTING DROP
         iptables -t mangle -N foo
