@@ -75,6 +75,7 @@ stages! {
     xdp_elsewhere Elsewhere
     xdp_label Label
     xdp_weigh Weigh
+    xdp_answer Answer
 }
 
 /// Jumps to the program of a stage, or ends.
@@ -140,6 +141,10 @@ impl Context for Frame {
     fn mark(&self) -> u32 {
         0
     }
+
+    /// XDP comes before marks.
+    #[inline(always)]
+    fn set_mark(&self, _mark: u32) {}
 
     #[inline(always)]
     fn load_bytes(&self, offset: u32, to: *mut c_void, length: u32) -> i64 {

@@ -37,6 +37,7 @@ pub unsafe fn to_stage(context: *mut c_void, programs: &'static ProgramArray, st
             Stage::Elsewhere => jump::<{ Stage::Elsewhere as i32 }>(context, programs),
             Stage::Label => jump::<{ Stage::Label as i32 }>(context, programs),
             Stage::Weigh => jump::<{ Stage::Weigh as i32 }>(context, programs),
+            Stage::Answer => jump::<{ Stage::Answer as i32 }>(context, programs),
             Stage::Done | Stage::Steady => {}
         }
     }

@@ -110,6 +110,12 @@ impl FlowMemory for MapMemory {
     }
 
     #[inline(always)]
+    fn answer_rate(&self, index: u32) -> Option<MapWords> {
+        let words = maps::ANSWER_RATES.get_ptr_mut(index)?;
+        Some(MapWords(words))
+    }
+
+    #[inline(always)]
     fn condition_state(&self, index: u32) -> Option<MapWords> {
         let words = maps::CONDITION_STATES.get_ptr_mut(index)?;
         Some(MapWords(words))

@@ -54,9 +54,8 @@ pub enum KernelError {
     Pins(String, #[source] std::io::Error),
 }
 
-/// A number for the object, to tell one build from another.
+/// A number for the object, to tell one build from another (FNV-1a: it need not withstand anybody).
 pub fn object_number() -> u64 {
-    // FNV-1a: it need not withstand anybody.
     OBJECT.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
@@ -479,8 +478,10 @@ pub struct Maps {
     pub rule_counters: PerCpuArray<MapData, Raw<RuleCounter>>,
     pub counters: PerCpuArray<MapData, Raw<Counters>>,
     pub interfaces: HashMap<MapData, Raw<InterfaceKey>, Raw<Interface>>,
-    /// Taken by whoever reads events.
+    /// These three are taken by whoever reads them.
     pub events: Option<Map>,
+    pub notices: Option<Map>,
+    pub answers: Option<Map>,
 }
 
 impl Maps {
@@ -514,6 +515,8 @@ impl Maps {
             counters: take(names::COUNTERS)?.try_into()?,
             interfaces: take(names::INTERFACES)?.try_into()?,
             events: Some(take(names::EVENTS)?),
+            notices: Some(take(names::NOTICES)?),
+            answers: Some(take(names::ANSWERS)?),
         })
     }
 
@@ -525,6 +528,7 @@ impl Maps {
             object: object_number(),
             tick_multiplier: 0,
             wall_offset: 0,
+            answerers: [0; 2],
             flags: 0,
             test_tick: 0,
             test_hook: 0,

@@ -67,6 +67,7 @@ pub struct KernelPlane {
     /// Locked before the programs.
     follower: Mutex<Follower>,
     events: Mutex<Option<Map>>,
+    pub(crate) notices: Mutex<Option<[Map; 2]>>,
     clock: Clock,
     /// Held while the plane's words are read, changed and written back.
     changing: Mutex<()>,
@@ -145,6 +146,8 @@ impl KernelPlane {
             counters,
             interfaces,
             events,
+            notices,
+            answers,
             ..
         } = maps;
         let mut flow_tables = vec![Arc::new(table)];
@@ -180,6 +183,11 @@ impl KernelPlane {
             programs: Mutex::new(programs),
             follower: Mutex::new(Follower::new(Choice::Nothing, AttachMode::default())),
             events: Mutex::new(events),
+            notices: Mutex::new(
+                notices
+                    .zip(answers)
+                    .map(|(notices, answers)| [notices, answers]),
+            ),
             clock: Clock::default(),
             changing: Mutex::new(()),
         };
@@ -430,6 +438,8 @@ impl Plane for KernelPlane {
                 }
             }
             sum.events_lost += each.events_lost;
+            sum.notices_lost += each.notices_lost;
+            sum.answers_lost += each.answers_lost;
         }
         Ok(sum)
     }

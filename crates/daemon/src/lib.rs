@@ -9,6 +9,7 @@ pub mod kernel_plane;
 pub mod mapped;
 mod mover;
 pub mod netlink;
+mod notices;
 mod patterns;
 mod remembered;
 pub mod resize;

@@ -10,6 +10,7 @@ use aya::maps::{MapData, ProgramArray, RingBuf};
 use aya::programs::{TestRun as _, TestRunOptions};
 use keepstate_engine::between::Table;
 use keepstate_engine::event::Event;
+use keepstate_engine::notice::Notice;
 use keepstate_engine::process::Stage;
 use keepstate_engine::settings::{SETTING_NEWER_TABLE, SETTING_OLDER_TABLE, Settings};
 use keepstate_engine::time::Tick;
@@ -42,6 +43,7 @@ pub enum Entry {
 pub struct Twin {
     pub kernel: Kernel,
     events: RingBuf<MapData>,
+    notices: [RingBuf<MapData>; 2],
 }
 
 fn slices<'a>(own: &'a TableMaps, common: &'a Maps) -> SliceTable<'a> {
@@ -79,9 +81,15 @@ impl Twin {
         });
         let events = kernel.maps.events.take();
         let events = events.ok_or_else(|| KernelError::Missing(names::EVENTS.to_owned()))?;
+        let missing = |name: &str| KernelError::Missing(name.to_owned());
+        let notices = kernel.maps.notices.take();
+        let notices = notices.ok_or_else(|| missing(names::NOTICES))?;
+        let answers = kernel.maps.answers.take();
+        let answers = answers.ok_or_else(|| missing(names::ANSWERS))?;
         Ok(Self {
             kernel,
             events: RingBuf::try_from(events)?,
+            notices: [RingBuf::try_from(notices)?, RingBuf::try_from(answers)?],
         })
     }
 
@@ -251,6 +259,20 @@ impl Twin {
             events.extend(from_bytes::<Event>(&item));
         }
         events
+    }
+
+    /// What was handed over since this was last asked, with the packets' bytes: what is told of, then what is
+    /// to be answered.
+    pub fn notices(&mut self) -> Vec<(Notice, Vec<u8>)> {
+        let mut notices = Vec::new();
+        for ring in &mut self.notices {
+            while let Some(item) = ring.next() {
+                if let Some(notice) = from_bytes::<Notice>(&item) {
+                    notices.push((notice, item[size_of::<Notice>()..].to_vec()));
+                }
+            }
+        }
+        notices
     }
 
     fn report(&self) -> Report {

@@ -2,6 +2,7 @@
 
 use crate::event::Event;
 use crate::index::IndexLine;
+use crate::notice::Notice;
 use crate::policy::{Condition, PolicyHeader, Rule};
 use crate::settings::Settings;
 use crate::time::{TICKS_PER_SECOND, Tick};
@@ -98,6 +99,12 @@ pub trait FlowMemory {
         None
     }
 
+    /// The word that a rate of answers is kept in, below [`crate::limits::ANSWER_RATES`], see
+    /// [`crate::answer`]; `None` where nothing is ever answered.
+    fn answer_rate(&self, _index: u32) -> Option<Self::Words> {
+        None
+    }
+
     /// The word that a condition of a rule remembers, see [`crate::condition`]; the index is one of
     /// [`Host::condition`] and [`Host::condition_base`] more.
     fn condition_state(&self, _index: u32) -> Option<Self::Words> {
@@ -143,6 +150,8 @@ pub struct Route {
     pub hook: Hook,
     /// Which interface patterns of the policy the outgoing interface matches, a bit each.
     pub out_interfaces: u64,
+    /// Index of that interface, zero where it is not known.
+    pub out_index: u32,
 }
 
 /// Jiffies in a second where no kernel says otherwise.
@@ -194,6 +203,15 @@ pub trait Host {
     fn mark(&self) -> u32 {
         0
     }
+
+    /// Index of the interface that the packet is seen on, zero where there is none.
+    fn interface(&self) -> u32 {
+        0
+    }
+
+    /// Hands the first bytes of the packet, as many as [`Notice::captured`] says, to whoever carries out
+    /// what the notice is about. Lost, and counted, where there is no room.
+    fn notify<P: Packet>(&self, _packet: &P, _notice: &Notice) {}
 
     /// Adds a packet to the counters of a rule.
     fn count_rule(&self, index: u32, bytes: u32);

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod account;
+pub mod answer;
 mod asked;
 mod assigned;
 mod associate;
@@ -26,6 +27,7 @@ pub mod index;
 mod judge;
 pub mod labels;
 pub mod limits;
+pub mod notice;
 pub mod policy;
 pub mod process;
 mod quoted;

@@ -217,6 +217,34 @@ pub const HELPER_BYTES_MAX: u32 = 2048;
 /// How long a telephone may be registered for, in seconds: a day. Registrars grant minutes or an hour.
 pub const SIP_REGISTRATION_SECONDS_MAX: u32 = 86_400;
 
+/// Bytes of a packet that are handed over with a notice: a power of two, above what an Ethernet frame
+/// carries and what an ICMP error may quote.
+pub const NOTICE_BYTES_MAX: u32 = 2048;
+
+/// Bytes of a packet that LOG asks for: its headers, and those of a packet that an ICMP error quotes.
+pub const LOG_BYTES: u32 = 512;
+
+/// Rates of answers: one for all together, and [`ANSWER_PEERS`] for those that are answered.
+pub const ANSWER_RATES: u32 = 1 + ANSWER_PEERS;
+
+/// Peers whose rate of answers is kept apart, by their addresses' hash; a power of two. Two that share
+/// one get what one would: 4,096 words are little, and a peer that is answered often is seldom one of many.
+pub const ANSWER_PEERS: u32 = 4096;
+
+/// Answers of the whole host in a second, and at once (`icmp_msgs_per_sec`, as it was before Linux 6.11
+/// raised it to 10,000): a flood of forged senders makes no more backscatter than this.
+pub const ANSWERS_PER_SECOND: u32 = 1000;
+
+/// ICMP errors that one peer gets at once; then one in a second (`icmp_ratelimit`, `XRLIM_BURST_FACTOR`).
+pub const ANSWER_ERRORS_BURST: u32 = 6;
+
+/// Resets that one peer gets in a second, and at once. Linux knows no limit: that is as many as a
+/// scan or a browser needs, and too few to be of use against a forged sender.
+pub const ANSWER_RESETS_PER_SECOND: u32 = 100;
+
+/// How often a rate's word is tried to be changed. Each failure means that another answer was counted.
+pub const ANSWER_TRIES_MAX: u32 = 8;
+
 /// Outcomes for established packets that a record can remember: three bits, zero is "none".
 pub const CACHED_OUTCOMES_MAX: u32 = 7;
 
@@ -232,6 +260,9 @@ pub const TIMEOUT_POLICIES_MAX: u32 = 16;
 const _: () = assert!(WALK_ROUNDS_MAX <= 1 << 23);
 // A rule's number in its chain is half of an entry of an index.
 const _: () = assert!(RULES_MAX <= 1 << 16);
+const _: () = assert!(NOTICE_BYTES_MAX.is_power_of_two() && LOG_BYTES <= NOTICE_BYTES_MAX);
+const _: () = assert!(ANSWER_PEERS.is_power_of_two());
+const _: () = assert!(RULE_STEPS_MAX.is_multiple_of(RULES_PER_ROUND));
 const _: () = assert!(SLOTS_PER_BUCKET * 8 == u64::BITS);
 const _: () = assert!(SLOT_WORDS_V4 * 8 == 64 && SLOT_WORDS_V6 * 8 == 128);
 // The numbers fit into the bits that `fragment` has for them.

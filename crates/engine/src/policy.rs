@@ -37,6 +37,9 @@ pub struct PolicyHeader {
     pub raw_entry: [[u32; 2]; 2],
     /// Keys of the hash tables of all indexes, see [`crate::index`].
     pub index_keys: [u32; KEYS],
+    /// Where a packet goes on that FORWARD or OUTPUT has accepted, for IPv4 and IPv6: rules of mangle's
+    /// POSTROUTING, or [`NO_RULE`].
+    pub after: [u32; 2],
 }
 
 /// What nearly all packets answer to some of the interface patterns: `lo`, say, which does not fit
@@ -89,6 +92,7 @@ impl PolicyHeader {
         settled: SettledInterfaces::NONE,
         raw_entry: [[NO_RULE; 2]; 2],
         index_keys: [0; KEYS],
+        after: [NO_RULE; 2],
     };
 
     /// The settled patterns, for a packet that gives the settled answers; `None` for one that does
@@ -214,6 +218,10 @@ pub mod target {
     pub const GOTO: u8 = 5;
     /// Say what becomes of the packet's flow, unless a rule before has said so, and go on.
     pub const ASSIGN: u8 = 6;
+    /// Drop, and answer with what [`super::Rule::assigned`] says: see [`crate::answer`].
+    pub const REJECT: u8 = 7;
+    /// Accept as far as this table goes: back to where its first chain was jumped to from.
+    pub const LEAVE: u8 = 8;
 }
 
 /// A match that does not fit into a rule, 32 bytes: see [`crate::condition`].
@@ -272,7 +280,7 @@ impl Question<'_> {
 /// What a walk found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// [`target::ACCEPT`] or [`target::DROP`], or [`target::CONTINUE`] when the walk took too many
+    /// [`target::ACCEPT`], [`target::DROP`] or [`target::REJECT`], or [`target::CONTINUE`] when the walk took too many
     /// steps.
     pub target: u8,
     /// Whether a rule decided, or the policy of the chain.
@@ -298,7 +306,7 @@ pub enum DependsOn {
 
 /// Walks rules that have no conditions from the first rule of a built-in chain.
 pub fn walk<H: Host>(host: &H, entry: u32, question: &Question<'_>) -> Answer {
-    let mut progress = Progress::from(entry);
+    let mut progress = Progress::from(entry, NO_RULE);
     let mut walk = Walk {
         host,
         question,
@@ -317,7 +325,7 @@ pub(crate) fn walk_in<H: Host>(host: &H, scratch: &mut Scratch) {
     let Scratch {
         info, asked, walk, ..
     } = scratch;
-    *walk = Progress::from(asked.entry);
+    *walk = Progress::from(asked.entry, asked.after);
     let mut walk = Walk {
         host,
         question: &asked.question(info),
@@ -326,6 +334,9 @@ pub(crate) fn walk_in<H: Host>(host: &H, scratch: &mut Scratch) {
     host.repeat(WALK_ROUNDS_MAX, &mut walk);
 }
 
+/// In place of [`Progress::after`] where the walk has gone on.
+const GONE_ON: u32 = NO_RULE - 1;
+
 /// How far a walk has come.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Progress {
@@ -333,6 +344,8 @@ pub(crate) struct Progress {
     pub(crate) at: u32,
     depth: u32,
     returns: [u32; JUMP_DEPTH_MAX as usize],
+    /// Where the walk goes on once it has accepted, [`NO_RULE`] for nowhere, or [`GONE_ON`].
+    after: u32,
     /// What the first rule has assigned that did.
     pub(crate) assigned: Assigned,
     /// Condition of the rule `at` to be asked next, [`NO_RULE`] while rules are tried.
@@ -347,6 +360,7 @@ impl Progress {
         at: NO_RULE,
         depth: 0,
         returns: [0; JUMP_DEPTH_MAX as usize],
+        after: NO_RULE,
         assigned: Assigned::NOTHING,
         condition: NO_RULE,
         search: Search::NONE,
@@ -358,9 +372,10 @@ impl Progress {
         },
     };
 
-    const fn from(entry: u32) -> Self {
+    const fn from(entry: u32, after: u32) -> Self {
         Self {
             at: entry,
+            after,
             ..Self::START
         }
     }
@@ -463,13 +478,24 @@ impl<H: Host> Walk<'_, H> {
                 };
                 self.progress.at = *back;
             }
+            target::LEAVE => {
+                let [back, ..] = self.progress.returns;
+                self.progress.depth = 0;
+                self.progress.at = back;
+            }
+            target::ACCEPT if self.progress.after == GONE_ON => return false,
             decided => {
                 self.progress.answer.target = decided;
                 self.progress.answer.rule = at;
                 if rule.number != 0 {
                     self.progress.answer.decided_by = DecidedBy::Rule;
                 }
-                return false;
+                if decided != target::ACCEPT || self.progress.after == NO_RULE {
+                    return false;
+                }
+                self.progress.at = self.progress.after;
+                self.progress.after = GONE_ON;
+                self.progress.depth = 0;
             }
         }
         true

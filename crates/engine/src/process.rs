@@ -1,6 +1,7 @@
 //! One packet's way through the engine.
 
 use crate::account;
+use crate::answer;
 use crate::asked::Asked;
 use crate::associate;
 use crate::condition::{self, Scan};
@@ -18,6 +19,7 @@ use crate::helper::state::Lease;
 use crate::host::{Host, Packet};
 use crate::judge::{self, Judgement};
 use crate::labels::{self, Labels};
+use crate::notice::Notice;
 use crate::policy::{Assigned, DependsOn, NO_RULE, Progress};
 use crate::raw;
 use crate::record::{FlowAssigned, Record, Warm};
@@ -160,6 +162,8 @@ pub struct Scratch {
     pub(crate) scan: Scan,
     /// Mark of the packet, see [`Host::mark`].
     pub(crate) mark: u32,
+    /// What is told of the packet beside events.
+    pub(crate) notice: Notice,
     /// What rules say of the flow that the packet may begin.
     pub(crate) assigned: Assigned,
     /// Whether another packet of the flow would meet the same fate in the table raw.
@@ -190,6 +194,11 @@ pub struct Scratch {
 }
 
 impl Scratch {
+    /// Mark of the packet, as rules have left it.
+    pub const fn mark(&self) -> u32 {
+        self.mark
+    }
+
     /// What was decided, once [`Stage::Done`] is reached.
     pub const fn outcome(&self) -> &Outcome {
         &self.outcome
@@ -238,6 +247,7 @@ impl Default for Scratch {
             walk: Progress::START,
             scan: Scan::NOTHING,
             mark: 0,
+            notice: Notice::NOTHING,
             assigned: Assigned::NOTHING,
             raw_depends_on: DependsOn::Flow,
             next: Stage::Done,
@@ -447,6 +457,7 @@ pub fn step<P: Packet, H: Host>(
         Stage::Message => helper::sip::read(&run, scratch),
         Stage::Label => labels::write(host, scratch),
         Stage::Weigh => condition::weigh(&run, scratch),
+        Stage::Answer => answer::ask(&run, scratch),
         Stage::Steady => steady::advance(host, arrival.path, scratch),
     }
 }

@@ -52,4 +52,6 @@ pub enum Stage {
     Label = 21,
     /// Go on through the rules from one that has conditions.
     Weigh = 24,
+    /// Have a rejected packet answered.
+    Answer = 30,
 }

@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 
 use keepstate_engine::limits::{
-    ACCOUNTING_WORDS, EXPECTATION_SLOTS, EXPECTATION_WORDS, HELPER_STATE_WORDS, HELPER_STATES,
-    LABEL_BUCKETS, LABEL_WORDS, LABELS_PER_BUCKET, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET,
-    WARM_WORDS,
+    ACCOUNTING_WORDS, ANSWER_RATES, EXPECTATION_SLOTS, EXPECTATION_WORDS, HELPER_STATE_WORDS,
+    HELPER_STATES, LABEL_BUCKETS, LABEL_WORDS, LABELS_PER_BUCKET, SLOT_WORDS_V4, SLOT_WORDS_V6,
+    SLOTS_PER_BUCKET, WARM_WORDS,
 };
 use keepstate_engine::table::gauges;
 use rustix::mm::{Advice, madvise};
@@ -32,6 +32,7 @@ pub struct OwnedTable {
     helper_states: Lines,
     labels: Lines,
     condition_states: Lines,
+    answer_rates: Lines,
 }
 
 /// Where the arrays of a family lie.
@@ -72,6 +73,7 @@ impl OwnedTable {
             helper_states: Lines::new(0),
             labels: Lines::new(0),
             condition_states: Lines::new(0),
+            answer_rates: Lines::new(0),
         }
     }
 
@@ -95,6 +97,15 @@ impl OwnedTable {
         }
     }
 
+    /// The same table with memory for the rates of answers.
+    #[must_use]
+    pub fn with_answers(self) -> Self {
+        Self {
+            answer_rates: Lines::new(ANSWER_RATES as usize),
+            ..self
+        }
+    }
+
     /// The table's arrays, borrowed.
     pub fn as_slices(&self) -> SliceTable<'_> {
         self.beside(self)
@@ -110,6 +121,7 @@ impl OwnedTable {
         table
             .with_fragments(other.fragments.as_slice())
             .with_conditions(other.condition_states.as_slice())
+            .with_answers(other.answer_rates.as_slice())
             .with_helpers(HelperSlices {
                 expectations: other.expectations.as_slice(),
                 states: other.helper_states.as_slice(),

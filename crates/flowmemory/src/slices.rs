@@ -40,6 +40,7 @@ pub struct SliceTable<'a> {
     fragments: &'a [AtomicU64],
     helpers: HelperSlices<'a>,
     condition_states: &'a [AtomicU64],
+    answer_rates: &'a [AtomicU64],
 }
 
 /// What helpers work with, and labels. May be empty: then nothing is expected, and no flow has labels.
@@ -74,6 +75,7 @@ impl<'a> SliceTable<'a> {
             fragments: &[],
             helpers,
             condition_states: &[],
+            answer_rates: &[],
         }
     }
 
@@ -94,6 +96,15 @@ impl<'a> SliceTable<'a> {
     pub const fn with_conditions(self, condition_states: &'a [AtomicU64]) -> Self {
         Self {
             condition_states,
+            ..self
+        }
+    }
+
+    /// The same table with the rates of answers.
+    #[must_use]
+    pub const fn with_answers(self, answer_rates: &'a [AtomicU64]) -> Self {
+        Self {
+            answer_rates,
             ..self
         }
     }
@@ -186,6 +197,10 @@ impl<'a> FlowMemory for SliceTable<'a> {
     fn labels(&self, bucket: u32, slot: u32) -> Option<WordsAt<'a>> {
         let number = u64::from(bucket) * u64::from(LABELS_PER_BUCKET) + u64::from(slot);
         part(self.helpers.labels, number, LABEL_WORDS)
+    }
+
+    fn answer_rate(&self, index: u32) -> Option<WordsAt<'a>> {
+        part(self.answer_rates, u64::from(index), 1)
     }
 
     fn condition_state(&self, index: u32) -> Option<WordsAt<'a>> {

@@ -6,6 +6,7 @@
 pub mod calendar;
 mod expectation;
 mod forms;
+mod packet_log;
 pub mod sysctl;
 pub mod timeout;
 
@@ -24,6 +25,7 @@ use keepstate_engine::wire::transport::{GRE, ICMP, ICMPV6, SCTP, TCP, UDP, UDPLI
 
 pub use self::expectation::{Expectation, ExpectationLine, ExpectationXml, Packet};
 pub use self::forms::{Line, Save, Style, Telling, Xml};
+pub use self::packet_log::{LoggedPacket, log_flag};
 
 const DCCP: u8 = 33;
 

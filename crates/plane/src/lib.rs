@@ -31,6 +31,11 @@ pub const INTERFACES_MAX: u32 = 4096;
 /// Bytes of the ring that carries events; a power of two and a multiple of the page size.
 pub const EVENT_RING_BYTES: u32 = 1 << 20;
 
+/// Bytes of the rings that carry notices to be written and packets to be answered, likewise. A second's answers
+/// fit, at 200 bytes each.
+pub const NOTICE_RING_BYTES: u32 = 1 << 20;
+pub const ANSWER_RING_BYTES: u32 = 1 << 18;
+
 /// Words of a bucket in each of the maps that make up a flow table.
 pub const BUCKET_SLOT_WORDS_V4: usize = (SLOTS_PER_BUCKET * SLOT_WORDS_V4) as usize;
 pub const BUCKET_SLOT_WORDS_V6: usize = (SLOTS_PER_BUCKET * SLOT_WORDS_V6) as usize;
@@ -71,13 +76,16 @@ pub mod names {
     pub const COUNTERS: &str = "COUNTERS";
     pub const INTERFACES: &str = "INTERFACES";
     pub const EVENTS: &str = "EVENTS";
+    pub const NOTICES: &str = "NOTICES";
+    pub const ANSWERS: &str = "ANSWERS";
+    pub const ANSWER_RATES: &str = "ANSWER_RATES";
     pub const REPORT: &str = "REPORT";
     /// Programs of the later stages. Pinned too: an array of programs that no process and no pin
     /// holds forgets them.
     pub const STAGES_XDP: &str = "STAGES_XDP";
     pub const STAGES_TC: &str = "STAGES_TC";
 
-    pub const XDP_STAGES: [(Stage, &str); 20] = [
+    pub const XDP_STAGES: [(Stage, &str); 21] = [
         (Stage::Look, "xdp_look"),
         (Stage::Advance, "xdp_advance"),
         (Stage::Write, "xdp_write"),
@@ -98,8 +106,9 @@ pub mod names {
         (Stage::Elsewhere, ELSEWHERE[0]),
         (Stage::Label, "xdp_label"),
         (Stage::Weigh, "xdp_weigh"),
+        (Stage::Answer, "xdp_answer"),
     ];
-    pub const TC_STAGES: [(Stage, &str); 20] = [
+    pub const TC_STAGES: [(Stage, &str); 21] = [
         (Stage::Look, "tc_look"),
         (Stage::Advance, "tc_advance"),
         (Stage::Write, "tc_write"),
@@ -120,6 +129,7 @@ pub mod names {
         (Stage::Elsewhere, ELSEWHERE[1]),
         (Stage::Label, "tc_label"),
         (Stage::Weigh, "tc_weigh"),
+        (Stage::Answer, "tc_answer"),
     ];
 
     /// Where a packet goes on that comes from the other of two tables, by XDP and by TC. Pinned, so that they
@@ -144,7 +154,7 @@ pub mod names {
     ];
 
     /// The other maps.
-    pub const COMMON: [&str; 14] = [
+    pub const COMMON: [&str; 18] = [
         GAUGES,
         FRAGMENTS,
         EXPECTATIONS,
@@ -160,6 +170,9 @@ pub mod names {
         EVENTS,
         REPORT,
         INDEX,
+        NOTICES,
+        ANSWERS,
+        ANSWER_RATES,
     ];
 
     /// All maps, in the order in which they are pinned.
@@ -195,6 +208,8 @@ pub struct Plane {
     pub tick_multiplier: u64,
     /// Wall clock minus the kernel's monotonic clock, in nanoseconds.
     pub wall_offset: u64,
+    /// Cookies of the sockets that answers are sent through, of IPv4 and of IPv6; zero for none.
+    pub answerers: [u64; 2],
     /// Bits `PLANE_*`.
     pub flags: u32,
     /// The time, with [`PLANE_TEST_CLOCK`].
@@ -209,6 +224,9 @@ pub struct Plane {
 
 /// At 1,000 jiffies a second the product overflows after 550 years.
 pub const TICK_SHIFT: u32 = 24;
+
+/// Priority (`SO_PRIORITY`) of the packets that the daemon answers with.
+pub const ANSWER_PRIORITY: u32 = 0x6b73_0001;
 
 /// The clock stands at [`Plane::test_tick`].
 pub const PLANE_TEST_CLOCK: u32 = 1 << 0;
@@ -265,7 +283,11 @@ pub struct Counters {
     pub verdicts: [u64; 4],
     /// Events that found the ring full.
     pub events_lost: u64,
-    pub reserved: [u64; 3],
+    /// Packets for LOG and NFLOG that found theirs full.
+    pub notices_lost: u64,
+    /// Packets that were to be answered, likewise.
+    pub answers_lost: u64,
+    pub reserved: u64,
 }
 
 impl Default for Counters {
@@ -275,7 +297,9 @@ impl Default for Counters {
             states: [0; 8],
             verdicts: [0; 4],
             events_lost: 0,
-            reserved: [0; 3],
+            notices_lost: 0,
+            answers_lost: 0,
+            reserved: 0,
         }
     }
 }

@@ -229,6 +229,12 @@ pub(crate) fn unrecognised(word: &str) -> (Problem, Option<String>) {
         Some(Owner::Comment) => Some(format!("`{word}' needs `-m comment' before it")),
         Some(Owner::Ct) => Some(format!("`{word}' needs `-j CT' before it")),
         Some(Owner::Iptables) | None => {
+            if let Some(owner) = matches::target_of(name) {
+                return (
+                    problem,
+                    Some(format!("`{word}' needs `-j {owner}' before it")),
+                );
+            }
             if let Some(owner) = matches::owner_of(name) {
                 return (
                     problem,
@@ -282,7 +288,6 @@ pub(crate) const FOREIGN_TARGETS: &[&str] = &[
     "CHECKSUM",
     "CLASSIFY",
     "CLUSTERIP",
-    "CONNMARK",
     "CONNSECMARK",
     "DNAT",
     "DNPT",
@@ -292,16 +297,12 @@ pub(crate) const FOREIGN_TARGETS: &[&str] = &[
     "HMARK",
     "IDLETIMER",
     "LED",
-    "LOG",
-    "MARK",
     "MASQUERADE",
     "NETMAP",
-    "NFLOG",
     "NFQUEUE",
     "QUEUE",
     "RATEEST",
     "REDIRECT",
-    "REJECT",
     "SECMARK",
     "SET",
     "SNAT",
@@ -335,7 +336,6 @@ pub(crate) fn instead_of(name: &str) -> Option<String> {
             "addresses are not translated; leave the table nat to the kernel's own iptables"
         }
         "TCPMSS" => "clamp on the route: `ip route change ... advmss N'",
-        "REJECT" => "`-j DROP' refuses without an answer",
         _ => return None,
     };
     Some(text.into())
@@ -343,14 +343,7 @@ pub(crate) fn instead_of(name: &str) -> Option<String> {
 
 /// Options of matches and targets that are supported, and of iptables, that are not yet; options
 /// of unsupported matches are met only after these have been refused.
-const FOREIGN_OPTIONS: &[&str] = &[
-    "log-prefix",
-    "modprobe",
-    "M",
-    "reject-with",
-    "zone-orig",
-    "zone-reply",
-];
+const FOREIGN_OPTIONS: &[&str] = &["modprobe", "M", "zone-orig", "zone-reply"];
 
 /// Whether `!` may stand before an option.
 pub(crate) const fn may_be_negated(option: Opt) -> bool {

@@ -224,6 +224,14 @@ impl RuleBuilder {
             family,
         } = self;
         let mut rule = rule;
+        if let (Target::Extended(extension), Some(word)) = (&mut rule.target, &target) {
+            let context = Context {
+                family,
+                protocol: rule.protocol.as_ref(),
+            };
+            let finished = extension.finish(&context);
+            finished.map_err(|problem| Fault::at(word, problem))?;
+        }
         for module in modules {
             let context = Context {
                 family,

@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use keepstate_engine::between::{Table, process_between};
 use keepstate_engine::event::Event;
-use keepstate_engine::host::Route;
-use keepstate_engine::host::{FlowMemory, Host};
+use keepstate_engine::host::{FlowMemory, Host, Packet, Payload, Route};
 use keepstate_engine::index::IndexLine;
+use keepstate_engine::notice::Notice;
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_engine::process::{Arrival, Outcome, Scratch, Stage, finish, prepare, process};
 use keepstate_engine::settings::{SETTING_NEWER_TABLE, SETTING_OLDER_TABLE, Settings};
@@ -92,6 +92,8 @@ pub trait Observer {
     }
     fn step(&self, _step: Step) {}
     fn event(&self, _event: &Event) {}
+    /// Of a packet that LOG, NFLOG or REJECT matched, with its first bytes.
+    fn notice(&self, _notice: &Notice, _packet: &[u8]) {}
 }
 
 impl Observer for () {}
@@ -271,6 +273,10 @@ impl<M: FlowMemory, O: Observer> Host for BesideOlder<'_, M, O> {
         self.plane.emit(event);
     }
 
+    fn notify<P: Packet>(&self, packet: &P, notice: &Notice) {
+        self.plane.notify(packet, notice);
+    }
+
     fn wall_clock(&self) -> u64 {
         self.plane.wall_clock()
     }
@@ -393,6 +399,7 @@ impl<M: FlowMemory, O: Observer> Host for Plane<M, O> {
         Route {
             hook: self.locals.hook(packet.family, &packet.destination),
             out_interfaces: self.out_interfaces,
+            out_index: 0,
         }
     }
 
@@ -402,6 +409,14 @@ impl<M: FlowMemory, O: Observer> Host for Plane<M, O> {
 
     fn emit(&self, event: &Event) {
         self.observer.event(event);
+    }
+
+    fn notify<P: Packet>(&self, packet: &P, notice: &Notice) {
+        let Some(bytes) = packet.payload(0, notice.captured) else {
+            return;
+        };
+        let bytes: Vec<u8> = (0..notice.captured).map(|at| bytes.byte(at)).collect();
+        self.observer.notice(notice, &bytes);
     }
 
     fn wall_clock(&self) -> u64 {

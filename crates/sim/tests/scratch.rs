@@ -112,8 +112,7 @@ impl Observer for Events {
 
 fn table() -> OwnedTable {
     let buckets = buckets_for(FLOWS_MAX);
-    OwnedTable::new([buckets, buckets], Accounting::Yes)
-        .with_helpers()
+    OwnedTable::new([buckets, buckets], Accounting::Yes).with_helpers()
 }
 
 fn settings() -> Settings {

@@ -5,9 +5,9 @@ mod conditions;
 mod cpus;
 mod helpers;
 mod index;
+mod labels;
 #[path = "../../../sim/tests/support/long_chains.rs"]
 mod long_chains;
-mod labels;
 mod pair;
 mod resize;
 mod zones;

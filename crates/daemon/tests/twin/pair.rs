@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use keepstate_daemon::kernel::Maps;
 use keepstate_daemon::table_maps::TableMaps;
 use keepstate_daemon::twin::{Entry, Twin};
+use keepstate_engine::answer::build;
 use keepstate_engine::event::{Event, EventKind};
 use keepstate_engine::limits::{
-    ACCOUNTING_WORDS, EXPECTATION_SLOTS, EXPECTATION_WORDS, HELPER_STATE_WORDS, HELPER_STATES,
-    LABEL_BUCKETS, LABEL_WORDS, LABELS_PER_BUCKET, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET,
-    WARM_WORDS,
+    ACCOUNTING_WORDS, ANSWER_RATES, EXPECTATION_SLOTS, EXPECTATION_WORDS, HELPER_STATE_WORDS,
+    HELPER_STATES, LABEL_BUCKETS, LABEL_WORDS, LABELS_PER_BUCKET, SLOT_WORDS_V4, SLOT_WORDS_V6,
+    SLOTS_PER_BUCKET, WARM_WORDS,
 };
+use keepstate_engine::notice::{Notice, NoticeKind};
 use keepstate_engine::process::{Arrival, Checksums, Outcome, Path};
 use keepstate_engine::record::{ASSIGNED, CONTROL_WORD, Control, SlotState};
 use keepstate_engine::settings::{
@@ -98,6 +100,7 @@ pub(crate) struct Memory {
     helper_states: Vec<AtomicU64>,
     labels: Vec<AtomicU64>,
     condition_states: Vec<AtomicU64>,
+    answer_rates: Vec<AtomicU64>,
 }
 
 impl Memory {
@@ -121,6 +124,7 @@ impl Memory {
             helper_states: words(HELPER_STATES * HELPER_STATE_WORDS),
             labels: words(LABEL_BUCKETS * LABELS_PER_BUCKET * LABEL_WORDS),
             condition_states: words(CONDITIONS_COMPARED),
+            answer_rates: words(ANSWER_RATES),
         }
     }
 
@@ -140,6 +144,7 @@ impl Memory {
         table
             .with_fragments(&common.fragments)
             .with_conditions(&common.condition_states)
+            .with_answers(&common.answer_rates)
             .with_helpers(HelperSlices {
                 expectations: &common.expectations,
                 states: &common.helper_states,
@@ -171,13 +176,20 @@ impl Memory {
     }
 }
 
-/// Keeps the events of the native plane.
+/// Keeps the events and notices of the native plane.
 #[derive(Default)]
-pub(crate) struct Listener(pub(crate) RefCell<Vec<Event>>);
+pub(crate) struct Listener(
+    pub(crate) RefCell<Vec<Event>>,
+    pub(crate) RefCell<Vec<(Notice, Vec<u8>)>>,
+);
 
 impl Observer for Listener {
     fn event(&self, event: &Event) {
         self.0.borrow_mut().push(*event);
+    }
+
+    fn notice(&self, notice: &Notice, packet: &[u8]) {
+        self.1.borrow_mut().push((*notice, packet.to_vec()));
     }
 }
 
@@ -190,6 +202,8 @@ pub(crate) struct Twins<'a> {
     /// Events that told of a record's end.
     pub(crate) ended: usize,
     cpus: Vec<usize>,
+    /// Packets that were told of, kept and answered.
+    pub(crate) noted: [usize; 3],
 }
 
 impl<'a> Twins<'a> {
@@ -217,6 +231,7 @@ impl<'a> Twins<'a> {
             left_out: 0,
             ended: 0,
             cpus: cpus(),
+            noted: [0; 3],
         }
     }
 
@@ -266,6 +281,7 @@ impl<'a> Twins<'a> {
         assert_eq!(self.kernel.events(), told, "{what}");
         let is_end = |event: &&Event| event.kind == EventKind::Destroy as u8;
         self.ended += told.iter().filter(is_end).count();
+        self.compare_notices(what);
         self.compare_tables(what);
     }
 
@@ -276,6 +292,25 @@ impl<'a> Twins<'a> {
             let mut set = CpuSet::new();
             set.set(cpu);
             sched_setaffinity(None, &set).expect("the CPU is allowed");
+        }
+    }
+
+    fn compare_notices(&mut self, what: &str) {
+        let mut native = self.native.observer.1.take();
+        let mut kernel = self.kernel.notices();
+        // Interfaces are the plane's. Answers have a ring of their own.
+        native.sort_by_key(|(notice, _)| notice.kind == NoticeKind::Answer as u8);
+        for (notice, _) in native.iter_mut().chain(&mut kernel) {
+            (notice.in_index, notice.out_index) = (0, 0);
+        }
+        assert_eq!(kernel, native, "{what}");
+        for ((notice, ours), (_, theirs)) in native.iter().zip(&kernel) {
+            self.noted[usize::from(notice.kind) - 1] += 1;
+            let source = Some([0x0a01_0101; 4]);
+            let bytes = |frame| build(notice, frame, source).map(|answer| answer.bytes().to_vec());
+            let answer = bytes(ours);
+            assert_eq!(answer, bytes(theirs), "{what}");
+            assert_eq!(answer.is_some(), notice.kind == NoticeKind::Answer as u8);
         }
     }
 

@@ -84,6 +84,7 @@ fn fares_alike(seed: u64, mood: Mood) {
         header: policy.header,
         rules: policy.rules.clone(),
         conditions: policy.conditions.clone(),
+        index: policy.index.clone(),
         names: Vec::new(),
     };
     let mut native = Plane::new(common.table(), settings(), loaded, Listener::default());

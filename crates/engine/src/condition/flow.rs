@@ -64,7 +64,7 @@ pub(super) fn ask<P: Packet, H: Host>(
 
 /// Which endpoint began the packet's flow, if it has one.
 #[inline(always)]
-fn originator(scratch: &Scratch) -> Option<Side> {
+pub(super) fn originator(scratch: &Scratch) -> Option<Side> {
     if matches!(scratch.asked.table, Asker::Raw) {
         return None;
     }
@@ -79,7 +79,7 @@ fn originator(scratch: &Scratch) -> Option<Side> {
 
 /// The mark as it stands in the record: what the packet was tracked with need not have read it.
 #[inline(always)]
-fn mark<H: Host>(host: &H, scratch: &Scratch) -> u32 {
+pub(super) fn mark<H: Host>(host: &H, scratch: &Scratch) -> u32 {
     if matches!(scratch.tracked.flow, Flow::Begins) {
         return scratch.warm.mark;
     }

@@ -5,10 +5,14 @@
 //! and, between two rules that have some, tries rules as the walk does, up to the verdict. So
 //! packets that meet no such rule never enter the stage, and those that do enter it once.
 //!
+//! Targets that say something of a packet and let the walk go on (LOG, MARK) are the last condition of
+//! their rule: one that does something, and holds.
+//!
 //! All conditions of a rule must hold. [`flag::OR`] joins one to those after it: it is enough when
 //! one of them holds. [`flag::NOT`] turns one round, but what a packet does not have (the ports of a
 //! fragment, the flow of an INVALID packet) holds neither way, as in iptables.
 
+mod act;
 mod counted;
 mod flow;
 mod header;
@@ -93,6 +97,18 @@ pub mod kind {
     /// Bytes in the packet: bounds of the offset from the IP header, how many; then in
     /// [`DATA`] the bytes, and for each how many bytes before it begin the text anew.
     pub const TEXT: u16 = 28;
+    /// Not asked but done, and holds: the packet is told of, by the number of the note.
+    pub const LOG: u16 = 80;
+    /// The packet is handed over: number of the note, how many bytes of it from the IP header on.
+    pub const CAPTURE: u16 = 81;
+    /// The mark of the packet: bits that are cleared, bits that are then turned over.
+    pub const SET_MARK: u16 = 82;
+    /// The same of the flow.
+    pub const SET_FLOW_MARK: u16 = 83;
+    /// The flow gets the mark of the packet: masks of packet and flow.
+    pub const SAVE_MARK: u16 = 84;
+    /// The packet gets the mark of the flow: likewise.
+    pub const RESTORE_MARK: u16 = 85;
     /// Number of a label of the flow; not zero if it shall be set where it is not.
     pub const FLOW_LABEL: u16 = 90;
 }
@@ -114,6 +130,9 @@ pub mod flag {
     pub const CONTIGUOUS: u16 = 1 << 7;
     pub const COUNT_SHIFT: u32 = 8;
 }
+
+/// In a [`kind::CAPTURE`]: all bytes, as far as they are handed over.
+pub const CAPTURE_WHOLE: u32 = u32::MAX;
 
 /// Whom a frame is for.
 pub mod packet_type {
@@ -254,6 +273,7 @@ fn ask<P: Packet, H: Host>(
         kind::NTH..=kind::LIMIT => counted::ask(run, condition, index),
         kind::TIME => when::ask(run.host, condition),
         kind::TEXT => text::ask(run, scratch, condition, index),
+        kind::LOG..=kind::RESTORE_MARK => act::act(run, scratch, condition),
         _ => Held::Neither,
     }
 }

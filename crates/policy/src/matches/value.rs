@@ -18,6 +18,9 @@ pub(crate) enum Value {
     OpenRange(u64, u64),
     /// Value and mask.
     Mark(u32, u32),
+    /// The same, with the mask in any case.
+    ExclusiveMark(u32, u32),
+    HexadecimalWord(u32),
     /// Type of service, value and mask.
     Service(u8, u8),
     /// With the protocol whose services are named.
@@ -69,6 +72,8 @@ impl fmt::Display for Value {
             Self::OpenRange(low, high) => write!(f, "{low}:{high}"),
             Self::Mark(value, u32::MAX) => write!(f, "{value:#x}"),
             Self::Mark(value, mask) => write!(f, "{value:#x}/{mask:#x}"),
+            Self::ExclusiveMark(value, mask) => write!(f, "{value:#x}/{mask:#x}"),
+            Self::HexadecimalWord(word) => write!(f, "{word:#x}"),
             Self::Service(value, mask) => write!(f, "{value:#04x}/{mask:#04x}"),
             Self::Ports(_, ranges) => {
                 let ranges: Vec<_> = ranges.iter().map(port_text).collect();

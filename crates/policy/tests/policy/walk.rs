@@ -68,7 +68,7 @@ impl Slow<'_> {
             let decision = |policy| Some((policy, name.to_string(), index as u32 + 1));
             match rule.target.clone() {
                 // The rulesets here are of the table filter.
-                Target::None | Target::Notrack | Target::Ct(_) => {}
+                Target::None | Target::Notrack | Target::Ct(_) | Target::Extended(_) => {}
                 Target::Accept => return decision(ChainPolicy::Accept),
                 Target::Drop => return decision(ChainPolicy::Drop),
                 Target::Return => return None,
