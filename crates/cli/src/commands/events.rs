@@ -4,9 +4,10 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Args;
-use keepstate_api::{Event, EventKind, EventKinds, Reply, Request};
+use keepstate_api::{Event, EventKind, EventKinds, Reply, Request, Subject};
 use keepstate_listing::ShowTimeout;
 
+use crate::expression;
 use crate::output::{Colour, Paint};
 use crate::running::{InstanceArgument, unexpected};
 
@@ -16,6 +17,10 @@ pub(crate) struct Arguments {
     /// Go on until interrupted. There is no other way: nothing is kept of what is past.
     #[arg(long, required = true)]
     follow: bool,
+
+    /// Which events, such as `src 10.0.0.0/8 and reason tcp_*`: see docs/filters.md.
+    #[arg(value_name = "FILTER", num_args = 0..)]
+    expression: Vec<String>,
 
     /// Flows that begin, change and end, and no packets.
     #[arg(long, conflicts_with = "drops")]
@@ -39,6 +44,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         (_, true) => EventKinds::Drops,
         _ => EventKinds::All,
     };
+    let expression = expression::given(&arguments.expression)?;
+    let fits = |event: &Event| {
+        let expression = expression.as_ref();
+        expression.is_none_or(|expression| expression.matches(&Subject::of_event(event)))
+    };
     let mut client = arguments.instance.connect()?;
     match client.ask(&Request::Events { kinds })? {
         Reply::Listening => {}
@@ -48,6 +58,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     loop {
         let mut out = std::io::stdout().lock();
         match client.reply()? {
+            Reply::Event(event) if !fits(&event) => {}
             Reply::Event(event) if arguments.json => {
                 serde_json::to_writer(&mut out, &event)?;
                 writeln!(out)?;
