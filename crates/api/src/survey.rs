@@ -24,7 +24,8 @@ pub enum Order {
     Started,
 }
 
-/// What a walk through the table found.
+/// What a walk through the table found. While the table changes its size a flow that moves may be
+/// met twice or not at all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Survey {
     /// Flows that the filter fits.

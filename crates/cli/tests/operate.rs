@@ -7,9 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use keepstate_testkit::{
-    Namespace, programs_or_skip, require_program, root_or_skip, workspace_root,
-};
+use keepstate_testkit::{Namespace, programs_or_skip, root_or_skip, workspace_root};
 use serde_json::Value;
 
 struct Bench {
@@ -99,10 +97,40 @@ fn filters_choose_flows_and_mistakes_are_shown() {
         [53, 514]
     );
     assert_eq!(
-        ports(&["dst 10.9.0.2 and not (port 53 or port > 500)"]),
+        ports(&["dst 10.9.0.2 and not (port 53 or dst port > 500)"]),
         [123]
     );
     assert!(ports(&["dst 10.9.0.3 or replied and udp"]).is_empty());
+    // Of what happens while it is looked at, only what fits, and no more than was asked for.
+    let mut follow = bench.namespace.command(program::KEEPSTATE);
+    let options = [
+        "events",
+        "--follow",
+        "--json",
+        "--count",
+        "2",
+        "--instance",
+        &bench.instance,
+    ];
+    let filter = "reason policy_* and dst port 9 and length > 40";
+    let follow = follow
+        .args(options)
+        .arg(filter)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let heard = std::thread::spawn(move || follow.wait_with_output().unwrap());
+    while !heard.is_finished() {
+        bench.traffic();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let text = String::from_utf8(heard.join().unwrap().stdout).unwrap();
+    let events: Vec<Value> = text.lines().map(json).collect();
+    assert_eq!(events.len(), 2, "{text}");
+    assert!(
+        events.iter().all(|event| event["packet"]["rule"].is_null()),
+        "{text}"
+    );
     let said = bench.fails(&["flows", "dst port 22 adn tcp"]);
     assert!(
         said.contains("dst port 22 adn tcp\n              ^ "),
@@ -137,7 +165,9 @@ fn the_doctor_sees_what_is_wrong() {
     assert_eq!(found(&told, "not-counted").unwrap()["severity"], "note");
 
     // A table that three flows fill.
-    bench.succeeds(&["sysctl", "-w", "net.netfilter.nf_conntrack_max=3"]);
+    let mut sysctl = bench.namespace.command(program::KEEPSTATE);
+    sysctl.args(["sysctl", "-w", "net.netfilter.nf_conntrack_max=3"]);
+    keepstate_testkit::run(sysctl.env("KEEPSTATE_INSTANCE", &bench.instance));
     let output = program::keepstate(&bench.namespace, &bench.instance, &["doctor", "--json"]);
     assert_eq!(output.status.code(), Some(1));
     let told = json(&String::from_utf8_lossy(&output.stdout));
@@ -189,7 +219,10 @@ fn metrics_are_what_prometheus_reads() {
             "{name} is not in docs/metrics.md"
         );
     }
-    if require_program("promtool") {
+    if programs_or_skip(
+        "metrics_are_what_prometheus_reads (promtool)",
+        &["promtool"],
+    ) {
         let mut promtool = Command::new("promtool")
             .args(["check", "metrics"])
             .stdin(Stdio::piped())
@@ -233,7 +266,8 @@ fn alert_rules_and_dashboard_name_metrics_that_there_are() {
             assert!(manual.contains(&format!("`{name}`")), "{name} is no metric");
         }
     }
-    if require_program("promtool") {
+    let test = "alert_rules_and_dashboard_name_metrics_that_there_are (promtool)";
+    if programs_or_skip(test, &["promtool"]) {
         let directory = root.join("packaging/prometheus");
         for arguments in [
             ["check", "rules", "keepstate.rules.yml"],
@@ -379,6 +413,21 @@ fn the_dashboard_shows_and_changes_nothing() {
     );
     bench.succeeds(&["up", "-i", "inner"]);
     bench.wait_for_status();
+
+    // One process does not outlive the other.
+    drop(web);
+    let end = Instant::now() + Duration::from_secs(10);
+    let answers = || {
+        let mut curl = bench.namespace.command("curl");
+        let status = curl
+            .args(["-s", "-o", "/dev/null", "http://127.0.0.1:9477/"])
+            .status();
+        status.expect("curl can be started").success()
+    };
+    while answers() {
+        assert!(Instant::now() < end, "it still serves");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 #[test]
@@ -450,6 +499,10 @@ fn the_page_works_in_a_browser() {
     bench.traffic();
     let _web = Web::start(&bench, &[]);
     bench.wait_for_status();
+    // A curve has two points, and alerts are of what comes while it is looked at.
+    std::thread::sleep(Duration::from_secs(3));
+    bench.traffic();
+    std::thread::sleep(Duration::from_secs(2));
     let page = dom(&bench, "/?theme=dark");
     assert!(page.contains("data-theme=\"dark\""), "{page}");
     assert!(page.contains("class=\"line a\""), "no curve: {page}");

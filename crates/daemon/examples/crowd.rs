@@ -53,15 +53,12 @@ fn insert(plane: &MemoryPlane, flow: u32) {
     let table = plane.table();
     let (memory, settings) = (table.flows(), plane.settings());
     let is_half_open = flow % 4 == 3;
+    // A tenth of all flows has one source; the others are spread by squares modulo a prime.
+    let spread = (u64::from(flow).pow(2) % 65_521) as u32;
+    let source = 0x0a00_0000 + if flow.is_multiple_of(10) { 9 } else { spread };
     let tuple = Tuple {
         family: Family::V4,
-        // Squares modulo a prime: few sources have many flows, many have few.
-        source: [
-            0x0a00_0000 + (u64::from(flow).pow(2) % 65_521 % 40_000) as u32,
-            0,
-            0,
-            0,
-        ],
+        source: [source, 0, 0, 0],
         destination: [0xc000_0200 + flow % 7, 0, 0, 0],
         source_port: 1024 + (flow / 16) as u16 % 64_000,
         destination_port: [443, 80, 22, 53][flow as usize % 4],

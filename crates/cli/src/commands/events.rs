@@ -30,6 +30,10 @@ pub(crate) struct Arguments {
     #[arg(long)]
     drops: bool,
 
+    /// End after so many events.
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+
     /// Print a JSON object for each event.
     #[arg(long)]
     json: bool,
@@ -55,20 +59,26 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         _ => return Err(unexpected()),
     }
     let colour = Colour::of_stdout();
-    loop {
+    let mut left = arguments.count.unwrap_or(u64::MAX);
+    while left > 0 {
         let mut out = std::io::stdout().lock();
         match client.reply()? {
             Reply::Event(event) if !fits(&event) => {}
             Reply::Event(event) if arguments.json => {
+                left -= 1;
                 serde_json::to_writer(&mut out, &event)?;
                 writeln!(out)?;
             }
-            Reply::Event(event) => writeln!(out, "{}", line(&event, colour))?,
+            Reply::Event(event) => {
+                left -= 1;
+                writeln!(out, "{}", line(&event, colour))?;
+            }
             Reply::EventsLost { count } if arguments.json => writeln!(out, "{{\"lost\":{count}}}")?,
             Reply::EventsLost { count } => writeln!(out, "   [LOST] {count} events")?,
             _ => return Err(unexpected()),
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// An event in one line.

@@ -60,7 +60,10 @@ fn checked(text: &PolicyText) -> Option<Finding> {
     Some(Finding {
         name: "rules",
         severity: Severity::Warning,
-        message: format!("{} mistakes in the rules in force", warnings.len()),
+        message: match warnings.len() {
+            1 => "a mistake in the rules in force".to_owned(),
+            count => format!("{count} mistakes in the rules in force"),
+        },
         cause: format!("the first: {}", first.message),
         evidence: format!("{} {}", first.code.number(), first.location.rule),
         command: Some("keepstate check running".to_owned()),

@@ -134,8 +134,27 @@ fn enter(model: &mut Model, line: usize, now: Duration) {
                 model.mode = Mode::Packets(kind);
             }
         }
-        // A finding says all that is known of it; which flows a rule accepted is nowhere kept.
-        Pane::Rules | Pane::Alerts => {}
+        Pane::Rules => show_rule(model, line),
+        // A finding says all that is known of it.
+        Pane::Alerts => {}
+    }
+}
+
+/// What a rule refused of late; of one that refuses nothing the whole text, since which flows it
+/// accepted is kept nowhere.
+fn show_rule(model: &mut Model, line: usize) {
+    let Some(rule) = model.rules.get(line) else {
+        return;
+    };
+    let number = rule
+        .number
+        .map_or("policy".to_owned(), |number| number.to_string());
+    let name = format!("{}:{number}", rule.chain);
+    let refusals = model.refusals_sorted();
+    let kind = refusals.iter().find(|(kind, _)| kind.rule == name);
+    match kind.map(|(kind, _)| (*kind).clone()) {
+        Some(kind) => model.mode = Mode::Packets(kind),
+        None => model.said = Some(format!("-A {} {}", rule.chain, rule.text)),
     }
 }
 

@@ -35,6 +35,7 @@ pub(super) struct Sample {
 /// What the daemon said last.
 #[derive(Clone, Debug)]
 pub(super) struct Now {
+    pub(super) sample: Sample,
     pub(super) status: Box<Status>,
     pub(super) findings: Vec<Finding>,
 }
@@ -88,7 +89,7 @@ impl History {
             kept.statuses.clear();
         }
         kept.silent = None;
-        kept.samples.push_back(sample);
+        kept.samples.push_back(sample.clone());
         kept.statuses.push_back(status.clone());
         if kept.samples.len() > SAMPLES_MAX {
             kept.samples.pop_front();
@@ -97,7 +98,11 @@ impl History {
             kept.statuses.pop_front();
         }
         let findings = health::of_status(&status, kept.statuses.front().map(|before| &**before));
-        kept.now = Some(Now { status, findings });
+        kept.now = Some(Now {
+            sample,
+            status,
+            findings,
+        });
     }
 
     pub(super) fn samples(&self) -> Vec<Sample> {

@@ -1,13 +1,13 @@
 //! The process without rights: HTTP on one side, connections from the broker on the other.
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use anyhow::{Context, anyhow};
-use rustix::process::Signal;
+use rustix::event::{PollFd, PollFlags, poll};
 use tiny_http::{Header, Request, Response, Server};
 
 use super::broker::Access;
@@ -39,6 +39,8 @@ pub(super) struct Shared {
     pub(super) history: History,
     /// `None` where nothing may be changed.
     pub(super) token: Option<Token>,
+    /// Held by who has the daemon walk through its table: however many ask, one at a time does.
+    pub(super) walk: Mutex<()>,
     listen: SocketAddr,
     streams: AtomicU32,
 }
@@ -47,8 +49,8 @@ pub(super) struct Shared {
 pub(crate) fn serve(listen: SocketAddr, access: Access) -> anyhow::Result<()> {
     // Set before anything is read: what is broken in here has nothing to give.
     rustix::thread::set_no_new_privs(true)?;
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
+    end_with_broker(socket.try_clone()?);
     let server = Server::http(listen);
     let server = server
         .map_err(|error| anyhow!("{error}"))
@@ -69,6 +71,7 @@ pub(crate) fn serve(listen: SocketAddr, access: Access) -> anyhow::Result<()> {
         broker: Broker::new(socket),
         history: History::default(),
         token,
+        walk: Mutex::new(()),
         listen,
         streams: AtomicU32::new(0),
     });
@@ -83,6 +86,19 @@ pub(crate) fn serve(listen: SocketAddr, access: Access) -> anyhow::Result<()> {
         let _ = thread.join();
     }
     Ok(())
+}
+
+/// Without the broker there is nothing to serve. (A signal at its death would want a right that it need not have.)
+fn end_with_broker(socket: OwnedFd) {
+    thread::spawn(move || {
+        loop {
+            let mut watched = [PollFd::new(&socket, PollFlags::empty())];
+            // It says no more than that the other end is closed.
+            if poll(&mut watched, None).is_ok() && watched[0].revents().contains(PollFlags::HUP) {
+                std::process::exit(0);
+            }
+        }
+    });
 }
 
 fn work(server: &Server, shared: &Arc<Shared>) {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::io::Read;
+use std::sync::PoisonError;
 
 use keepstate_api::{Expression, Filter, Flow, Order, Reply, Request};
 use serde::Serialize;
@@ -82,7 +83,7 @@ pub(super) fn answer(
         "/metrics" => scrape(shared, link),
         "/api/status" => status(shared),
         "/api/history" => Answer::json(&shared.history.samples()),
-        "/api/flows" => flows(link, url),
+        "/api/flows" => flows(shared, link, url),
         "/api/check" => match filter_in(url) {
             Ok(filter) => Answer::json(&json!({ "filter": filter.map(|it| it.to_string()) })),
             Err(answer) => answer,
@@ -101,6 +102,7 @@ fn status(shared: &Shared) -> Answer {
             let findings = now.findings.iter().map(crate::health::Finding::to_json);
             Answer::json(&json!({
                 "status": now.status,
+                "sample": now.sample,
                 "findings": findings.collect::<Vec<_>>(),
                 "may_change": shared.token.is_some(),
             }))
@@ -123,7 +125,7 @@ fn scrape(shared: &Shared, link: &mut Link) -> Answer {
     }
 }
 
-fn flows(link: &mut Link, url: &str) -> Answer {
+fn flows(shared: &Shared, link: &mut Link, url: &str) -> Answer {
     let expression = match filter_in(url) {
         Ok(expression) => expression,
         Err(answer) => return answer,
@@ -147,6 +149,7 @@ fn flows(link: &mut Link, url: &str) -> Answer {
         order,
         count: FLOWS_SHOWN,
     };
+    let _turn = shared.walk.lock().unwrap_or_else(PoisonError::into_inner);
     match link.ask(&request) {
         Ok(Reply::Survey(survey)) => Answer::json(&survey),
         Ok(_) => Answer::error(502, "the daemon is not understood"),

@@ -196,7 +196,7 @@ fn survey(second: u64) -> Survey {
 }
 
 fn refusal(number: u8) -> Event {
-    let is_first = number % 3 == 0;
+    let is_first = number.is_multiple_of(3);
     let mut flow = flow(u32::from(number), "203.0.113.9", 23, 0);
     flow.seconds_left = 0;
     Event {
@@ -357,6 +357,17 @@ fn lines_lead_to_what_is_behind_them() {
     press(&mut model, KeyCode::Char('5'));
     press(&mut model, KeyCode::Enter);
     assert_picture("packets", &model, (80, 24));
+    press(&mut model, KeyCode::Esc);
+    press(&mut model, KeyCode::Char('4'));
+    press(&mut model, KeyCode::Enter);
+    assert_eq!(model.said.as_deref(), Some("-A INPUT -i lo -j ACCEPT"));
+    press(&mut model, KeyCode::Down);
+    press(&mut model, KeyCode::Down);
+    press(&mut model, KeyCode::Enter);
+    let Mode::Packets(kind) = &model.mode else {
+        panic!("{:?}", model.mode);
+    };
+    assert_eq!((&*kind.reason, &*kind.rule), ("tcp_bad_flags", "INPUT:3"));
 }
 
 #[test]
@@ -388,10 +399,7 @@ fn a_frozen_screen_stands_still() {
         News::Status(Box::new(status(5000))),
         Duration::from_secs(13),
     );
-    model.take(
-        News::Survey(Box::new(Survey::default())),
-        Duration::from_secs(13),
-    );
+    model.take(News::Survey(Box::default()), Duration::from_secs(13));
     let after = picture(&model, (80, 24), 12);
     let without_health = |text: &str| text.split_once('\n').map(|(_, rest)| rest.to_owned());
     assert_eq!(without_health(&after), without_health(&before));

@@ -10,12 +10,13 @@ use super::super::format;
 use super::super::model::{Life, Mode, Model, Refused};
 use super::{BAD, BOLD, FAINT, GOOD};
 
-const HELP: [(&str, &str); 15] = [
+const HELP: [(&str, &str); 16] = [
     ("1-7, tab, arrows", "another pane"),
     ("up, down, page, home, end", "move the cursor"),
     ("enter", "a flow: open it and see it live"),
     ("", "a source: the flows that it began"),
     ("", "a refusal: the packets that were refused so"),
+    ("", "a rule: what it refused, or its whole text"),
     ("/", "filter flows, as `dst port 22 and not assured`"),
     ("", "(docs/filters.md has the language)"),
     ("esc", "all flows again"),

@@ -82,7 +82,7 @@ function draw() {
   const lost = events.lost_in_kernel + events.lost_by_listeners;
   const rules = policy ? (policy.rules ? `${policy.rules[0]} + ${policy.rules[1]}` : "unknown") : "none";
   by("tiles").replaceChildren(
-    tile("flows", `${short(table.flows)} of ${short(table.flows_max)}`, percent >= 95 ? "bad" : percent >= 80 ? "warn" : ""),
+    tile("flows", `${short(table.flows)} / ${short(table.flows_max)}`, percent >= 95 ? "bad" : percent >= 80 ? "warn" : ""),
     tile("half-open", short(table.half_open)),
     tile("packets/s", short(lastOf(packets) + lastOf(dropped))),
     tile("new flows/s", short(lastOf(made))),
@@ -129,19 +129,16 @@ function drawAlerts() {
 
 async function poll() {
   try {
-    const { status, findings, may_change: mayChange } = await ask("api/status");
+    const { status, sample, findings, may_change: mayChange } = await ask("api/status");
     Object.assign(state, { status, findings, mayChange });
-    const verdict = (name) => status.traffic.verdicts[name] ?? 0;
-    state.samples.push({
-      time: Date.now(), flows: status.table.flows, half_open: status.table.half_open, inserted: status.table.inserted,
-      packets: Object.values(status.traffic.states).reduce((sum, count) => sum + count, 0),
-      accepted: verdict("ACCEPT"), dropped: verdict("DROP") + verdict("REJECT"),
-    });
+    // The daemon is asked once a second, whoever looks at this page when.
+    const last = state.samples[state.samples.length - 1];
+    if (!last || sample.time > last.time) state.samples.push(sample);
     if (state.samples.length > 700) state.samples.shift();
     showError("silent", null);
     const worst = findings.length ? findings[0].severity : "fine";
     by("health").className = worst;
-    by("health").textContent = worst === "fine" || worst === "note" ? `well, ${status.interfaces.length} interfaces` : findings[0].message;
+    by("health").textContent = worst === "fine" || worst === "note" ? "all is well" : findings[0].message;
   } catch (error) {
     showError("silent", error);
     by("health").className = "error";
