@@ -115,6 +115,11 @@ impl Metrics {
                 table.flows_max,
             ),
             (
+                "flows_peak",
+                "Most flows at a time since the daemon started",
+                table.flows_peak,
+            ),
+            (
                 "half_open_flows",
                 "Flows without a complete handshake",
                 table.half_open,

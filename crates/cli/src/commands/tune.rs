@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=FLOWS_MAX))]
     concurrent: Option<u64>,
 
-    /// Take the flows that the daemon has now.
+    /// Take the most flows that there were at a time since the daemon started.
     #[arg(long, conflicts_with = "concurrent")]
     observe: bool,
 
@@ -75,7 +75,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let concurrent = match arguments.concurrent {
         Some(concurrent) => concurrent,
         None if arguments.observe => observed(arguments)?,
-        None => anyhow::bail!("say --concurrent N, or --observe to take what the daemon has now"),
+        None => anyhow::bail!(
+            "say --concurrent N, or --observe to take the most that the daemon has seen"
+        ),
     };
     let plan = Plan::of(concurrent);
     let mut out = stdout();
@@ -113,10 +115,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The daemon keeps no peak: it is the flows of this moment.
 fn observed(arguments: &Arguments) -> anyhow::Result<u64> {
     match arguments.instance.connect()?.ask(&Request::Status)? {
-        Reply::Status(status) => Ok(status.table.flows.max(1)),
+        Reply::Status(status) => Ok(status.table.flows_peak.max(1)),
         _ => Err(unexpected()),
     }
 }

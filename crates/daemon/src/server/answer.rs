@@ -170,6 +170,7 @@ fn table_status(shared: &Shared) -> TableStatus {
         expectations_deleted: gauge(gauges::EXPECTATIONS_DELETED),
         expectations_refused: gauge(gauges::EXPECTATIONS_REFUSED),
         unread: gauge(gauges::UNREAD),
+        flows_peak: shared.expiry.peak().max(level(gauges::COUNT)),
     }
 }
 

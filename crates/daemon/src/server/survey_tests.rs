@@ -181,3 +181,16 @@ fn a_connection_that_may_only_ask_changes_nothing() {
     ));
     assert_eq!(list(&bench, None).len(), 400);
 }
+
+#[test]
+fn the_most_flows_at_a_time_are_remembered() {
+    let bench = Bench::new();
+    fill(&bench);
+    // Longer than a step of the search, which takes the number.
+    std::thread::sleep(std::time::Duration::from_millis(1000));
+    bench.ask(&Request::Flush {
+        filter: filter(Some("not port 22")),
+    });
+    let table = bench.status().table;
+    assert_eq!((table.flows_peak, table.flows), (400, 134));
+}

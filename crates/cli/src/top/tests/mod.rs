@@ -99,6 +99,7 @@ fn status(second: u64) -> Status {
             expectations_deleted: 0,
             expectations_refused: 0,
             unread: 0,
+            flows_peak: 0,
         },
         traffic: Traffic {
             states: counts(&[
