@@ -62,13 +62,9 @@ fn peer() -> anyhow::Result<()> {
 /// The engine in user space, on one thread.
 fn engine() -> anyhow::Result<()> {
     println!("engine in user space, one thread, random flows; ns a packet, median (least)");
-    println!(
-        "the generator is included, {:.1} ns of it",
-        engine::generator_ns()
-    );
     for kind in [Kind::Tcp, Kind::Udp] {
         println!(
-            "{:>4} {:>9} {:>6} {:>14} {:>14} {:>14} {:>14} {:>10}",
+            "{:>4} {:>9} {:>6} {:>14} {:>14} {:>14} {:>14} {:>10} {:>6}",
             format!("{kind:?}"),
             "flows",
             "rules",
@@ -76,7 +72,8 @@ fn engine() -> anyhow::Result<()> {
             "batch of 32",
             "new",
             "refused",
-            "bytes/flow"
+            "bytes/flow",
+            "maker"
         );
         for flows in sizes() {
             let mut engine = Engine::new(flows)?;
@@ -86,13 +83,14 @@ fn engine() -> anyhow::Result<()> {
                     continue;
                 }
                 println!(
-                    "{:>4} {flows:>9} {rules:>6} {:>14} {:>14} {:>14} {:>14} {:>10.1}",
+                    "{:>4} {flows:>9} {rules:>6} {:>14} {:>14} {:>14} {:>14} {:>10.1} {:>6.1}",
                     "",
                     engine.established(kind, rules, Handover::Single)?,
                     engine.established(kind, rules, Handover::Batch)?,
                     new,
                     engine.refused(kind, rules)?,
                     Engine::bytes_per_flow(flows),
+                    engine::maker_ns(kind, flows),
                 );
             }
         }

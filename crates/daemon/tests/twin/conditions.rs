@@ -5,7 +5,7 @@ use keepstate_engine::table::gauges;
 use keepstate_engine::time::Tick;
 use keepstate_sim::traffic::{Mood, Traffic};
 
-use crate::pair::{Memory, Twins};
+use crate::pair::{Memory, Twins, part};
 use crate::{compiled_for, ethernet};
 
 const PACKETS: usize = 30_000;
@@ -136,7 +136,7 @@ fn conditions_fare_alike() {
         let policy = compiled_for(&rules(&counting), &rules(&v6));
         let memory = Memory::new();
         let mut twins = Twins::new(&memory, &policy);
-        for (number, packet) in Traffic::new(seed, mood).take(PACKETS / 2).enumerate() {
+        for (number, packet) in Traffic::new(seed, mood).take(part(PACKETS / 2)).enumerate() {
             let entry = match number % 5 {
                 4 if mood != Mood::Fragmented => Entry::EgressEthernet,
                 _ => Entry::IngressXdp,
@@ -147,7 +147,7 @@ fn conditions_fare_alike() {
         let matched = twins.compare_rule_counters();
         let rules = policy.rules.len();
         println!("{mood:?}: {matched} of {rules} rules matched");
-        assert!(twins.gauge(gauges::INSERTED) > 500);
+        assert!(twins.gauge(gauges::INSERTED) > part(500) as u64);
         assert!(
             matched + 2 * SILENT_MAX + 20 > rules,
             "{matched} of {rules} rules matched"
