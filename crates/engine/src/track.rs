@@ -217,6 +217,7 @@ pub(crate) fn look<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
                     return Stage::Elsewhere;
                 }
                 host.trace(Step::NotFound);
+                expect::nothing_expected(scratch);
                 return Stage::Associate;
             }
             if !is_older {

@@ -26,6 +26,9 @@ use keepstate_plane::{REPORT_NONE, Report};
 use keepstate_policy::Compiled;
 use keepstate_sim::locals::Locals;
 use keepstate_sim::plane::{LoadedPolicy, Observer, Plane};
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+use crate::cpus::cpus;
 
 /// Small, so that tables fill up and records make room for others.
 const FLOWS_MAX: u32 = 512;
@@ -49,6 +52,9 @@ const TC_NEXT: u32 = u32::MAX;
 
 /// After so many packets those that wear another VLAN tag, or none, match other patterns.
 const PACKETS_PER_INTERFACE: usize = 7;
+
+/// So many packets come by one CPU.
+const PACKETS_PER_CPU: usize = 3;
 
 /// How often the memory of unfinished datagrams is compared: it is large, and what differed once
 /// will not agree later.
@@ -144,6 +150,7 @@ pub(crate) struct Twins<'a> {
     pub(crate) left_out: usize,
     /// Events that told of a record's end.
     pub(crate) ended: usize,
+    cpus: Vec<usize>,
 }
 
 impl<'a> Twins<'a> {
@@ -169,6 +176,7 @@ impl<'a> Twins<'a> {
             compared: 0,
             left_out: 0,
             ended: 0,
+            cpus: cpus(),
         }
     }
 
@@ -197,6 +205,7 @@ impl<'a> Twins<'a> {
             interfaces: self.interface(entry, frame),
         };
         let outcome = self.native.judge(frame, &arrival, now);
+        self.change_cpu();
         self.kernel.set_clock(now);
         let run = self.kernel.run(entry, frame).expect("a test run");
         self.compared += 1;
@@ -218,6 +227,16 @@ impl<'a> Twins<'a> {
         let is_end = |event: &&Event| event.kind == EventKind::Destroy as u8;
         self.ended += told.iter().filter(is_end).count();
         self.compare_tables(what);
+    }
+
+    /// Now and then the packet comes by another CPU, whose scratch memory holds something else.
+    fn change_cpu(&self) {
+        if self.compared.is_multiple_of(PACKETS_PER_CPU) {
+            let cpu = self.cpus[self.compared / PACKETS_PER_CPU % self.cpus.len()];
+            let mut set = CpuSet::new();
+            set.set(cpu);
+            sched_setaffinity(None, &set).expect("the CPU is allowed");
+        }
     }
 
     /// Turns knobs in both planes.

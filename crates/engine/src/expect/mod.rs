@@ -190,12 +190,18 @@ pub(crate) fn before_beginning<H: Host>(host: &H, scratch: &mut Scratch) -> Stag
         // The flow that expects it is in the older table.
         return Stage::Advance;
     }
-    scratch.search.found = NOWHERE;
+    nothing_expected(scratch);
     let gauges = host.flows().gauges();
     match gauges.map_or(0, |words| words.load(gauges::EXPECTATIONS)) {
         0 => beginning(host),
         _ => Stage::Foretold,
     }
+}
+
+/// Notes that no expectation was met. Without it, what an earlier packet met would be taken for this one's.
+#[inline(always)]
+pub(crate) fn nothing_expected(scratch: &mut Scratch) {
+    scratch.search.found = NOWHERE;
 }
 
 /// What comes when nothing more is to be looked for: a flow begins, in the newer table if there are two.
