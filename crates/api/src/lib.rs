@@ -12,17 +12,20 @@ mod client;
 mod edit;
 mod event;
 mod expectation;
+pub mod expression;
 mod filter;
 mod flow;
 pub mod frame;
 mod instance;
 mod message;
 mod status;
+mod survey;
 
 pub use self::client::{Client, ClientError};
 pub use self::edit::{FlowChange, MarkChange, NewExpectation, NewFlow, Unable};
 pub use self::event::{Event, EventKind, EventKinds, PacketEvent, Program, WindowEvent};
 pub use self::expectation::{Ends, Expectation};
+pub use self::expression::{Expression, ExpressionError, Subject};
 pub use self::filter::{
     AddressFilter, Filter, FilterError, FlowStatus, Foreign, MarkFilter, Replied, StatusFilter,
     prefix_mask,
@@ -40,3 +43,4 @@ pub use self::status::{
     Attachment, ControlStatus, EventStatus, ExpiryStatus, PolicyStatus, RulesText, Status,
     TableStatus, Traffic,
 };
+pub use self::survey::{Order, SURVEY_COUNT_MAX, Source, Survey};

@@ -8,6 +8,7 @@ use crate::expectation::Expectation;
 use crate::filter::Filter;
 use crate::flow::{Flow, RawRecord};
 use crate::status::{RulesText, Status};
+use crate::survey::{Order, Survey};
 
 /// Version of everything in this crate that crosses the socket. A client refuses another.
 pub const PROTOCOL: u32 = 5;
@@ -49,6 +50,15 @@ pub enum Request {
     Policy,
     /// Answered by any number of [`Reply::Flow`], then [`Reply::FlowsEnd`].
     Flows { filter: Filter },
+    /// What stands out among the flows, at most [`SURVEY_COUNT_MAX`](crate::SURVEY_COUNT_MAX) of
+    /// each kind. Answered by [`Reply::Survey`].
+    Survey {
+        filter: Filter,
+        order: Order,
+        count: u32,
+    },
+    /// From now on this connection may ask, and change nothing. Answered by [`Reply::Done`].
+    ReadOnly,
     /// As [`Request::Flows`]; afterwards the counters of the flows are zero.
     ResetCounters { filter: Filter },
     /// The flow of a packet. Answered by [`Reply::Flow`] or [`Reply::Unable`].
@@ -93,6 +103,45 @@ pub enum Request {
     RemoveTimeoutPolicy { name: Option<String> },
     /// Answered by [`Reply::Done`]; then the daemon ends.
     Shutdown { leave: Shutdown },
+}
+
+impl Request {
+    /// Whether it leaves everything as it is, and so is open to a connection that is
+    /// [`Request::ReadOnly`].
+    pub const fn only_asks(&self) -> bool {
+        match self {
+            Self::Status
+            | Self::Policy
+            | Self::Flows { .. }
+            | Self::Survey { .. }
+            | Self::ReadOnly
+            | Self::Find { .. }
+            | Self::Expectations { .. }
+            | Self::FindExpectation { .. }
+            | Self::Events { .. }
+            | Self::Running { .. }
+            | Self::Sysctl { .. }
+            | Self::TimeoutPolicies => true,
+            Self::Apply { mode, .. } => matches!(mode, ApplyMode::Check),
+            // Whether a command of iptables changes something only its arguments say.
+            Self::Iptables { .. }
+            | Self::Restore { .. }
+            | Self::Confirm
+            | Self::RollBack
+            | Self::ResetCounters { .. }
+            | Self::Insert { .. }
+            | Self::Change { .. }
+            | Self::Remove { .. }
+            | Self::Flush { .. }
+            | Self::InsertExpectation { .. }
+            | Self::RemoveExpectation { .. }
+            | Self::FlushExpectations
+            | Self::SetSysctl { .. }
+            | Self::AddTimeoutPolicy { .. }
+            | Self::RemoveTimeoutPolicy { .. }
+            | Self::Shutdown { .. } => false,
+        }
+    }
 }
 
 /// A file of rules, its text and not its path: the daemon opens no files of its clients.
@@ -178,6 +227,7 @@ pub enum Reply {
     Printed(Printed),
     Policy(PolicyText),
     Flow(Box<Flow>),
+    Survey(Box<Survey>),
     Expectation(Box<Expectation>),
     FlowsEnd {
         shown: u64,
@@ -286,6 +336,8 @@ pub enum FailureKind {
     Busy,
     /// The request names what does not exist or cannot be.
     Invalid,
+    /// The connection may change nothing.
+    Forbidden,
     /// The kernel or the file system refused.
     Failed,
 }

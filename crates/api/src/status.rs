@@ -101,6 +101,9 @@ pub struct TableStatus {
     /// Labels that found no place.
     #[serde(default)]
     pub labels_refused: u64,
+    /// Most flows at a time since the daemon started, looked at twenty times a second.
+    #[serde(default)]
+    pub flows_peak: u64,
 }
 
 /// Packets since the programs were loaded.

@@ -115,7 +115,8 @@ impl Entry {
         ProcLine(self)
     }
 
-    fn protocol_state(&self) -> Option<&'static str> {
+    /// Name of the state of a connection or association.
+    pub fn protocol_state(&self) -> Option<&'static str> {
         match self.original().protocol {
             TCP => Some(self.record.tcp_state.name()),
             SCTP => Some(SctpState::of(&self.record).name()),

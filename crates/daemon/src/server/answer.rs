@@ -20,12 +20,17 @@ use keepstate_plane::Counters;
 use super::connection::{Output, failure};
 use super::plane::PlaneError;
 use super::rules::ApplyError;
-use super::{Origin, Shared, commands, edit, expectations, flows, sysctl, timeouts};
+use super::{Origin, Shared, commands, edit, expectations, flows, survey, sysctl, timeouts};
 
 /// Answers one request, all but those that end the conversation. Errors are the client's.
 pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> io::Result<()> {
     let reply = match request {
         Request::Flows { filter } => return flows::list(shared, &filter, output),
+        Request::Survey {
+            filter,
+            order,
+            count,
+        } => Ok(survey::survey(shared, &filter, order, count)),
         Request::ResetCounters { filter } => return flows::reset_counters(shared, &filter, output),
         Request::Remove { filter } => return flows::remove(shared, &filter, output),
         Request::Flush { filter } => return flows::flush(shared, &filter, output),
@@ -63,7 +68,7 @@ pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> 
         Request::AddTimeoutPolicy { policy } => Ok(timeouts::add(shared, policy)),
         Request::RemoveTimeoutPolicy { name } => Ok(timeouts::remove(shared, name.as_deref())),
         Request::SetSysctl { assignment } => Ok(sysctl::set(shared, &assignment)),
-        Request::Events { .. } | Request::Shutdown { .. } => {
+        Request::Events { .. } | Request::ReadOnly | Request::Shutdown { .. } => {
             unreachable!("answered by the connection itself")
         }
     };
@@ -169,6 +174,7 @@ fn table_status(shared: &Shared) -> TableStatus {
         expectations_refused: gauge(gauges::EXPECTATIONS_REFUSED),
         unread: gauge(gauges::UNREAD),
         labels_refused: gauge(gauges::LABELS_REFUSED),
+        flows_peak: shared.expiry.peak().max(level(gauges::COUNT)),
     }
 }
 

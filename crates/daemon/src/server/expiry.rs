@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use keepstate_api::{EventKind, ExpiryStatus};
 use keepstate_engine::event::told;
 use keepstate_engine::fragment;
+use keepstate_engine::host::{FlowMemory as _, Words as _};
 use keepstate_engine::limits::FRAGMENT_BUCKETS;
 use keepstate_engine::settings::{
     SETTING_ACCOUNTING, SETTING_ACCOUNTING_ENDS, SETTING_FLOW_EVENTS, Settings, Timeout,
 };
-use keepstate_engine::table::{self, Entry};
+use keepstate_engine::table::{self, Entry, gauges};
 use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
 
 use super::aftermath::Aftermath;
@@ -36,6 +37,8 @@ pub(crate) struct Expiry {
     removed: AtomicU64,
     round_ms: AtomicU64,
     lag_ms: AtomicU64,
+    /// Most flows at a time.
+    peak: AtomicU64,
 }
 
 impl Expiry {
@@ -45,6 +48,10 @@ impl Expiry {
             round_ms: self.round_ms.load(Ordering::Relaxed),
             lag_ms: self.lag_ms.load(Ordering::Relaxed),
         }
+    }
+
+    pub(crate) fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
     }
 }
 
@@ -68,6 +75,10 @@ pub(crate) fn run(shared: &Shared, mut aftermath: Aftermath) {
         }
         due.begin(shared);
         for step in 0..STEPS {
+            shared
+                .expiry
+                .peak
+                .fetch_max(flows(shared), Ordering::Relaxed);
             lag_ms = lag_ms.max(search(shared, &mut due, step));
             if shared.sleep((ROUND / STEPS * (step + 1)).saturating_sub(begun.elapsed())) {
                 return;
@@ -78,6 +89,14 @@ pub(crate) fn run(shared: &Shared, mut aftermath: Aftermath) {
         expiry.round_ms.store(round_ms, Ordering::Relaxed);
         expiry.lag_ms.store(lag_ms, Ordering::Relaxed);
     }
+}
+
+fn flows(shared: &Shared) -> u64 {
+    let table = shared.plane.table();
+    let memory = table.flows();
+    let count = memory.gauges().map_or(0, |words| words.load(gauges::COUNT));
+    // A removal may be counted before its insertion.
+    (count as i64).max(0) as u64
 }
 
 /// When the buckets of the table are worth a look.

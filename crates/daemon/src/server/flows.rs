@@ -15,6 +15,7 @@ use keepstate_engine::settings::{SETTING_ACCOUNTING, SETTING_FLOW_EVENTS, Settin
 use keepstate_engine::table::{self, Entry, Hash, Lookup};
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{FlowKey, Oriented, Tuple};
+use keepstate_listing as listing;
 
 use super::connection::Output;
 use super::tables::Table;
@@ -34,7 +35,7 @@ pub(super) fn describe(shared: &Shared, entry: &Entry, now: Tick) -> Flow {
 }
 
 /// As [`describe`], for many flows: settings are long.
-fn describe_under<M: FlowMemory>(
+pub(super) fn describe_under<M: FlowMemory>(
     settings: &Settings,
     common: &M,
     entry: &Entry,
@@ -50,14 +51,26 @@ fn describe_under<M: FlowMemory>(
         labels: label_numbers(&labels),
         ..Flow::from_table(entry, now)
     };
-    let was_counted = entry.counters().is_some_and(|[original, ..]| original != 0);
-    if !was_counted && !settings.has(SETTING_ACCOUNTING) {
-        // There is room for counters, for the sake of start times or of later.
+    if !is_counted(settings, entry) {
         for endpoints in [&mut flow.original, &mut flow.reply] {
             (endpoints.packets, endpoints.bytes) = (None, None);
         }
     }
     flow
+}
+
+/// A flow as it can be listed, with what filters ask for.
+pub(super) fn listed_under(settings: &Settings, entry: &Entry, now: Tick) -> listing::Entry {
+    let mut listed = listing::Entry::from_table(entry, now);
+    listed.counters = listed.counters.filter(|_| is_counted(settings, entry));
+    listed
+}
+
+/// Where flows are not counted there may be room for counters, for the sake of start times or of
+/// later.
+fn is_counted(settings: &Settings, entry: &Entry) -> bool {
+    let was_counted = entry.counters().is_some_and(|[original, ..]| original != 0);
+    was_counted || settings.has(SETTING_ACCOUNTING)
 }
 
 pub(super) fn list(shared: &Shared, filter: &Filter, output: &mut Output) -> io::Result<()> {
@@ -191,7 +204,8 @@ pub(super) fn again(
     let is_alike = current.warm.mark == entry.warm.mark
         && current.record.status == entry.record.status
         && current.record.tcp_state == entry.record.tcp_state
-        && filter.seconds_left.is_none();
+        && filter.seconds_left.is_none()
+        && filter.expression.is_none();
     (is_alike || filter.matches(&describe(shared, &current, now))).then_some((table, current))
 }
 
@@ -261,6 +275,10 @@ pub(super) fn for_each<E>(
                 let end = buckets.min(next.saturating_add(BUCKETS_PER_STEP));
                 let now = shared.plane.now();
                 table::visit(&table.flows(), family, next..end, now, |entry| {
+                    // Many flows fall to an expression, and a description costs a microsecond.
+                    if !filter.expression_fits(&listed_under(&settings, entry, now)) {
+                        return;
+                    }
                     let flow = describe_under(&settings, &common.flows(), entry, now);
                     if filter.matches(&flow) {
                         found.push((*entry, flow));

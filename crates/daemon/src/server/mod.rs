@@ -19,10 +19,13 @@ mod log;
 pub mod memory;
 mod plane;
 mod rules;
+mod survey;
 pub(crate) mod sysctl;
 pub mod tables;
 mod timeouts;
 
+#[cfg(test)]
+mod survey_tests;
 #[cfg(test)]
 mod tests;
 
