@@ -137,7 +137,12 @@ impl Engine {
 
     /// Cost of a packet that would begin a flow and is refused by the rules.
     pub(crate) fn refused(&self, kind: Kind, rules: u32) -> anyhow::Result<Sample> {
-        let plane = self.plane(rules);
+        self.refused_by(kind, policy(rules))
+    }
+
+    /// The same of a given policy.
+    pub(crate) fn refused_by(&self, kind: Kind, policy: LoadedPolicy) -> anyhow::Result<Sample> {
+        let plane = Plane::new(self.table.as_slices(), self.settings, policy, ());
         let mut index = 1 << 30;
         let mut next = || {
             index += 1;

@@ -1,15 +1,21 @@
 //! What the engine asks of the kernel plane.
 
 use core::ffi::c_void;
+use core::mem::size_of;
 
+use aya_ebpf::maps::RingBuf;
 use aya_ebpf::helpers::generated::{
-    bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop,
+    bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop, bpf_ringbuf_output,
 };
 use keepstate_engine::answer::Answer;
 use keepstate_engine::cookie::Check;
 use keepstate_engine::event::Event;
 use keepstate_engine::host::{Host, NATIVE_HERTZ, Packet, Repeat, Route};
-use keepstate_engine::limits::{CONDITIONS_MAX, HELPER_BYTES_MAX, RULES_MAX};
+use keepstate_engine::index::IndexLine;
+use keepstate_engine::limits::{
+    CONDITIONS_MAX, HELPER_BYTES_MAX, INDEX_LINES_MAX, NOTICE_BYTES_MAX, RULES_MAX,
+};
+use keepstate_engine::notice::{Notice, NoticeKind};
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_engine::settings::Settings;
 use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
@@ -45,6 +51,9 @@ pub trait Context: Copy {
     fn answer(&self, _offset: u32, _answer: &Answer) -> bool {
         false
     }
+
+    /// Gives the packet a mark, where it can have one.
+    fn set_mark(&self, mark: u32);
 
     /// Copies `length` bytes of the packet; zero when they are all there.
     fn load_bytes(&self, offset: u32, to: *mut c_void, length: u32) -> i64;
@@ -201,6 +210,14 @@ impl<C: Context> Host for KernelHost<C> {
     }
 
     #[inline(always)]
+    fn index(&self, line: u32) -> Option<&IndexLine> {
+        if line >= INDEX_LINES_MAX {
+            return None;
+        }
+        maps::INDEX.get(self.slot * INDEX_LINES_MAX + line)
+    }
+
+    #[inline(always)]
     fn condition_base(&self) -> u32 {
         self.slot * CONDITIONS_MAX
     }
@@ -233,6 +250,50 @@ impl<C: Context> Host for KernelHost<C> {
     #[inline(always)]
     fn mark(&self) -> u32 {
         self.context.mark()
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        route::incoming(self)
+    }
+
+    #[inline(never)]
+    fn notify<P: Packet>(&self, _packet: &P, notice: &Notice) {
+        let Some(place) = maps::NOTICE.get_ptr_mut(0) else {
+            return;
+        };
+        let captured = match notice.captured {
+            0 => return,
+            captured => captured,
+        };
+        // Changes nothing: no more than that many are asked for. But the verifier believes it.
+        let less_one = masked::<{ NOTICE_BYTES_MAX as u64 - 1 }>((captured - 1) as u64);
+        let length = less_one as u32 + 1;
+        // SAFETY: this CPU's element, which nobody else uses while this packet is judged.
+        let place = unsafe { &mut *place };
+        place.notice = *notice;
+        let bytes = place.bytes.as_mut_ptr();
+        if self.context.load_bytes(0, bytes.cast(), length) != 0 {
+            return count_lost_notice(notice.kind);
+        }
+        let ring: &RingBuf = if notice.kind == NoticeKind::Answer as u8 {
+            &maps::ANSWERS
+        } else {
+            &maps::NOTICES
+        };
+        let size = size_of::<Notice>() as u64 + length as u64;
+        // SAFETY: the ring is a map, and that many bytes of the element are filled.
+        let result = unsafe {
+            bpf_ringbuf_output(
+                (&raw const *ring).cast_mut().cast(),
+                (&raw mut *place).cast(),
+                size,
+                0,
+            )
+        };
+        if result != 0 {
+            count_lost_notice(notice.kind);
+        }
     }
 
     #[inline(always)]
@@ -326,5 +387,19 @@ fn count_lost_event() {
     if let Some(counters) = maps::COUNTERS.get_ptr_mut(0) {
         // SAFETY: this CPU's element, see `count_rule`.
         unsafe { (*counters).events_lost += 1 };
+    }
+}
+
+#[inline(never)]
+fn count_lost_notice(kind: u8) {
+    if let Some(counters) = maps::COUNTERS.get_ptr_mut(0) {
+        // SAFETY: this CPU's element, see `count_rule`.
+        unsafe {
+            if kind == NoticeKind::Answer as u8 {
+                (*counters).answers_lost += 1;
+            } else {
+                (*counters).notices_lost += 1;
+            }
+        }
     }
 }

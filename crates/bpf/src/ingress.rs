@@ -82,9 +82,11 @@ stages! {
     xdp_expect Expect
     xdp_message Message
     xdp_elsewhere Elsewhere
+    xdp_label Label
     xdp_weigh Weigh
     xdp_cookie Cookie
     xdp_prove Prove
+    xdp_answer Answer
 }
 
 /// Jumps to the program of a stage, or ends.
@@ -174,6 +176,10 @@ impl Context for Frame {
     fn mark(&self) -> u32 {
         0
     }
+
+    /// XDP comes before marks.
+    #[inline(always)]
+    fn set_mark(&self, _mark: u32) {}
 
     #[inline(always)]
     fn load_bytes(&self, offset: u32, to: *mut c_void, length: u32) -> i64 {

@@ -70,8 +70,11 @@ pub fn proceed<C: Context>(context: C, packet: &PacketView, stage: Stage) -> Opt
         scratch, arrival, ..
     } = memory;
     let next = step(&host, arrival, &host, scratch, stage);
+    if matches!(stage, Stage::Weigh) {
+        context.set_mark(scratch.mark());
+    }
     // It is short, and comes after these nearly always.
-    if matches!(stage, Stage::Judge | Stage::Insert | Stage::Weigh | Stage::Cookie) && matches!(next, Stage::Conclude) {
+    if matches!(stage, Stage::Judge | Stage::Insert | Stage::Weigh | Stage::Cookie | Stage::Answer) && matches!(next, Stage::Conclude) {
         return Some(step(&host, arrival, &host, scratch, Stage::Conclude));
     }
     Some(next)

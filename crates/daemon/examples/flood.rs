@@ -30,7 +30,7 @@ const XDP_TX: u32 = 3;
 fn main() -> Result<(), Failure> {
     let buckets = buckets_for(FLOWS_MAX);
     let mut settings = Settings::defaults(FLOWS_MAX, [buckets; 2]);
-    settings.hash_keys = random_hash_keys()?;
+    settings.hash_keys = random_hash_keys().map_err(|error| error.to_string())?;
     settings.bans.buckets = ban_buckets_for(BANS);
     settings.cookies.options = COOKIE_TIMESTAMPS | COOKIE_SCALING | COOKIE_SACK;
     let mut twin = Twin::new(&settings)?;

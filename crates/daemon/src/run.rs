@@ -20,6 +20,7 @@ use crate::attach::{self, AttachError};
 use crate::kernel::{AttachMode, Kernel, KernelError, object_number, pinned_build};
 use crate::kernel_plane::KernelPlane;
 use crate::netlink::LinkChanges;
+use crate::notices;
 use crate::resize;
 use crate::server::sysctl;
 use crate::server::{ApplyError, Origin, Plane, PlaneError, Rules, Server, ServerError};
@@ -78,6 +79,8 @@ pub enum RunError {
     Plane(#[from] PlaneError),
     #[error(transparent)]
     Server(#[from] ServerError),
+    #[error("packets cannot be answered")]
+    Notices(#[source] io::Error),
     #[error("signals cannot be caught")]
     Signals(#[source] io::Error),
     #[error("there are no random numbers: {0}")]
@@ -138,6 +141,7 @@ fn serve(
     let changes = LinkChanges::open().map_err(AttachError::Netlink)?;
     kernel.attach(&options.interfaces, options.mode)?;
     kernel.settle_interfaces()?;
+    notices::start(&kernel, &rules, instance.as_str()).map_err(RunError::Notices)?;
     let socket = instance.socket();
     let server = Server::start(instance.clone(), &socket, Arc::clone(&plane), rules, origin)?;
     listen_to_signals(&server, signals)?;

@@ -25,6 +25,25 @@ pub enum EventKind {
     Unexpected = 6,
 }
 
+/// Which events are told of a flow, where a rule has chosen some (`CT --ctevents`, `--expevents`). Linux has
+/// three more that never happen here: of the helper, of sequence numbers and of SELinux.
+pub mod told {
+    pub const NEW: u8 = 1 << 0;
+    /// As [`NEW`], of a flow that was expected.
+    pub const RELATED: u8 = 1 << 1;
+    pub const DESTROY: u8 = 1 << 2;
+    /// SEEN_REPLY was set.
+    pub const REPLY: u8 = 1 << 3;
+    pub const ASSURED: u8 = 1 << 4;
+    /// The protocol's state changed.
+    pub const PROTOCOL: u8 = 1 << 5;
+    pub const MARK: u8 = 1 << 6;
+    /// The flow expects another.
+    pub const EXPECTED: u8 = 1 << 7;
+    /// What a rule cannot choose is not told where it has chosen anything.
+    pub const OTHER: u8 = 0;
+}
+
 /// One event. Without padding: it crosses from the kernel as bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -58,7 +77,9 @@ pub struct Event {
     /// For a segment out of window: sequence number, end, and the bounds it was held against, the
     /// lower first. The lower bound of a RST is what its receiver has acknowledged. For an
     /// expectation: ports of source (high) and destination, protocol, flags (bits 0-7) and which
-    /// side of the master the destination is (bit 8), zero.
+    /// side of the master the destination is (bit 8), and one more than the number of its place where it
+    /// was made by hand, for whose addresses there is no room here; else zero. For a record that was made, or
+    /// whose labels have changed: these. Of no meaning for one that ends.
     pub detail: [u32; 4],
 }
 

@@ -3,6 +3,8 @@
 use crate::answer::Answer;
 use crate::cookie;
 use crate::event::Event;
+use crate::index::IndexLine;
+use crate::notice::Notice;
 use crate::policy::{Condition, PolicyHeader, Rule};
 use crate::settings::Settings;
 use crate::time::{TICKS_PER_SECOND, Tick};
@@ -93,6 +95,18 @@ pub trait FlowMemory {
         None
     }
 
+    /// [`crate::limits::LABEL_WORDS`] words of a flow's labels, see [`crate::labels`]; `None` where a plane
+    /// has none.
+    fn labels(&self, _bucket: u32, _slot: u32) -> Option<Self::Words> {
+        None
+    }
+
+    /// The word that a rate of answers is kept in, below [`crate::limits::ANSWER_RATES`], see
+    /// [`crate::reject`]; `None` where nothing is ever answered.
+    fn answer_rate(&self, _index: u32) -> Option<Self::Words> {
+        None
+    }
+
     /// The word that a condition of a rule remembers, see [`crate::condition`]; the index is one of
     /// [`Host::condition`] and [`Host::condition_base`] more.
     fn condition_state(&self, _index: u32) -> Option<Self::Words> {
@@ -144,6 +158,8 @@ pub struct Route {
     pub hook: Hook,
     /// Which interface patterns of the policy the outgoing interface matches, a bit each.
     pub out_interfaces: u64,
+    /// Index of that interface, zero where it is not known.
+    pub out_index: u32,
 }
 
 /// Jiffies in a second where no kernel says otherwise.
@@ -165,6 +181,11 @@ pub trait Host {
 
     /// A condition of that policy.
     fn condition(&self, index: u32) -> Option<&Condition>;
+
+    /// A line of that policy's indexes; without them rules are tried one by one.
+    fn index(&self, _line: u32) -> Option<&IndexLine> {
+        None
+    }
 
     /// Where the words begin that the conditions of that policy remember.
     fn condition_base(&self) -> u32 {
@@ -190,6 +211,15 @@ pub trait Host {
     fn mark(&self) -> u32 {
         0
     }
+
+    /// Index of the interface that the packet is seen on, zero where there is none.
+    fn interface(&self) -> u32 {
+        0
+    }
+
+    /// Hands the first bytes of the packet, as many as [`Notice::captured`] says, to whoever carries out
+    /// what the notice is about. Lost, and counted, where there is no room.
+    fn notify<P: Packet>(&self, _packet: &P, _notice: &Notice) {}
 
     /// Adds a packet to the counters of a rule.
     fn count_rule(&self, index: u32, bytes: u32);

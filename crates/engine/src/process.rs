@@ -19,9 +19,13 @@ use crate::helper::message::Message;
 use crate::helper::state::Lease;
 use crate::host::{Host, Packet};
 use crate::judge::{self, Judgement};
+use crate::labels::{self, Labels};
+use crate::notice::Notice;
+pub use crate::outcome::Outcome;
 use crate::policy::{Assigned, DependsOn, NO_RULE, Progress};
 use crate::raw;
 use crate::record::{FlowAssigned, Record, Warm};
+use crate::reject;
 use crate::settings::SETTING_DROP_EVENTS;
 pub use crate::stage::Stage;
 use crate::steady;
@@ -67,51 +71,6 @@ pub enum Checksums {
     UnverifiedOrPartial = 1,
     /// It is right, or will be.
     Trusted = 2,
-}
-
-/// What the engine decided. Record, counters and events are already written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    pub state: State,
-    pub verdict: Verdict,
-    /// Set for every INVALID packet and every drop.
-    pub reason: Option<Reason>,
-    /// Chain that judged, `None` for what is not IP or was dropped before the rules.
-    pub hook: Option<Hook>,
-    /// Rule that gave the verdict, an index into the policy; [`crate::policy::NO_RULE`] for none.
-    pub rule: u32,
-    /// Number of the flow, see [`crate::table::Hash::id`].
-    pub flow: Option<u32>,
-    pub direction: Option<Direction>,
-    /// State of the TCP connection after the packet.
-    pub tcp_state: Option<TcpState>,
-    /// State of the SCTP association after the packet.
-    pub sctp_state: Option<SctpState>,
-}
-
-impl Outcome {
-    /// Not IP: passes unjudged.
-    const NOT_JUDGED: Self = Self {
-        state: State::None,
-        verdict: Verdict::Accept,
-        reason: None,
-        hook: None,
-        rule: NO_RULE,
-        flow: None,
-        direction: None,
-        tcp_state: None,
-        sctp_state: None,
-    };
-
-    /// Dropped before any rule.
-    pub(crate) const fn refused(reason: Reason) -> Self {
-        Self {
-            state: State::Invalid,
-            verdict: Verdict::Drop,
-            reason: Some(reason),
-            ..Self::NOT_JUDGED
-        }
-    }
 }
 
 /// What stays the same while one packet is judged. In one piece, since a function of the kernel's
@@ -161,6 +120,8 @@ pub struct Scratch {
     pub(crate) scan: Scan,
     /// Mark of the packet, see [`Host::mark`].
     pub(crate) mark: u32,
+    /// What is told of the packet beside events.
+    pub(crate) notice: Notice,
     /// What rules say of the flow that the packet may begin.
     pub(crate) assigned: Assigned,
     /// Whether another packet of the flow would meet the same fate in the table raw.
@@ -176,6 +137,9 @@ pub struct Scratch {
     /// A search for the helper's state, and where that is.
     pub(crate) lease: Lease,
     pub(crate) state: u32,
+    /// Labels that rules have set, and a search for those that the flow has.
+    pub(crate) labels: Labels,
+    pub(crate) label_search: labels::Search,
     /// What is read of an FTP connection, and of a message of SIP.
     pub(crate) line: Line,
     pub(crate) message: Message,
@@ -193,6 +157,11 @@ pub struct Scratch {
 }
 
 impl Scratch {
+    /// Mark of the packet, as rules have left it.
+    pub const fn mark(&self) -> u32 {
+        self.mark
+    }
+
     /// What was decided, once [`Stage::Done`] is reached.
     pub const fn outcome(&self) -> &Outcome {
         &self.outcome
@@ -246,6 +215,7 @@ impl Default for Scratch {
             walk: Progress::START,
             scan: Scan::NOTHING,
             mark: 0,
+            notice: Notice::NOTHING,
             assigned: Assigned::NOTHING,
             raw_depends_on: DependsOn::Flow,
             next: Stage::Done,
@@ -254,6 +224,8 @@ impl Default for Scratch {
             wanted: Wanted::NOTHING,
             lease: Lease::NOTHING,
             state: NOWHERE,
+            labels: [0; 2],
+            label_search: labels::Search::NOTHING,
             line: Line::FRESH,
             message: Message::FRESH,
             judgement: Judgement::NOTHING,
@@ -280,7 +252,7 @@ const ROUNDS_MAX: u32 = 4;
 
 /// Steps that a packet can take at most: all of them in each round, with two tables to look into, and
 /// twice where a connection is opened again.
-pub(crate) const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 17 + EXPECTATIONS_MADE_MAX + 1;
+pub(crate) const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 18 + EXPECTATIONS_MADE_MAX + 1;
 
 /// Expectations that one packet can ask for: three streams of media, two ports each.
 const EXPECTATIONS_MADE_MAX: u32 = 6;
@@ -459,9 +431,11 @@ pub fn step<P: Packet, H: Host>(
         Stage::Help => helper::read(&run, scratch),
         Stage::Expect => expect::make(&run, scratch),
         Stage::Message => helper::sip::read(&run, scratch),
+        Stage::Label => labels::write(host, scratch),
         Stage::Weigh => condition::weigh(&run, scratch),
         Stage::Cookie => cookie::answer(host, scratch),
         Stage::Prove => cookie::prove(&run, scratch),
+        Stage::Answer => reject::ask(&run, scratch),
         Stage::Steady => steady::advance(host, arrival.path, scratch),
     }
 }
@@ -484,7 +458,10 @@ fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
         Some(result) => {
             scratch.refusal = result.err();
             match scratch.refusal {
-                None => helped(scratch),
+                None => {
+                    let next = helped(scratch);
+                    labels::before(scratch, next)
+                }
                 Some(_) => Stage::Conclude,
             }
         }

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::limits::{
     ACCOUNTING_WORDS, BAN_BUCKET_WORDS, EXPECTATION_WORDS, FRAGMENT_BUCKET_WORDS, FRAGMENT_BUCKETS,
-    FRAGMENT_SLOTS, FRAGMENT_WORDS, HELPER_STATE_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6,
-    SLOTS_PER_BUCKET, WARM_WORDS,
+    FRAGMENT_SLOTS, FRAGMENT_WORDS, HELPER_STATE_WORDS, LABEL_WORDS, LABELS_PER_BUCKET,
+    SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
 };
 use keepstate_engine::table::gauges;
 use keepstate_engine::tuple::Family;
@@ -41,13 +41,15 @@ pub struct SliceTable<'a> {
     helpers: HelperSlices<'a>,
     condition_states: &'a [AtomicU64],
     bans: &'a [AtomicU64],
+    answer_rates: &'a [AtomicU64],
 }
 
-/// What helpers work with. May be empty: then nothing is expected.
+/// What helpers work with, and labels. May be empty: then nothing is expected, and no flow has labels.
 #[derive(Clone, Copy, Debug)]
 pub struct HelperSlices<'a> {
     pub expectations: &'a [AtomicU64],
     pub states: &'a [AtomicU64],
+    pub labels: &'a [AtomicU64],
 }
 
 impl FamilySlices<'_> {
@@ -66,6 +68,7 @@ impl<'a> SliceTable<'a> {
         let helpers = HelperSlices {
             expectations: &[],
             states: &[],
+            labels: &[],
         };
         Self {
             families,
@@ -74,6 +77,7 @@ impl<'a> SliceTable<'a> {
             helpers,
             condition_states: &[],
             bans: &[],
+            answer_rates: &[],
         }
     }
 
@@ -102,6 +106,15 @@ impl<'a> SliceTable<'a> {
     #[must_use]
     pub const fn with_bans(self, bans: &'a [AtomicU64]) -> Self {
         Self { bans, ..self }
+    }
+
+    /// The same table with the rates of answers.
+    #[must_use]
+    pub const fn with_answers(self, answer_rates: &'a [AtomicU64]) -> Self {
+        Self {
+            answer_rates,
+            ..self
+        }
     }
 
     const fn family(&self, family: Family) -> &FamilySlices<'a> {
@@ -187,6 +200,15 @@ impl<'a> FlowMemory for SliceTable<'a> {
 
     fn helper_state(&self, index: u32) -> Option<WordsAt<'a>> {
         part(self.helpers.states, u64::from(index), HELPER_STATE_WORDS)
+    }
+
+    fn labels(&self, bucket: u32, slot: u32) -> Option<WordsAt<'a>> {
+        let number = u64::from(bucket) * u64::from(LABELS_PER_BUCKET) + u64::from(slot);
+        part(self.helpers.labels, number, LABEL_WORDS)
+    }
+
+    fn answer_rate(&self, index: u32) -> Option<WordsAt<'a>> {
+        part(self.answer_rates, u64::from(index), 1)
     }
 
     fn condition_state(&self, index: u32) -> Option<WordsAt<'a>> {

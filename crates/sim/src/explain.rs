@@ -256,6 +256,7 @@ impl Narrator<'_> {
             Hook::Forward => "neither end is local",
             Hook::Output => "the source is local",
             Hook::Prerouting => "before its flow is looked up",
+            Hook::Postrouting => "on its way out",
         };
         format!("{}: {why}", hook.chain())
     }

@@ -7,8 +7,9 @@ use keepstate_engine::answer::Answer;
 use keepstate_engine::between::{Table, process_between};
 use keepstate_engine::cookie::Check;
 use keepstate_engine::event::Event;
-use keepstate_engine::host::Route;
-use keepstate_engine::host::{FlowMemory, Host};
+use keepstate_engine::host::{FlowMemory, Host, Packet, Payload, Route};
+use keepstate_engine::index::IndexLine;
+use keepstate_engine::notice::Notice;
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_engine::process::{Arrival, Outcome, Scratch, Stage, finish, prepare, process};
 use keepstate_engine::settings::{SETTING_NEWER_TABLE, SETTING_OLDER_TABLE, Settings};
@@ -29,6 +30,8 @@ pub struct LoadedPolicy {
     pub header: PolicyHeader,
     pub rules: Vec<Rule>,
     pub conditions: Vec<Condition>,
+    /// The indexes of long chains; without them rules are tried one by one.
+    pub index: Vec<IndexLine>,
     /// What the rules are called, by the same index.
     pub names: Vec<RuleName>,
 }
@@ -55,6 +58,7 @@ impl LoadedPolicy {
         header: PolicyHeader::NONE,
         rules: Vec::new(),
         conditions: Vec::new(),
+        index: Vec::new(),
         names: Vec::new(),
     };
 
@@ -91,6 +95,8 @@ pub trait Observer {
     }
     fn step(&self, _step: Step) {}
     fn event(&self, _event: &Event) {}
+    /// Of a packet that LOG, NFLOG or REJECT matched, with its first bytes.
+    fn notice(&self, _notice: &Notice, _packet: &[u8]) {}
 }
 
 impl Observer for () {}
@@ -266,6 +272,10 @@ impl<M: FlowMemory, O: Observer> Host for BesideOlder<'_, M, O> {
         self.plane.condition(index)
     }
 
+    fn index(&self, line: u32) -> Option<&IndexLine> {
+        self.plane.index(line)
+    }
+
     fn count_rule(&self, index: u32, bytes: u32) {
         self.plane.count_rule(index, bytes);
     }
@@ -292,6 +302,10 @@ impl<M: FlowMemory, O: Observer> Host for BesideOlder<'_, M, O> {
 
     fn answer(&self, packet: &PacketInfo, answer: &Answer) -> bool {
         self.plane.answer(packet, answer)
+    }
+
+    fn notify<P: Packet>(&self, packet: &P, notice: &Notice) {
+        self.plane.notify(packet, notice);
     }
 
     fn wall_clock(&self) -> u64 {
@@ -398,6 +412,10 @@ impl<M: FlowMemory, O: Observer> Host for Plane<M, O> {
         self.policy.conditions.get(index as usize)
     }
 
+    fn index(&self, line: u32) -> Option<&IndexLine> {
+        self.policy.index.get(line as usize)
+    }
+
     fn count_rule(&self, index: u32, bytes: u32) {
         if let Some(cell) = self.counters.get(index as usize) {
             let counter = cell.get();
@@ -412,6 +430,7 @@ impl<M: FlowMemory, O: Observer> Host for Plane<M, O> {
         Route {
             hook: self.locals.hook(packet.family, &packet.destination),
             out_interfaces: self.out_interfaces,
+            out_index: 0,
         }
     }
 
@@ -439,6 +458,14 @@ impl<M: FlowMemory, O: Observer> Host for Plane<M, O> {
     fn answer(&self, _packet: &PacketInfo, answer: &Answer) -> bool {
         self.answer.set(Some(*answer));
         true
+    }
+
+    fn notify<P: Packet>(&self, packet: &P, notice: &Notice) {
+        let Some(bytes) = packet.payload(0, notice.captured) else {
+            return;
+        };
+        let bytes: Vec<u8> = (0..notice.captured).map(|at| bytes.byte(at)).collect();
+        self.observer.notice(notice, &bytes);
     }
 
     fn wall_clock(&self) -> u64 {

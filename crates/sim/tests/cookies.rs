@@ -64,6 +64,7 @@ fn with_host(mode: u32, test: impl FnOnce(&mut Host<'_>)) {
         header: compiled.header,
         rules: compiled.rules,
         conditions: compiled.conditions,
+        index: compiled.index,
         names: Vec::new(),
     };
     let mut plane = Plane::new(table.as_slices(), settings, loaded, ());

@@ -9,10 +9,12 @@ mod cookies;
 mod daemon;
 mod demo;
 mod diff;
+mod doctor;
 mod down;
 pub(crate) mod events;
 pub(crate) mod explain;
 mod flows;
+mod metrics;
 mod profile;
 mod replay;
 mod save;
@@ -20,7 +22,10 @@ mod shell;
 mod status;
 mod template;
 mod timeout;
+mod top;
+mod tune;
 mod up;
+mod web;
 
 use std::process::ExitCode;
 
@@ -50,6 +55,11 @@ enum Command {
     Template(template::Arguments),
     Shell(shell::Arguments),
     Status(status::Arguments),
+    Top(top::Arguments),
+    Web(web::Arguments),
+    Metrics(metrics::Arguments),
+    Doctor(doctor::Arguments),
+    Tune(tune::Arguments),
     Flows(flows::Arguments),
     Events(events::Arguments),
     Explain(explain::Arguments),
@@ -122,6 +132,11 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Shell(arguments) => shell::run(&arguments),
         Command::Backtest(arguments) => backtest::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
+        Command::Web(arguments) => web::run(&arguments),
+        Command::Metrics(arguments) => metrics::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Tune(arguments) => tune::run(&arguments),
         Command::Flows(arguments) => flows::run(&arguments),
         Command::Events(arguments) => events::run(&arguments),
         Command::Daemon(arguments) => daemon::run(&arguments),

@@ -135,6 +135,9 @@ fn print_table(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
             table.unread
         )?;
     }
+    if table.labels_refused != 0 {
+        writeln!(out, "labels      {} found no place", table.labels_refused)?;
+    }
     let expiry = &status.expiry;
     writeln!(
         out,

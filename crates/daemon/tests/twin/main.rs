@@ -5,7 +5,12 @@ mod conditions;
 mod cpus;
 mod floods;
 mod helpers;
+mod index;
+mod labels;
+#[path = "../../../sim/tests/support/long_chains.rs"]
+mod long_chains;
 mod pair;
+mod resize;
 mod zones;
 
 use std::net::{Ipv4Addr, Ipv6Addr};

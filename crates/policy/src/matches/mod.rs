@@ -9,7 +9,10 @@ mod flow;
 mod frame;
 mod header;
 mod icmp;
+mod label;
+mod marking;
 mod ports;
+mod targets;
 mod tcp;
 mod text;
 mod time;
@@ -22,6 +25,7 @@ use keepstate_engine::condition::{flag, kind};
 use keepstate_engine::policy::Condition;
 use keepstate_engine::tuple::Family;
 
+pub use targets::{Note, NoteTarget};
 pub use tcp::TcpFlags;
 pub(crate) use tcp::{tcp_flags, tcp_option};
 pub(crate) use value::Value;
@@ -485,6 +489,7 @@ const MODULES: &[&Module] = &[
     &flow::CONNMARK,
     &flow::CONNBYTES,
     &flow::HELPER,
+    &label::CONNLABEL,
     &time::TIME,
     &text::STRING,
 ];
@@ -507,6 +512,27 @@ pub(crate) fn implied(protocol: u8, family: Family) -> Option<&'static Module> {
         (33, _) => Some(&ports::DCCP),
         _ => None,
     }
+}
+
+/// Targets with options of their own.
+const TARGETS: &[&Module] = &[
+    &targets::REJECT,
+    &targets::LOG,
+    &targets::NFLOG,
+    &marking::MARK,
+    &marking::CONNMARK,
+];
+
+/// The target of this name.
+pub(crate) fn target_named(name: &str) -> Option<&'static Module> {
+    TARGETS.iter().copied().find(|module| module.name == name)
+}
+
+/// The target that has an option of this name.
+pub(crate) fn target_of(option: &str) -> Option<&'static str> {
+    let mut targets = TARGETS.iter();
+    let found = targets.find(|module| module.exact(option).is_some())?;
+    Some(found.name)
 }
 
 /// The names of all.

@@ -18,6 +18,9 @@ pub(crate) enum Value {
     OpenRange(u64, u64),
     /// Value and mask.
     Mark(u32, u32),
+    /// The same, with the mask in any case.
+    ExclusiveMark(u32, u32),
+    HexadecimalWord(u32),
     /// Type of service, value and mask.
     Service(u8, u8),
     /// With the protocol whose services are named.
@@ -48,6 +51,8 @@ pub(crate) enum Value {
     /// Seconds since 1970.
     Date(u32),
     Network(crate::network::Network),
+    /// Of a flow, by its number.
+    Label(u32),
 }
 
 impl Value {
@@ -67,6 +72,8 @@ impl fmt::Display for Value {
             Self::OpenRange(low, high) => write!(f, "{low}:{high}"),
             Self::Mark(value, u32::MAX) => write!(f, "{value:#x}"),
             Self::Mark(value, mask) => write!(f, "{value:#x}/{mask:#x}"),
+            Self::ExclusiveMark(value, mask) => write!(f, "{value:#x}/{mask:#x}"),
+            Self::HexadecimalWord(word) => write!(f, "{word:#x}"),
             Self::Service(value, mask) => write!(f, "{value:#04x}/{mask:#04x}"),
             Self::Ports(_, ranges) => {
                 let ranges: Vec<_> = ranges.iter().map(port_text).collect();
@@ -98,6 +105,7 @@ impl fmt::Display for Value {
             Self::TimeOfDay(seconds) => f.write_str(&super::time::time_text(*seconds)),
             Self::Date(seconds) => f.write_str(&super::time::date_text(*seconds, 'T')),
             Self::Network(network) => f.write_str(&network.for_listing()),
+            Self::Label(number) => write!(f, "\"{}\"", super::label::text(*number)),
         }
     }
 }
