@@ -20,6 +20,7 @@ fn fill(bench: &Bench) {
     for number in 0..400_u16 {
         let source = format!("10.0.{}.1", number % 7 % 5);
         let flow = NewFlow {
+            labels: Vec::new(),
             first: Query {
                 source: source.parse().unwrap(),
                 destination: "192.0.2.1".parse().unwrap(),
