@@ -8,7 +8,7 @@ use crate::ban;
 use crate::condition::{self, Scan};
 use crate::conntrack::sctp::SctpState;
 use crate::conntrack::sctp::chunks::Walk;
-use crate::conntrack::tcp::{Advance, TcpState};
+use crate::conntrack::tcp::Advance;
 use crate::cookie;
 use crate::event;
 use crate::expect::{self, NOWHERE, Search, Wanted};
@@ -22,7 +22,7 @@ use crate::judge::{self, Judgement};
 use crate::labels::{self, Labels};
 use crate::notice::Notice;
 pub use crate::outcome::Outcome;
-use crate::policy::{Assigned, DependsOn, NO_RULE, Progress};
+use crate::policy::{Assigned, DependsOn, Progress};
 use crate::raw;
 use crate::record::{FlowAssigned, Record, Warm};
 use crate::reject;
@@ -33,8 +33,8 @@ use crate::table::{self, Displaced, Hash, Place, Seen, gauges};
 use crate::time::Tick;
 use crate::trace::Step;
 use crate::track::{self, Flow, Purpose, Sight, Tracked, WarmUse};
-use crate::tuple::{Direction, Family, Oriented};
-use crate::verdict::{Hook, Reason, State, Verdict};
+use crate::tuple::{Family, Oriented};
+use crate::verdict::{Reason, State, Verdict};
 use crate::wire::{self, Extensions, Fragment, Link, PacketInfo, Unparsed};
 
 /// How a packet came to the engine.

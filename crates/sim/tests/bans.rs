@@ -128,7 +128,7 @@ fn a_table_says_what_a_plain_list_says() {
         };
         let address = match family {
             Family::V4 => [
-                0x0a00_0000 | random.below(2) as u32 * 0x100 | random.below(6) as u32,
+                0x0a00_0000 | (random.below(2) as u32 * 0x100) | random.below(6) as u32,
                 0,
                 0,
                 0,
