@@ -93,6 +93,7 @@ impl Options {
         };
         OwnedTable::new(settings.buckets, accounting)
             .with_helpers()
+            .with_answers()
             .with_conditions(CONDITIONS_MAX as usize)
     }
 }

@@ -158,7 +158,11 @@ impl Session {
         } else {
             Telling::Listed
         };
-        let style = output.style(telling, LISTED);
+        // It prints no labels of what it deletes, not even with `-o labels`.
+        let style = Style {
+            label_name: None,
+            ..output.style(telling, LISTED)
+        };
         self.tell(&Request::Remove { filter }, |out, flow| {
             output.print(out, flow, style, "")
         })

@@ -43,7 +43,7 @@ fn host(bench: &Bench) -> Vec<String> {
     // Other tests mount namespaces meanwhile.
     let ours = [
         "keepstate",
-        "fuse",
+        " fuse",
         " /proc/",
         " /etc/",
         " /usr/",

@@ -94,6 +94,7 @@ fn try_insert(shared: &Shared, wanted: &NewExpectation, output: &Output) -> Resu
     if [destination.0, source_mask.0, name.key.family] != [family; 3] {
         return Err(Unable::Invalid);
     }
+    let (_, owner) = flows::locate(shared, &name.key, now).ok_or(Unable::Missing)?;
     // Helpers expect these alone, and packets look for no others.
     if ![TCP, UDP].contains(&expected.protocol) {
         return Err(Unable::Unsupported);
@@ -108,7 +109,6 @@ fn try_insert(shared: &Shared, wanted: &NewExpectation, output: &Output) -> Resu
         port_mask: wanted.port_mask,
     };
     let settings = shared.plane.settings();
-    let (_, owner) = flows::locate(shared, &name.key, now).ok_or(Unable::Missing)?;
     let tables = shared.plane.tables();
     let tables: Vec<_> = tables.iter().map(Table::flows).collect();
     match by_hand::make(&tables, &settings, &wanted, &owner, now) {
