@@ -175,7 +175,7 @@ fn what_cannot_be_set_is_refused_in_a_sentence() {
         ),
         (
             "net.netfilter.nf_conntrack_max=2000000000",
-            "Cannot allocate memory",
+            "MiB are free",
             1,
         ),
         (
