@@ -34,7 +34,7 @@ use crate::wire::{self, Fragment, PacketInfo};
 #[repr(u8)]
 pub enum Part {
     None = 0,
-    /// It was a SYN, and what is to be sent back is [`crate::process::Scratch::answer`].
+    /// It was a SYN, and what is to be sent back is in the scratch memory.
     Answered = 1,
     /// It brought a cookie back, and its record is in the scratch memory.
     Proven = 2,

@@ -1,6 +1,6 @@
 //! What REJECT answers: whether a packet is answered at all, how often, and with which bytes.
 //!
-//! Programs decide the first two and hand the packet over; [`build`] makes the answer of it in user space,
+//! Programs decide the first two and hand the packet over; [`build()`] makes the answer of it in user space,
 //! the same in both planes. It is what Linux's nf_reject_ipv4 and nf_reject_ipv6 send.
 
 mod build;

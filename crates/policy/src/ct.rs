@@ -15,9 +15,9 @@ pub struct CtTarget {
     pub timeout: Option<String>,
     /// In which zone its flow is.
     pub zone: Option<u16>,
-    /// Which events are told of it, bits of [`EVENTS`].
+    /// Which events are told of it, bits of `EVENTS`.
     pub events: Option<u16>,
-    /// Which of its expectations, bits of [`EXPECTATION_EVENTS`].
+    /// Which of its expectations, bits of `EXPECTATION_EVENTS`.
     pub expectation_events: Option<u16>,
 }
 
