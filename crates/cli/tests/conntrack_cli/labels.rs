@@ -61,7 +61,7 @@ fn check(bench: &Bench, line: &str, code: i32, held: &str) {
 #[test]
 fn labels_are_shown_as_by_conntrack() {
     let test = "labels_are_shown_as_by_conntrack";
-    if !can_run(test) || !programs_or_skip(test, &["iptables", "unshare"]) {
+    if !can_run(test) || !programs_or_skip(test, &["iptables", "python3", "unshare"]) {
         return;
     }
     let rule = "iptables -A INPUT -p udp --dport 7 -m connlabel --label 3 --set\n";
@@ -70,9 +70,10 @@ fn labels_are_shown_as_by_conntrack() {
     let rule = words(rule);
     let rule: Vec<&str> = rule.iter().map(String::as_str).collect();
     bench.kernel.run(rule[0], &rule[1..]);
-    let packet = "exec 3<>/dev/udp/10.9.0.1/7; echo x >&3";
+    let packet = "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+                  s.bind(('', 4007))\ns.sendto(b'x', ('10.9.0.1', 7))";
     for far in [&bench.kernel_peer, &bench.our_peer] {
-        let _ = far.command("bash").args(["-c", packet]).output();
+        far.run("python3", &["-c", packet]);
     }
     let make = "-I -s 10.0.0.1 -d 10.0.0.2 -p udp --dport 2 -t 100 --sport";
     compare(
