@@ -132,6 +132,11 @@ const LOG_FLAGS: [(&str, u8, &str); 5] = [
 ];
 
 fn log_prefix(_: &Context<'_>, text: &str) -> Result<Value, Problem> {
+    prefix(text, LOG_PREFIX_BYTES_MAX)
+}
+
+/// A prefix as it is kept, `most` bytes of it. iptables names `--log-prefix` for NFLOG's too.
+fn prefix(text: &str, most: usize) -> Result<Value, Problem> {
     if text.is_empty() {
         let text = "Argument must have a minimum length of 1 characters";
         return Err(Problem::Match(text.into()));
@@ -140,7 +145,7 @@ fn log_prefix(_: &Context<'_>, text: &str) -> Result<Value, Problem> {
         let text = "Newlines not allowed in --log-prefix";
         return Err(Problem::Match(text.into()));
     }
-    Ok(Value::Text(cut(text, LOG_PREFIX_BYTES_MAX)))
+    Ok(Value::Text(cut(text, most)))
 }
 
 /// The beginning of a text, without half a character at its end.
@@ -220,15 +225,7 @@ const SIXTEEN_BITS: Form = Form::Number {
 };
 
 fn nflog_prefix(_: &Context<'_>, text: &str) -> Result<Value, Problem> {
-    if text.is_empty() {
-        let text = "Argument must have a minimum length of 1 characters";
-        return Err(Problem::Match(text.into()));
-    }
-    if text.contains('\n') {
-        let text = "Newlines not allowed in --log-prefix";
-        return Err(Problem::Match(text.into()));
-    }
-    Ok(Value::Text(cut(text, NFLOG_PREFIX_BYTES_MAX)))
+    prefix(text, NFLOG_PREFIX_BYTES_MAX)
 }
 
 /// The options as they are saved, without their dashes.
@@ -243,7 +240,7 @@ fn listed(extension: &Extension, _: bool) -> String {
 }
 
 impl Extension {
-    /// What REJECT answers with: a number that [`keepstate_engine::answer`] knows.
+    /// What REJECT answers with: a number that [`keepstate_engine::reject`] knows.
     pub(crate) fn reject_kind(&self) -> Option<u32> {
         match self.find("reject-with")?.value {
             Value::Word(_, number) => Some(number),
