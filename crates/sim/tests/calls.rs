@@ -1,9 +1,15 @@
 //! SIP: media and calls are expected between the two ends of a flow, for as long as a call or a
 //! registration lasts.
 
+#[path = "support/compiled.rs"]
+mod compiled;
+#[path = "support/loaded.rs"]
+mod loaded;
+
 use std::cell::Cell;
 use std::net::IpAddr;
 
+use compiled::compiled;
 use keepstate_engine::expect;
 use keepstate_engine::process::{Arrival, Checksums, Path};
 use keepstate_engine::settings::Settings;
@@ -12,9 +18,9 @@ use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::State;
 use keepstate_engine::wire::Link;
 use keepstate_flowmemory::{Accounting, OwnedTable, SliceTable, buckets_for};
-use keepstate_policy::{FileKind, Policy, compile, parse_rules};
 use keepstate_sim::build::{Body, Packet, Udp};
-use keepstate_sim::plane::{LoadedPolicy, Plane};
+use keepstate_sim::plane::Plane;
+use loaded::loaded;
 
 const FLOWS_MAX: u32 = 512;
 const RULES: &str = "*raw\n-A PREROUTING -p udp --dport 5060 -j CT --helper sip\nCOMMIT\n";
@@ -30,18 +36,8 @@ struct World<'t> {
 
 impl<'t> World<'t> {
     fn new(memory: &'t OwnedTable) -> Self {
-        let parsed = parse_rules(RULES, FileKind::Save(Family::V4));
-        assert!(!parsed.has_errors(), "{:?}", parsed.diagnostics);
-        let mut policy = Policy::default();
-        policy.merge(parsed);
-        let compiled = compile(&policy).expect("the rules compile");
-        let policy = LoadedPolicy {
-            header: compiled.header,
-            rules: compiled.rules,
-            conditions: compiled.conditions,
-            index: compiled.index,
-            names: Vec::new(),
-        };
+        let compiled = compiled([(Family::V4, RULES)]);
+        let policy = loaded(&compiled);
         Self {
             plane: Plane::new(memory.as_slices(), settings(), policy, ()),
             now: Cell::new(Tick(7)),

@@ -1,7 +1,13 @@
 //! SYN cookies: what a SYN is answered with, and what the segment that brings the cookie back makes.
 
+#[path = "support/compiled.rs"]
+mod compiled;
+#[path = "support/loaded.rs"]
+mod loaded;
+
 use std::net::IpAddr;
 
+use compiled::compiled;
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::limits::COOKIE_SECONDS;
 use keepstate_engine::process::{Arrival, Checksums, Outcome, Path};
@@ -15,11 +21,11 @@ use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::{Reason, State, Verdict};
 use keepstate_engine::wire::{Link, PacketInfo, parse};
 use keepstate_flowmemory::{Accounting, OwnedTable, SliceTable, buckets_for};
-use keepstate_policy::{FileKind, Policy, compile, parse_rules};
 use keepstate_sim::build::{ACK, Body, CWR, ECE, PSH, Packet, SYN, Tcp};
 use keepstate_sim::locals::{LocalAddress, Locals};
 use keepstate_sim::packet::Bytes;
-use keepstate_sim::plane::{LoadedPolicy, Plane};
+use keepstate_sim::plane::Plane;
+use loaded::loaded;
 
 const FLOWS_MAX: u32 = 200;
 const NOW: Tick = Tick(160_000);
@@ -53,20 +59,8 @@ fn with_host(mode: u32, test: impl FnOnce(&mut Host<'_>)) {
     if mode != 0 {
         settings.flags |= SETTING_COOKIES;
     }
-    let mut policy = Policy::default();
-    for family in [Family::V4, Family::V6] {
-        let parsed = parse_rules(RULES, FileKind::Save(family));
-        assert!(!parsed.has_errors(), "{:?}", parsed.diagnostics);
-        policy.merge(parsed);
-    }
-    let compiled = compile(&policy).expect("the rules compile");
-    let loaded = LoadedPolicy {
-        header: compiled.header,
-        rules: compiled.rules,
-        conditions: compiled.conditions,
-        index: compiled.index,
-        names: Vec::new(),
-    };
+    let compiled = compiled([Family::V4, Family::V6].map(|family| (family, RULES)));
+    let loaded = loaded(&compiled);
     let mut plane = Plane::new(table.as_slices(), settings, loaded, ());
     let local = |address: &str| address.parse::<LocalAddress>().expect("an address");
     plane.locals = Locals::new(vec![local("10.0.0.1"), local("fd00::1")]);

@@ -1,9 +1,15 @@
 //! The table raw, and flows that helpers foretell: one use, an age, an end with their master, a limit,
 //! and no port towards anybody else.
 
+#[path = "support/compiled.rs"]
+mod compiled;
+#[path = "support/loaded.rs"]
+mod loaded;
+
 use std::cell::Cell;
 use std::net::IpAddr;
 
+use compiled::compiled;
 use keepstate_engine::expect;
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::process::{Arrival, Checksums, Outcome, Path};
@@ -15,10 +21,10 @@ use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::{Hook, Reason, State, Verdict};
 use keepstate_engine::wire::Link;
 use keepstate_flowmemory::{Accounting, OwnedTable, SliceTable, buckets_for};
-use keepstate_policy::{FileKind, Policy, compile, parse_rules};
 use keepstate_sim::build::{ACK, Body, FIN, PSH, Packet, SYN, Tcp, Udp};
 use keepstate_sim::plane::{LoadedPolicy, Observer, Plane};
 use keepstate_sim::traffic::{Mood, Traffic};
+use loaded::loaded;
 
 const FLOWS_MAX: u32 = 512;
 
@@ -33,20 +39,8 @@ const SERVER: &str = "10.0.0.1";
 const THIRD: &str = "10.0.0.3";
 
 fn policy(text: &str) -> LoadedPolicy {
-    let mut policy = Policy::default();
-    for family in [Family::V4, Family::V6] {
-        let parsed = parse_rules(text, FileKind::Save(family));
-        assert!(!parsed.has_errors(), "{:?}", parsed.diagnostics);
-        policy.merge(parsed);
-    }
-    let compiled = compile(&policy).expect("the rules compile");
-    LoadedPolicy {
-        header: compiled.header,
-        rules: compiled.rules,
-        conditions: compiled.conditions,
-        index: compiled.index,
-        names: Vec::new(),
-    }
+    let compiled = compiled([Family::V4, Family::V6].map(|family| (family, text)));
+    loaded(&compiled)
 }
 
 fn settings() -> Settings {

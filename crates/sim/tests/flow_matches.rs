@@ -1,5 +1,8 @@
 //! Matches on the flow of a packet, on connections written out by hand.
 
+#[path = "support/loaded.rs"]
+mod loaded;
+
 use std::net::IpAddr;
 
 use keepstate_engine::process::{Arrival, Checksums, Path};
@@ -11,7 +14,8 @@ use keepstate_engine::wire::Link;
 use keepstate_flowmemory::{Accounting, OwnedTable, buckets_for};
 use keepstate_policy::{FileKind, Policy, compile, parse_rules};
 use keepstate_sim::build::{ACK, Body, Packet, SYN, Tcp};
-use keepstate_sim::plane::{LoadedPolicy, Plane};
+use keepstate_sim::plane::Plane;
+use loaded::loaded;
 
 const FLOWS_MAX: u32 = 64;
 
@@ -102,13 +106,7 @@ fn judge(family: Family, client: &str, server: &str, cases: &[(String, u64)]) {
     let mut policy = Policy::default();
     policy.merge(parsed);
     let compiled = compile(&policy).expect("the rules compile");
-    let loaded = LoadedPolicy {
-        header: compiled.header,
-        rules: compiled.rules.clone(),
-        conditions: compiled.conditions.clone(),
-        index: compiled.index.clone(),
-        names: Vec::new(),
-    };
+    let loaded = loaded(&compiled);
     let buckets = buckets_for(FLOWS_MAX);
     let mut settings = Settings::defaults(FLOWS_MAX, [buckets, buckets]);
     settings.flags |= SETTING_ACCOUNTING;

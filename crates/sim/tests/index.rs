@@ -1,9 +1,14 @@
 //! Packets that walk by the index of long chains, beside the same packets that try rule by rule: same outcome,
 //! same counters, same records. Conditions, both tables, jumps and remembered outcomes among it.
 
+#[path = "support/compiled.rs"]
+mod compiled;
+#[path = "support/loaded.rs"]
+mod loaded;
 #[path = "support/long_chains.rs"]
 mod long_chains;
 
+use compiled::compiled;
 use keepstate_engine::policy::NO_RULE;
 use keepstate_engine::process::{Arrival, Checksums, Path};
 use keepstate_engine::settings::{SETTING_CHECKSUM, Settings};
@@ -12,9 +17,9 @@ use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::Verdict;
 use keepstate_engine::wire::Link;
 use keepstate_flowmemory::{Accounting, OwnedTable, buckets_for};
-use keepstate_policy::{FileKind, Policy, compile, parse_rules};
 use keepstate_sim::plane::{LoadedPolicy, Plane};
 use keepstate_sim::traffic::{Mood, Traffic};
+use loaded::loaded;
 
 const FLOWS_MAX: u32 = 4096;
 const RULESETS: u64 = 60;
@@ -24,23 +29,12 @@ const PACKETS: usize = 3_000;
 fn packets_fare_alike_with_an_index_and_without() {
     let (mut accepted, mut remembered) = (0, 0);
     for seed in 1..=RULESETS {
-        let mut policy = Policy::default();
-        for family in [Family::V4, Family::V6] {
-            let text = long_chains::rules(seed, family);
-            let parsed = parse_rules(&text, FileKind::Save(family));
-            assert!(!parsed.has_errors(), "{:?}", parsed.diagnostics);
-            policy.merge(parsed);
-        }
-        let compiled = compile(&policy).expect("the rules compile");
+        let texts =
+            [Family::V4, Family::V6].map(|family| (family, long_chains::rules(seed, family)));
+        let compiled = compiled(texts.iter().map(|(family, text)| (*family, text.as_str())));
         let indexed = compiled.rules.iter().filter(|rule| rule.index != NO_RULE);
         assert!(indexed.count() > 500, "the chains have an index");
-        let by_index = LoadedPolicy {
-            header: compiled.header,
-            rules: compiled.rules,
-            conditions: compiled.conditions,
-            index: compiled.index,
-            names: Vec::new(),
-        };
+        let by_index = loaded(&compiled);
         let one_by_one = LoadedPolicy {
             index: Vec::new(),
             ..by_index.clone()

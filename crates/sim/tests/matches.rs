@@ -1,6 +1,9 @@
 //! What rules match here, and what Linux's own match: the same frames into a namespace with the real
 //! iptables and into the native plane, and the same counters afterwards.
 
+#[path = "support/loaded.rs"]
+mod loaded;
+
 use std::io::Write as _;
 use std::process::Stdio;
 
@@ -13,9 +16,10 @@ use keepstate_engine::wire::Link;
 use keepstate_flowmemory::{Accounting, OwnedTable, buckets_for};
 use keepstate_policy::model::Counters;
 use keepstate_policy::{FileKind, Policy, compile, parse_rules};
-use keepstate_sim::plane::{LoadedPolicy, Plane};
+use keepstate_sim::plane::Plane;
 use keepstate_sim::traffic::Random;
 use keepstate_testkit::{Namespace, programs_or_skip, root_or_skip};
+use loaded::loaded;
 
 const FLOWS_MAX: u32 = 1024;
 const FRAMES: usize = 3_000;
@@ -181,13 +185,7 @@ fn counters(policy: &impl Tables, family: Family) -> Vec<(String, Counters)> {
 /// Shows the frames to the native plane.
 fn judge(policy: &mut Policy, frames: &[Vec<u8>]) {
     let compiled = compile(policy).expect("the rules compile");
-    let loaded = LoadedPolicy {
-        header: compiled.header,
-        rules: compiled.rules.clone(),
-        conditions: compiled.conditions.clone(),
-        index: compiled.index.clone(),
-        names: Vec::new(),
-    };
+    let loaded = loaded(&compiled);
     let buckets = buckets_for(FLOWS_MAX);
     let mut settings = Settings::defaults(FLOWS_MAX, [buckets, buckets]);
     settings.flags &= !SETTING_CHECKSUM;

@@ -1,8 +1,14 @@
 //! Packets fare the same whether or not the table changes its size meanwhile, whichever table they meet
 //! first.
 
+#[path = "support/compiled.rs"]
+mod compiled;
+#[path = "support/loaded.rs"]
+mod loaded;
+
 use std::cell::RefCell;
 
+use compiled::compiled;
 use keepstate_engine::between::Table;
 use keepstate_engine::event::{Event, EventKind};
 use keepstate_engine::expect;
@@ -15,10 +21,10 @@ use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::State;
 use keepstate_engine::wire::Link;
 use keepstate_flowmemory::{Accounting, OwnedTable, SliceTable, buckets_for};
-use keepstate_policy::{FileKind, Policy, compile, parse_rules};
 use keepstate_sim::build::{ACK, Body, PSH, Packet, SYN, Tcp};
 use keepstate_sim::plane::{LoadedPolicy, Observer, Plane};
 use keepstate_sim::traffic::{Mood, Traffic};
+use loaded::loaded;
 
 const PACKETS: usize = 60_000;
 /// So many that nothing makes room: what would go depends on where it lies.
@@ -55,20 +61,8 @@ impl Observer for Listener {
 }
 
 fn policy() -> LoadedPolicy {
-    let mut policy = Policy::default();
-    for family in [Family::V4, Family::V6] {
-        let parsed = parse_rules(RULES, FileKind::Save(family));
-        assert!(!parsed.has_errors(), "{:?}", parsed.diagnostics);
-        policy.merge(parsed);
-    }
-    let compiled = compile(&policy).expect("the rules compile");
-    LoadedPolicy {
-        header: compiled.header,
-        rules: compiled.rules,
-        conditions: compiled.conditions,
-        index: compiled.index,
-        names: Vec::new(),
-    }
+    let compiled = compiled([Family::V4, Family::V6].map(|family| (family, RULES)));
+    loaded(&compiled)
 }
 
 fn settings(buckets: u32) -> Settings {

@@ -1,9 +1,15 @@
 //! What an earlier packet left in scratch memory must not show: a program finds there what the last packet
 //! on the same CPU left, and packets of one flow may come by several.
 
+#[path = "support/compiled.rs"]
+mod compiled;
+#[path = "support/loaded.rs"]
+mod loaded;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
+use compiled::compiled;
 use keepstate_engine::event::Event;
 use keepstate_engine::process::{Arrival, Checksums, Path, Scratch, process};
 use keepstate_engine::settings::{
@@ -13,11 +19,11 @@ use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::Family;
 use keepstate_engine::wire::Link;
 use keepstate_flowmemory::{Accounting, OwnedTable, buckets_for};
-use keepstate_policy::{FileKind, Policy, compile, parse_rules};
 use keepstate_sim::packet::Bytes;
 use keepstate_sim::plane::{LoadedPolicy, Observer, Plane};
 use keepstate_sim::sessions::Sessions;
 use keepstate_sim::traffic::{Mood, Random, Timed, Traffic};
+use loaded::loaded;
 
 /// Small, so that records make room for others.
 const FLOWS_MAX: u32 = 512;
@@ -124,24 +130,9 @@ fn settings() -> Settings {
 
 /// For both families.
 fn policy() -> LoadedPolicy {
-    let mut policy = Policy::default();
-    for family in [Family::V4, Family::V6] {
-        let rules = match family {
-            Family::V4 => RULES.to_owned(),
-            Family::V6 => RULES.replace("icmp", "ipv6-icmp"),
-        };
-        let parsed = parse_rules(&rules, FileKind::Save(family));
-        assert!(!parsed.has_errors(), "{:?}", parsed.diagnostics);
-        policy.merge(parsed);
-    }
-    let compiled = compile(&policy).expect("the rules compile");
-    LoadedPolicy {
-        header: compiled.header,
-        rules: compiled.rules,
-        conditions: compiled.conditions,
-        index: compiled.index,
-        names: Vec::new(),
-    }
+    let v6 = RULES.replace("icmp", "ipv6-icmp");
+    let compiled = compiled([(Family::V4, RULES), (Family::V6, &v6)]);
+    loaded(&compiled)
 }
 
 fn arrival(ip: &[u8]) -> Arrival {

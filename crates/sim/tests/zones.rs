@@ -1,8 +1,14 @@
 //! Zones: flows of one name in several, told apart by rules of the table raw, and all that belongs to a
 //! flow staying in its zone.
 
+#[path = "support/compiled.rs"]
+mod compiled;
+#[path = "support/loaded.rs"]
+mod loaded;
+
 use std::net::IpAddr;
 
+use compiled::compiled;
 use keepstate_engine::expect;
 use keepstate_engine::process::{Arrival, Checksums, Outcome, Path};
 use keepstate_engine::settings::{SETTING_ACCOUNTING, Settings};
@@ -12,9 +18,9 @@ use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::State;
 use keepstate_engine::wire::Link;
 use keepstate_flowmemory::{Accounting, OwnedTable, SliceTable, buckets_for};
-use keepstate_policy::{FileKind, Policy, compile, parse_rules};
 use keepstate_sim::build::{ACK, Body, Icmp, PSH, Packet, Rest, SYN, Tcp, Udp, fragment};
-use keepstate_sim::plane::{LoadedPolicy, Plane};
+use keepstate_sim::plane::Plane;
+use loaded::loaded;
 
 const FLOWS_MAX: u32 = 64;
 const NOW: Tick = Tick(1_000);
@@ -35,23 +41,13 @@ struct World<'t> {
 
 impl<'t> World<'t> {
     fn new(memory: &'t OwnedTable) -> Self {
-        let parsed = parse_rules(RULES, FileKind::Save(Family::V4));
-        assert!(!parsed.has_errors(), "{:?}", parsed.diagnostics);
-        let mut policy = Policy::default();
-        policy.merge(parsed);
-        let compiled = compile(&policy).expect("the rules compile");
+        let compiled = compiled([(Family::V4, RULES)]);
         assert_eq!(
             compiled.interface_patterns.len(),
             2,
             "a bit for each, in order"
         );
-        let policy = LoadedPolicy {
-            header: compiled.header,
-            rules: compiled.rules,
-            conditions: compiled.conditions,
-            index: compiled.index,
-            names: Vec::new(),
-        };
+        let policy = loaded(&compiled);
         let mut settings = settings();
         settings.flags |= SETTING_ACCOUNTING;
         Self {

@@ -7,6 +7,8 @@ mod floods;
 mod helpers;
 mod index;
 mod labels;
+#[path = "../../../sim/tests/support/loaded.rs"]
+mod loaded;
 #[path = "../../../sim/tests/support/long_chains.rs"]
 mod long_chains;
 mod pair;

@@ -32,10 +32,11 @@ use keepstate_policy::Compiled;
 use keepstate_sim::cookies::Cookies;
 use keepstate_sim::locals::Locals;
 use keepstate_sim::packet::Bytes;
-use keepstate_sim::plane::{LoadedPolicy, Observer, Plane};
+use keepstate_sim::plane::{Observer, Plane};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::cpus::cpus;
+use crate::loaded::loaded;
 
 /// Small, so that tables fill up and records make room for others.
 const FLOWS_MAX: u32 = 512;
@@ -222,13 +223,7 @@ pub(crate) struct Twins<'a> {
 impl<'a> Twins<'a> {
     pub(crate) fn new(memory: &'a Memory, policy: &Compiled) -> Self {
         let settings = settings();
-        let loaded = LoadedPolicy {
-            header: policy.header,
-            rules: policy.rules.clone(),
-            conditions: policy.conditions.clone(),
-            index: policy.index.clone(),
-            names: Vec::new(),
-        };
+        let loaded = loaded(policy);
         let mut native = Plane::new(memory.table(), settings, loaded, Listener::default());
         native.set_wall_clock(1);
         // Without local addresses every packet is forwarded.

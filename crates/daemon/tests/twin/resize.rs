@@ -11,9 +11,10 @@ use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::Hook;
 use keepstate_engine::wire::Link;
 use keepstate_sim::locals::Locals;
-use keepstate_sim::plane::{LoadedPolicy, Plane};
+use keepstate_sim::plane::Plane;
 use keepstate_sim::traffic::{Mood, Traffic};
 
+use crate::loaded::loaded;
 use crate::pair::{Listener, Memory, report_of, settings};
 use crate::{compiled, ethernet};
 
@@ -80,13 +81,7 @@ fn fares_alike(seed: u64, mood: Mood) {
     let sizes = [first * 2, first + 4, first * 3];
     let common = Memory::new();
     let tables: Vec<Memory> = sizes.map(|buckets| Memory::sized([buckets; 2])).into();
-    let loaded = LoadedPolicy {
-        header: policy.header,
-        rules: policy.rules.clone(),
-        conditions: policy.conditions.clone(),
-        index: policy.index.clone(),
-        names: Vec::new(),
-    };
+    let loaded = loaded(&policy);
     let mut native = Plane::new(common.table(), settings(), loaded, Listener::default());
     native.set_wall_clock(1);
     native.locals = Locals::default();

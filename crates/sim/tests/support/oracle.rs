@@ -1,21 +1,27 @@
 //! Replays labelled captures and sets our states beside those of Linux's tracker, by the mapping
 //! in the captures' README.
 
+#[path = "compiled.rs"]
+mod compiled;
+#[path = "loaded.rs"]
+mod loaded;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use compiled::compiled;
 use keepstate_engine::record::{ASSURED, Record, SEEN_REPLY};
 use keepstate_engine::table::{Hash, Lookup, lookup};
 use keepstate_engine::time::Tick;
 use keepstate_engine::trace::Step;
 use keepstate_engine::tuple::{Direction, Family};
 use keepstate_engine::verdict::{State, Verdict};
-use keepstate_policy::{FileKind, Policy, compile, parse_rules};
 use keepstate_sim::capture::Reader;
 use keepstate_sim::plane::{LoadedPolicy, Recorder};
 use keepstate_sim::replay::{Judged, Options, Replay};
 use keepstate_sim::sysctl::Sysctl;
+use loaded::loaded;
 
 /// One comparison to make: a capture, its labels, and the settings they were made with.
 #[derive(Clone, Debug)]
@@ -167,20 +173,8 @@ COMMIT
 
 /// A policy that lets everything through.
 fn policy() -> LoadedPolicy {
-    let mut policy = Policy::default();
-    for family in [Family::V4, Family::V6] {
-        let parsed = parse_rules(RULES, FileKind::Save(family));
-        assert!(!parsed.has_errors(), "{:?}", parsed.diagnostics);
-        policy.merge(parsed);
-    }
-    let compiled = compile(&policy).expect("the rules above compile");
-    LoadedPolicy {
-        header: compiled.header,
-        rules: compiled.rules,
-        conditions: compiled.conditions,
-        index: compiled.index,
-        names: Vec::new(),
-    }
+    let compiled = compiled([Family::V4, Family::V6].map(|family| (family, RULES)));
+    loaded(&compiled)
 }
 
 /// Replays a capture: everything is let through and tracked, as it was for Linux.
