@@ -121,15 +121,15 @@ fn kernel() -> anyhow::Result<()> {
         "maker"
     );
     for flows in sizes {
-        let inserts = if tracker.has_room_for(flows) {
-            tracker.fill(flows)?
-        } else {
-            Sample::NONE
-        };
+        let has_room = tracker.has_room_for(flows);
+        if has_room {
+            tracker.fill(flows)?;
+        }
         for kind in [Kind::Tcp, Kind::Udp] {
             let mut engine = KernelEngine::start(kind, flows)?;
             engine.fill(flows)?;
-            kernel_row(kind, flows, &mut engine, &tracker, inserts)?;
+            let tracker = has_room.then_some(&mut tracker);
+            kernel_row(kind, flows, &mut engine, tracker)?;
         }
     }
     kernel_rules(largest.min(1_000_000))
@@ -139,18 +139,25 @@ fn kernel_row(
     kind: Kind,
     flows: u32,
     engine: &mut KernelEngine,
-    tracker: &NfConntrack,
-    inserts: Sample,
+    tracker: Option<&mut NfConntrack>,
 ) -> anyhow::Result<()> {
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let (mut established, mut lookups) = (Vec::new(), Vec::new());
+    let (mut begun, mut inserts) = (Vec::new(), Vec::new());
+    let mut tracker = tracker;
     for _ in 0..ROUNDS {
-        ours.push(engine.established()?);
-        if !inserts.median.is_nan() {
-            theirs.push(tracker.lookup()?);
+        established.push(engine.established()?);
+        if let Some(tracker) = &tracker {
+            lookups.push(tracker.lookup()?);
         }
     }
-    let (ours, theirs) = (Sample::of(ours), Sample::of(theirs));
-    let begun = sample(ROUNDS, || engine.begun())?;
+    for _ in 0..ROUNDS {
+        begun.push(engine.begun()?);
+        if let Some(tracker) = &mut tracker {
+            inserts.push(tracker.insert(flows)?);
+        }
+    }
+    let (ours, theirs) = (Sample::of(established), Sample::of(lookups));
+    let (begun, inserts) = (Sample::of(begun), Sample::of(inserts));
     let refused = sample(ROUNDS, || engine.refused())?;
     println!(
         "{flows:>9} {:>4} {ours:>14} {theirs:>14} {:>6.1} {begun:>14} {inserts:>14} {:>6.1} \

@@ -18,8 +18,10 @@ use crate::scratch::Scratch;
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/nf_conntrack.bpf.c");
 /// Calls in one measurement of a lookup.
 const LOOKUPS: u32 = 500_000;
-/// Inserts of the last stretch are timed this many at a time.
+/// Inserts are timed this many at a time.
 const INSERTS: u32 = 8_192;
+/// What is inserted beyond the flows of the largest table: the rounds of all its rows.
+const MORE_FLOWS: u32 = 32 * INSERTS;
 
 pub(crate) struct NfConntrack {
     /// The first is the one that programs run in. Kept for their `Drop`.
@@ -40,7 +42,7 @@ impl NfConntrack {
         let room = sysctl("nf_conntrack_max")?;
         // Near its limit a namespace would begin to drop records early.
         let flows_per_namespace = room / 10 * 9;
-        let count = flows_max.div_ceil(flows_per_namespace);
+        let count = (flows_max + MORE_FLOWS).div_ceil(flows_per_namespace);
         let namespaces: Vec<_> = (0..count)
             .map(|index| Namespace::new(&format!("ct{index}")))
             .collect();
@@ -85,21 +87,35 @@ impl NfConntrack {
 
     /// Inserts until there are `flows`; cost of one of the last inserts.
     pub(crate) fn fill(&mut self, flows: u32) -> anyhow::Result<Sample> {
-        let missing = flows - self.flows;
+        let missing = flows.saturating_sub(self.flows);
         let rounds = (missing / 4).div_ceil(INSERTS).clamp(1, 7);
         let timed = INSERTS.min(missing / rounds);
-        self.configure(flows, self.flows)?;
         let untimed = missing - rounds * timed;
         if untimed > 0 {
+            self.configure(self.flows, self.flows)?;
             self.call("insert", untimed)?;
+            self.flows += untimed;
         }
-        let costs = sample(rounds as usize, || self.net("insert", timed));
+        sample(rounds as usize, || self.insert_some(timed))
+    }
+
+    /// Cost of one of some inserts more, so few that the table stays of about this size.
+    pub(crate) fn insert(&mut self, size: u32) -> anyhow::Result<f64> {
+        self.insert_some(INSERTS.min(size / 64))
+    }
+
+    fn insert_some(&mut self, flows: u32) -> anyhow::Result<f64> {
+        if flows == 0 {
+            return Ok(f64::NAN);
+        }
+        self.configure(self.flows + flows, self.flows)?;
+        let cost = self.net("insert", flows)?;
         ensure!(
             self.failures()? == 0,
             "the kernel refused to insert some flows"
         );
-        self.flows = flows;
-        costs
+        self.flows += flows;
+        Ok(cost)
     }
 
     /// Cost of a lookup of a random flow, in nanoseconds.

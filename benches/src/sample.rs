@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Nanoseconds a packet: the least and the median of several rounds.
+/// Nanoseconds a packet: the least and the median of several rounds; not numbers where none was measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Sample {
     pub(crate) least: f64,
@@ -10,12 +10,6 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    /// Not measured.
-    pub(crate) const NONE: Self = Self {
-        least: f64::NAN,
-        median: f64::NAN,
-    };
-
     pub(crate) fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
         let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);

@@ -99,6 +99,8 @@ fn build(directory: &Path, linker: &Path) -> anyhow::Result<PathBuf> {
         "-Zunstable-options".to_owned(),
         format!("-Clinker={}", linker.display()),
         "-Clink-arg=--btf".to_owned(),
+        // With it, whatever is set to zero is a call of a loop over bytes.
+        "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
         "-Clink-arg=--cpu-features=+alu32".to_owned(),
         "-Ctarget-cpu=v3".to_owned(),
         // The same object wherever it is built.

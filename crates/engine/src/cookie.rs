@@ -334,11 +334,18 @@ fn open<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> bool 
     let (sequence, ack) = (info.tcp_sequence, info.tcp_ack);
     let may = |bit: u32| cookies.options & bit != 0;
     let has_options = wire::tcp_options::has_options(info);
-    let kept = match info.options.timestamps {
-        Some([_, echo]) if has_options && may(COOKIE_TIMESTAMPS) => Kept::of(echo),
-        _ => Kept::NOTHING,
+    let mut kept = match info.options.timestamps {
+        Some([_, echo]) if has_options && may(COOKIE_TIMESTAMPS) => echo,
+        _ => OPTION_SCALE,
     };
-    let scale = kept.scale.filter(|_| may(COOKIE_SCALING));
+    if !may(COOKIE_SCALING) {
+        kept |= OPTION_SCALE;
+    }
+    let Kept {
+        scale,
+        sack_permitted,
+        ..
+    } = Kept::of(kept);
 
     info.tcp_flags = tcp_flag::SYN;
     info.tcp_sequence = sequence.wrapping_sub(1);
@@ -346,7 +353,7 @@ fn open<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> bool 
     info.transport_length = u32::from(SYN_BYTES);
     info.options.syn = SynOptions {
         scale,
-        sack_permitted: kept.sack_permitted,
+        sack_permitted,
     };
     record.timeouts = timeouts;
     *warm = Warm::default();

@@ -60,11 +60,9 @@ pub(crate) fn emit<H: Host>(
 #[cfg_attr(target_arch = "bpf", inline(never))]
 #[cfg_attr(not(target_arch = "bpf"), inline)]
 fn emit_of<H: Host>(host: &H, kind: EventKind, key: &FlowKey, scratch: &Scratch, control: Control) {
-    host.emit(&Event {
-        key: key.words,
+    let mut event = Event {
         control: control.0,
         kind: kind as u8,
-        family: key.family as u8,
         side: scratch.oriented.side as u8,
         helper: match kind {
             EventKind::Destroy => 0,
@@ -72,7 +70,11 @@ fn emit_of<H: Host>(host: &H, kind: EventKind, key: &FlowKey, scratch: &Scratch,
         },
         rule: crate::policy::NO_RULE,
         length: scratch.info.ip_length,
-        detail: labels::told_as(&scratch.labels),
         ..Event::default()
-    });
+    };
+    // One after the other: programs have stack for the event and little more.
+    event.family = key.family as u8;
+    event.key = key.words;
+    event.detail = labels::told_as(&scratch.labels);
+    host.emit(&event);
 }

@@ -255,6 +255,9 @@ fn claim_slot<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: &mu
     };
     place.bucket = bucket;
     place.slot = tags.empty().or_lowest(flow.hash.preferred_slot());
+    if cfg!(target_arch = "bpf") {
+        touch::<K, M>(memory, *place);
+    }
     let claimed = tags.with(place.slot, tag_byte(flow));
     if tags.empty().is_none() || words.compare_exchange(0, tags.0, claimed.0) != tags.0 {
         return Claim::None;
@@ -273,6 +276,22 @@ fn claim_slot<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: &mu
     count_up(memory, gauges::INSERTED);
     free_control::<K, M>(memory, *place);
     Claim::Held
+}
+
+/// Reads a word of each line that the record will be written to. An atomic operation waits for what was
+/// written before it: without this, one after the other for the slot, the warm words and the accounting to
+/// come from memory.
+#[inline(always)]
+fn touch<K: Kind, M: FlowMemory>(memory: &M, place: Place) {
+    if let Some(words) = memory.accounting(K::FAMILY, place.bucket, place.slot) {
+        core::hint::black_box(words.load(0));
+    }
+    if let Some(words) = memory.warm(K::FAMILY, place.bucket, place.slot) {
+        core::hint::black_box(words.load(0));
+    }
+    if let Some(words) = K::words(memory, place) {
+        core::hint::black_box(words.load(0));
+    }
 }
 
 /// Gives a claim back.
