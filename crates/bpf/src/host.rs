@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{
-    bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop,
+    bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop,
 };
 use keepstate_engine::event::Event;
 use keepstate_engine::host::{Host, NATIVE_HERTZ, Packet, Repeat, Route};
@@ -215,6 +215,12 @@ impl<C: Context> Host for KernelHost<C> {
     fn random(&self) -> u32 {
         // SAFETY: the helper has no preconditions.
         unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn cpu(&self) -> u32 {
+        // SAFETY: the helper has no preconditions.
+        unsafe { bpf_get_smp_processor_id() }
     }
 
     #[inline(always)]

@@ -6,14 +6,14 @@ use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use keepstate_engine::limits::{
     EXPECTATION_SLOTS, EXPECTATION_WORDS, FRAGMENT_BUCKETS, HELPER_BYTES_MAX,
     HELPER_STATE_WORDS,
-    HELPER_STATES as HELPER_STATES_MAX,
+    HELPER_STATES as HELPER_STATES_MAX, METER_SLOTS, METER_WORDS,
 };
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_engine::process::{Arrival, Scratch};
 use keepstate_engine::table::gauges;
 use keepstate_plane::{
     BUCKET_ACCOUNTING_WORDS, BUCKET_SLOT_WORDS_V4, BUCKET_SLOT_WORDS_V6, BUCKET_WARM_WORDS,
-    CONDITION_ENTRIES, Counters, EVENT_RING_BYTES, FRAGMENT_VALUE_WORDS, INTERFACES_MAX, Interface, InterfaceKey,
+    CONDITION_ENTRIES, Counters, EVENT_RING_BYTES, FRAGMENT_VALUE_WORDS, INTERFACES_MAX, METER_HEADS as METER_HEADS_MAX, Interface, InterfaceKey,
     POLICY_SLOTS, Plane, RULE_ENTRIES, Report, RuleCounter,
     STAGES,
 };
@@ -56,6 +56,13 @@ pub static EXPECTATIONS: Array<[u64; EXPECTATION_WORDS as usize]> =
 #[map]
 pub static HELPER_STATES: Array<[u64; HELPER_STATE_WORDS as usize]> =
     Array::with_max_entries(HELPER_STATES_MAX, BPF_F_MMAPABLE);
+
+/// What rules remember of sources, and the buckets through which it is found.
+#[map]
+pub static METERS: Array<[u64; METER_WORDS as usize]> =
+    Array::with_max_entries(METER_SLOTS, BPF_F_MMAPABLE);
+#[map]
+pub static METER_HEADS: Array<u64> = Array::with_max_entries(METER_HEADS_MAX, BPF_F_MMAPABLE);
 
 /// Bytes of the packet at hand that a helper reads.
 #[map]

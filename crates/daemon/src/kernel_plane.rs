@@ -1,5 +1,6 @@
 //! The kernel's programs and maps as the [`Plane`] that the server controls.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
@@ -8,14 +9,17 @@ use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf
 use aya::util::nr_cpus;
 use keepstate_api::Attachment;
 use keepstate_engine::limits::{CONDITIONS_MAX, POLICY_EPOCHS, RULES_MAX};
+use keepstate_engine::meter;
 use keepstate_engine::policy::{
     Condition, POLICY_NONE, POLICY_UNSETTLED, PolicyHeader, Rule, SettledInterfaces,
 };
 use keepstate_engine::settings::{SETTING_NEWER_TABLE, SETTING_OLDER_TABLE, Settings};
 use keepstate_engine::table;
-use keepstate_engine::time::Tick;
-use keepstate_flowmemory::{HelperSlices, SliceTable, rated_flows};
-use keepstate_plane::{Counters, Interface, InterfaceKey, Plane as PlaneWords, RuleCounter};
+use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
+use keepstate_flowmemory::{HelperSlices, MeterSlices, SliceTable, rated_flows};
+use keepstate_plane::{
+    Counters, Interface, InterfaceKey, MeterOrder, Plane as PlaneWords, RuleCounter, TICK_SHIFT,
+};
 use keepstate_policy::Compiled;
 use keepstate_policy::model::Counters as RuleCounters;
 use rustix::time::{ClockId, clock_gettime};
@@ -28,6 +32,7 @@ use crate::kernel::{
     remove_other_stages,
 };
 use crate::mapped::{Mapping, Raw, read_value, store};
+use crate::meters;
 use crate::netlink;
 use crate::patterns::{matching, settled};
 use crate::remembered::Places;
@@ -82,6 +87,8 @@ struct CommonMaps {
     fragments: Mapping,
     expectations: Mapping,
     helper_states: Mapping,
+    meters: Mapping,
+    meter_heads: Mapping,
 }
 
 /// A table as the server sees it.
@@ -95,6 +102,10 @@ impl TableMemory for Mapped {
         let table = SliceTable::new(self.own.families(), self.common.gauges.words());
         table
             .with_fragments(self.common.fragments.words())
+            .with_meters(MeterSlices {
+                slots: self.common.meters.words(),
+                heads: self.common.meter_heads.words(),
+            })
             .with_helpers(HelperSlices {
                 expectations: self.common.expectations.words(),
                 states: self.common.helper_states.words(),
@@ -133,6 +144,8 @@ impl KernelPlane {
             rules,
             conditions,
             condition_states,
+            meters,
+            meter_heads,
             policies,
             rule_counters,
             counters,
@@ -154,6 +167,8 @@ impl KernelPlane {
                 fragments,
                 expectations,
                 helper_states,
+                meters,
+                meter_heads,
             }),
             resizing: Mutex::new(Known::No),
             rules,
@@ -314,6 +329,19 @@ impl KernelPlane {
         }
     }
 
+    fn run_meter(&self, order: &MeterOrder) -> Result<Option<u32>, KernelError> {
+        meters::run(&mut lock(&self.programs), order)
+    }
+
+    /// The lists that the policy in a slot names.
+    fn lists(&self, slot: u32, conditions: u32) -> HashSet<u64> {
+        let start = (slot * CONDITIONS_MAX) as usize * CONDITION_WORDS;
+        let count = conditions.min(CONDITIONS_MAX) as usize;
+        let words = &self.conditions.words()[start..start + count * CONDITION_WORDS];
+        let conditions: Vec<Condition> = words.chunks(CONDITION_WORDS).map(read_value).collect();
+        meters::lists(conditions.iter())
+    }
+
     fn write_policy(
         &self,
         tables: &mut Tables,
@@ -454,6 +482,7 @@ impl Plane for KernelPlane {
         let slot = active ^ 1;
         std::thread::sleep(GRACE.saturating_sub(tables.flipped.elapsed()));
         let old = tables.header(active)?;
+        let mut gone = self.lists(active, old.conditions);
         let epoch = (old.epoch + 1) % POLICY_EPOCHS;
         self.forget_outcomes(epoch);
         self.write_policy(&mut tables, slot, policy, counters)?;
@@ -471,6 +500,16 @@ impl Plane for KernelPlane {
         tables.places[slot as usize] = Some(places);
         self.change(|plane| plane.active = slot);
         tables.flipped = Instant::now();
+        for list in meters::lists(policy.conditions.iter()) {
+            gone.remove(&list);
+        }
+        if !gone.is_empty() {
+            // Packets that saw the policy before.
+            std::thread::sleep(GRACE);
+        }
+        for list in gone {
+            meters::forget(list, |order| self.run_meter(order))?;
+        }
         Ok(())
     }
 
@@ -480,6 +519,24 @@ impl Plane for KernelPlane {
         let mut tables = lock(&self.tables);
         tables.patterns[active as usize] = Some(patterns);
         tables.places[active as usize] = Some(Places::of(policy));
+    }
+
+    fn change_meter(&self, order: &MeterOrder) -> Result<Option<u32>, PlaneError> {
+        Ok(self.run_meter(order)?)
+    }
+
+    fn sweep_meters(&self) -> Result<(), PlaneError> {
+        if meter::is_used(&self.table().flows()) {
+            meters::sweep(|order| self.run_meter(order))?;
+        }
+        Ok(())
+    }
+
+    fn jiffies(&self) -> (u64, u32) {
+        let multiplier = self.words().tick_multiplier.max(1);
+        let hertz = (u64::from(TICKS_PER_SECOND) << TICK_SHIFT) / multiplier;
+        let jiffies = (u64::from(self.now().0) * hertz) / u64::from(TICKS_PER_SECOND);
+        (jiffies, hertz as u32)
     }
 
     fn attachments(&self) -> Vec<Attachment> {

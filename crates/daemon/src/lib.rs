@@ -7,6 +7,7 @@ mod follow;
 pub mod kernel;
 pub mod kernel_plane;
 pub mod mapped;
+mod meters;
 mod mover;
 pub mod netlink;
 mod patterns;

@@ -23,6 +23,7 @@ pub mod helper;
 pub mod host;
 mod judge;
 pub mod limits;
+pub mod meter;
 pub mod policy;
 pub mod process;
 mod quoted;

@@ -17,6 +17,7 @@ use crate::helper::message::Message;
 use crate::helper::state::Lease;
 use crate::host::{Host, Packet};
 use crate::judge::{self, Judgement};
+use crate::meter::Meter;
 use crate::policy::{Assigned, DependsOn, NO_RULE, Progress};
 use crate::raw;
 use crate::record::{FlowAssigned, Record, Warm};
@@ -157,6 +158,8 @@ pub struct Scratch {
     pub(crate) walk: Progress,
     /// A search through the packet's bytes, for a condition.
     pub(crate) scan: Scan,
+    /// A search in what rules remember of sources.
+    pub(crate) meter: Meter,
     /// Mark of the packet, see [`Host::mark`].
     pub(crate) mark: u32,
     /// What rules say of the flow that the packet may begin.
@@ -189,6 +192,11 @@ impl Scratch {
     /// What was decided, once [`Stage::Done`] is reached.
     pub const fn outcome(&self) -> &Outcome {
         &self.outcome
+    }
+
+    /// Where work on what rules remember of sources is done between two packets.
+    pub const fn meter(&mut self) -> &mut Meter {
+        &mut self.meter
     }
 
     /// Between [`prepare`] and [`finish`], for some packets one after the other: asks for the record where
@@ -233,6 +241,7 @@ impl Default for Scratch {
             asked: Asked::NOTHING,
             walk: Progress::START,
             scan: Scan::NOTHING,
+            meter: Meter::NOTHING,
             mark: 0,
             assigned: Assigned::NOTHING,
             raw_depends_on: DependsOn::Flow,

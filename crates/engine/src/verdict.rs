@@ -179,6 +179,8 @@ reasons! {
     73 FragmentBusy "fragment_busy" "Other CPUs kept the memory of unfinished datagrams busy."
     74 FragmentBadDatagram "fragment_bad_datagram" "With this fragment the datagram is complete, and its checksum or its UDP length is wrong."
     75 IcmpErrorBadSequence "icmp_error_bad_sequence" "The ICMP error quotes a TCP segment that its sender cannot have sent of late."
+    90 MeterFull "meter_full" "A rule with recent, hashlimit or connlimit has no room to remember one more source, or the packet has not what it is to be told by."
+    91 MeterBusy "meter_busy" "Other CPUs kept the memory of recent, hashlimit or connlimit busy."
 }
 
 /// Length of an array of counters indexed by [`Reason`].

@@ -5,12 +5,13 @@ use std::sync::atomic::AtomicU64;
 
 use keepstate_engine::limits::{
     ACCOUNTING_WORDS, EXPECTATION_SLOTS, EXPECTATION_WORDS, HELPER_STATE_WORDS, HELPER_STATES,
-    SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
+    METER_BUCKETS, METER_LIST_BUCKETS, METER_SLOTS, METER_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6,
+    SLOTS_PER_BUCKET, WARM_WORDS,
 };
 use keepstate_engine::table::gauges;
 use rustix::mm::{Advice, madvise};
 
-use crate::slices::{FRAGMENT_TABLE_WORDS, FamilySlices, HelperSlices, SliceTable};
+use crate::slices::{FRAGMENT_TABLE_WORDS, FamilySlices, HelperSlices, MeterSlices, SliceTable};
 
 /// Whether a table has room for counters and start times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct OwnedTable {
     expectations: Lines,
     helper_states: Lines,
     condition_states: Lines,
+    meters: Lines,
+    meter_heads: Lines,
 }
 
 /// Where the arrays of a family lie.
@@ -69,6 +72,8 @@ impl OwnedTable {
             expectations: Lines::new(0),
             helper_states: Lines::new(0),
             condition_states: Lines::new(0),
+            meters: Lines::new(0),
+            meter_heads: Lines::new(0),
         }
     }
 
@@ -91,6 +96,16 @@ impl OwnedTable {
         }
     }
 
+    /// The same table with memory for what rules remember of sources: 8 MiB.
+    #[must_use]
+    pub fn with_meters(self) -> Self {
+        Self {
+            meters: Lines::new((METER_SLOTS * METER_WORDS) as usize),
+            meter_heads: Lines::new((METER_BUCKETS + METER_LIST_BUCKETS) as usize),
+            ..self
+        }
+    }
+
     /// The table's arrays, borrowed.
     pub fn as_slices(&self) -> SliceTable<'_> {
         self.beside(self)
@@ -106,6 +121,10 @@ impl OwnedTable {
         table
             .with_fragments(other.fragments.as_slice())
             .with_conditions(other.condition_states.as_slice())
+            .with_meters(MeterSlices {
+                slots: other.meters.as_slice(),
+                heads: other.meter_heads.as_slice(),
+            })
             .with_helpers(HelperSlices {
                 expectations: other.expectations.as_slice(),
                 states: other.helper_states.as_slice(),

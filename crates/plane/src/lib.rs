@@ -10,11 +10,12 @@
 use keepstate_engine::limits::{ACCOUNTING_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET};
 use keepstate_engine::limits::{CONDITIONS_MAX, RULES_MAX, WARM_WORDS};
 use keepstate_engine::limits::{FRAGMENT_BUCKET_WORDS, FRAGMENT_SLOTS, FRAGMENT_WORDS};
+use keepstate_engine::limits::{METER_BUCKETS, METER_LIST_BUCKETS};
 use keepstate_engine::settings::Settings;
 use keepstate_engine::verdict::REASON_COUNTERS;
 
 /// Version of everything in this file.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 /// Two policies: the one in force, and the one being written.
 pub const POLICY_SLOTS: u32 = 2;
@@ -39,6 +40,9 @@ pub const BUCKET_ACCOUNTING_WORDS: usize = (SLOTS_PER_BUCKET * ACCOUNTING_WORDS)
 pub const FRAGMENT_VALUE_WORDS: usize =
     (FRAGMENT_SLOTS * FRAGMENT_WORDS + FRAGMENT_BUCKET_WORDS) as usize;
 
+/// Buckets of what rules remember of sources, those of the lists among them.
+pub const METER_HEADS: u32 = METER_BUCKETS + METER_LIST_BUCKETS;
+
 /// Places for stages of a packet's way that are programs of their own, by number of the
 /// [`keepstate_engine::process::Stage`]. Not each number has one.
 pub const STAGES: u32 = 32;
@@ -56,6 +60,8 @@ pub mod names {
     pub const FRAGMENTS: &str = "FRAGMENTS";
     pub const EXPECTATIONS: &str = "EXPECTATIONS";
     pub const HELPER_STATES: &str = "HELPER_STATES";
+    pub const METERS: &str = "METERS";
+    pub const METER_HEADS: &str = "METER_HEADS";
     pub const POLICIES: &str = "POLICIES";
     pub const RULES: &str = "RULES";
     pub const CONDITIONS: &str = "CONDITIONS";
@@ -135,7 +141,7 @@ pub mod names {
     ];
 
     /// The other maps.
-    pub const COMMON: [&str; 13] = [
+    pub const COMMON: [&str; 15] = [
         GAUGES,
         FRAGMENTS,
         EXPECTATIONS,
@@ -149,6 +155,8 @@ pub mod names {
         INTERFACES,
         EVENTS,
         REPORT,
+        METERS,
+        METER_HEADS,
     ];
 
     /// All maps, in the order in which they are pinned.
@@ -167,7 +175,17 @@ pub mod names {
     /// Run by the daemon to read the clock that the programs read.
     pub const CLOCK: &str = "clock";
 
-    pub const PROGRAMS: [&str; 5] = [INGRESS_XDP, INGRESS_TC, EGRESS_ETHERNET, EGRESS_BARE, CLOCK];
+    /// Run by the daemon to change what rules remember of sources, see [`super::MeterOrder`].
+    pub const METER: &str = "meter";
+
+    pub const PROGRAMS: [&str; 6] = [
+        INGRESS_XDP,
+        INGRESS_TC,
+        EGRESS_ETHERNET,
+        EGRESS_BARE,
+        CLOCK,
+        METER,
+    ];
 }
 
 /// What every packet reads first. One element, mapped by the daemon.
@@ -289,3 +307,36 @@ pub struct Report {
     pub direction: u32,
     pub tcp_state: u32,
 }
+
+/// What the program [`names::METER`] is to do: the bytes that it is run with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct MeterOrder {
+    pub list: u64,
+    pub address: [u32; 4],
+    /// One of `METER_*`.
+    pub what: u32,
+    /// Number of a [`keepstate_engine::tuple::Family`].
+    pub family: u32,
+    /// Stamps that an entry of the list keeps, less one.
+    pub ring: u32,
+    /// To be swept: the first bucket or slot, and how many.
+    pub first: u32,
+    pub buckets: u32,
+    pub reserved: [u32; 3],
+}
+
+/// Numbers of [`keepstate_engine::meter::Change`].
+pub const METER_ADD: u32 = 0;
+pub const METER_REMOVE: u32 = 1;
+pub const METER_CLEAR: u32 = 2;
+/// Takes out what is over, and what belongs to [`MeterOrder::list`] if it is not zero. Returns how many went.
+pub const METER_SWEEP: u32 = 3;
+
+/// Lets flows go that are no more, from slot [`MeterOrder::first`] on.
+pub const METER_LET_GO: u32 = 4;
+
+/// Returned by the program where it could not do as it was told.
+pub const METER_FAILED: u32 = u32::MAX;
+
+const _: () = assert!(size_of::<MeterOrder>() == 56);

@@ -94,6 +94,7 @@ impl Options {
         OwnedTable::new(settings.buckets, accounting)
             .with_helpers()
             .with_conditions(CONDITIONS_MAX as usize)
+            .with_meters()
     }
 }
 

@@ -54,6 +54,9 @@ pub(crate) fn run(shared: &Shared) {
         let mut lag_ms = 0;
         if round % ROUNDS_OF_OTHERS == 0 {
             expectations::sweep(shared);
+            if let Err(error) = shared.plane.sweep_meters() {
+                eprintln!("keepstate: {}", chain(&error));
+            }
             if let Err(error) = shared.plane.resize(None) {
                 eprintln!("keepstate: {}", chain(&error));
             }

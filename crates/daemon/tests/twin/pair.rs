@@ -7,7 +7,7 @@ use keepstate_daemon::twin::{Entry, Twin};
 use keepstate_engine::event::{Event, EventKind};
 use keepstate_engine::limits::{
     ACCOUNTING_WORDS, EXPECTATION_SLOTS, EXPECTATION_WORDS, HELPER_STATE_WORDS, HELPER_STATES,
-    SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
+    METER_SLOTS, METER_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
 };
 use keepstate_engine::process::{Arrival, Checksums, Outcome, Path};
 use keepstate_engine::record::{ASSIGNED, CONTROL_WORD, Control, SlotState};
@@ -20,9 +20,9 @@ use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::{Hook, Verdict};
 use keepstate_engine::wire::Link;
 use keepstate_flowmemory::{
-    FRAGMENT_TABLE_WORDS, FamilySlices, HelperSlices, SliceTable, buckets_for,
+    FRAGMENT_TABLE_WORDS, FamilySlices, HelperSlices, MeterSlices, SliceTable, buckets_for,
 };
-use keepstate_plane::{REPORT_NONE, Report};
+use keepstate_plane::{METER_HEADS, REPORT_NONE, Report};
 use keepstate_policy::Compiled;
 use keepstate_sim::locals::Locals;
 use keepstate_sim::plane::{LoadedPolicy, Observer, Plane};
@@ -79,6 +79,8 @@ pub(crate) struct Memory {
     expectations: Vec<AtomicU64>,
     helper_states: Vec<AtomicU64>,
     condition_states: Vec<AtomicU64>,
+    meters: Vec<AtomicU64>,
+    meter_heads: Vec<AtomicU64>,
 }
 
 impl Memory {
@@ -96,6 +98,8 @@ impl Memory {
             expectations: words(EXPECTATION_SLOTS * EXPECTATION_WORDS),
             helper_states: words(HELPER_STATES * HELPER_STATE_WORDS),
             condition_states: words(CONDITIONS_COMPARED),
+            meters: words(METER_SLOTS * METER_WORDS),
+            meter_heads: words(METER_HEADS),
         }
     }
 
@@ -110,6 +114,10 @@ impl Memory {
         table
             .with_fragments(&self.fragments)
             .with_conditions(&self.condition_states)
+            .with_meters(MeterSlices {
+                slots: &self.meters,
+                heads: &self.meter_heads,
+            })
             .with_helpers(HelperSlices {
                 expectations: &self.expectations,
                 states: &self.helper_states,
@@ -326,6 +334,14 @@ impl<'a> Twins<'a> {
         if self.compared.is_multiple_of(PACKETS_PER_LOOK) {
             same(&self.memory.fragments, maps.fragments.words(), what);
         }
+    }
+
+    /// What rules remember of sources, likewise.
+    pub(crate) fn compare_meters(&self, what: &str) {
+        let maps = &self.kernel.kernel.maps;
+        same(&self.memory.meter_heads, maps.meter_heads.words(), what);
+        // What a CPU did is not what another does.
+        same(&self.memory.meters, maps.meters.words(), what);
     }
 
     /// What helpers work with; too much to be compared after each packet.

@@ -6,6 +6,7 @@
 //! a RETURN at the other end of `-g` leads to the policy of the chain that the packet came from.
 
 mod layout;
+mod lists;
 mod lower;
 mod remember;
 #[cfg(test)]
@@ -151,6 +152,7 @@ pub fn compile(policy: &Policy) -> Result<Compiled, CompileError> {
             lower::table(&mut compiled, &layout)?;
         }
     }
+    lists::settle(&mut compiled);
     compiled.header.rules = compiled.rules.len() as u32;
     compiled.header.conditions = compiled.conditions.len() as u32;
     compiled.header.cached = remember::choose(&compiled);

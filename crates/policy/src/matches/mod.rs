@@ -10,6 +10,8 @@ mod frame;
 mod header;
 mod icmp;
 mod ports;
+mod rate;
+mod sources;
 mod tcp;
 mod text;
 mod time;
@@ -22,6 +24,8 @@ use keepstate_engine::condition::{flag, kind};
 use keepstate_engine::policy::Condition;
 use keepstate_engine::tuple::Family;
 
+pub(crate) use sources::{connections_list, list_words};
+pub use sources::{rate_list, recent_list};
 pub use tcp::TcpFlags;
 pub(crate) use tcp::{tcp_flags, tcp_option};
 pub(crate) use value::Value;
@@ -481,6 +485,9 @@ const MODULES: &[&Module] = &[
     &frame::PKTTYPE,
     &counted::STATISTIC,
     &counted::LIMIT,
+    &rate::HASHLIMIT,
+    &sources::RECENT,
+    &sources::CONNLIMIT,
     &flow::MARK,
     &flow::CONNMARK,
     &flow::CONNBYTES,
