@@ -155,9 +155,10 @@ fn measure<H: Host>(
             .meter(meter.header)
             .map_or(0, |list| list.load(LIST_COUNT));
         let is_full = config.most != 0 && held >= config.most as u64;
-        meter.found = match (is_full, add(flows, meter)) {
-            (false, Some(slot)) => slot,
-            _ => 0,
+        meter.found = if is_full {
+            0
+        } else {
+            add(flows, meter).unwrap_or(0)
         };
     }
     let Some(words) = flows.meter(meter.found) else {

@@ -209,7 +209,7 @@ fn begin<H: Host>(host: &H, meter: &mut Meter) -> Result<(), Trouble> {
     };
     let [high, low] = meter.kept;
     let stamped = Meta::new(meter.hops, 1, 1, 0);
-    meter.key = [high, low, 0, 0, stamped.0];
+    meter.key = [high, low, 0, 0, 0];
     meter.ttl = if meter.what & recent::TTL != 0 {
         meter.hops
     } else {
@@ -217,6 +217,9 @@ fn begin<H: Host>(host: &H, meter: &mut Meter) -> Result<(), Trouble> {
     };
     meter.list = meter.own;
     open(host, meter)?;
+    // Not part of the name, but kept where others have the end of theirs.
+    let [_, _, _, _, last] = &mut meter.key;
+    *last = stamped.0;
     let made = add(flows, meter);
     meter.found = made.unwrap_or(0);
     close(flows, meter);

@@ -4,11 +4,14 @@ use keepstate_engine::condition::{flag, kind, rate};
 use keepstate_engine::tuple::Family;
 
 use super::sources::{length, list_words, prefix_max, rate_list, turn};
-use super::{Context, Extension, Form, Lowered, Module, OptionSpec, Value, value};
+use super::{Context, Extension, Form, Lowered, Module, OptionSpec, Refusal, Value, value};
 use crate::problem::Problem;
 
 /// What the cost of a packet is kept in: millionths of a second.
 const SCALE: u64 = 1_000_000;
+
+/// Credit of more than a day and a half does not fit into 64 bits, at most rates of jiffies.
+const CREDIT_MAX: u64 = 36 * 60 * 60 * SCALE;
 
 /// Bytes are counted in these.
 const BYTE_SHIFT: u32 = 4;
@@ -95,6 +98,14 @@ pub(super) static HASHLIMIT: Module = Module::new(
     lower,
 )
 .check(check)
+.refuse(|hashlimit, _| {
+    let rate = rate_given(hashlimit).filter(|rate| !rate.is_bytes)?;
+    let burst = said(hashlimit, "hashlimit-burst").unwrap_or(BURST_DEFAULT);
+    (rate.cost.saturating_mul(burst) > CREDIT_MAX).then(|| Refusal {
+        error: "Numerical result out of range",
+        hint: "a burst may stand for a day and a half at most".into(),
+    })
+})
 .complete(complete);
 
 /// What is said of a rate.

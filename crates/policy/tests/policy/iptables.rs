@@ -924,7 +924,6 @@ fn lists_and_rates_are_read_and_printed_alike() {
         iptables -A t -m hashlimit --hashlimit-upto 99999999/sec --hashlimit-name h2
         iptables -A t -m hashlimit --hashlimit-upto 5/day --hashlimit-burst 0 --hashlimit-name h2
         iptables -A t -m hashlimit --hashlimit-upto 5/day --hashlimit-burst 1000001 --hashlimit-name h3
-        iptables -A t -m hashlimit --hashlimit-upto 5/day --hashlimit-burst 20000 --hashlimit-name h4
         iptables -A t -m hashlimit --hashlimit-upto 5/day --hashlimit-mode foo --hashlimit-name h5
         iptables -A t -m hashlimit --hashlimit-upto 5/day --hashlimit-mode srcip,srcip --hashlimit-name h6
         iptables -A t -m hashlimit --hashlimit-upto 5/day --hashlimit-srcmask 24 --hashlimit-name h8
