@@ -14,12 +14,14 @@ use aya::maps::{Array, ProgramArray};
 use aya::programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp};
 use keepstate_daemon::kernel::{Kernel, write};
 use keepstate_daemon::mapped::{Raw, bytes_of};
-use keepstate_engine::limits::RULES_MAX;
+use keepstate_engine::index::IndexLine;
+use keepstate_engine::limits::{INDEX_LINES_MAX, RULES_MAX};
 use keepstate_engine::settings::{SETTING_ACCOUNTING, SETTING_TIMESTAMP, Settings};
 use keepstate_engine::table::gauges;
 use keepstate_engine::verdict::{State, Verdict};
 use keepstate_flowmemory::{buckets_for, random_hash_keys};
 use keepstate_plane::PLANE_TEST_HOOK;
+use keepstate_sim::plane::LoadedPolicy;
 use keepstate_testkit::run;
 
 use crate::engine::policy;
@@ -100,7 +102,11 @@ impl KernelEngine {
 
     /// Puts a policy of so many rules in force.
     pub(crate) fn load_policy(&mut self, rules: u32) -> anyhow::Result<()> {
-        let mut loaded = policy(rules);
+        self.load(policy(rules))
+    }
+
+    /// Puts a policy without conditions in force.
+    pub(crate) fn load(&mut self, mut loaded: LoadedPolicy) -> anyhow::Result<()> {
         let slot = self.slot ^ 1;
         loaded.header.epoch = slot;
         let maps = &mut self.kernel.maps;
@@ -109,6 +115,12 @@ impl KernelEngine {
         let places = maps.rules.words()[first..].chunks(words);
         for (rule, place) in loaded.rules.iter().zip(places) {
             write(place, bytes_of(rule));
+        }
+        let words = size_of::<IndexLine>() / size_of::<u64>();
+        let first = slot as usize * INDEX_LINES_MAX as usize * words;
+        let places = maps.index.words()[first..].chunks(words);
+        for (line, place) in loaded.index.iter().zip(places) {
+            write(place, bytes_of(line));
         }
         maps.policies.set(slot, Raw(loaded.header), 0)?;
         maps.change_plane(|plane| plane.active = slot);

@@ -9,6 +9,7 @@ mod kernel;
 mod nf_conntrack;
 mod sample;
 mod scratch;
+mod shape;
 mod template;
 
 use anyhow::{Context as _, bail};
@@ -18,6 +19,7 @@ use crate::frames::Kind;
 use crate::kernel::KernelEngine;
 use crate::nf_conntrack::NfConntrack;
 use crate::sample::{Sample, sample};
+use crate::shape::Shape;
 
 /// Table sizes, in flows.
 const SIZES: &[u32] = &[1_000, 64_000, 1_000_000, 4_000_000];
@@ -32,6 +34,7 @@ fn main() -> anyhow::Result<()> {
             "peer" => peer()?,
             "engine" => engine()?,
             "kernel" => kernel()?,
+            "rules" => rules()?,
             "count-tcp-single" => count::established(Kind::Tcp, Handover::Single, packets()?)?,
             "count-tcp-batch" => count::established(Kind::Tcp, Handover::Batch, packets()?)?,
             "count-udp-batch" => count::established(Kind::Udp, Handover::Batch, packets()?)?,
@@ -62,13 +65,9 @@ fn peer() -> anyhow::Result<()> {
 /// The engine in user space, on one thread.
 fn engine() -> anyhow::Result<()> {
     println!("engine in user space, one thread, random flows; ns a packet, median (least)");
-    println!(
-        "the generator is included, {:.1} ns of it",
-        engine::generator_ns()
-    );
     for kind in [Kind::Tcp, Kind::Udp] {
         println!(
-            "{:>4} {:>9} {:>6} {:>14} {:>14} {:>14} {:>14} {:>10}",
+            "{:>4} {:>9} {:>6} {:>14} {:>14} {:>14} {:>14} {:>10} {:>6}",
             format!("{kind:?}"),
             "flows",
             "rules",
@@ -76,7 +75,8 @@ fn engine() -> anyhow::Result<()> {
             "batch of 32",
             "new",
             "refused",
-            "bytes/flow"
+            "bytes/flow",
+            "maker"
         );
         for flows in sizes() {
             let mut engine = Engine::new(flows)?;
@@ -86,13 +86,14 @@ fn engine() -> anyhow::Result<()> {
                     continue;
                 }
                 println!(
-                    "{:>4} {flows:>9} {rules:>6} {:>14} {:>14} {:>14} {:>14} {:>10.1}",
+                    "{:>4} {flows:>9} {rules:>6} {:>14} {:>14} {:>14} {:>14} {:>10.1} {:>6.1}",
                     "",
                     engine.established(kind, rules, Handover::Single)?,
                     engine.established(kind, rules, Handover::Batch)?,
                     new,
                     engine.refused(kind, rules)?,
                     Engine::bytes_per_flow(flows),
+                    engine::maker_ns(kind, flows),
                 );
             }
         }
@@ -178,6 +179,43 @@ fn kernel_rules(flows: u32) -> anyhow::Result<()> {
         println!(
             "{:>4} {rules:>9} {established:>14} {begun:>14} {refused:>14}",
             ""
+        );
+    }
+    Ok(())
+}
+
+/// What a new flow costs behind ten rules and behind thousands, in both planes.
+fn rules() -> anyhow::Result<()> {
+    const FLOWS: u32 = 64_000;
+    const RULES: [u32; 5] = [10, 100, 1_000, 10_000, 20_000];
+    println!(
+        "TCP, {FLOWS} flows; ns a packet, median (least); rules of each family\n\
+         {:>8} {:>7} {:>14} {:>14} {:>14} {:>14}",
+        "shape", "rules", "established", "new", "refused", "in user space"
+    );
+    let mut engine = Engine::new(FLOWS)?;
+    engine.fill(Kind::Tcp, FLOWS)?;
+    for shape in Shape::ALL {
+        let mut medians = Vec::new();
+        for rules in RULES {
+            let policy = shape::policy(shape, rules)?;
+            let native = engine.refused_by(Kind::Tcp, policy.clone())?;
+            let mut kernel = KernelEngine::start(Kind::Tcp, FLOWS)?;
+            kernel.load(policy)?;
+            kernel.fill(FLOWS)?;
+            let established = sample(ROUNDS, || kernel.established())?;
+            let begun = sample(ROUNDS, || kernel.begun())?;
+            let refused = sample(ROUNDS, || kernel.refused())?;
+            println!(
+                "{:>8} {rules:>7} {established:>14} {begun:>14} {refused:>14} {native:>14}",
+                format!("{shape:?}")
+            );
+            medians.push([begun.median, refused.median, native.median]);
+        }
+        let ratios = [0, 1, 2].map(|which| medians[3][which] / medians[0][which]);
+        println!(
+            "{:>8} 10,000 by 10: new {:.2}, refused {:.2}, in user space {:.2}",
+            "", ratios[0], ratios[1], ratios[2]
         );
     }
     Ok(())

@@ -495,6 +495,7 @@ fn policy(helper: u8) -> LoadedPolicy {
         },
         rules: vec![assign, accept],
         conditions: Vec::new(),
+        index: Vec::new(),
         names: Vec::new(),
     }
 }

@@ -132,6 +132,7 @@ fn walk(compiled: Compiled) {
         header: compiled.header,
         rules: compiled.rules,
         conditions: compiled.conditions,
+        index: compiled.index,
         names: Vec::new(),
     };
     let settings = Settings::defaults(16, BUCKETS);

@@ -52,8 +52,9 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
         part(&program, "engine")?;
         if shell::is_root() {
             part(&program, "kernel")?;
+            part(&program, "rules")?;
         } else {
-            println!("SKIPPED kernel: needs root");
+            println!("SKIPPED kernel and rules: need root");
         }
         return count(&program);
     }

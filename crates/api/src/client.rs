@@ -122,6 +122,21 @@ impl Client {
         })
     }
 
+    /// The connection, for another process to go on with; between two conversations nothing is buffered.
+    pub fn into_parts(self) -> io::Result<(UnixStream, Hello)> {
+        let stream = self.output.into_inner().map_err(io::Error::from)?;
+        Ok((stream, self.hello))
+    }
+
+    /// A connection that another process has made.
+    pub fn from_parts(stream: UnixStream, hello: Hello) -> io::Result<Self> {
+        Ok(Self {
+            input: BufReader::new(stream.try_clone()?),
+            output: BufWriter::new(stream),
+            hello,
+        })
+    }
+
     pub const fn hello(&self) -> &Hello {
         &self.hello
     }

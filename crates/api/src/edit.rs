@@ -1,5 +1,7 @@
 //! Flows that are made and changed by hand.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::filter::FlowStatus;
@@ -22,6 +24,9 @@ pub struct NewFlow {
     /// SCTP's verification tags, of the original direction and of the reply direction.
     #[serde(default)]
     pub tags: [u32; 2],
+    /// Numbers of labels.
+    #[serde(default)]
+    pub labels: Vec<u16>,
 }
 
 /// What becomes of records; what is not named stays.
@@ -36,6 +41,8 @@ pub struct FlowChange {
     pub state: Option<String>,
     /// SCTP's verification tags.
     pub tags: [Option<u32>; 2],
+    /// Numbers of labels that are set, and of those that are cleared.
+    pub labels: [Vec<u16>; 2],
 }
 
 /// The mark's bits in `clear` are cleared, then those in `flip` are flipped.
@@ -43,6 +50,19 @@ pub struct FlowChange {
 pub struct MarkChange {
     pub clear: u32,
     pub flip: u32,
+}
+
+/// An expectation to be made for a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewExpectation {
+    /// A packet of the flow that it belongs to.
+    pub master: Query,
+    /// The packet that is expected.
+    pub expected: Query,
+    /// Which bits of its source count.
+    pub source_mask: IpAddr,
+    pub port_mask: u16,
 }
 
 /// Why a record was not made, found or changed.

@@ -9,6 +9,8 @@ use keepstate_engine::tuple::Family;
 use keepstate_listing as listing;
 use serde::{Deserialize, Serialize};
 
+use crate::filter::{AddressFilter, prefix_mask};
+
 /// A flow that a helper expects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expectation {
@@ -20,6 +22,11 @@ pub struct Expectation {
     pub any_source: bool,
     #[serde(default)]
     pub any_source_port: bool,
+    /// Which bits of the source's address and port count, for one that was made by hand.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub source_mask: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub source_port_mask: Option<u16>,
     #[serde(default)]
     pub permanent: bool,
     /// Of SIP: 1 audio, 2 video, 3 image; else 0.
@@ -44,6 +51,7 @@ impl Expectation {
     pub fn new(expectation: &expect::Expectation, now: Tick) -> Self {
         let address = |words| listing::address(expectation.family, words);
         let master = expectation.master.tuple(expectation.master_originator);
+        let is_by_hand = expectation.is_by_hand();
         let name = helper::numbered(expectation.helper).map_or("unknown", |helper| helper.name);
         Self {
             protocol: expectation.protocol,
@@ -56,6 +64,8 @@ impl Expectation {
             },
             any_source: expectation.flags & ANY_SOURCE != 0,
             any_source_port: expectation.flags & ANY_SOURCE_PORT != 0,
+            source_mask: is_by_hand.then(|| address(&expectation.source_mask)),
+            source_port_mask: is_by_hand.then_some(expectation.port_mask),
             permanent: expectation.flags & PERMANENT != 0,
             class: expectation.class(),
             master: Ends {
@@ -82,8 +92,28 @@ impl Expectation {
         protocol == self.protocol
             && expected.destination == packet.destination
             && expected.destination_port == packet.destination_port
-            && (self.any_source || expected.source == packet.source)
-            && (self.any_source_port || expected.source_port == packet.source_port)
+            && self.source().contains(packet.source)
+            && (expected.source_port ^ packet.source_port) & self.port_mask() == 0
+    }
+
+    fn source(&self) -> AddressFilter {
+        let source = self.expected.source;
+        let whole = AddressFilter::from(source);
+        match self.source_mask {
+            Some(mask) => AddressFilter::with_mask(source, mask).unwrap_or(whole),
+            None if self.any_source => prefix_mask(source.is_ipv4(), 0)
+                .and_then(|mask| AddressFilter::with_mask(source, mask))
+                .unwrap_or(whole),
+            None => whole,
+        }
+    }
+
+    const fn port_mask(&self) -> u16 {
+        match self.source_port_mask {
+            Some(mask) => mask,
+            None if self.any_source_port => 0,
+            None => u16::MAX,
+        }
     }
 
     /// What is needed to print it as conntrack does.
@@ -97,8 +127,8 @@ impl Expectation {
         listing::Expectation {
             protocol: self.protocol,
             expected: packet(&self.expected),
-            has_source: !self.any_source,
-            has_source_port: !self.any_source_port,
+            source_mask: self.source().mask(),
+            source_port_mask: self.port_mask(),
             master: packet(&self.master),
             seconds_left: self.seconds_left,
             class: self.class,

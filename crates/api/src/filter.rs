@@ -1,11 +1,13 @@
 //! Which flows to list.
 
+use std::fmt::{self, Display, Formatter};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use keepstate_engine::tuple::Family;
 use serde::{Deserialize, Serialize};
 
+use crate::expression::{Expression, Subject};
 use crate::flow::{Endpoints, Flow, Icmp};
 
 /// All conditions that are set must hold. Those without a direction in their name look at the
@@ -35,8 +37,12 @@ pub struct Filter {
     pub zone: Option<u16>,
     pub id: Option<u32>,
     pub seconds_left: Option<u32>,
+    /// Numbers of labels that must be set.
+    pub labels: Vec<u16>,
     /// What no record has: such a filter fits no flow.
     pub foreign: Vec<Foreign>,
+    /// In the filter language.
+    pub expression: Option<Expression>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +111,14 @@ impl Filter {
             && is_or_any(self.zone, flow.zone)
             && is_or_any(self.id, flow.id)
             && is_or_any(self.seconds_left, flow.seconds_left)
+            && self.labels.iter().all(|label| flow.labels.contains(label))
+            && (self.expression.is_none() || self.expression_fits(&flow.to_listing()))
+    }
+
+    /// Whether the expression, if there is one, fits a flow: what can be known of it at little cost.
+    pub fn expression_fits(&self, entry: &keepstate_listing::Entry) -> bool {
+        let expression = self.expression.as_ref();
+        expression.is_none_or(|expression| expression.matches(&Subject::of_flow(entry)))
     }
 
     /// The family that all fitting flows are of, where that is known.
@@ -209,6 +223,11 @@ impl AddressFilter {
         }
     }
 
+    /// Which bits count.
+    pub const fn mask(&self) -> IpAddr {
+        self.mask
+    }
+
     pub const fn contains(&self, address: IpAddr) -> bool {
         match (self.address, self.mask, address) {
             (IpAddr::V4(own), IpAddr::V4(mask), IpAddr::V4(other)) => {
@@ -268,6 +287,25 @@ impl TryFrom<String> for AddressFilter {
 
     fn try_from(text: String) -> Result<Self, FilterError> {
         text.parse()
+    }
+}
+
+impl Display for AddressFilter {
+    /// As short as it can be: `ADDRESS`, `ADDRESS/PREFIX` or `ADDRESS/MASK`.
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let length = match self.mask {
+            IpAddr::V4(mask) => mask.to_bits().leading_ones(),
+            IpAddr::V6(mask) => mask.to_bits().leading_ones(),
+        };
+        let is_v4 = self.address.is_ipv4();
+        self.address.fmt(f)?;
+        if prefix_mask(is_v4, length) != Some(self.mask) {
+            return write!(f, "/{}", self.mask);
+        }
+        match (is_v4, length) {
+            (true, 32) | (false, 128) => Ok(()),
+            _ => write!(f, "/{length}"),
+        }
     }
 }
 

@@ -6,6 +6,8 @@ use keepstate_engine::conntrack::gre;
 use keepstate_engine::conntrack::sctp::{self, SctpState};
 use keepstate_engine::conntrack::tcp::TcpState;
 use keepstate_engine::helper;
+use keepstate_engine::labels::{self, Labels};
+use keepstate_engine::limits::LABELS_MAX;
 use keepstate_engine::record::{
     ASSURED, Control, EXPECTED, FIXED_TIMEOUT, FlowAssigned, Record, SEEN_REPLY, STATE_WORDS,
     StateWords, Warm,
@@ -62,6 +64,9 @@ pub struct Flow {
     /// Nanoseconds since 1970, where start times are kept.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub started_ns: Option<u64>,
+    /// Numbers of labels, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub labels: Vec<u16>,
 }
 
 /// One direction of a flow.
@@ -135,6 +140,22 @@ const fn is_zero(value: &u32) -> bool {
     *value == 0
 }
 
+/// Labels by their numbers, in order.
+pub fn label_numbers(labels: &Labels) -> Vec<u16> {
+    let all = 0..LABELS_MAX;
+    all.filter(|label| labels::has(labels, *label))
+        .map(|label| label as u16)
+        .collect()
+}
+
+/// Labels of these numbers; those that are none are left out.
+pub fn labels_of(numbers: &[u16]) -> Labels {
+    numbers.iter().fold([0; 2], |[low, high], number| {
+        let [more_low, more_high] = labels::only((*number).into());
+        [low | more_low, high | more_high]
+    })
+}
+
 /// The engine's own name of a helper.
 fn helper_named(name: &str) -> Option<&'static str> {
     let mut names = helper::HELPERS.iter().map(|helper| helper.name);
@@ -182,6 +203,7 @@ impl Flow {
             seconds_left: entry.seconds_left,
             id: entry.id,
             started_ns: entry.started_ns,
+            labels: label_numbers(&entry.labels),
         }
     }
 
@@ -219,6 +241,7 @@ impl Flow {
                 .counters()
                 .zip(self.reply.counters())
                 .map(|(original, reply)| [original, reply]),
+            labels: labels_of(&self.labels),
         }
     }
 

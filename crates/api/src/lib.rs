@@ -8,26 +8,37 @@
 
 #![forbid(unsafe_code)]
 
+mod ban;
 mod client;
+mod cookies;
 mod edit;
 mod event;
 mod expectation;
+pub mod expression;
 mod filter;
 mod flow;
 pub mod frame;
 mod instance;
 mod message;
 mod status;
+mod survey;
 
+pub use self::ban::{
+    Ban, BanList, BanStatus, Banned, CAUSE_BYTES_MAX, PREFIXES_MAX, Prefix, PrefixError,
+};
 pub use self::client::{Client, ClientError};
-pub use self::edit::{FlowChange, MarkChange, NewFlow, Unable};
+pub use self::cookies::{CookieMode, CookieStatus};
+pub use self::edit::{FlowChange, MarkChange, NewExpectation, NewFlow, Unable};
 pub use self::event::{Event, EventKind, EventKinds, PacketEvent, Program, WindowEvent};
 pub use self::expectation::{Ends, Expectation};
+pub use self::expression::{Expression, ExpressionError, Subject};
 pub use self::filter::{
     AddressFilter, Filter, FilterError, FlowStatus, Foreign, MarkFilter, Replied, StatusFilter,
     prefix_mask,
 };
-pub use self::flow::{Endpoints, Flow, Icmp, RawRecord, Window, engine_address};
+pub use self::flow::{
+    Endpoints, Flow, Icmp, RawRecord, Window, engine_address, label_numbers, labels_of,
+};
 pub use self::instance::{Instance, InstanceError};
 pub use self::message::{
     Applied, ApplyMode, CONFIRM_SECONDS_MAX, Failure, FailureKind, Hello, PROTOCOL, PolicyText,
@@ -38,3 +49,4 @@ pub use self::status::{
     Attachment, ControlStatus, EventStatus, ExpiryStatus, PolicyStatus, RulesText, Status,
     TableStatus, Traffic,
 };
+pub use self::survey::{Order, SURVEY_COUNT_MAX, Source, Survey};

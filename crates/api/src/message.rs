@@ -2,15 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::edit::{FlowChange, NewFlow, Unable};
+use crate::ban::{Ban, BanList, Banned, Prefix};
+use crate::cookies::{CookieMode, CookieStatus};
+use crate::edit::{FlowChange, NewExpectation, NewFlow, Unable};
 use crate::event::{Event, EventKinds};
 use crate::expectation::Expectation;
 use crate::filter::Filter;
 use crate::flow::{Flow, RawRecord};
 use crate::status::{RulesText, Status};
+use crate::survey::{Order, Survey};
 
 /// Version of everything in this crate that crosses the socket. A client refuses another.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// The first line, from the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +52,15 @@ pub enum Request {
     Policy,
     /// Answered by any number of [`Reply::Flow`], then [`Reply::FlowsEnd`].
     Flows { filter: Filter },
+    /// What stands out among the flows, at most [`SURVEY_COUNT_MAX`](crate::SURVEY_COUNT_MAX) of
+    /// each kind. Answered by [`Reply::Survey`].
+    Survey {
+        filter: Filter,
+        order: Order,
+        count: u32,
+    },
+    /// From now on this connection may ask, and change nothing. Answered by [`Reply::Done`].
+    ReadOnly,
     /// As [`Request::Flows`]; afterwards the counters of the flows are zero.
     ResetCounters { filter: Filter },
     /// The flow of a packet. Answered by [`Reply::Flow`] or [`Reply::Unable`].
@@ -70,6 +82,8 @@ pub enum Request {
     FindExpectation { query: Query },
     /// Removes it. Answered by [`Reply::Done`] or [`Reply::Unable`].
     RemoveExpectation { query: Query },
+    /// Makes one. Answered by [`Reply::Done`] or [`Reply::Unable`].
+    InsertExpectation { expectation: NewExpectation },
     /// Removes all expectations. Answered by [`Reply::Done`].
     FlushExpectations,
     /// Answered by [`Reply::Listening`], then any number of [`Reply::Event`] and
@@ -89,8 +103,80 @@ pub enum Request {
     AddTimeoutPolicy { policy: TimeoutPolicy },
     /// Removes one, or all. Answered by [`Reply::Done`].
     RemoveTimeoutPolicy { name: Option<String> },
+    /// Puts networks on a list, [`crate::PREFIXES_MAX`] at most. Answered by [`Reply::Banned`].
+    Ban {
+        list: BanList,
+        networks: Vec<Prefix>,
+        /// `None` for ever.
+        seconds: Option<u32>,
+        cause: Option<String>,
+        /// More networks follow: their flows are ended with the last of them.
+        more: bool,
+    },
+    /// Takes networks off a list. Answered by [`Reply::Unbanned`].
+    Unban {
+        list: BanList,
+        networks: Vec<Prefix>,
+    },
+    /// Answered by any number of [`Reply::Ban`], then [`Reply::FlowsEnd`].
+    Bans { list: BanList },
+    /// Empties a list. Answered by [`Reply::FlowsEnd`].
+    FlushBans { list: BanList },
+    /// Answered by [`Reply::Cookies`].
+    Cookies,
+    /// What is not named stays. Answered by [`Reply::Cookies`].
+    SetCookies {
+        mode: Option<CookieMode>,
+        high: Option<u32>,
+        low: Option<u32>,
+    },
     /// Answered by [`Reply::Done`]; then the daemon ends.
     Shutdown { leave: Shutdown },
+}
+
+impl Request {
+    /// Whether it leaves everything as it is, and so is open to a connection that is
+    /// [`Request::ReadOnly`].
+    pub const fn only_asks(&self) -> bool {
+        match self {
+            Self::Status
+            | Self::Policy
+            | Self::Flows { .. }
+            | Self::Survey { .. }
+            | Self::ReadOnly
+            | Self::Find { .. }
+            | Self::Expectations { .. }
+            | Self::FindExpectation { .. }
+            | Self::Events { .. }
+            | Self::Running { .. }
+            | Self::Sysctl { .. }
+            | Self::Bans { .. }
+            | Self::Cookies
+            | Self::TimeoutPolicies => true,
+            Self::Apply { mode, .. } => matches!(mode, ApplyMode::Check),
+            // Whether a command of iptables changes something only its arguments say.
+            Self::Iptables { .. }
+            | Self::Restore { .. }
+            | Self::Confirm
+            | Self::RollBack
+            | Self::ResetCounters { .. }
+            | Self::Insert { .. }
+            | Self::Change { .. }
+            | Self::Remove { .. }
+            | Self::Flush { .. }
+            | Self::InsertExpectation { .. }
+            | Self::Ban { .. }
+            | Self::Unban { .. }
+            | Self::FlushBans { .. }
+            | Self::SetCookies { .. }
+            | Self::RemoveExpectation { .. }
+            | Self::FlushExpectations
+            | Self::SetSysctl { .. }
+            | Self::AddTimeoutPolicy { .. }
+            | Self::RemoveTimeoutPolicy { .. }
+            | Self::Shutdown { .. } => false,
+        }
+    }
 }
 
 /// A file of rules, its text and not its path: the daemon opens no files of its clients.
@@ -176,7 +262,16 @@ pub enum Reply {
     Printed(Printed),
     Policy(PolicyText),
     Flow(Box<Flow>),
+    Survey(Box<Survey>),
     Expectation(Box<Expectation>),
+    Banned(Banned),
+    Unbanned {
+        removed: u64,
+        /// Those that were not on the list.
+        missing: Vec<Prefix>,
+    },
+    Ban(Ban),
+    Cookies(Box<CookieStatus>),
     FlowsEnd {
         shown: u64,
     },
@@ -284,6 +379,8 @@ pub enum FailureKind {
     Busy,
     /// The request names what does not exist or cannot be.
     Invalid,
+    /// The connection may change nothing.
+    Forbidden,
     /// The kernel or the file system refused.
     Failed,
 }

@@ -19,6 +19,8 @@ pub struct Status {
     pub table: TableStatus,
     pub traffic: Traffic,
     pub expiry: ExpiryStatus,
+    #[serde(default)]
+    pub bans: crate::BanStatus,
     pub events: EventStatus,
     pub control: ControlStatus,
 }
@@ -98,6 +100,12 @@ pub struct TableStatus {
     /// Packets that a helper could not read for want of memory for their flow.
     #[serde(default)]
     pub unread: u64,
+    /// Labels that found no place.
+    #[serde(default)]
+    pub labels_refused: u64,
+    /// Most flows at a time since the daemon started, looked at twenty times a second.
+    #[serde(default)]
+    pub flows_peak: u64,
 }
 
 /// Packets since the programs were loaded.

@@ -3,13 +3,16 @@
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::{__sk_buff, BPF_CSUM_LEVEL_QUERY, TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::helpers::generated::{bpf_csum_level, bpf_skb_load_bytes, bpf_skb_pull_data};
+use aya_ebpf::helpers::generated::{
+    bpf_csum_level, bpf_get_socket_cookie, bpf_skb_load_bytes, bpf_skb_pull_data,
+};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use keepstate_engine::process::{Checksums, Path, Stage};
 use keepstate_engine::wire::Link;
+use keepstate_plane::ANSWER_PRIORITY;
 
-use crate::host::Context;
+use crate::host::{self, Context};
 use crate::judge::{self, Fate, Way, begin, proceed};
 use crate::maps;
 use crate::packet::PacketView;
@@ -49,6 +52,9 @@ fn egress(context: &TcContext, link: Link) -> i32 {
         // Forwarded: judged when it came in.
         return TC_NEXT;
     }
+    if is_answer(context) {
+        return TC_NEXT;
+    }
     let way = Way {
         link,
         path: Path::Local,
@@ -61,6 +67,23 @@ fn egress(context: &TcContext, link: Link) -> i32 {
         Checksums::Trusted,
     );
     go_on(context, stage)
+}
+
+/// Whether the daemon sends this to answer a packet that was rejected: rules have caused it and do not judge
+/// it. It says so itself by its priority, and the number of its socket, which nobody else has, bears it out.
+#[inline(always)]
+fn is_answer(context: &TcContext) -> bool {
+    // SAFETY: a field of the program's own context.
+    let priority = unsafe { (*context.skb.skb).priority };
+    if priority != ANSWER_PRIORITY {
+        return false;
+    }
+    // SAFETY: the context is the program's own.
+    let cookie = unsafe { bpf_get_socket_cookie(context.skb.skb.cast()) };
+    host::plane().is_some_and(|plane| {
+        let [v4, v6] = plane.answerers;
+        cookie != 0 && (cookie == v4 || cookie == v6)
+    })
 }
 
 macro_rules! stages {
@@ -96,7 +119,9 @@ stages! {
     tc_expect Expect
     tc_message Message
     tc_elsewhere Elsewhere
+    tc_label Label
     tc_weigh Weigh
+    tc_answer Answer
 }
 
 /// Jumps to the program of a stage, or ends.
@@ -113,7 +138,8 @@ pub fn go_on(context: &TcContext, stage: Option<Stage>) -> i32 {
     };
     match fate {
         Fate::Pass => TC_NEXT,
-        Fate::Drop => TC_SHOT,
+        // Nothing is sent back from here, see `Context::CAN_ANSWER`.
+        Fate::Drop | Fate::SendBack => TC_SHOT,
     }
 }
 
@@ -186,6 +212,12 @@ impl Context for SkbContext {
     fn mark(&self) -> u32 {
         // SAFETY: as above.
         unsafe { (*self.0).mark }
+    }
+
+    #[inline(always)]
+    fn set_mark(&self, mark: u32) {
+        // SAFETY: as above; programs may write this field.
+        unsafe { (*self.0).mark = mark }
     }
 
     #[inline(always)]

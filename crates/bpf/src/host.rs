@@ -1,19 +1,28 @@
 //! What the engine asks of the kernel plane.
 
 use core::ffi::c_void;
+use core::mem::size_of;
 
+use aya_ebpf::maps::RingBuf;
 use aya_ebpf::helpers::generated::{
-    bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop,
+    bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop, bpf_ringbuf_output,
 };
+use keepstate_engine::answer::Answer;
+use keepstate_engine::cookie::Check;
 use keepstate_engine::event::Event;
 use keepstate_engine::host::{Host, NATIVE_HERTZ, Packet, Repeat, Route};
-use keepstate_engine::limits::{CONDITIONS_MAX, HELPER_BYTES_MAX, RULES_MAX};
+use keepstate_engine::index::IndexLine;
+use keepstate_engine::limits::{
+    CONDITIONS_MAX, HELPER_BYTES_MAX, INDEX_LINES_MAX, NOTICE_BYTES_MAX, RULES_MAX,
+};
+use keepstate_engine::notice::{Notice, NoticeKind};
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_engine::settings::Settings;
 use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
 use keepstate_engine::wire::PacketInfo;
 use keepstate_plane::{InterfaceKey, PLANE_TEST_CLOCK, Plane, TICK_SHIFT};
 
+use crate::cookie;
 use crate::maps;
 use crate::memory::MapMemory;
 use crate::packet::{Excerpt, PacketHeader, PacketView, masked};
@@ -21,6 +30,9 @@ use crate::route;
 
 /// What differs between XDP and TC.
 pub trait Context: Copy {
+    /// Whether [`Context::answer`] ever does anything.
+    const CAN_ANSWER: bool = false;
+
     /// The context pointer, for helpers.
     fn raw(&self) -> *mut c_void;
 
@@ -32,6 +44,16 @@ pub trait Context: Copy {
 
     /// Mark of the packet, zero before it has one.
     fn mark(&self) -> u32;
+
+    /// Puts an answer in the place of the packet, whose IP header is at `offset`. All packet pointers are of no use
+    /// afterwards.
+    #[inline(always)]
+    fn answer(&self, _offset: u32, _answer: &Answer) -> bool {
+        false
+    }
+
+    /// Gives the packet a mark, where it can have one.
+    fn set_mark(&self, mark: u32);
 
     /// Copies `length` bytes of the packet; zero when they are all there.
     fn load_bytes(&self, offset: u32, to: *mut c_void, length: u32) -> i64;
@@ -188,6 +210,14 @@ impl<C: Context> Host for KernelHost<C> {
     }
 
     #[inline(always)]
+    fn index(&self, line: u32) -> Option<&IndexLine> {
+        if line >= INDEX_LINES_MAX {
+            return None;
+        }
+        maps::INDEX.get(self.slot * INDEX_LINES_MAX + line)
+    }
+
+    #[inline(always)]
     fn condition_base(&self) -> u32 {
         self.slot * CONDITIONS_MAX
     }
@@ -229,6 +259,50 @@ impl<C: Context> Host for KernelHost<C> {
     }
 
     #[inline(always)]
+    fn interface(&self) -> u32 {
+        route::incoming(self)
+    }
+
+    #[inline(never)]
+    fn notify<P: Packet>(&self, _packet: &P, notice: &Notice) {
+        let Some(place) = maps::NOTICE.get_ptr_mut(0) else {
+            return;
+        };
+        let captured = match notice.captured {
+            0 => return,
+            captured => captured,
+        };
+        // Changes nothing: no more than that many are asked for. But the verifier believes it.
+        let less_one = masked::<{ NOTICE_BYTES_MAX as u64 - 1 }>((captured - 1) as u64);
+        let length = less_one as u32 + 1;
+        // SAFETY: this CPU's element, which nobody else uses while this packet is judged.
+        let place = unsafe { &mut *place };
+        place.notice = *notice;
+        let bytes = place.bytes.as_mut_ptr();
+        if self.context.load_bytes(0, bytes.cast(), length) != 0 {
+            return count_lost_notice(notice.kind);
+        }
+        let ring: &RingBuf = if notice.kind == NoticeKind::Answer as u8 {
+            &maps::ANSWERS
+        } else {
+            &maps::NOTICES
+        };
+        let size = size_of::<Notice>() as u64 + length as u64;
+        // SAFETY: the ring is a map, and that many bytes of the element are filled.
+        let result = unsafe {
+            bpf_ringbuf_output(
+                (&raw const *ring).cast_mut().cast(),
+                (&raw mut *place).cast(),
+                size,
+                0,
+            )
+        };
+        if result != 0 {
+            count_lost_notice(notice.kind);
+        }
+    }
+
+    #[inline(always)]
     fn count_rule(&self, index: u32, bytes: u32) {
         if index >= RULES_MAX {
             return;
@@ -247,6 +321,35 @@ impl<C: Context> Host for KernelHost<C> {
     #[inline(always)]
     fn route(&self, packet: &PacketInfo) -> Route {
         route::route(self, packet)
+    }
+
+    #[inline(always)]
+    fn can_answer(&self) -> bool {
+        C::CAN_ANSWER
+    }
+
+    #[inline(always)]
+    fn cookie(&self, syn: &PacketInfo, mss: u16, _now: Tick) -> Option<u32> {
+        cookie::make(syn, mss)
+    }
+
+    #[inline(always)]
+    fn check_cookie(&self, segment: &PacketInfo, _now: Tick) -> Check {
+        cookie::check(self.context.raw(), segment)
+    }
+
+    #[inline(always)]
+    fn milliseconds(&self, now: Tick) -> u32 {
+        if self.plane.flags & PLANE_TEST_CLOCK != 0 {
+            return (now.0 as u64 * 1000 / TICKS_PER_SECOND as u64) as u32;
+        }
+        // SAFETY: the helper has no preconditions.
+        (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000) as u32
+    }
+
+    #[inline(always)]
+    fn answer(&self, packet: &PacketInfo, answer: &Answer) -> bool {
+        self.context.answer(packet.ip_offset, answer)
     }
 
     #[inline(always)]
@@ -281,7 +384,8 @@ pub fn repeat<R: Repeat>(limit: u32, body: &mut R) {
 unsafe extern "C" fn step<R: Repeat>(_round: u64, body: *mut R) -> u64 {
     // SAFETY: `repeat` passes its own argument.
     let body = unsafe { &mut *body };
-    !body.step() as u64
+    // Where it is a byte of memory, the verifier wants to see that it is a bit.
+    masked::<1>(!body.step() as u64)
 }
 
 #[inline(never)]
@@ -289,5 +393,19 @@ fn count_lost_event() {
     if let Some(counters) = maps::COUNTERS.get_ptr_mut(0) {
         // SAFETY: this CPU's element, see `count_rule`.
         unsafe { (*counters).events_lost += 1 };
+    }
+}
+
+#[inline(never)]
+fn count_lost_notice(kind: u8) {
+    if let Some(counters) = maps::COUNTERS.get_ptr_mut(0) {
+        // SAFETY: this CPU's element, see `count_rule`.
+        unsafe {
+            if kind == NoticeKind::Answer as u8 {
+                (*counters).answers_lost += 1;
+            } else {
+                (*counters).notices_lost += 1;
+            }
+        }
     }
 }

@@ -1,13 +1,18 @@
 //! Packets that arrive.
 
 use core::ffi::c_void;
+use core::hint::black_box;
 
-use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::bindings::xdp_md;
-use aya_ebpf::helpers::generated::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
+use aya_ebpf::helpers::generated::{
+    bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
+use keepstate_engine::answer::Answer;
 use keepstate_engine::host::{Header as _, Packet as _};
+use keepstate_engine::limits::{ANSWER_WORDS, LINK_HEADER_BYTES_MAX};
 use keepstate_engine::process::{Checksums, Path, Stage};
 use keepstate_engine::wire::Link;
 
@@ -21,6 +26,10 @@ use crate::packet::PacketView;
 /// A packet whose first piece is shorter lies in one piece: drivers fill a first buffer, which
 /// holds at least a full Ethernet frame with two tags, before they begin a second.
 const FIRST_PIECE_BYTES_MIN: usize = 1536;
+
+/// The headers of IPv4 and TCP; and as much as an answer holds.
+const ANSWER_BYTES_MIN: u32 = 40;
+const ANSWER_BYTES_MAX: u32 = ANSWER_WORDS as u32 * 4;
 
 /// Offset of the type in an Ethernet header, and of the tag after it.
 const ETHERNET_TYPE: u32 = 12;
@@ -73,7 +82,11 @@ stages! {
     xdp_expect Expect
     xdp_message Message
     xdp_elsewhere Elsewhere
+    xdp_label Label
     xdp_weigh Weigh
+    xdp_cookie Cookie
+    xdp_prove Prove
+    xdp_answer Answer
 }
 
 /// Jumps to the program of a stage, or ends.
@@ -91,6 +104,7 @@ fn go_on(context: &XdpContext, stage: Option<Stage>) -> u32 {
     match fate {
         Fate::Pass => XDP_PASS,
         Fate::Drop => XDP_DROP,
+        Fate::SendBack => XDP_TX,
     }
 }
 
@@ -120,11 +134,34 @@ pub fn ingress_tc(context: TcContext) -> i32 {
     egress::go_on(&context, stage)
 }
 
+/// Makes the receiver of a frame its sender.
+#[inline(always)]
+fn swap_addresses(context: &XdpContext) -> bool {
+    let halves = context.data() as *mut u16;
+    if context.data() + ETHERNET_TYPE as usize > context.data_end() {
+        return false;
+    }
+    let mut half = 0;
+    while half < 3 {
+        // SAFETY: within the twelve bytes that were checked; this target reads at any address.
+        unsafe {
+            let (receiver, sender) = (halves.add(half), halves.add(half + 3));
+            let address = receiver.read();
+            receiver.write(sender.read());
+            sender.write(address);
+        }
+        half += 1;
+    }
+    true
+}
+
 /// A frame as XDP sees it: VLAN tags are in the bytes.
 #[derive(Clone, Copy)]
 struct Frame(*mut xdp_md);
 
 impl Context for Frame {
+    const CAN_ANSWER: bool = true;
+
     #[inline(always)]
     fn raw(&self) -> *mut c_void {
         self.0.cast()
@@ -140,10 +177,35 @@ impl Context for Frame {
         0
     }
 
+    /// XDP comes before marks.
+    #[inline(always)]
+    fn set_mark(&self, _mark: u32) {}
+
     #[inline(always)]
     fn load_bytes(&self, offset: u32, to: *mut c_void, length: u32) -> i64 {
         // SAFETY: the caller's memory is that long, as the verifier checks.
         unsafe { bpf_xdp_load_bytes(self.0, offset, to, length) as i64 }
+    }
+
+    #[inline(always)]
+    fn answer(&self, offset: u32, answer: &Answer) -> bool {
+        // The verifier wants to see it checked.
+        let length = black_box(answer.length);
+        if length < ANSWER_BYTES_MIN || length > ANSWER_BYTES_MAX || offset > LINK_HEADER_BYTES_MAX
+        {
+            return false;
+        }
+        // SAFETY: the context is the program's own. Packet pointers are read anew below.
+        let resized = unsafe {
+            let frame = bpf_xdp_get_buff_len(self.0) as i32;
+            bpf_xdp_adjust_tail(self.0, (offset + length) as i32 - frame)
+        };
+        if resized != 0 || !swap_addresses(&XdpContext::new(self.0)) {
+            return false;
+        }
+        let words = answer.words.as_ptr().cast_mut().cast();
+        // SAFETY: the answer is that long.
+        unsafe { bpf_xdp_store_bytes(self.0, offset, words, length) == 0 }
     }
 
     #[inline(always)]

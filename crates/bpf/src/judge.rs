@@ -22,6 +22,8 @@ pub struct Way {
 pub enum Fate {
     Pass,
     Drop,
+    /// The answer lies where the packet was.
+    SendBack,
 }
 
 /// The first step: what a program that is attached does with a packet.
@@ -68,8 +70,11 @@ pub fn proceed<C: Context>(context: C, packet: &PacketView, stage: Stage) -> Opt
         scratch, arrival, ..
     } = memory;
     let next = step(&host, arrival, &host, scratch, stage);
+    if matches!(stage, Stage::Weigh) {
+        context.set_mark(scratch.mark());
+    }
     // It is short, and comes after these nearly always.
-    if matches!(stage, Stage::Judge | Stage::Insert | Stage::Weigh) && matches!(next, Stage::Conclude) {
+    if matches!(stage, Stage::Judge | Stage::Insert | Stage::Weigh | Stage::Cookie | Stage::Answer) && matches!(next, Stage::Conclude) {
         return Some(step(&host, arrival, &host, scratch, Stage::Conclude));
     }
     Some(next)
@@ -85,6 +90,9 @@ pub fn end() -> Fate {
     count(outcome);
     if plane.flags & PLANE_TEST_REPORT != 0 {
         report(outcome);
+    }
+    if memory.scratch.is_answered() {
+        return Fate::SendBack;
     }
     match outcome.verdict {
         Verdict::Accept => Fate::Pass,

@@ -35,7 +35,11 @@ pub unsafe fn to_stage(context: *mut c_void, programs: &'static ProgramArray, st
             Stage::Expect => jump::<{ Stage::Expect as i32 }>(context, programs),
             Stage::Message => jump::<{ Stage::Message as i32 }>(context, programs),
             Stage::Elsewhere => jump::<{ Stage::Elsewhere as i32 }>(context, programs),
+            Stage::Label => jump::<{ Stage::Label as i32 }>(context, programs),
             Stage::Weigh => jump::<{ Stage::Weigh as i32 }>(context, programs),
+            Stage::Cookie => jump::<{ Stage::Cookie as i32 }>(context, programs),
+            Stage::Prove => jump::<{ Stage::Prove as i32 }>(context, programs),
+            Stage::Answer => jump::<{ Stage::Answer as i32 }>(context, programs),
             Stage::Done | Stage::Steady => {}
         }
     }

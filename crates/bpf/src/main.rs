@@ -12,6 +12,7 @@
 #![feature(asm_experimental_arch, core_intrinsics)]
 
 mod clock;
+mod cookie;
 mod egress;
 mod host;
 mod ingress;

@@ -4,18 +4,15 @@ use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use keepstate_engine::limits::{
-    EXPECTATION_SLOTS, EXPECTATION_WORDS, FRAGMENT_BUCKETS, HELPER_BYTES_MAX,
-    HELPER_STATE_WORDS,
-    HELPER_STATES as HELPER_STATES_MAX, METER_SLOTS, METER_WORDS,
+    EXPECTATION_SLOTS, EXPECTATION_WORDS, FRAGMENT_BUCKETS, HELPER_BYTES_MAX, HELPER_STATE_WORDS, HELPER_STATES as HELPER_STATES_MAX, METER_SLOTS, METER_WORDS, ANSWER_RATES as ANSWER_RATES_MAX, BAN_BUCKET_WORDS, LABEL_BUCKETS, NOTICE_BYTES_MAX,
 };
+use keepstate_engine::index::IndexLine;
+use keepstate_engine::notice::Notice;
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_engine::process::{Arrival, Scratch};
 use keepstate_engine::table::gauges;
 use keepstate_plane::{
-    BUCKET_ACCOUNTING_WORDS, BUCKET_SLOT_WORDS_V4, BUCKET_SLOT_WORDS_V6, BUCKET_WARM_WORDS,
-    CONDITION_ENTRIES, Counters, EVENT_RING_BYTES, FRAGMENT_VALUE_WORDS, INTERFACES_MAX, METER_HEADS as METER_HEADS_MAX, Interface, InterfaceKey,
-    POLICY_SLOTS, Plane, RULE_ENTRIES, Report, RuleCounter,
-    STAGES,
+    BUCKET_ACCOUNTING_WORDS, BUCKET_SLOT_WORDS_V4, BUCKET_SLOT_WORDS_V6, BUCKET_WARM_WORDS, CONDITION_ENTRIES, Counters, EVENT_RING_BYTES, FRAGMENT_VALUE_WORDS, INTERFACES_MAX, METER_HEADS as METER_HEADS_MAX, Interface, InterfaceKey, POLICY_SLOTS, Plane, RULE_ENTRIES, Report, RuleCounter, STAGES, ANSWER_RING_BYTES, INDEX_ENTRIES, LABEL_VALUE_WORDS, NOTICE_RING_BYTES,
 };
 
 #[map]
@@ -63,6 +60,12 @@ pub static METERS: Array<[u64; METER_WORDS as usize]> =
     Array::with_max_entries(METER_SLOTS, BPF_F_MMAPABLE);
 #[map]
 pub static METER_HEADS: Array<u64> = Array::with_max_entries(METER_HEADS_MAX, BPF_F_MMAPABLE);
+#[map]
+pub static BANS: Array<[u64; BAN_BUCKET_WORDS as usize]> =
+    Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+pub static LABELS: Array<[u64; LABEL_VALUE_WORDS]> =
+    Array::with_max_entries(LABEL_BUCKETS, BPF_F_MMAPABLE);
 
 /// Bytes of the packet at hand that a helper reads.
 #[map]
@@ -76,9 +79,15 @@ pub static RULES: Array<Rule> = Array::with_max_entries(RULE_ENTRIES, BPF_F_MMAP
 #[map]
 pub static CONDITIONS: Array<Condition> =
     Array::with_max_entries(CONDITION_ENTRIES, BPF_F_MMAPABLE);
+/// The indexes of long chains.
+#[map]
+pub static INDEX: Array<IndexLine> = Array::with_max_entries(INDEX_ENTRIES, BPF_F_MMAPABLE);
 /// What conditions remember, a word for each.
 #[map]
 pub static CONDITION_STATES: Array<u64> = Array::with_max_entries(CONDITION_ENTRIES, BPF_F_MMAPABLE);
+/// Rates of answers, for [`keepstate_engine::answer`].
+#[map]
+pub static ANSWER_RATES: Array<u64> = Array::with_max_entries(ANSWER_RATES_MAX, 0);
 #[map]
 pub static RULE_COUNTERS: PerCpuArray<RuleCounter> = PerCpuArray::with_max_entries(RULE_ENTRIES, 0);
 
@@ -103,6 +112,23 @@ pub static INTERFACES: HashMap<InterfaceKey, Interface> =
 
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_RING_BYTES, 0);
+
+/// What LOG and NFLOG tell of, and packets that are to be answered: [`NoticeBytes`] as far as they are filled.
+/// Two, so that a flood of lines keeps no answer from being sent.
+#[map]
+pub static NOTICES: RingBuf = RingBuf::with_byte_size(NOTICE_RING_BYTES, 0);
+#[map]
+pub static ANSWERS: RingBuf = RingBuf::with_byte_size(ANSWER_RING_BYTES, 0);
+
+/// A notice and the packet's bytes, while they are put together.
+#[repr(C)]
+pub struct NoticeBytes {
+    pub notice: Notice,
+    pub bytes: [u8; NOTICE_BYTES_MAX as usize],
+}
+
+#[map]
+pub static NOTICE: PerCpuArray<NoticeBytes> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 pub static REPORT: Array<Report> = Array::with_max_entries(1, BPF_F_MMAPABLE);

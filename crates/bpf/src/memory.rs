@@ -5,7 +5,7 @@ use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 use aya_ebpf::maps::Array;
 use keepstate_engine::host::{FlowMemory, Repeat, Words};
 use keepstate_engine::limits::{ACCOUNTING_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6};
-use keepstate_engine::limits::{FRAGMENT_SLOTS, FRAGMENT_WORDS, SLOTS_PER_BUCKET, WARM_WORDS};
+use keepstate_engine::limits::{FRAGMENT_SLOTS, FRAGMENT_WORDS, LABEL_WORDS, SLOTS_PER_BUCKET, WARM_WORDS};
 use keepstate_engine::tuple::Family;
 
 use crate::maps;
@@ -105,6 +105,17 @@ impl FlowMemory for MapMemory {
     }
 
     #[inline(always)]
+    fn labels(&self, bucket: u32, slot: u32) -> Option<MapWords> {
+        part(&maps::LABELS, bucket, slot, LABEL_WORDS)
+    }
+
+    #[inline(always)]
+    fn answer_rate(&self, index: u32) -> Option<MapWords> {
+        let words = maps::ANSWER_RATES.get_ptr_mut(index)?;
+        Some(MapWords(words))
+    }
+
+    #[inline(always)]
     fn condition_state(&self, index: u32) -> Option<MapWords> {
         let words = maps::CONDITION_STATES.get_ptr_mut(index)?;
         Some(MapWords(words))
@@ -144,6 +155,12 @@ impl FlowMemory for MapMemory {
     }
 
     #[inline(always)]
+    fn bans(&self, bucket: u32) -> Option<MapWords> {
+        let words = maps::BANS.get_ptr_mut(bucket)?;
+        Some(MapWords(words.cast()))
+    }
+
+    #[inline(always)]
     fn repeat<R: Repeat>(&self, limit: u32, body: &mut R) {
         crate::host::repeat(limit, body);
     }
@@ -153,7 +170,7 @@ impl FlowMemory for MapMemory {
 #[inline(always)]
 fn part<T>(map: &Array<T>, bucket: u32, slot: u32, words: u32) -> Option<MapWords> {
     let base: *mut u64 = map.get_ptr_mut(bucket)?.cast();
-    // The mask changes nothing, since slots are numbered to seven (those of fragments too), but the verifier believes it.
+    // The mask changes nothing, since slots are numbered to seven (those of fragments and labels too), but the verifier believes it.
     let slot = masked::<{ SLOTS_PER_BUCKET as u64 - 1 }>(slot as u64);
     // SAFETY: within the value of the map: `slot` is below the number of slots.
     Some(MapWords(unsafe {

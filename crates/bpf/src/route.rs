@@ -22,6 +22,7 @@ const AF_INET6: u8 = 10;
 const HERE: Route = Route {
     hook: Hook::Input,
     out_interfaces: 0,
+    out_index: 0,
 };
 
 /// Where the kernel will take a packet from outside.
@@ -44,6 +45,7 @@ pub fn route<C: Context>(host: &KernelHost<C>, packet: &PacketInfo) -> Route {
             Route {
                 hook: Hook::Forward,
                 out_interfaces: host.patterns(&key),
+                out_index: index,
             }
         }
         None => HERE,
@@ -59,6 +61,7 @@ fn fixed(hook: u32) -> Route {
             _ => Hook::Input,
         },
         out_interfaces: 0,
+        out_index: 0,
     }
 }
 
@@ -110,7 +113,7 @@ fn out_interface<C: Context>(host: &KernelHost<C>, packet: &PacketInfo) -> Optio
 
 /// Index of the interface that the stack will see the packet on: the VLAN's, if it has one.
 #[inline(always)]
-fn incoming<C: Context>(host: &KernelHost<C>) -> u32 {
+pub fn incoming<C: Context>(host: &KernelHost<C>) -> u32 {
     let key = host.interface_key();
     if key.vlan == 0 {
         return key.index;

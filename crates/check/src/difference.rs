@@ -55,7 +55,7 @@ pub fn difference(old: &Policy, new: &Policy, families: &[Family]) -> Vec<Change
         if !families.contains(&family) {
             continue;
         }
-        for kind in [TableKind::Raw, TableKind::Filter] {
+        for kind in TableKind::ALL {
             let tables = [old, new].map(|policy| policy.ruleset(family).table(kind));
             of_tables(family, tables, &mut changes);
         }

@@ -224,3 +224,36 @@ fn findings_are_told_in_sarif() {
     assert_eq!(place["artifactLocation"]["uri"], "rules.sh");
     assert_eq!(place["region"]["startLine"], 1);
 }
+
+#[test]
+fn a_log_comes_before_what_ends_the_way_and_has_a_limit() {
+    finds(
+        "iptables -A INPUT -p tcp --dport 23 -j REJECT --reject-with tcp-reset\n\
+         iptables -A INPUT -p tcp --dport 23 -m limit --limit 5/min -j LOG --log-prefix 'telnet: '\n",
+        Code::LogTooLate,
+        2,
+    );
+    is_silent(
+        "iptables -A INPUT -p tcp --dport 23 -m limit --limit 5/min -j LOG --log-prefix 'telnet: '\n\
+         iptables -A INPUT -p tcp --dport 23 -j REJECT --reject-with tcp-reset\n",
+        Code::LogTooLate,
+    );
+    finds(
+        "iptables -A INPUT -p udp -j LOG\niptables -A INPUT -p udp -j DROP\n",
+        Code::LogUnlimited,
+        1,
+    );
+    is_silent(
+        "iptables -A INPUT -p udp -m limit --limit 3/sec -j LOG\niptables -A INPUT -p udp -j DROP\n",
+        Code::LogUnlimited,
+    );
+}
+
+#[test]
+fn mangle_only_marks_and_hides_nothing_of_filter() {
+    is_silent(
+        "iptables -t mangle -A PREROUTING -p tcp -j ACCEPT\n\
+         iptables -A INPUT -p tcp --dport 22 -j ACCEPT\niptables -P INPUT DROP\n",
+        Code::NeverMatches,
+    );
+}

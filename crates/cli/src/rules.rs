@@ -98,6 +98,7 @@ pub(crate) fn loaded(compiled: Option<&Compiled>) -> LoadedPolicy {
         header: compiled.header,
         rules: compiled.rules.clone(),
         conditions: compiled.conditions.clone(),
+        index: compiled.index.clone(),
         names: names.collect(),
     }
 }

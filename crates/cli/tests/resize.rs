@@ -227,6 +227,13 @@ fn a_table_changes_its_size_under_load_and_loses_nothing() {
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(said.contains("400 buckets are for 2560"), "{said}");
 
+    // More than any machine has: refused in words, and the table serves on.
+    let refused = bench.set("nf_conntrack_buckets=1000000000");
+    assert!(!refused.status.success());
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("MiB are free"), "{said}");
+    assert_eq!(bench.knob("nf_conntrack_buckets"), 40_000);
+
     signal("-TERM", flows.id());
     signal("-INT", iperf.id());
     std::thread::sleep(Duration::from_millis(500));

@@ -3,22 +3,23 @@
 use std::collections::HashMap as Named;
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::atomic::Ordering::SeqCst;
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArray};
+use aya::maps::{Map, MapData, MapError, ProgramArray};
 use aya::programs::{Program, ProgramError, ProgramFd, SchedClassifier, Xdp, XdpMode};
 use aya_obj::programs::XdpAttachType;
 
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use keepstate_engine::limits::ACCOUNTING_WORDS;
-use keepstate_engine::policy::PolicyHeader;
 use keepstate_engine::settings::{SETTING_ACCOUNTING, SETTING_TIMESTAMP, Settings};
 use keepstate_engine::table::NOT_COUNTED;
-use keepstate_plane::{Counters, Interface, InterfaceKey, LAYOUT, Plane, RuleCounter, names};
+use keepstate_plane::{LAYOUT, names};
 use thiserror::Error;
 
-use crate::mapped::{Mapping, Raw, from_bytes};
+use crate::mapped::Mapping;
+pub(crate) use crate::maps::map_memory;
+pub use crate::maps::{Maps, write};
 use crate::resize::{self, Beside};
-use crate::table_maps::TableMaps;
 
 /// The object, built by `cargo xtask bpf`.
 static OBJECT: &[u8] = &Aligned(*include_bytes!("../../bpf/keepstate.bpf.o")).0;
@@ -54,9 +55,8 @@ pub enum KernelError {
     Pins(String, #[source] std::io::Error),
 }
 
-/// A number for the object, to tell one build from another.
+/// A number for the object, to tell one build from another (FNV-1a: it need not withstand anybody).
 pub fn object_number() -> u64 {
-    // FNV-1a: it need not withstand anybody.
     OBJECT.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
@@ -303,7 +303,7 @@ pub fn pinned_build(directory: &Path) -> Result<Option<(u32, u64)>, KernelError>
     Ok(Some((word(0) as u32, word(1))))
 }
 
-fn missing(name: &str) -> KernelError {
+pub(crate) fn missing(name: &str) -> KernelError {
     KernelError::Missing(name.to_owned())
 }
 
@@ -315,6 +315,7 @@ fn loader(settings: &Settings) -> EbpfLoader<'static> {
         VerifierLogLevel::STATS
     });
     let counted = settings.flags & (SETTING_ACCOUNTING | SETTING_TIMESTAMP) != 0;
+    loader.map_max_entries(names::BANS, settings.bans.buckets);
     for (family, buckets) in settings.buckets.into_iter().enumerate() {
         loader.map_max_entries(names::TAGS[family], buckets);
         loader.map_max_entries(names::SLOTS[family], buckets);
@@ -330,10 +331,10 @@ fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
         load_program(object, name)?;
     }
     for (array, stages) in [
-        (names::STAGES_XDP, names::XDP_STAGES),
-        (names::STAGES_TC, names::TC_STAGES),
+        (names::STAGES_XDP, &names::XDP_STAGES[..]),
+        (names::STAGES_TC, &names::TC_STAGES[..]),
     ] {
-        for (stage, name) in stages {
+        for &(stage, name) in stages {
             let program = load_program(object, name)?;
             let map = object.map_mut(array).ok_or_else(|| missing(array))?;
             ProgramArray::try_from(map)?.set(stage as u32, &program, 0)?;
@@ -458,124 +459,6 @@ impl Programs {
         }
         Ok(list)
     }
-}
-
-use std::sync::atomic::Ordering::SeqCst;
-
-/// The maps, those with memory mapped.
-pub struct Maps {
-    pub table: TableMaps,
-    pub gauges: Mapping,
-    pub fragments: Mapping,
-    pub expectations: Mapping,
-    pub helper_states: Mapping,
-    pub rules: Mapping,
-    pub conditions: Mapping,
-    pub condition_states: Mapping,
-    pub meters: Mapping,
-    pub meter_heads: Mapping,
-    pub report: Mapping,
-    pub policies: Array<MapData, Raw<PolicyHeader>>,
-    pub rule_counters: PerCpuArray<MapData, Raw<RuleCounter>>,
-    pub counters: PerCpuArray<MapData, Raw<Counters>>,
-    pub interfaces: HashMap<MapData, Raw<InterfaceKey>, Raw<Interface>>,
-    /// Taken by whoever reads events.
-    pub events: Option<Map>,
-}
-
-impl Maps {
-    fn open(mut data: Named<&'static str, Map>) -> Result<Self, KernelError> {
-        let mut take = |name: &str| data.remove(name).ok_or_else(|| missing(name));
-        let mut pair = |names: [&'static str; 2]| -> Result<[Mapping; 2], KernelError> {
-            Ok([
-                map_array(names[0], take(names[0])?)?,
-                map_array(names[1], take(names[1])?)?,
-            ])
-        };
-        let tags = pair(names::TAGS)?;
-        let slots = pair(names::SLOTS)?;
-        let warm = pair(names::WARM)?;
-        let accounting = pair(names::ACCOUNTING)?;
-        let mut one = |name: &'static str| map_array(name, take(name)?);
-        Ok(Self {
-            table: TableMaps::new(one(names::PLANE)?, [tags, slots, warm, accounting]),
-            gauges: one(names::GAUGES)?,
-            fragments: one(names::FRAGMENTS)?,
-            expectations: one(names::EXPECTATIONS)?,
-            helper_states: one(names::HELPER_STATES)?,
-            rules: one(names::RULES)?,
-            conditions: one(names::CONDITIONS)?,
-            condition_states: one(names::CONDITION_STATES)?,
-            meters: one(names::METERS)?,
-            meter_heads: one(names::METER_HEADS)?,
-            report: one(names::REPORT)?,
-            policies: take(names::POLICIES)?.try_into()?,
-            rule_counters: take(names::RULE_COUNTERS)?.try_into()?,
-            counters: take(names::COUNTERS)?.try_into()?,
-            interfaces: take(names::INTERFACES)?.try_into()?,
-            events: Some(take(names::EVENTS)?),
-        })
-    }
-
-    /// Writes the first contents of maps that were just made.
-    fn begin(&self, settings: &Settings) {
-        self.store_plane(&Plane {
-            layout: LAYOUT,
-            active: 0,
-            object: object_number(),
-            tick_multiplier: 0,
-            wall_offset: 0,
-            flags: 0,
-            test_tick: 0,
-            test_hook: 0,
-            table: 0,
-            settings: *settings,
-        });
-    }
-
-    pub fn plane(&self) -> Plane {
-        let mut bytes = Vec::with_capacity(size_of::<Plane>());
-        for word in self.table.plane.words() {
-            bytes.extend(word.load(SeqCst).to_ne_bytes());
-        }
-        from_bytes(&bytes).expect("the map holds a whole plane: its value is that type")
-    }
-
-    /// Changes the plane. The daemon is its only writer, and each word changes at once.
-    pub fn change_plane(&self, change: impl FnOnce(&mut Plane)) {
-        let mut plane = self.plane();
-        change(&mut plane);
-        self.store_plane(&plane);
-    }
-
-    fn store_plane(&self, plane: &Plane) {
-        self.table.store(plane);
-    }
-}
-
-/// Writes bytes into words, those that differ alone.
-pub fn write(words: &[std::sync::atomic::AtomicU64], bytes: &[u8]) {
-    for (word, chunk) in words.iter().zip(bytes.chunks(8)) {
-        let mut value = [0; 8];
-        value[..chunk.len()].copy_from_slice(chunk);
-        let value = u64::from_ne_bytes(value);
-        if word.load(SeqCst) != value {
-            word.store(value, SeqCst);
-        }
-    }
-}
-
-fn map_array(name: &str, map: Map) -> Result<Mapping, KernelError> {
-    match map {
-        Map::Array(data) => map_memory(name, &data),
-        _ => Err(missing(name)),
-    }
-}
-
-pub(crate) fn map_memory(name: &str, data: &MapData) -> Result<Mapping, KernelError> {
-    let info = data.info()?;
-    let bytes = info.value_size().next_multiple_of(8) as usize * info.max_entries() as usize;
-    Mapping::new(data.fd(), bytes).map_err(|error| KernelError::Mapping(name.to_owned(), error))
 }
 
 /// How XDP programs are attached.

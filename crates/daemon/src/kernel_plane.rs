@@ -5,21 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
+use aya::maps::{Map, PerCpuValues, RingBuf};
 use aya::util::nr_cpus;
 use keepstate_api::Attachment;
-use keepstate_engine::limits::{CONDITIONS_MAX, POLICY_EPOCHS, RULES_MAX};
+use keepstate_engine::index::IndexLine;
+use keepstate_engine::limits::{CONDITIONS_MAX, INDEX_LINES_MAX, POLICY_EPOCHS, RULES_MAX};
 use keepstate_engine::meter;
-use keepstate_engine::policy::{
-    Condition, POLICY_NONE, POLICY_UNSETTLED, PolicyHeader, Rule, SettledInterfaces,
-};
+use keepstate_engine::policy::{Condition, POLICY_NONE, POLICY_UNSETTLED, PolicyHeader, Rule};
 use keepstate_engine::settings::{SETTING_NEWER_TABLE, SETTING_OLDER_TABLE, Settings};
 use keepstate_engine::table;
 use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
 use keepstate_flowmemory::{HelperSlices, MeterSlices, SliceTable, rated_flows};
-use keepstate_plane::{
-    Counters, Interface, InterfaceKey, MeterOrder, Plane as PlaneWords, RuleCounter, TICK_SHIFT,
-};
+use keepstate_plane::{Counters, MeterOrder, Plane as PlaneWords, RuleCounter, TICK_SHIFT};
 use keepstate_policy::Compiled;
 use keepstate_policy::model::Counters as RuleCounters;
 use rustix::time::{ClockId, clock_gettime};
@@ -33,8 +30,7 @@ use crate::kernel::{
 };
 use crate::mapped::{Mapping, Raw, read_value, store};
 use crate::meters;
-use crate::netlink;
-use crate::patterns::{matching, settled};
+use crate::policy_maps::Tables;
 use crate::remembered::Places;
 use crate::ring::RingEvents;
 use crate::server::tables::{Table, TableMemory};
@@ -51,6 +47,7 @@ const OF_TABLE: u32 = SETTING_OLDER_TABLE | SETTING_NEWER_TABLE;
 
 const RULE_WORDS: usize = size_of::<Rule>() / 8;
 const CONDITION_WORDS: usize = size_of::<Condition>() / 8;
+const INDEX_LINE_WORDS: usize = size_of::<IndexLine>() / 8;
 
 /// Programs and maps in the kernel, and what the daemon knows of them.
 pub struct KernelPlane {
@@ -63,12 +60,14 @@ pub struct KernelPlane {
     pub(crate) resizing: Mutex<Known>,
     rules: Mapping,
     conditions: Mapping,
+    index: Mapping,
     condition_states: Mapping,
     tables: Mutex<Tables>,
     pub(crate) programs: Mutex<Programs>,
     /// Locked before the programs.
     follower: Mutex<Follower>,
     events: Mutex<Option<Map>>,
+    pub(crate) notices: Mutex<Option<[Map; 2]>>,
     clock: Clock,
     /// Held while the plane's words are read, changed and written back.
     changing: Mutex<()>,
@@ -89,6 +88,8 @@ struct CommonMaps {
     helper_states: Mapping,
     meters: Mapping,
     meter_heads: Mapping,
+    bans: Mapping,
+    labels: Mapping,
 }
 
 /// A table as the server sees it.
@@ -106,25 +107,13 @@ impl TableMemory for Mapped {
                 slots: self.common.meters.words(),
                 heads: self.common.meter_heads.words(),
             })
+            .with_bans(self.common.bans.words())
             .with_helpers(HelperSlices {
                 expectations: self.common.expectations.words(),
                 states: self.common.helper_states.words(),
+                labels: self.common.labels.words(),
             })
     }
-}
-
-/// Maps that are reached by system calls, and the policies that they hold.
-struct Tables {
-    policies: Array<MapData, Raw<PolicyHeader>>,
-    rule_counters: PerCpuArray<MapData, Raw<RuleCounter>>,
-    counters: PerCpuArray<MapData, Raw<Counters>>,
-    interfaces: HashMap<MapData, Raw<InterfaceKey>, Raw<Interface>>,
-    /// Interface patterns of each policy slot; `None` where a daemon before this one wrote them
-    /// and their text is lost.
-    patterns: [Option<Vec<String>>; 2],
-    /// Where the conditions of each policy lie, likewise.
-    places: [Option<Places>; 2],
-    flipped: Instant,
 }
 
 impl KernelPlane {
@@ -141,8 +130,11 @@ impl KernelPlane {
             fragments,
             expectations,
             helper_states,
+            bans,
+            labels,
             rules,
             conditions,
+            index,
             condition_states,
             meters,
             meter_heads,
@@ -151,6 +143,8 @@ impl KernelPlane {
             counters,
             interfaces,
             events,
+            notices,
+            answers,
             ..
         } = maps;
         let mut flow_tables = vec![Arc::new(table)];
@@ -169,10 +163,13 @@ impl KernelPlane {
                 helper_states,
                 meters,
                 meter_heads,
+                bans,
+                labels,
             }),
             resizing: Mutex::new(Known::No),
             rules,
             conditions,
+            index,
             condition_states,
             tables: Mutex::new(Tables {
                 policies,
@@ -186,6 +183,11 @@ impl KernelPlane {
             programs: Mutex::new(programs),
             follower: Mutex::new(Follower::new(Choice::Nothing, AttachMode::default())),
             events: Mutex::new(events),
+            notices: Mutex::new(
+                notices
+                    .zip(answers)
+                    .map(|(notices, answers)| [notices, answers]),
+            ),
             clock: Clock::default(),
             changing: Mutex::new(()),
         };
@@ -355,6 +357,9 @@ impl KernelPlane {
         let conditions = self.conditions.words().iter();
         let conditions = conditions.skip((slot * CONDITIONS_MAX) as usize * CONDITION_WORDS);
         store(conditions, &policy.conditions);
+        let lines = self.index.words().iter();
+        let lines = lines.skip((slot * INDEX_LINES_MAX) as usize * INDEX_LINE_WORDS);
+        store(lines, &policy.index);
         let cpus = nr_cpus().map_err(|(_, error)| KernelError::Cpus(error))?;
         for index in 0..policy.header.rules {
             let counted = counters.get(index as usize).copied().unwrap_or_default();
@@ -446,6 +451,8 @@ impl Plane for KernelPlane {
                 }
             }
             sum.events_lost += each.events_lost;
+            sum.notices_lost += each.notices_lost;
+            sum.answers_lost += each.answers_lost;
         }
         Ok(sum)
     }
@@ -555,79 +562,6 @@ impl Plane for KernelPlane {
         let _guard = lock(&self.resizing);
         *lock(&self.follower) = Follower::new(Choice::Nothing, AttachMode::default());
         attach::remove_pins(&self.pins)?;
-        Ok(())
-    }
-}
-
-impl Tables {
-    fn header(&self, slot: u32) -> Result<PolicyHeader, KernelError> {
-        let Raw(header) = self.policies.get(&slot, 0)?;
-        Ok(header)
-    }
-
-    fn set_header(&mut self, slot: u32, header: PolicyHeader) -> Result<(), KernelError> {
-        Ok(self.policies.set(slot, Raw(header), 0)?)
-    }
-
-    /// What the attached interfaces have in common, for the policy in a slot.
-    fn settled(&self, slot: u32, pins: &Path) -> Result<SettledInterfaces, PlaneError> {
-        let Some(patterns) = &self.patterns[slot as usize] else {
-            return Ok(SettledInterfaces::NONE);
-        };
-        if patterns.is_empty() {
-            return Ok(SettledInterfaces::NONE);
-        }
-        let present = attach::interfaces()?;
-        Ok(settled(patterns, &attach::attached_indexes(pins), &present))
-    }
-
-    /// Writes which patterns each interface matches.
-    fn tell_interfaces(&mut self) -> Result<(), PlaneError> {
-        let present = attach::interfaces()?;
-        let keys: Vec<Raw<InterfaceKey>> = self.interfaces.keys().flatten().collect();
-        let mut told = Vec::new();
-        for interface in &present {
-            let (vlan, index) = interface.vlan.unwrap_or((0, interface.index));
-            let key = Raw(InterfaceKey {
-                index,
-                vlan: u32::from(vlan),
-            });
-            // A forwarded packet is looked up by the interface that it leaves through.
-            let own = Raw(InterfaceKey {
-                index: interface.index,
-                vlan: 0,
-            });
-            for key in [key, own] {
-                self.tell(key, interface)?;
-                told.push(key);
-            }
-        }
-        for key in keys.iter().filter(|key| !told.contains(key)) {
-            // It may be gone already.
-            let _ = self.interfaces.remove(key);
-        }
-        Ok(())
-    }
-
-    fn tell(
-        &mut self,
-        key: Raw<InterfaceKey>,
-        interface: &netlink::Interface,
-    ) -> Result<(), PlaneError> {
-        let before = self.interfaces.get(&key, 0).ok().map(|Raw(value)| value);
-        let mut value = Interface {
-            index: interface.index,
-            ..before.unwrap_or_default()
-        };
-        for (bits, patterns) in value.patterns.iter_mut().zip(&self.patterns) {
-            if let Some(patterns) = patterns {
-                *bits = matching(patterns, &interface.name);
-            }
-        }
-        if before != Some(value) {
-            let inserted = self.interfaces.insert(key, Raw(value), 0);
-            inserted.map_err(KernelError::from)?;
-        }
         Ok(())
     }
 }

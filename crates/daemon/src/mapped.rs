@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::Pod;
 use keepstate_engine::event::Event;
+use keepstate_engine::index::{IndexLine, KEYS};
+use keepstate_engine::notice::Notice;
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_plane::{Counters, Interface, InterfaceKey, MeterOrder, Plane, Report, RuleCounter};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -26,13 +28,15 @@ macro_rules! plain {
     };
 }
 
-plain! { Condition Counters Event Interface InterfaceKey MeterOrder Plane PolicyHeader Report Rule RuleCounter }
+plain! { Condition Counters Event IndexLine Interface InterfaceKey MeterOrder Notice Plane PolicyHeader Report Rule RuleCounter }
 
 // No gaps: the sizes are the sums of the sizes of the fields.
-const _: () = assert!(size_of::<Plane>() == 48 + size_of::<keepstate_engine::settings::Settings>());
+const _: () = assert!(size_of::<Plane>() == 64 + size_of::<keepstate_engine::settings::Settings>());
+const _: () = assert!(
+    size_of::<keepstate_engine::settings::Settings>() == 4 * (8 + 12 + 32 + 32 * 16 + 6 + 34 + 6)
+);
 const _: () =
-    assert!(size_of::<keepstate_engine::settings::Settings>() == 4 * (8 + 12 + 32 + 32 * 16 + 6));
-const _: () = assert!(size_of::<PolicyHeader>() == 4 * (6 + 4 + 8) + 2 * 8 + 4 * 4);
+    assert!(size_of::<PolicyHeader>() == 4 * (6 + 4 + 8) + 2 * 8 + 4 * 4 + 4 * KEYS + 4 * 2);
 const _: () = assert!(size_of::<Rule>() == 128);
 const _: () = assert!(size_of::<Condition>() == 32);
 const _: () = assert!(size_of::<Interface>() == 24);
@@ -40,6 +44,7 @@ const _: () = assert!(size_of::<Counters>() == 8 * (128 + 8 + 4 + 1 + 3));
 const _: () = assert!(size_of::<Report>() == 40);
 const _: () = assert!(size_of::<Event>() == 80);
 const _: () = assert!(size_of::<MeterOrder>() == 8 + 4 * (4 + 5 + 3));
+const _: () = assert!(size_of::<Notice>() == 44);
 
 /// A [`Plain`] value for aya's typed maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

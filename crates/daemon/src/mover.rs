@@ -16,7 +16,10 @@ use std::time::{Duration, Instant};
 use keepstate_engine::settings::{SETTING_NEWER_TABLE, SETTING_OLDER_TABLE};
 use keepstate_engine::table::{self, Moved};
 use keepstate_flowmemory::rated_flows;
-use keepstate_plane::{TABLE_MADE, TABLE_NEWER, TABLE_WHOLE};
+use keepstate_plane::{
+    BUCKET_ACCOUNTING_WORDS, BUCKET_SLOT_WORDS_V4, BUCKET_SLOT_WORDS_V6, BUCKET_WARM_WORDS,
+    TABLE_MADE, TABLE_NEWER, TABLE_WHOLE,
+};
 
 use crate::attach;
 use crate::kernel_plane::{GRACE, KernelPlane, Known, limit_flows};
@@ -66,6 +69,7 @@ impl KernelPlane {
     /// The first step.
     fn make_beside(&self, buckets: u32) -> Result<(), PlaneError> {
         check_size(&self.table(), buckets)?;
+        check_memory(buckets, available_mib())?;
         let mut words = self.words();
         words.settings.buckets = [buckets; 2];
         let Beside { maps, programs } = resize::make(&self.pins, &words.settings)?;
@@ -195,6 +199,34 @@ fn check_size(table: &Table, buckets: u32) -> Result<(), PlaneError> {
     Ok(())
 }
 
+/// What a bucket takes in the tables of both families: tags, slots, warm words and counters.
+const BUCKET_BYTES: u64 = 8
+    * (2 + BUCKET_SLOT_WORDS_V4
+        + BUCKET_SLOT_WORDS_V6
+        + 2 * (BUCKET_WARM_WORDS + BUCKET_ACCOUNTING_WORDS)) as u64;
+
+/// Of the memory that is free, a tenth is left to others: where a table almost fits, these would starve.
+fn check_memory(buckets: u32, available_mib: Option<u64>) -> Result<(), PlaneError> {
+    let needed = (u64::from(buckets) * BUCKET_BYTES).div_ceil(1 << 20);
+    match available_mib {
+        Some(available) if needed > available * 9 / 10 => Err(PlaneError::NoMemory {
+            buckets,
+            needed,
+            available,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Memory that programs can get; `None` where the kernel does not say.
+fn available_mib() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let mut lines = text.lines();
+    let line = lines.find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib / 1024)
+}
+
 /// Counts what a process left half done that was killed while it took records out of a table.
 fn recover(table: &Table) {
     let flows = table.flows();
@@ -206,5 +238,21 @@ fn recover(table: &Table) {
         for (place, control) in left {
             table::recover(&flows, place, control);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_almost_fits_is_refused() {
+        // A million flows: 156,250 buckets in 365 MiB.
+        assert!(check_memory(156_250, Some(406)).is_ok());
+        let refused = check_memory(156_250, Some(400)).expect_err("no room is left");
+        assert!(refused.to_string().contains("takes 365 MiB"), "{refused}");
+        assert!(check_memory(u32::MAX, Some(64 << 10)).is_err());
+        assert!(check_memory(u32::MAX, None).is_ok());
+        assert!(available_mib().is_some());
     }
 }

@@ -1,4 +1,4 @@
-//! Events from the programs.
+//! Events and notices from the programs.
 
 use std::io;
 use std::time::Duration;
@@ -7,6 +7,8 @@ use aya::maps::{MapData, RingBuf};
 use keepstate_engine::event::Event;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::kernel_plane::KernelPlane;
+use crate::lock;
 use crate::mapped::from_bytes;
 use crate::server::EventSource;
 
@@ -27,5 +29,21 @@ impl EventSource for RingEvents {
             }
         }
         Ok(())
+    }
+}
+
+impl KernelPlane {
+    /// The rings of what is to be told of, and of what is to be answered; once.
+    pub(crate) fn notices(&self) -> io::Result<Option<[RingBuf<MapData>; 2]>> {
+        let Some([notices, answers]) = lock(&self.notices).take() else {
+            return Ok(None);
+        };
+        let ring = |map| RingBuf::try_from(map).map_err(io::Error::other);
+        Ok(Some([ring(notices)?, ring(answers)?]))
+    }
+
+    /// Says by which sockets answers are sent.
+    pub(crate) fn set_answerers(&self, cookies: [u64; 2]) {
+        self.change(|plane| plane.answerers = cookies);
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use keepstate_api::{ApplyMode, Instance, RuleFile, RuleProblem, Shutdown};
 use keepstate_engine::settings::Settings;
-use keepstate_flowmemory::{random_hash_keys, table_size};
+use keepstate_flowmemory::{ban_buckets_for, random_hash_keys, table_size};
 use keepstate_listing::sysctl::{self as knobs, Sysctl};
 use keepstate_plane::LAYOUT;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -20,12 +20,16 @@ use crate::attach::{self, AttachError};
 use crate::kernel::{AttachMode, Kernel, KernelError, object_number, pinned_build};
 use crate::kernel_plane::KernelPlane;
 use crate::netlink::LinkChanges;
+use crate::notices;
 use crate::resize;
 use crate::server::sysctl;
 use crate::server::{ApplyError, Origin, Plane, PlaneError, Rules, Server, ServerError};
 
 /// Flows that a table is made for unless told otherwise, as with Linux on larger machines.
 pub const FLOWS_MAX_DEFAULT: u32 = 262_144;
+
+/// Bans that there is room for unless told otherwise.
+pub const BANS_MAX_DEFAULT: u32 = 1 << 20;
 
 /// How often the programs are told about interfaces and the wall clock, at least.
 const FOLLOW_SYSTEM: Duration = Duration::from_secs(2);
@@ -50,6 +54,7 @@ pub struct Options {
     /// the machine started anew.
     pub saved_rules: Vec<RuleFile>,
     pub sysctls: Vec<Sysctl>,
+    pub bans_max: u32,
 }
 
 /// Why the daemon did not start, or not end well.
@@ -74,6 +79,8 @@ pub enum RunError {
     Plane(#[from] PlaneError),
     #[error(transparent)]
     Server(#[from] ServerError),
+    #[error("packets cannot be answered")]
+    Notices(#[source] io::Error),
     #[error("signals cannot be caught")]
     Signals(#[source] io::Error),
     #[error("there are no random numbers: {0}")]
@@ -134,6 +141,7 @@ fn serve(
     let changes = LinkChanges::open().map_err(AttachError::Netlink)?;
     kernel.attach(&options.interfaces, options.mode)?;
     kernel.settle_interfaces()?;
+    notices::start(&kernel, &rules, instance.as_str()).map_err(RunError::Notices)?;
     let socket = instance.socket();
     let server = Server::start(instance.clone(), &socket, Arc::clone(&plane), rules, origin)?;
     listen_to_signals(&server, signals)?;
@@ -175,7 +183,7 @@ fn load(options: &Options) -> Result<(Kernel, Origin), RunError> {
         let adopted = if object == object_number() || is_resizing {
             Kernel::adopt(&pins)
         } else {
-            Kernel::pinned(&pins, &settings(&options.sysctls)?)
+            Kernel::pinned(&pins, &settings(options)?)
         };
         match adopted {
             Ok(kernel) => return Ok((kernel, Origin::Adopted)),
@@ -186,7 +194,7 @@ fn load(options: &Options) -> Result<(Kernel, Origin), RunError> {
     }
     attach::remove_pins(&pins)?;
     make_directory(&pins)?;
-    match Kernel::pinned(&pins, &settings(&options.sysctls)?) {
+    match Kernel::pinned(&pins, &settings(options)?) {
         Ok(kernel) => Ok((kernel, Origin::Fresh)),
         Err(error) => {
             let _ = attach::remove_pins(&pins);
@@ -197,10 +205,12 @@ fn load(options: &Options) -> Result<(Kernel, Origin), RunError> {
     }
 }
 
-fn settings(sysctls: &[Sysctl]) -> Result<Settings, RunError> {
+fn settings(options: &Options) -> Result<Settings, RunError> {
+    let sysctls = &options.sysctls;
     let (flows, buckets) = knobs::table_size(sysctls);
     let (flows_max, buckets) = table_size(flows, buckets, FLOWS_MAX_DEFAULT);
     let mut settings = Settings::defaults(flows_max, [buckets; 2]);
+    settings.bans.buckets = ban_buckets_for(options.bans_max);
     settings.hash_keys = random_hash_keys().map_err(RunError::Random)?;
     for sysctl in sysctls {
         sysctl.apply(&mut settings);

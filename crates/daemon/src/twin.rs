@@ -3,23 +3,30 @@
 //! Programs and maps are private: nothing is pinned or attached, packets are handed in by
 //! `BPF_PROG_TEST_RUN`, and the clock stands where the test puts it.
 
+use std::path::Path;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use aya::maps::{MapData, ProgramArray, RingBuf};
 use aya::programs::{TestRun as _, TestRunOptions};
+use keepstate_engine::between::Table;
 use keepstate_engine::event::Event;
+use keepstate_engine::notice::Notice;
 use keepstate_engine::process::Stage;
-use keepstate_engine::settings::Settings;
+use keepstate_engine::settings::{SETTING_NEWER_TABLE, SETTING_OLDER_TABLE, Settings};
 use keepstate_engine::time::Tick;
 use keepstate_engine::verdict::{Hook, Reason};
+use keepstate_flowmemory::{HelperSlices, SliceTable};
 use keepstate_plane::{
     Counters, Interface, InterfaceKey, PLANE_TEST_CLOCK, PLANE_TEST_HOOK, PLANE_TEST_REPORT,
-    Report, RuleCounter, names,
+    Report, RuleCounter, TABLE_NEWER, TABLE_WHOLE, names,
 };
 use keepstate_policy::Compiled;
 
-use crate::kernel::{Kernel, KernelError, Programs, write};
+use crate::kernel::{Kernel, KernelError, Maps, Programs, write};
 use crate::mapped::{Raw, bytes_of, from_bytes};
+use crate::resize::{self, Beside};
+use crate::table_maps::TableMaps;
 
 /// The loopback: test runs take place on it.
 const TEST_INTERFACE: u32 = 1;
@@ -37,28 +44,57 @@ pub enum Entry {
 pub struct Twin {
     pub kernel: Kernel,
     events: RingBuf<MapData>,
+    notices: [RingBuf<MapData>; 2],
+}
+
+fn slices<'a>(own: &'a TableMaps, common: &'a Maps) -> SliceTable<'a> {
+    SliceTable::new(own.families(), common.gauges.words())
+        .with_fragments(common.fragments.words())
+        .with_helpers(HelperSlices {
+            expectations: common.expectations.words(),
+            states: common.helper_states.words(),
+            labels: common.labels.words(),
+        })
 }
 
 /// What came back from a run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Run {
     /// What the program returned, e.g. `XDP_PASS`.
     pub returned: u32,
     /// The engine's outcome.
     pub report: Report,
+    /// The frame as the program left it.
+    pub frame: Vec<u8>,
+    /// How long it took.
+    pub duration: Duration,
 }
 
 impl Twin {
     pub fn new(settings: &Settings) -> Result<Self, KernelError> {
-        let mut kernel = Kernel::private(settings)?;
+        Self::over(Kernel::private(settings)?)
+    }
+
+    /// As [`Self::new`], with all of it pinned in a directory, so that the table can change its size.
+    pub fn pinned(directory: &Path, settings: &Settings) -> Result<Self, KernelError> {
+        Self::over(Kernel::pinned(directory, settings)?)
+    }
+
+    fn over(mut kernel: Kernel) -> Result<Self, KernelError> {
         kernel.maps.change_plane(|plane| {
             plane.flags = PLANE_TEST_CLOCK | PLANE_TEST_HOOK | PLANE_TEST_REPORT;
         });
         let events = kernel.maps.events.take();
         let events = events.ok_or_else(|| KernelError::Missing(names::EVENTS.to_owned()))?;
+        let missing = |name: &str| KernelError::Missing(name.to_owned());
+        let notices = kernel.maps.notices.take();
+        let notices = notices.ok_or_else(|| missing(names::NOTICES))?;
+        let answers = kernel.maps.answers.take();
+        let answers = answers.ok_or_else(|| missing(names::ANSWERS))?;
         Ok(Self {
             kernel,
             events: RingBuf::try_from(events)?,
+            notices: [RingBuf::try_from(notices)?, RingBuf::try_from(answers)?],
         })
     }
 
@@ -66,6 +102,51 @@ impl Twin {
         self.kernel
             .maps
             .change_plane(|plane| plane.test_tick = now.0);
+        if let Some(newer) = &self.kernel.newer {
+            let mut plane = newer.maps.plane_words();
+            plane.test_tick = now.0;
+            newer.maps.store(&plane);
+        }
+    }
+
+    /// Loads another table of this many buckets for each family beside the one there is, as the daemon does,
+    /// and lets packets know of both.
+    pub fn begin_resize(&mut self, directory: &Path, buckets: u32) -> Result<(), KernelError> {
+        let mut words = self.kernel.maps.plane();
+        words.settings.buckets = [buckets; 2];
+        let newer = resize::make(directory, &words.settings)?;
+        words.settings.flags |= SETTING_OLDER_TABLE;
+        words.table = TABLE_NEWER;
+        newer.maps.store(&words);
+        resize::link(directory)?;
+        self.kernel
+            .maps
+            .change_plane(|plane| plane.settings.flags |= SETTING_NEWER_TABLE);
+        self.kernel.newer = Some(newer);
+        Ok(())
+    }
+
+    /// Lets the older of two tables go.
+    pub fn end_resize(&mut self, directory: &Path) -> Result<(), KernelError> {
+        let Some(Beside { maps, programs }) = self.kernel.newer.take() else {
+            return Ok(());
+        };
+        let mut words = maps.plane_words();
+        words.settings.flags &= !SETTING_OLDER_TABLE;
+        words.table = TABLE_WHOLE;
+        maps.store(&words);
+        resize::take_place(directory)?;
+        self.kernel.maps.table = maps;
+        self.kernel.programs = programs;
+        Ok(())
+    }
+
+    /// The tables that there are, the older first.
+    pub fn tables(&self) -> Vec<SliceTable<'_>> {
+        let maps = &self.kernel.maps;
+        let newer = self.kernel.newer.iter().map(|newer| &newer.maps);
+        let tables = [&maps.table].into_iter().chain(newer);
+        tables.map(|own| slices(own, maps)).collect()
     }
 
     /// The chain that packets from outside meet.
@@ -87,6 +168,8 @@ impl Twin {
             .copied()
             .collect();
         write(maps.conditions.words(), &conditions);
+        let lines: Vec<u8> = policy.index.iter().flat_map(bytes_of).copied().collect();
+        write(maps.index.words(), &lines);
         maps.policies.set(0, Raw(policy.header), 0)?;
         Ok(())
     }
@@ -111,11 +194,48 @@ impl Twin {
     /// Hands a frame to a program; to the bare ones, a packet whose bytes 12 and 13 say what it is
     /// as the type of an Ethernet frame would.
     pub fn run(&mut self, entry: Entry, frame: &[u8]) -> Result<Run, KernelError> {
+        self.run_beginning(Table::Older, entry, frame)
+    }
+
+    /// As [`Self::run`], of two tables' programs those of this one.
+    pub fn run_beginning(
+        &mut self,
+        begins: Table,
+        entry: Entry,
+        frame: &[u8],
+    ) -> Result<Run, KernelError> {
+        self.run_programs((begins, entry), frame, 1)
+    }
+
+    /// The same, so many times in a row; the duration is that of one. A program that changes the frame meets the
+    /// changed one the next time.
+    pub fn run_often(
+        &mut self,
+        entry: Entry,
+        frame: &[u8],
+        repeat: u32,
+    ) -> Result<Run, KernelError> {
+        self.run_programs((Table::Older, entry), frame, repeat)
+    }
+
+    fn run_programs(
+        &mut self,
+        (begins, entry): (Table, Entry),
+        frame: &[u8],
+        repeat: u32,
+    ) -> Result<Run, KernelError> {
+        // Programs make no frame longer.
+        let mut left = vec![0; frame.len()];
         let options = TestRunOptions {
             data_in: Some(frame),
+            data_out: Some(&mut left),
+            repeat,
             ..TestRunOptions::default()
         };
-        let programs = &mut self.kernel.programs;
+        let programs = match (&mut self.kernel.newer, begins) {
+            (Some(newer), Table::Newer) => &mut newer.programs,
+            _ => &mut self.kernel.programs,
+        };
         let result = match entry {
             Entry::IngressXdp => programs.xdp()?.test_run(options)?,
             Entry::IngressTc => programs.classifier(names::INGRESS_TC)?.test_run(options)?,
@@ -128,6 +248,11 @@ impl Twin {
         Ok(Run {
             returned: result.return_value,
             report: self.report(),
+            duration: result.duration,
+            frame: {
+                left.truncate(result.data_size_out as usize);
+                left
+            },
         })
     }
 
@@ -168,6 +293,20 @@ impl Twin {
             events.extend(from_bytes::<Event>(&item));
         }
         events
+    }
+
+    /// What was handed over since this was last asked, with the packets' bytes: what is told of, then what is
+    /// to be answered.
+    pub fn notices(&mut self) -> Vec<(Notice, Vec<u8>)> {
+        let mut notices = Vec::new();
+        for ring in &mut self.notices {
+            while let Some(item) = ring.next() {
+                if let Some(notice) = from_bytes::<Notice>(&item) {
+                    notices.push((notice, item[size_of::<Notice>()..].to_vec()));
+                }
+            }
+        }
+        notices
     }
 
     fn report(&self) -> Report {

@@ -13,6 +13,10 @@ pub(crate) struct Asked {
     pub(crate) is_settled: bool,
     pub(crate) state: State,
     pub(crate) entry: u32,
+    /// See [`crate::policy::PolicyHeader::after`].
+    pub(crate) after: u32,
+    /// Index of the interface that the packet leaves by, zero where that is not known.
+    pub(crate) out_index: u32,
     pub(crate) in_interfaces: u64,
     pub(crate) out_interfaces: u64,
     pub(crate) settled_in: u64,
@@ -34,6 +38,8 @@ impl Asked {
         is_settled: false,
         state: State::None,
         entry: NO_RULE,
+        after: NO_RULE,
+        out_index: 0,
         in_interfaces: 0,
         out_interfaces: 0,
         settled_in: 0,

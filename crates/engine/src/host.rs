@@ -1,6 +1,10 @@
 //! What a plane (the kernel programs, the simulator) provides to the engine.
 
+use crate::answer::Answer;
+use crate::cookie;
 use crate::event::Event;
+use crate::index::IndexLine;
+use crate::notice::Notice;
 use crate::policy::{Condition, PolicyHeader, Rule};
 use crate::settings::Settings;
 use crate::time::{TICKS_PER_SECOND, Tick};
@@ -91,6 +95,18 @@ pub trait FlowMemory {
         None
     }
 
+    /// [`crate::limits::LABEL_WORDS`] words of a flow's labels, see [`crate::labels`]; `None` where a plane
+    /// has none.
+    fn labels(&self, _bucket: u32, _slot: u32) -> Option<Self::Words> {
+        None
+    }
+
+    /// The word that a rate of answers is kept in, below [`crate::limits::ANSWER_RATES`], see
+    /// [`crate::reject`]; `None` where nothing is ever answered.
+    fn answer_rate(&self, _index: u32) -> Option<Self::Words> {
+        None
+    }
+
     /// The word that a condition of a rule remembers, see [`crate::condition`]; the index is one of
     /// [`Host::condition`] and [`Host::condition_base`] more.
     fn condition_state(&self, _index: u32) -> Option<Self::Words> {
@@ -121,6 +137,12 @@ pub trait FlowMemory {
         None
     }
 
+    /// [`crate::limits::BAN_BUCKET_WORDS`] words of a bucket of bans, see [`crate::ban`]; `None` where nobody can be
+    /// banned.
+    fn bans(&self, _bucket: u32) -> Option<Self::Words> {
+        None
+    }
+
     /// Called while waiting for another CPU.
     fn relax(&self) {}
 
@@ -147,6 +169,8 @@ pub struct Route {
     pub hook: Hook,
     /// Which interface patterns of the policy the outgoing interface matches, a bit each.
     pub out_interfaces: u64,
+    /// Index of that interface, zero where it is not known.
+    pub out_index: u32,
 }
 
 /// Jiffies in a second where no kernel says otherwise.
@@ -168,6 +192,11 @@ pub trait Host {
 
     /// A condition of that policy.
     fn condition(&self, index: u32) -> Option<&Condition>;
+
+    /// A line of that policy's indexes; without them rules are tried one by one.
+    fn index(&self, _line: u32) -> Option<&IndexLine> {
+        None
+    }
 
     /// Where the words begin that the conditions of that policy remember.
     fn condition_base(&self) -> u32 {
@@ -199,11 +228,47 @@ pub trait Host {
         0
     }
 
+    /// Index of the interface that the packet is seen on, zero where there is none.
+    fn interface(&self) -> u32 {
+        0
+    }
+
+    /// Hands the first bytes of the packet, as many as [`Notice::captured`] says, to whoever carries out
+    /// what the notice is about. Lost, and counted, where there is no room.
+    fn notify<P: Packet>(&self, _packet: &P, _notice: &Notice) {}
+
     /// Adds a packet to the counters of a rule.
     fn count_rule(&self, index: u32, bytes: u32);
 
     /// Asks the routing table. Called at most once a packet, and only when rules must be walked.
     fn route(&self, packet: &PacketInfo) -> Route;
+
+    /// Whether packets of this kind can be sent back in place of those that come.
+    fn can_answer(&self) -> bool {
+        false
+    }
+
+    /// The sequence number that answers a SYN with a cookie. `mss` is what the SYN says of the size of segments,
+    /// zero where it says nothing.
+    fn cookie(&self, _syn: &PacketInfo, _mss: u16, _now: Tick) -> Option<u32> {
+        None
+    }
+
+    /// Whether the number that a segment acknowledges answers such a SYN. The host is made to expect it.
+    fn check_cookie(&self, _segment: &PacketInfo, _now: Tick) -> cookie::Check {
+        cookie::Check::Wrong
+    }
+
+    /// The clock of TCP's timestamps, in milliseconds. `now` is the time of the packet in ticks.
+    fn milliseconds(&self, now: Tick) -> u32 {
+        (u64::from(now.0) * 1000 / u64::from(TICKS_PER_SECOND)) as u32
+    }
+
+    /// Puts an answer in the place of the packet; `false` where there is no room. Nothing of the packet is read
+    /// afterwards.
+    fn answer(&self, _packet: &PacketInfo, _answer: &Answer) -> bool {
+        false
+    }
 
     /// Runs a loop body until it says so, at most `limit` times.
     fn repeat<R: Repeat>(&self, limit: u32, body: &mut R) {

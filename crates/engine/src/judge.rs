@@ -1,7 +1,9 @@
 //! From a packet's state to its verdict: the remembered outcome, or a walk through the rules.
 
 use crate::asked::{Asked, Asker};
+use crate::cookie;
 use crate::host::{Host, Route};
+use crate::labels;
 use crate::policy::{
     Answer, DecidedBy, DependsOn, NO_RULE, POLICY_NONE, PolicyHeader, target, walk_in,
 };
@@ -43,10 +45,10 @@ pub(crate) fn judge<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Sta
         && let Some(judgement) = remembered(host, path, scratch, direction)
     {
         scratch.judgement = judgement;
-        return judged(scratch);
+        return judged(host, scratch);
     }
     if !ask(host, path, scratch) {
-        return judged(scratch);
+        return judged(host, scratch);
     }
     walk_in(host, scratch);
     if scratch.walk.is_weighing() {
@@ -90,6 +92,8 @@ fn ask<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> bool {
         is_settled: settled.is_some(),
         state: tracked.state,
         entry: entry(host.policy(), info.family, route.hook),
+        after: after(host.policy(), info.family, route.hook),
+        out_index: route.out_index,
         in_interfaces: sides.incoming,
         out_interfaces: route.out_interfaces,
         settled_in: sides.settled_in,
@@ -109,19 +113,27 @@ pub(crate) fn answered<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
     if established(scratch).is_some() && is_settled && is_plain {
         scratch.judgement.cacheable = number_of(host.policy(), answer.rule);
     }
-    judged(scratch)
+    judged(host, scratch)
 }
 
 /// What comes after the rules.
 #[inline(always)]
-fn judged(scratch: &Scratch) -> Stage {
-    let accepted = matches!(scratch.judgement.verdict, Verdict::Accept);
-    if !accepted {
-        return Stage::Conclude;
-    }
-    match scratch.tracked.flow {
-        Flow::Begins => Stage::Insert,
-        Flow::Known(_) => process::helped(scratch),
+fn judged<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
+    let refused = match scratch.judgement.verdict {
+        Verdict::Accept => None,
+        Verdict::Drop => Some(Stage::Conclude),
+        Verdict::Reject => Some(Stage::Answer),
+    };
+    match (scratch.tracked.flow, refused) {
+        (Flow::Begins, None) if cookie::is_due(host, scratch) => Stage::Cookie,
+        (Flow::Begins, None) => Stage::Insert,
+        (Flow::Known(_), None) => {
+            let next = process::helped(scratch);
+            labels::before(scratch, next)
+        }
+        // What rules have set stays, whatever becomes of the packet.
+        (Flow::Known(_), Some(next)) => labels::before(scratch, next),
+        (_, Some(next)) => next,
         _ => Stage::Conclude,
     }
 }
@@ -206,6 +218,7 @@ fn route<H: Host>(host: &H, path: Path, info: &PacketInfo) -> Route {
         Path::Local => Route {
             hook: Hook::Output,
             out_interfaces: info.in_interfaces,
+            out_index: host.interface(),
         },
         Path::Ingress => host.route(info),
     }
@@ -222,8 +235,17 @@ fn entry(policy: &PolicyHeader, family: Family, hook: Hook) -> u32 {
         Hook::Input => input,
         Hook::Forward => forward,
         Hook::Output => output,
-        // Of another table.
-        Hook::Prerouting => NO_RULE,
+        // Of other tables.
+        Hook::Prerouting | Hook::Postrouting => NO_RULE,
+    }
+}
+
+fn after(policy: &PolicyHeader, family: Family, hook: Hook) -> u32 {
+    let [v4, v6] = policy.after;
+    match (hook, family) {
+        (Hook::Forward | Hook::Output, Family::V4) => v4,
+        (Hook::Forward | Hook::Output, Family::V6) => v6,
+        _ => NO_RULE,
     }
 }
 
@@ -246,6 +268,7 @@ fn number_of(policy: &PolicyHeader, rule: u32) -> Option<u8> {
 pub(crate) const fn judgement_of(answer: &Answer, hook: Hook) -> Judgement {
     let (verdict, reason) = match (answer.target, answer.decided_by) {
         (target::ACCEPT, _) => (Verdict::Accept, None),
+        (target::REJECT, _) => (Verdict::Reject, Some(Reason::RuleReject)),
         (target::DROP, DecidedBy::Rule) => (Verdict::Drop, Some(Reason::RuleDrop)),
         (target::DROP, DecidedBy::NoRoom) => (Verdict::Drop, Some(Reason::MeterFull)),
         (target::DROP, DecidedBy::Busy) => (Verdict::Drop, Some(Reason::MeterBusy)),

@@ -120,8 +120,9 @@ pub const FRAGMENT_EARLY_MAX: u32 = 48;
 /// Packets longer than this are not judged (a GSO super-packet is at most this long).
 pub const PACKET_BYTES_MAX: u32 = 65_535 + LINK_HEADER_BYTES_MAX;
 
-/// Rules of one policy, both families together, the end of each chain included.
-pub const RULES_MAX: u32 = 32_768;
+/// Rules of one policy, both families together, the end of each chain included: 20,000 of each
+/// family, and chains for them. 128 bytes each, twice, and 16 bytes a CPU for what each counts.
+pub const RULES_MAX: u32 = 40_960;
 
 /// Conditions (the matches of rules that do not fit in the rule itself) of one policy.
 pub const CONDITIONS_MAX: u32 = 32_768;
@@ -136,6 +137,21 @@ pub const RULE_STEPS_MAX: u32 = 65_536;
 /// Rules that are tried in one round of the loop that walks them: the call of a loop's body costs
 /// as much as trying a rule, and the kernel's verifier follows each of them.
 pub const RULES_PER_ROUND: u32 = 4;
+
+/// Hash tables of a chain's index, each with a mask of its own. Each costs a search a few nanoseconds;
+/// rulesets of many addresses, networks and ports need one to five.
+pub const INDEX_TABLES_MAX: u32 = 8;
+
+/// Tables that are asked in one round of the walk.
+pub const INDEX_TABLES_PER_ROUND: u32 = 4;
+
+/// Lines of all indexes of one policy, 32 bytes each: enough for all rules with one in each, and tables
+/// begin with a bucket for one or two. A chain for which nothing is left is walked rule by rule.
+pub const INDEX_LINES_MAX: u32 = 2 * RULES_MAX;
+
+/// Rounds of a walk. Each tries a rule or asks a condition, which the compiler counts, and looks
+/// into some tables of an index or, where there are more, is followed by rounds that do.
+pub const WALK_ROUNDS_MAX: u32 = RULE_STEPS_MAX * INDEX_TABLES_MAX.div_ceil(INDEX_TABLES_PER_ROUND);
 
 /// Conditions of one rule. A rule of iptables-save may hold as many ports and matches as its line
 /// has room for; each condition is a step of the walk.
@@ -213,11 +229,55 @@ pub const HELPER_STATES: u32 = HELPER_STATE_BUCKETS * HELPER_STATES_PER_BUCKET;
 /// Words of a helped flow's state.
 pub const HELPER_STATE_WORDS: u32 = 16;
 
+/// Places of a bucket where the labels of a flow may lie.
+pub const LABELS_PER_BUCKET: u32 = 8;
+
+/// Buckets of labels; a power of two: with eight places in each 65,536 flows may have labels, in 2 MiB.
+pub const LABEL_BUCKETS: u32 = 8192;
+
+/// Words of a flow's labels: whose they are, where its record is, and 128 bits.
+pub const LABEL_WORDS: u32 = 4;
+
+/// Labels that a flow may have, as in the kernel.
+pub const LABELS_MAX: u32 = 128;
+
+/// How often a word of labels is tried to be changed. Each failure means that another packet has changed it
+/// meanwhile.
+pub const LABEL_TRIES_MAX: u32 = 4;
+
 /// Bytes of one packet that a helper reads; a power of two, above what an Ethernet frame carries.
 pub const HELPER_BYTES_MAX: u32 = 2048;
 
 /// How long a telephone may be registered for, in seconds: a day. Registrars grant minutes or an hour.
 pub const SIP_REGISTRATION_SECONDS_MAX: u32 = 86_400;
+
+/// Bytes of a packet that are handed over with a notice: a power of two, above what an Ethernet frame
+/// carries and what an ICMP error may quote.
+pub const NOTICE_BYTES_MAX: u32 = 2048;
+
+/// Bytes of a packet that LOG asks for: its headers, and those of a packet that an ICMP error quotes.
+pub const LOG_BYTES: u32 = 512;
+
+/// Rates of answers: one for all together, and [`ANSWER_PEERS`] for those that are answered.
+pub const ANSWER_RATES: u32 = 1 + ANSWER_PEERS;
+
+/// Peers whose rate of answers is kept apart, by their addresses' hash; a power of two. Two that share
+/// one get what one would: 4,096 words are little, and a peer that is answered often is seldom one of many.
+pub const ANSWER_PEERS: u32 = 4096;
+
+/// Answers of the whole host in a second, and at once (`icmp_msgs_per_sec`, as it was before Linux 6.11
+/// raised it to 10,000): a flood of forged senders makes no more backscatter than this.
+pub const ANSWERS_PER_SECOND: u32 = 1000;
+
+/// ICMP errors that one peer gets at once; then one in a second (`icmp_ratelimit`, `XRLIM_BURST_FACTOR`).
+pub const ANSWER_ERRORS_BURST: u32 = 6;
+
+/// Resets that one peer gets in a second, and at once. Linux knows no limit: that is as many as a
+/// scan or a browser needs, and too few to be of use against a forged sender.
+pub const ANSWER_RESETS_PER_SECOND: u32 = 100;
+
+/// How often a rate's word is tried to be changed. Each failure means that another answer was counted.
+pub const ANSWER_TRIES_MAX: u32 = 8;
 
 /// Outcomes for established packets that a record can remember: three bits, zero is "none".
 pub const CACHED_OUTCOMES_MAX: u32 = 7;
@@ -226,11 +286,47 @@ pub const CACHED_OUTCOMES_MAX: u32 = 7;
 /// older policies left behind before a number comes round again.
 pub const POLICY_EPOCHS: u32 = 4;
 
+/// Entries of a bucket of bans. All heads lie in one cache line.
+pub const BAN_BUCKET_SLOTS: u32 = 8;
+
+/// Words of such a bucket: head, two of the address and notes for each entry.
+pub const BAN_BUCKET_WORDS: u32 = 4 * BAN_BUCKET_SLOTS;
+
+/// Buckets in which a ban may lie. With two in three slots taken every fifth bucket is full, and all twelve
+/// of a network are so for none of a hundred million (a test fills a table).
+pub const BAN_BUCKETS_PROBED_MAX: u32 = 12;
+
+/// Different lengths of prefix that bans of one family may have at a time: each costs a packet a lookup.
+/// All that IPv4 has.
+pub const BAN_LENGTHS_MAX: u32 = 32;
+
+/// Words of an answer: the headers of IPv6 and TCP, and the options of a SYN-ACK.
+pub const ANSWER_WORDS: usize = (40 + 20 + COOKIE_TCP_OPTION_BYTES_MAX as usize) / 4;
+
+/// Segment size, SACK and timestamps, window scale.
+pub const COOKIE_TCP_OPTION_BYTES_MAX: u32 = 20;
+
+/// Largest segment size that a cookie's answer asks for: what fits into an Ethernet frame.
+pub const COOKIE_MSS_V4: u16 = 1460;
+pub const COOKIE_MSS_V6: u16 = 1440;
+
+/// `net.ipv4.ip_default_ttl`.
+pub const COOKIE_HOP_LIMIT: u32 = 64;
+
+/// How old a cookie may be, in seconds: what Linux allows, `MAX_SYNCOOKIE_AGE` minutes.
+pub const COOKIE_SECONDS: u32 = 120;
+
 /// Timeout policies (`CT --timeout NAME`), besides the timeouts of the sysctls. They lie in the page
 /// that every packet reads its settings from; rulesets in use name one or two.
 pub const TIMEOUT_POLICIES_MAX: u32 = 16;
 
 const _: () = assert!(METER_BUCKETS.is_power_of_two() && METER_LIST_BUCKETS.is_power_of_two());
+// The kernel's own loop goes round 2^23 times at most.
+const _: () = assert!(WALK_ROUNDS_MAX <= 1 << 23);
+// A rule's number in its chain is half of an entry of an index.
+const _: () = assert!(RULES_MAX <= 1 << 16);
+const _: () = assert!(NOTICE_BYTES_MAX.is_power_of_two() && LOG_BYTES <= NOTICE_BYTES_MAX);
+const _: () = assert!(ANSWER_PEERS.is_power_of_two());
 const _: () = assert!(RULE_STEPS_MAX.is_multiple_of(RULES_PER_ROUND));
 const _: () = assert!(SLOTS_PER_BUCKET * 8 == u64::BITS);
 const _: () = assert!(SLOT_WORDS_V4 * 8 == 64 && SLOT_WORDS_V6 * 8 == 128);

@@ -5,11 +5,13 @@
 //! of the first rule of a chain. What does not fit into a rule stands in an array of
 //! [`Condition`]s, a run for each rule.
 
+pub use crate::assigned::Assigned;
 use crate::host::{Host, Repeat};
-use crate::limits::{JUMP_DEPTH_MAX, RULE_STEPS_MAX, RULES_PER_ROUND, TIMEOUT_POLICIES_MAX};
+use crate::index::{KEYS, Search};
+use crate::limits::{JUMP_DEPTH_MAX, RULES_PER_ROUND, WALK_ROUNDS_MAX};
 use crate::process::Scratch;
 use crate::trace::{RuleTrial, Step};
-use crate::tuple::Address;
+use crate::trial::try_rule;
 use crate::verdict::State;
 use crate::wire::PacketInfo;
 
@@ -33,6 +35,11 @@ pub struct PolicyHeader {
     /// Index of the first rule of PREROUTING and OUTPUT in the table raw, for IPv4 and then IPv6;
     /// meaningful with [`POLICY_RAW`].
     pub raw_entry: [[u32; 2]; 2],
+    /// Keys of the hash tables of all indexes, see [`crate::index`].
+    pub index_keys: [u32; KEYS],
+    /// Where a packet goes on that FORWARD or OUTPUT has accepted, for IPv4 and IPv6: rules of mangle's
+    /// POSTROUTING, or [`NO_RULE`].
+    pub after: [u32; 2],
 }
 
 /// What nearly all packets answer to some of the interface patterns: `lo`, say, which does not fit
@@ -84,6 +91,8 @@ impl PolicyHeader {
         cached: [NO_RULE; 8],
         settled: SettledInterfaces::NONE,
         raw_entry: [[NO_RULE; 2]; 2],
+        index_keys: [0; KEYS],
+        after: [NO_RULE; 2],
     };
 
     /// The settled patterns, for a packet that gives the settled answers; `None` for one that does
@@ -133,12 +142,17 @@ pub struct Rule {
     pub number: u32,
     /// Number of the chain, for names: an index into the compiler's list.
     pub chain: u32,
+    /// With [`target::ASSIGN`].
+    pub assigned: Assigned,
     /// For a rule of a built-in chain one more than the number of its [`crate::verdict::Hook`],
     /// else zero. Only the outcome of such a rule may be remembered in records.
     pub hook: u32,
-    /// With [`target::ASSIGN`].
-    pub assigned: Assigned,
-    pub reserved: [u32; 4],
+    pub reserved: u32,
+    /// Line of the first table of the chain's index, to be searched when this rule does not match;
+    /// [`NO_RULE`] where the next rule is tried. See [`crate::index`].
+    pub index: u32,
+    /// With an index: the next rule that is in none of its tables.
+    pub always: u32,
 }
 
 const _: () = assert!(size_of::<Rule>() == 128);
@@ -165,7 +179,9 @@ impl Rule {
         chain: 0,
         hook: 0,
         assigned: Assigned::NOTHING,
-        reserved: [0; 4],
+        reserved: 0,
+        index: NO_RULE,
+        always: 0,
     };
 }
 
@@ -202,72 +218,11 @@ pub mod target {
     pub const GOTO: u8 = 5;
     /// Say what becomes of the packet's flow, unless a rule before has said so, and go on.
     pub const ASSIGN: u8 = 6;
+    /// Drop, and answer with what [`super::Rule::assigned`] says: see [`crate::reject`].
+    pub const REJECT: u8 = 7;
+    /// Accept as far as this table goes: back to where its first chain was jumped to from.
+    pub const LEAVE: u8 = 8;
 }
-
-/// What a rule of the table raw says of the flow that a packet is about to begin: bits 0-7 a
-/// [`crate::helper`], 8-12 a timeout policy, 13 that there is to be none, 15 that something was said,
-/// 16-31 the zone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(transparent)]
-pub struct Assigned(pub u32);
-
-impl Assigned {
-    pub const NOTHING: Self = Self(0);
-    pub const NOTRACK: Self = Self(SAID | 1 << 13);
-
-    /// A helper and a timeout policy by their numbers, zero for none.
-    pub const fn new(helper: u8, timeout: u8) -> Self {
-        Self(SAID | helper as u32 | (timeout as u32 & TIMEOUT_MASK) << TIMEOUT_SHIFT)
-    }
-
-    #[must_use]
-    pub const fn with_zone(self, zone: u16) -> Self {
-        Self(self.0 & 0xffff | (zone as u32) << ZONE_SHIFT)
-    }
-
-    /// The same with another timeout policy.
-    #[must_use]
-    pub const fn with_timeout(self, timeout: u8) -> Self {
-        let others = self.0 & !(TIMEOUT_MASK << TIMEOUT_SHIFT);
-        Self(others | (timeout as u32 & TIMEOUT_MASK) << TIMEOUT_SHIFT)
-    }
-
-    /// The same with another helper.
-    #[must_use]
-    pub const fn with_helper(self, helper: u8) -> Self {
-        Self(self.0 & !0xff | SAID | helper as u32)
-    }
-
-    pub const fn is_notrack(self) -> bool {
-        self.0 & 1 << 13 != 0
-    }
-
-    /// Number of the helper, zero for none.
-    pub const fn helper(self) -> u8 {
-        self.0 as u8
-    }
-
-    /// Number of the timeout policy, zero for none.
-    pub const fn timeout(self) -> u8 {
-        (self.0 >> TIMEOUT_SHIFT & TIMEOUT_MASK) as u8
-    }
-
-    /// Zone of the packet, zero where none was said.
-    pub const fn zone(self) -> u16 {
-        (self.0 >> ZONE_SHIFT) as u16
-    }
-
-    /// Whether the flow's record has to remember any of it, beside its name.
-    pub(crate) const fn is_for_record(self) -> bool {
-        self.helper() != 0 || self.timeout() != 0
-    }
-}
-
-const SAID: u32 = 1 << 15;
-const TIMEOUT_SHIFT: u32 = 8;
-const TIMEOUT_MASK: u32 = 0x1f;
-const ZONE_SHIFT: u32 = 16;
-const _: () = assert!(TIMEOUT_POLICIES_MAX <= TIMEOUT_MASK);
 
 /// A match that does not fit into a rule, 32 bytes: see [`crate::condition`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -304,7 +259,9 @@ impl Question<'_> {
             RuleTrial::State
             | RuleTrial::Protocol
             | RuleTrial::SourcePort
-            | RuleTrial::DestinationPort => true,
+            | RuleTrial::DestinationPort
+            | RuleTrial::Source
+            | RuleTrial::Destination => true,
             _ => {
                 let is_open = |flag, settled: u64, pattern: u8| {
                     rule.flags & flag != 0 && settled >> (pattern & 63) & 1 == 0
@@ -323,7 +280,7 @@ impl Question<'_> {
 /// What a walk found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// [`target::ACCEPT`] or [`target::DROP`], or [`target::CONTINUE`] when the walk took too many
+    /// [`target::ACCEPT`], [`target::DROP`] or [`target::REJECT`], or [`target::CONTINUE`] when the walk took too many
     /// steps.
     pub target: u8,
     /// Whether a rule decided, or the policy of the chain.
@@ -352,13 +309,13 @@ pub enum DependsOn {
 
 /// Walks rules that have no conditions from the first rule of a built-in chain.
 pub fn walk<H: Host>(host: &H, entry: u32, question: &Question<'_>) -> Answer {
-    let mut progress = Progress::from(entry);
+    let mut progress = Progress::from(entry, NO_RULE);
     let mut walk = Walk {
         host,
         question,
         progress: &mut progress,
     };
-    host.repeat(RULE_STEPS_MAX / RULES_PER_ROUND, &mut walk);
+    host.repeat(WALK_ROUNDS_MAX, &mut walk);
     progress.answer
 }
 
@@ -371,26 +328,33 @@ pub(crate) fn walk_in<H: Host>(host: &H, scratch: &mut Scratch) {
     let Scratch {
         info, asked, walk, ..
     } = scratch;
-    *walk = Progress::from(asked.entry);
+    *walk = Progress::from(asked.entry, asked.after);
     let mut walk = Walk {
         host,
         question: &asked.question(info),
         progress: walk,
     };
-    host.repeat(RULE_STEPS_MAX / RULES_PER_ROUND, &mut walk);
+    host.repeat(WALK_ROUNDS_MAX, &mut walk);
 }
+
+/// In place of [`Progress::after`] where the walk has gone on.
+const GONE_ON: u32 = NO_RULE - 1;
 
 /// How far a walk has come.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Progress {
     /// Rule to try next.
-    at: u32,
+    pub(crate) at: u32,
     depth: u32,
     returns: [u32; JUMP_DEPTH_MAX as usize],
+    /// Where the walk goes on once it has accepted, [`NO_RULE`] for nowhere, or [`GONE_ON`].
+    after: u32,
     /// What the first rule has assigned that did.
     pub(crate) assigned: Assigned,
     /// Condition of the rule `at` to be asked next, [`NO_RULE`] while rules are tried.
     pub(crate) condition: u32,
+    /// While it is on, `at` is the nearest rule that it has found.
+    pub(crate) search: Search,
     pub(crate) answer: Answer,
 }
 
@@ -399,8 +363,10 @@ impl Progress {
         at: NO_RULE,
         depth: 0,
         returns: [0; JUMP_DEPTH_MAX as usize],
+        after: NO_RULE,
         assigned: Assigned::NOTHING,
         condition: NO_RULE,
+        search: Search::NONE,
         answer: Answer {
             target: target::CONTINUE,
             decided_by: DecidedBy::ChainPolicy,
@@ -409,9 +375,10 @@ impl Progress {
         },
     };
 
-    const fn from(entry: u32) -> Self {
+    const fn from(entry: u32, after: u32) -> Self {
         Self {
             at: entry,
+            after,
             ..Self::START
         }
     }
@@ -434,12 +401,6 @@ impl Progress {
         self.answer.rule = at;
         false
     }
-
-    /// That rule did not match.
-    pub(crate) const fn pass_on(&mut self) {
-        self.condition = NO_RULE;
-        self.at = self.at.wrapping_add(1);
-    }
 }
 
 pub(crate) struct Walk<'a, H> {
@@ -449,21 +410,32 @@ pub(crate) struct Walk<'a, H> {
 }
 
 impl<H: Host> Repeat for Walk<'_, H> {
-    /// Tries some rules.
     fn step(&mut self) -> bool {
-        for _ in 0..RULES_PER_ROUND {
-            if !self.try_next() {
-                return false;
-            }
-        }
-        true
+        self.try_some()
     }
 }
 
 impl<H: Host> Walk<'_, H> {
+    /// Tries some rules, or searches for the next; `false` at the end.
+    #[inline(always)]
+    pub(crate) fn try_some(&mut self) -> bool {
+        for _ in 0..RULES_PER_ROUND {
+            if self.progress.search.is_on() {
+                break;
+            }
+            if !self.try_next() {
+                return false;
+            }
+        }
+        if self.progress.search.is_on() {
+            self.search();
+        }
+        true
+    }
+
     /// Tries one rule; `false` at the end.
     #[inline(always)]
-    pub(crate) fn try_next(&mut self) -> bool {
+    fn try_next(&mut self) -> bool {
         let at = self.progress.at;
         let Some(rule) = self.host.rule(at) else {
             return false;
@@ -474,7 +446,7 @@ impl<H: Host> Walk<'_, H> {
         }
         if !matches!(trial, RuleTrial::Matched) {
             self.host.trace(Step::Rule(at, trial));
-            self.progress.at = at.wrapping_add(1);
+            self.pass(at, rule);
             return true;
         }
         if rule.condition_count != 0 {
@@ -518,89 +490,26 @@ impl<H: Host> Walk<'_, H> {
                 };
                 self.progress.at = *back;
             }
+            target::LEAVE => {
+                let [back, ..] = self.progress.returns;
+                self.progress.depth = 0;
+                self.progress.at = back;
+            }
+            target::ACCEPT if self.progress.after == GONE_ON => return false,
             decided => {
                 self.progress.answer.target = decided;
                 self.progress.answer.rule = at;
                 if rule.number != 0 {
                     self.progress.answer.decided_by = DecidedBy::Rule;
                 }
-                return false;
+                if decided != target::ACCEPT || self.progress.after == NO_RULE {
+                    return false;
+                }
+                self.progress.at = self.progress.after;
+                self.progress.after = GONE_ON;
+                self.progress.depth = 0;
             }
         }
         true
     }
-}
-
-/// Holds a packet against one rule: the first thing that differs, cheapest first.
-#[inline(always)]
-fn try_rule(rule: &Rule, question: &Question<'_>) -> RuleTrial {
-    let info = question.info;
-    let flags = rule.flags;
-    let has = |flag| flags & flag != 0;
-    if has(RULE_STATES) {
-        let matches = rule.states & u32::from(question.state.bit()) != 0;
-        if matches == has(RULE_NOT_STATES) {
-            return RuleTrial::State;
-        }
-    }
-    if has(RULE_PROTOCOL) && (rule.protocol == info.protocol) == has(RULE_NOT_PROTOCOL) {
-        return RuleTrial::Protocol;
-    }
-    if let Some(trial) = try_ports(rule, info) {
-        return trial;
-    }
-    if has(RULE_IN_INTERFACE) {
-        let matches = question.in_interfaces >> (rule.in_interface & 63) & 1 != 0;
-        if matches == has(RULE_NOT_IN_INTERFACE) {
-            return RuleTrial::InInterface;
-        }
-    }
-    if has(RULE_OUT_INTERFACE) {
-        let matches = question.out_interfaces >> (rule.out_interface & 63) & 1 != 0;
-        if matches == has(RULE_NOT_OUT_INTERFACE) {
-            return RuleTrial::OutInterface;
-        }
-    }
-    if is_within(&info.source, &rule.source, &rule.source_mask) == has(RULE_NOT_SOURCE) {
-        return RuleTrial::Source;
-    }
-    if is_within(&info.destination, &rule.destination, &rule.destination_mask)
-        == has(RULE_NOT_DESTINATION)
-    {
-        return RuleTrial::Destination;
-    }
-    RuleTrial::Matched
-}
-
-/// Ports match only where there are some: a later fragment or a cut header has none.
-#[inline(always)]
-fn try_ports(rule: &Rule, info: &PacketInfo) -> Option<RuleTrial> {
-    let flags = rule.flags;
-    if flags & (RULE_SOURCE_PORT | RULE_DESTINATION_PORT) == 0 {
-        return None;
-    }
-    let [source_low, source_high] = rule.source_port;
-    let source = info.source_port >= source_low && info.source_port <= source_high;
-    let is_inverted = flags & RULE_NOT_SOURCE_PORT != 0;
-    if flags & RULE_SOURCE_PORT != 0 && (!info.has_ports() || source == is_inverted) {
-        return Some(RuleTrial::SourcePort);
-    }
-    let [low, high] = rule.destination_port;
-    let destination = info.destination_port >= low && info.destination_port <= high;
-    let is_inverted = flags & RULE_NOT_DESTINATION_PORT != 0;
-    if flags & RULE_DESTINATION_PORT != 0 && (!info.has_ports() || destination == is_inverted) {
-        return Some(RuleTrial::DestinationPort);
-    }
-    None
-}
-
-fn is_within(address: &Address, value: &Address, mask: &Address) -> bool {
-    let [a, b, c, d] = *address;
-    let [mask_a, mask_b, mask_c, mask_d] = *mask;
-    let [value_a, value_b, value_c, value_d] = *value;
-    (a & mask_a) ^ value_a
-        | (b & mask_b) ^ value_b
-        | (c & mask_c) ^ value_c
-        | (d & mask_d) ^ value_d
-        == 0
 }

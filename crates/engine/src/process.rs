@@ -1,14 +1,16 @@
 //! One packet's way through the engine.
 
 use crate::account;
+use crate::answer::Answer;
 use crate::asked::Asked;
 use crate::associate;
+use crate::ban;
 use crate::condition::{self, Scan};
 use crate::conntrack::sctp::SctpState;
 use crate::conntrack::sctp::chunks::Walk;
 use crate::conntrack::tcp::Advance;
-use crate::conntrack::{self, tcp, tcp::TcpState};
-use crate::event::{Event, EventKind};
+use crate::cookie;
+use crate::event;
 use crate::expect::{self, NOWHERE, Search, Wanted};
 use crate::fragment::{self, Datagram};
 use crate::helper;
@@ -17,10 +19,14 @@ use crate::helper::message::Message;
 use crate::helper::state::Lease;
 use crate::host::{Host, Packet};
 use crate::judge::{self, Judgement};
+use crate::labels::{self, Labels};
 use crate::meter::Meter;
-use crate::policy::{Assigned, DependsOn, NO_RULE, Progress};
+use crate::notice::Notice;
+pub use crate::outcome::Outcome;
+use crate::policy::{Assigned, DependsOn, Progress};
 use crate::raw;
 use crate::record::{FlowAssigned, Record, Warm};
+use crate::reject;
 use crate::settings::SETTING_DROP_EVENTS;
 pub use crate::stage::Stage;
 use crate::steady;
@@ -28,8 +34,8 @@ use crate::table::{self, Displaced, Hash, Place, Seen, gauges};
 use crate::time::Tick;
 use crate::trace::Step;
 use crate::track::{self, Flow, Purpose, Sight, Tracked, WarmUse};
-use crate::tuple::{Direction, Oriented};
-use crate::verdict::{Hook, Reason, State, Verdict};
+use crate::tuple::{Family, Oriented};
+use crate::verdict::{Reason, State, Verdict};
 use crate::wire::{self, Extensions, Fragment, Link, PacketInfo, Unparsed};
 
 /// How a packet came to the engine.
@@ -66,51 +72,6 @@ pub enum Checksums {
     UnverifiedOrPartial = 1,
     /// It is right, or will be.
     Trusted = 2,
-}
-
-/// What the engine decided. Record, counters and events are already written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    pub state: State,
-    pub verdict: Verdict,
-    /// Set for every INVALID packet and every drop.
-    pub reason: Option<Reason>,
-    /// Chain that judged, `None` for what is not IP or was dropped before the rules.
-    pub hook: Option<Hook>,
-    /// Rule that gave the verdict, an index into the policy; [`crate::policy::NO_RULE`] for none.
-    pub rule: u32,
-    /// Number of the flow, see [`crate::table::Hash::id`].
-    pub flow: Option<u32>,
-    pub direction: Option<Direction>,
-    /// State of the TCP connection after the packet.
-    pub tcp_state: Option<TcpState>,
-    /// State of the SCTP association after the packet.
-    pub sctp_state: Option<SctpState>,
-}
-
-impl Outcome {
-    /// Not IP: passes unjudged.
-    const NOT_JUDGED: Self = Self {
-        state: State::None,
-        verdict: Verdict::Accept,
-        reason: None,
-        hook: None,
-        rule: NO_RULE,
-        flow: None,
-        direction: None,
-        tcp_state: None,
-        sctp_state: None,
-    };
-
-    /// Dropped before any rule.
-    pub(crate) const fn refused(reason: Reason) -> Self {
-        Self {
-            state: State::Invalid,
-            verdict: Verdict::Drop,
-            reason: Some(reason),
-            ..Self::NOT_JUDGED
-        }
-    }
 }
 
 /// What stays the same while one packet is judged. In one piece, since a function of the kernel's
@@ -162,6 +123,8 @@ pub struct Scratch {
     pub(crate) meter: Meter,
     /// Mark of the packet, see [`Host::mark`].
     pub(crate) mark: u32,
+    /// What is told of the packet beside events.
+    pub(crate) notice: Notice,
     /// What rules say of the flow that the packet may begin.
     pub(crate) assigned: Assigned,
     /// Whether another packet of the flow would meet the same fate in the table raw.
@@ -177,18 +140,31 @@ pub struct Scratch {
     /// A search for the helper's state, and where that is.
     pub(crate) lease: Lease,
     pub(crate) state: u32,
+    /// Labels that rules have set, and a search for those that the flow has.
+    pub(crate) labels: Labels,
+    pub(crate) label_search: labels::Search,
     /// What is read of an FTP connection, and of a message of SIP.
     pub(crate) line: Line,
     pub(crate) message: Message,
     pub(crate) judgement: Judgement,
     /// What the record of a new flow took the place of.
     pub(crate) displaced: Displaced,
+    /// The sender, and how far it was looked for among the banned.
+    pub(crate) sender: ban::Sender,
+    pub(crate) cookie: cookie::Part,
+    /// What is sent back, where [`Scratch::is_answered`].
+    pub(crate) answer: Answer,
     /// Why the flow got no record although the rules let it in.
     pub(crate) refusal: Option<Reason>,
     pub(crate) outcome: Outcome,
 }
 
 impl Scratch {
+    /// Mark of the packet, as rules have left it.
+    pub const fn mark(&self) -> u32 {
+        self.mark
+    }
+
     /// What was decided, once [`Stage::Done`] is reached.
     pub const fn outcome(&self) -> &Outcome {
         &self.outcome
@@ -197,6 +173,11 @@ impl Scratch {
     /// Where work on what rules remember of sources is done between two packets.
     pub const fn meter(&mut self) -> &mut Meter {
         &mut self.meter
+    }
+
+    /// Whether something is sent back in the place of the packet, once [`Stage::Done`] is reached.
+    pub const fn is_answered(&self) -> bool {
+        matches!(self.cookie, cookie::Part::Answered)
     }
 
     /// Between [`prepare`] and [`finish`], for some packets one after the other: asks for the record where
@@ -243,6 +224,7 @@ impl Default for Scratch {
             scan: Scan::NOTHING,
             meter: Meter::NOTHING,
             mark: 0,
+            notice: Notice::NOTHING,
             assigned: Assigned::NOTHING,
             raw_depends_on: DependsOn::Flow,
             next: Stage::Done,
@@ -251,10 +233,15 @@ impl Default for Scratch {
             wanted: Wanted::NOTHING,
             lease: Lease::NOTHING,
             state: NOWHERE,
+            labels: [0; 2],
+            label_search: labels::Search::NOTHING,
             line: Line::FRESH,
             message: Message::FRESH,
             judgement: Judgement::NOTHING,
             displaced: Displaced::NOTHING,
+            sender: ban::Sender::new(Family::V4, [0; 4], Tick(0)),
+            cookie: cookie::Part::None,
+            answer: Answer::NOTHING,
             refusal: None,
             outcome: Outcome::NOT_JUDGED,
         }
@@ -274,7 +261,7 @@ const ROUNDS_MAX: u32 = 4;
 
 /// Steps that a packet can take at most: all of them in each round, with two tables to look into, and
 /// twice where a connection is opened again.
-pub(crate) const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 17 + EXPECTATIONS_MADE_MAX + 1;
+pub(crate) const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 18 + EXPECTATIONS_MADE_MAX + 1;
 
 /// Expectations that one packet can ask for: three streams of media, two ports each.
 const EXPECTATIONS_MADE_MAX: u32 = 6;
@@ -306,6 +293,7 @@ pub fn prepare<P: Packet, H: Host>(
     scratch.guesses = None;
     scratch.rounds = 0;
     scratch.refusal = None;
+    scratch.cookie = cookie::Part::None;
     scratch.now = now;
     // Programs have no stack left for the rest in the one that sees a packet first.
     let extensions = if cfg!(target_arch = "bpf") {
@@ -314,10 +302,14 @@ pub fn prepare<P: Packet, H: Host>(
         Extensions::Read
     };
     let info = &mut scratch.info;
-    if let Err(unparsed) = wire::parse_headers(packet, arrival, extensions, info) {
+    let parsed = wire::parse_headers(packet, arrival, extensions, info);
+    if ban::refuses(host, arrival, parsed, scratch) {
+        return ban::refuse(host, scratch);
+    }
+    if let Err(unparsed) = parsed {
         return refuse(host, scratch, unparsed);
     }
-    let is_ordinary = !host.is_traced() && steady::is_ordinary(packet, info);
+    let is_ordinary = !host.is_traced() && steady::is_ordinary(packet, &mut scratch.info);
     if is_ordinary {
         track::name_ordinary(arrival, host, scratch);
         steady::approach(host, scratch);
@@ -448,7 +440,11 @@ pub fn step<P: Packet, H: Host>(
         Stage::Help => helper::read(&run, scratch),
         Stage::Expect => expect::make(&run, scratch),
         Stage::Message => helper::sip::read(&run, scratch),
+        Stage::Label => labels::write(host, scratch),
         Stage::Weigh => condition::weigh(&run, scratch),
+        Stage::Cookie => cookie::answer(host, scratch),
+        Stage::Prove => cookie::prove(&run, scratch),
+        Stage::Answer => reject::ask(&run, scratch),
         Stage::Steady => steady::advance(host, arrival.path, scratch),
     }
 }
@@ -471,7 +467,10 @@ fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
         Some(result) => {
             scratch.refusal = result.err();
             match scratch.refusal {
-                None => helped(scratch),
+                None => {
+                    let next = helped(scratch);
+                    labels::before(scratch, next)
+                }
                 Some(_) => Stage::Conclude,
             }
         }
@@ -564,33 +563,6 @@ fn emit_refusal<H: Host>(host: &H, scratch: &Scratch) {
     let is_logged = matches!(scratch.outcome.state, State::Invalid)
         && settings.logs_invalid(scratch.info.protocol);
     if settings.has(SETTING_DROP_EVENTS) || is_logged {
-        emit_reason(host, scratch, reason);
+        event::tell_refusal(host, scratch, reason);
     }
-}
-
-#[cfg_attr(target_arch = "bpf", inline(never))]
-#[cfg_attr(not(target_arch = "bpf"), inline)]
-fn emit_reason<H: Host>(host: &H, scratch: &Scratch, reason: Reason) {
-    let outcome = &scratch.outcome;
-    let info = &scratch.info;
-    let oriented = conntrack::tuple_of(info, 0).orient();
-    let (detail, control) = match scratch.tracked.direction() {
-        Some(direction) => tcp::arithmetic(reason, info, direction, &scratch.record),
-        None => ([0; 4], 0),
-    };
-    host.emit(&Event {
-        key: oriented.key.words,
-        control,
-        detail,
-        kind: EventKind::Drop as u8,
-        family: info.family as u8,
-        reason: reason as u8,
-        state: outcome.state as u8,
-        verdict: outcome.verdict as u8,
-        hook: outcome.hook.map_or(0, |hook| hook as u8),
-        side: oriented.side as u8,
-        rule: outcome.rule,
-        length: info.ip_length,
-        ..Event::default()
-    });
 }

@@ -10,7 +10,7 @@
 use crate::asked::{Asked, Asker};
 use crate::host::Host;
 use crate::judge::{self, Judgement};
-use crate::policy::{Assigned, DependsOn, POLICY_RAW, PolicyHeader, target, walk_in};
+use crate::policy::{Assigned, DependsOn, NO_RULE, POLICY_RAW, PolicyHeader, target, walk_in};
 use crate::process::{Path, Scratch, Stage};
 use crate::record::FlowAssigned;
 use crate::table::Hash;
@@ -25,6 +25,7 @@ pub(crate) fn before<H: Host>(host: &H, scratch: &mut Scratch, next: Stage) -> S
     scratch.mark = host.mark();
     scratch.assigned = Assigned::NOTHING;
     scratch.given = FlowAssigned::default();
+    scratch.labels = [0; 2];
     scratch.raw_depends_on = DependsOn::Flow;
     if host.policy().flags & POLICY_RAW == 0 {
         return next;
@@ -64,6 +65,8 @@ fn prepare<H: Host>(host: &H, path: Path, scratch: &mut Scratch) {
         // There is no flow yet, which `-m conntrack` calls INVALID, here as in Linux.
         state: State::Invalid,
         entry: entry(host.policy(), info.family, path),
+        after: NO_RULE,
+        out_index: 0,
         in_interfaces: sides.incoming,
         out_interfaces: sides.outgoing,
         settled_in: sides.settled_in,

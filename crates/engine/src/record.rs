@@ -143,14 +143,30 @@ pub struct Warm {
     pub assigned: FlowAssigned,
 }
 
-/// What rules assigned to a flow: bits 0-7 its [`crate::helper`], 8-15 its timeout policy, and 16-31
-/// when its record was made (low bits of the tick), which tells it from an earlier one in its place.
+/// What rules assigned to a flow: bits 0-7 its [`crate::helper`], 8-12 its timeout policy, 13 that bits
+/// 32-39 say which [events](crate::event::told) are told of it, and 16-31 when its record was made (low
+/// bits of the tick), which tells it from an earlier one in its place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FlowAssigned(pub u32);
+pub struct FlowAssigned(pub u64);
 
 impl FlowAssigned {
     pub const fn new(assigned: Assigned, now: Tick) -> Self {
-        Self(assigned.helper() as u32 | (assigned.timeout() as u32) << 8 | now.0 << 16)
+        let events = match assigned.events() {
+            Some(events) => 1 << 13 | (events as u64) << 32,
+            None => 0,
+        };
+        let born = (now.0 as u64 & 0xffff) << 16;
+        Self(assigned.helper() as u64 | (assigned.timeout() as u64) << 8 | events | born)
+    }
+
+    /// Whether a rule has chosen which events are told of the flow.
+    pub const fn is_masked(self) -> bool {
+        self.0 & 1 << 13 != 0
+    }
+
+    /// Whether any of these events is told of the flow: all are, unless a rule has chosen some.
+    pub const fn tells(self, events: u8) -> bool {
+        !self.is_masked() || (self.0 >> 32) as u8 & events != 0
     }
 
     /// Number of the helper, zero for none.
@@ -160,7 +176,7 @@ impl FlowAssigned {
 
     /// Number of the timeout policy, zero for none.
     pub const fn timeout(self) -> u8 {
-        (self.0 >> 8) as u8
+        (self.0 >> 8) as u8 & 0x1f
     }
 
     /// When the record was made, roughly.
@@ -246,6 +262,13 @@ impl Control {
     pub const fn with_slot_state(self, state: SlotState) -> Self {
         let cleared = self.0 & !(3 << SLOT_STATE_SHIFT) & !VERSION_MASK;
         Self(cleared | ((state as u64) << SLOT_STATE_SHIFT) | self.next_version())
+    }
+
+    /// This word with more bits of the status and the next version.
+    #[must_use]
+    pub const fn with_status(self, status: u8) -> Self {
+        let kept = self.0 & !VERSION_MASK;
+        Self(kept | ((status as u64 & 0x3f) << STATUS_SHIFT) | self.next_version())
     }
 
     /// This word with another deadline and the next version.
@@ -497,20 +520,21 @@ impl Warm {
         Self {
             mark: (first >> 32) as u32,
             last_window: (first >> 16) as u16,
-            last_scale: (first >> 8) as u8,
-            last_flags: first as u8,
+            last_scale: (first >> 12) as u8 & 0xf,
+            last_flags: (first >> 8) as u8 & 0xf,
             last_ack: (second >> 32) as u32,
-            assigned: FlowAssigned(second as u32),
+            assigned: FlowAssigned((first & 0xff) << 32 | second & 0xffff_ffff),
         }
     }
 
     pub fn write<W: Words>(&self, words: W) {
         let first = ((self.mark as u64) << 32)
             | ((self.last_window as u64) << 16)
-            | ((self.last_scale as u64) << 8)
-            | self.last_flags as u64;
+            | ((self.last_scale as u64 & 0xf) << 12)
+            | ((self.last_flags as u64 & 0xf) << 8)
+            | self.assigned.0 >> 32 & 0xff;
         words.store(0, first);
-        words.store(1, pair(self.last_ack, self.assigned.0));
+        words.store(1, pair(self.last_ack, self.assigned.0 as u32));
     }
 }
 

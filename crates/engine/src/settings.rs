@@ -2,8 +2,8 @@
 //! of 32-bit numbers without padding and may change between two packets.
 
 use crate::limits::{
-    EXPECTATIONS_MAX, FRAGMENT_DATAGRAM_BYTES, FRAGMENT_SECONDS_V4, FRAGMENT_SECONDS_V6,
-    TIMEOUT_POLICIES_MAX,
+    BAN_LENGTHS_MAX, EXPECTATIONS_MAX, FRAGMENT_DATAGRAM_BYTES, FRAGMENT_SECONDS_V4,
+    FRAGMENT_SECONDS_V6, TIMEOUT_POLICIES_MAX,
 };
 
 /// Number of timeouts, indexed by [`Timeout`].
@@ -93,6 +93,25 @@ pub const SETTING_OLDER_TABLE: u32 = 1 << 11;
 /// This table is the older of two: what is not in it is in the newer one, or begins there.
 pub const SETTING_NEWER_TABLE: u32 = 1 << 12;
 
+/// Somebody is banned.
+pub const SETTING_BANS: u32 = 1 << 13;
+/// SYN cookies are or may be sent, see [`CookieSettings::mode`].
+pub const SETTING_COOKIES: u32 = 1 << 14;
+
+/// [`CookieSettings::mode`]: while more flows are half-open than there should be.
+pub const COOKIES_AUTO: u32 = 1;
+/// [`CookieSettings::mode`]: for every SYN that the rules accept.
+pub const COOKIES_ALWAYS: u32 = 2;
+
+/// The host's TCP takes timestamps back as they were sent (`tcp_timestamps` is 2).
+pub const COOKIE_TIMESTAMPS: u32 = 1 << 0;
+/// It scales windows (`tcp_window_scaling`).
+pub const COOKIE_SCALING: u32 = 1 << 1;
+/// It takes selective acknowledgements (`tcp_sack`).
+pub const COOKIE_SACK: u32 = 1 << 2;
+/// It takes part in ECN when asked (`tcp_ecn`).
+pub const COOKIE_ECN: u32 = 1 << 3;
+
 /// [`Settings::log_invalid`] for every protocol (IPPROTO_RAW, as in Linux).
 pub const LOG_INVALID_ALL: u32 = 255;
 
@@ -134,6 +153,37 @@ pub struct Settings {
     pub policies: [[u32; TIMEOUTS]; TIMEOUT_POLICIES_MAX as usize],
     /// Unfinished datagrams of IPv4 and of IPv6.
     pub fragments: [FragmentSettings; 2],
+    pub bans: BanSettings,
+    pub cookies: CookieSettings,
+}
+
+/// What packets know of the table of bans, see [`crate::ban`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct BanSettings {
+    /// Of the table.
+    pub buckets: u32,
+    pub reserved: u32,
+    /// Lengths of prefix that are in use, by [`crate::ban::list`], the most used first; a zero ends each list.
+    pub lengths: [[u8; BAN_LENGTHS_MAX as usize]; 4],
+}
+
+/// When SYNs are answered with cookies, and what the answers say, see [`crate::cookie`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct CookieSettings {
+    /// [`COOKIES_AUTO`], [`COOKIES_ALWAYS`], or zero for never.
+    pub mode: u32,
+    /// Half-open flows above which they begin to be sent, with [`COOKIES_AUTO`].
+    pub high: u32,
+    /// Half-open flows at which no more are sent.
+    pub low: u32,
+    /// Bits `COOKIE_*`.
+    pub options: u32,
+    /// Window scale, 0 to 14.
+    pub scale: u32,
+    /// Window, at most 65,535 bytes.
+    pub window: u32,
 }
 
 /// What is said of unfinished datagrams of one family.
@@ -198,6 +248,19 @@ impl Settings {
                 FragmentSettings::defaults(FRAGMENT_SECONDS_V4),
                 FragmentSettings::defaults(FRAGMENT_SECONDS_V6),
             ],
+            bans: BanSettings {
+                buckets: 1,
+                reserved: 0,
+                lengths: [[0; BAN_LENGTHS_MAX as usize]; 4],
+            },
+            cookies: CookieSettings {
+                mode: 0,
+                high: flows_max / 16,
+                low: flows_max / 64,
+                options: 0,
+                scale: 7,
+                window: 64_000,
+            },
         }
     }
 

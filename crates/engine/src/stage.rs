@@ -48,6 +48,14 @@ pub enum Stage {
     Elsewhere = 18,
     /// In place of [`Stage::Help`] for SIP: read a message.
     Message = 20,
+    /// Write down the labels that rules have set.
+    Label = 21,
     /// Go on through the rules from one that has conditions.
     Weigh = 24,
+    /// Have a rejected packet answered.
+    Answer = 30,
+    /// Answer a SYN with a cookie.
+    Cookie = 36,
+    /// Look at the cookie that a segment brings back.
+    Prove = 37,
 }

@@ -14,6 +14,8 @@ pub enum Step {
     Parsed(PacketInfo),
     /// Not IP, or damaged.
     NotParsed(Option<Reason>),
+    /// Its sender is banned.
+    Banned,
     /// The flow's name.
     Named(Tuple, Oriented),
     /// A record was found, and the packet's direction in it.

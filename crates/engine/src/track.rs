@@ -4,7 +4,8 @@ use crate::account;
 use crate::conntrack::icmp::{self, Message};
 use crate::conntrack::tcp::{self, Advance};
 use crate::conntrack::{self, Tracker};
-use crate::event::{Event, EventKind};
+use crate::cookie;
+use crate::event::{EventKind, told};
 use crate::expect::{self, NOWHERE, Search};
 use crate::fragment;
 use crate::helper;
@@ -14,14 +15,11 @@ use crate::quoted;
 use crate::record::{
     ASSIGNED, CachedOutcomes, Control, EXPECTED, FlowAssigned, Record, SEEN_REPLY, Warm,
 };
-use crate::settings::{
-    SETTING_FLOW_EVENTS, SETTING_NEWER_TABLE, SETTING_OLDER_TABLE, TimeoutPolicy,
-};
-use crate::table::{
-    self, Displaced, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Place, Seen, gauges,
-};
+use crate::settings::{SETTING_NEWER_TABLE, SETTING_OLDER_TABLE, TimeoutPolicy};
+use crate::table::{self, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Place, Seen, gauges};
+use crate::tell::{changed, emit, emit_displaced};
 use crate::trace::Step;
-use crate::tuple::{Direction, Family, FlowKey, rest};
+use crate::tuple::{Direction, Family, rest};
 use crate::verdict::{Reason, State};
 use crate::wire;
 
@@ -217,10 +215,14 @@ pub(crate) fn look<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
                     return Stage::Elsewhere;
                 }
                 host.trace(Step::NotFound);
+                expect::nothing_expected(scratch);
                 return Stage::Associate;
             }
             if !is_older {
                 host.trace(Step::NotFound);
+                if cookie::may_prove(host, scratch) {
+                    return Stage::Prove;
+                }
             }
             expect::before_beginning(host, scratch)
         }
@@ -309,9 +311,12 @@ fn begin_flow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) ->
         warm,
         ..
     } = scratch;
-    record.timeouts = TimeoutPolicy(scratch.assigned.timeout());
-    if let Err(reason) = conntrack::begin(run, info, oriented, record, warm) {
-        return Tracked::invalid(reason);
+    let is_proven = matches!(scratch.cookie, cookie::Part::Proven);
+    if !is_proven {
+        record.timeouts = TimeoutPolicy(scratch.assigned.timeout());
+        if let Err(reason) = conntrack::begin(run, info, oriented, record, warm) {
+            return Tracked::invalid(reason);
+        }
     }
     let mut assigned = scratch.assigned;
     if scratch.search.found != NOWHERE && scratch.search.helper != 0 {
@@ -321,7 +326,9 @@ fn begin_flow<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) ->
         record.status |= ASSIGNED;
         warm.assigned = FlowAssigned::new(assigned, run.now);
     }
-    let state = if scratch.search.found == NOWHERE {
+    let state = if is_proven {
+        State::Established
+    } else if scratch.search.found == NOWHERE {
         State::New
     } else {
         record.status |= EXPECTED;
@@ -385,7 +392,7 @@ fn take_out<H: Host>(host: &H, scratch: &Scratch) -> Option<()> {
     }
     // As the packet that ended it left it: a connection that was refused is closed.
     let control = scratch.record.control(seen.control);
-    emit(host, EventKind::Destroy, scratch, control);
+    emit(host, EventKind::Destroy, scratch, control, told::DESTROY);
     Some(())
 }
 
@@ -449,7 +456,11 @@ pub(crate) fn write_back<H: Host>(host: &H, scratch: &mut Scratch) -> Option<()>
     scratch.seen.control = control;
     scratch.seen.digest = scratch.record.words().digest();
     if old_status != scratch.record.status || old_state != scratch.record.tcp_state {
-        emit(host, EventKind::Update, scratch, control);
+        let events = changed(
+            old_status ^ scratch.record.status,
+            old_state != scratch.record.tcp_state,
+        );
+        emit(host, EventKind::Update, scratch, control, events);
     }
     Some(())
 }
@@ -492,7 +503,7 @@ pub(crate) fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Result<
         hash,
         record,
         warm,
-        half_open: HalfOpen::Yes,
+        half_open: conntrack::half_open(record.status, info.protocol),
         opening: account::opening(host, info.ip_length),
     };
     let inserted = table::insert(host.flows(), &flow, host.settings(), now, displaced);
@@ -502,28 +513,17 @@ pub(crate) fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Result<
             host.trace(Step::Inserted);
             scratch.seen.place = place;
             let control = scratch.record.control(Control(0));
-            emit(host, EventKind::New, scratch, control);
+            let events = if scratch.record.has(EXPECTED) {
+                told::RELATED
+            } else {
+                told::NEW
+            };
+            emit(host, EventKind::New, scratch, control, events);
             Some(Ok(()))
         }
         Insert::Exists => None,
         Insert::Full => Some(Err(Reason::TableFull)),
         Insert::Contended => Some(Err(Reason::InsertContended)),
-    }
-}
-
-/// Tells of the records that an insert took out.
-#[inline(always)]
-fn emit_displaced<H: Host>(host: &H, scratch: &Scratch) {
-    let Displaced {
-        key,
-        control,
-        predecessor,
-    } = &scratch.displaced;
-    if control.0 != 0 && host.settings().has(SETTING_FLOW_EVENTS) {
-        emit_of(host, EventKind::Destroy, key, scratch, *control);
-    }
-    if predecessor.0 != 0 {
-        emit(host, EventKind::Destroy, scratch, *predecessor);
     }
 }
 
@@ -545,30 +545,4 @@ pub(crate) fn count<M: FlowMemory>(flows: &M, gauge: u32) {
     if let Some(words) = flows.gauges() {
         words.add(gauge, 1);
     }
-}
-
-#[inline(always)]
-fn emit<H: Host>(host: &H, kind: EventKind, scratch: &Scratch, control: Control) {
-    if host.settings().has(SETTING_FLOW_EVENTS) {
-        emit_of(host, kind, &scratch.oriented.key, scratch, control);
-    }
-}
-
-#[cfg_attr(target_arch = "bpf", inline(never))]
-#[cfg_attr(not(target_arch = "bpf"), inline)]
-fn emit_of<H: Host>(host: &H, kind: EventKind, key: &FlowKey, scratch: &Scratch, control: Control) {
-    host.emit(&Event {
-        key: key.words,
-        control: control.0,
-        kind: kind as u8,
-        family: key.family as u8,
-        side: scratch.oriented.side as u8,
-        helper: match kind {
-            EventKind::Destroy => 0,
-            _ => scratch.given.helper(),
-        },
-        rule: crate::policy::NO_RULE,
-        length: scratch.info.ip_length,
-        ..Event::default()
-    });
 }

@@ -57,8 +57,10 @@ pub enum Hook {
     Input = 0,
     Forward = 1,
     Output = 2,
-    /// Of the table raw alone, whose other chain is OUTPUT.
+    /// Of the tables raw and mangle.
     Prerouting = 3,
+    /// Of the table mangle alone.
+    Postrouting = 4,
 }
 
 impl Hook {
@@ -69,6 +71,7 @@ impl Hook {
             1 => Some(Self::Forward),
             2 => Some(Self::Output),
             3 => Some(Self::Prerouting),
+            4 => Some(Self::Postrouting),
             _ => None,
         }
     }
@@ -79,6 +82,7 @@ impl Hook {
             Self::Forward => "FORWARD",
             Self::Output => "OUTPUT",
             Self::Prerouting => "PREROUTING",
+            Self::Postrouting => "POSTROUTING",
         }
     }
 }
@@ -179,8 +183,14 @@ reasons! {
     73 FragmentBusy "fragment_busy" "Other CPUs kept the memory of unfinished datagrams busy."
     74 FragmentBadDatagram "fragment_bad_datagram" "With this fragment the datagram is complete, and its checksum or its UDP length is wrong."
     75 IcmpErrorBadSequence "icmp_error_bad_sequence" "The ICMP error quotes a TCP segment that its sender cannot have sent of late."
+    80 RejectLimited "reject_limited" "A rule rejected the packet, and it was not answered: as many answers as are allowed have been sent."
+    81 RejectSilent "reject_silent" "A rule rejected the packet, and it is of a kind that must not be answered."
     90 MeterFull "meter_full" "A rule with recent, hashlimit or connlimit has no room to remember one more source, or the packet has not what it is to be told by."
     91 MeterBusy "meter_busy" "Other CPUs kept the memory of recent, hashlimit or connlimit busy."
+    105 Banned "banned" "The sender is banned."
+    106 CookieSent "cookie_sent" "The SYN was answered with a cookie, and makes no flow before that comes back."
+    107 CookieRefused "cookie_refused" "The segment belongs to no connection, and what it acknowledges is no SYN cookie or one that is too old."
+    108 CookieUnanswerable "cookie_unanswerable" "The SYN cannot be answered with a cookie: it is a fragment, or has options of IP."
 }
 
 /// Length of an array of counters indexed by [`Reason`].

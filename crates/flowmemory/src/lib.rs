@@ -22,7 +22,7 @@ pub use self::slices::{
     FRAGMENT_TABLE_WORDS, FamilySlices, HelperSlices, MeterSlices, SliceTable, WordsAt,
 };
 
-use keepstate_engine::limits::{RATED_LOAD_PERCENT, SLOTS_PER_BUCKET};
+use keepstate_engine::limits::{BAN_BUCKET_SLOTS, RATED_LOAD_PERCENT, SLOTS_PER_BUCKET};
 
 /// Buckets that hold this many flows of one family at the rated load: a multiple of four, since the
 /// engine uses pairs of buckets in two halves.
@@ -47,6 +47,19 @@ pub fn table_size(flows: Option<u32>, buckets: Option<u32>, flows_default: u32) 
         flows => flows.unwrap_or(flows_default),
     };
     (flows, wanted.max(buckets_for(flows)))
+}
+
+/// Buckets for this many bans, which then take two slots in three.
+pub fn ban_buckets_for(bans: u32) -> u32 {
+    let slots = (u64::from(bans) * 3).div_ceil(2);
+    let buckets = slots.div_ceil(u64::from(BAN_BUCKET_SLOTS)).max(1);
+    u32::try_from(buckets).unwrap_or(u32::MAX)
+}
+
+/// Bans that this many buckets are for.
+pub fn bans_for(buckets: u32) -> u32 {
+    let slots = u64::from(buckets) * u64::from(BAN_BUCKET_SLOTS);
+    u32::try_from(slots * 2 / 3).unwrap_or(u32::MAX)
 }
 
 /// Random keys for the table's hash.

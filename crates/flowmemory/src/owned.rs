@@ -4,7 +4,8 @@ use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 
 use keepstate_engine::limits::{
-    ACCOUNTING_WORDS, EXPECTATION_SLOTS, EXPECTATION_WORDS, HELPER_STATE_WORDS, HELPER_STATES,
+    ACCOUNTING_WORDS, ANSWER_RATES, BAN_BUCKET_WORDS, EXPECTATION_SLOTS, EXPECTATION_WORDS,
+    HELPER_STATE_WORDS, HELPER_STATES, LABEL_BUCKETS, LABEL_WORDS, LABELS_PER_BUCKET,
     METER_BUCKETS, METER_LIST_BUCKETS, METER_SLOTS, METER_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6,
     SLOTS_PER_BUCKET, WARM_WORDS,
 };
@@ -30,9 +31,12 @@ pub struct OwnedTable {
     fragments: Lines,
     expectations: Lines,
     helper_states: Lines,
+    labels: Lines,
     condition_states: Lines,
     meters: Lines,
     meter_heads: Lines,
+    bans: Lines,
+    answer_rates: Lines,
 }
 
 /// Where the arrays of a family lie.
@@ -71,18 +75,22 @@ impl OwnedTable {
             fragments: Lines::new(FRAGMENT_TABLE_WORDS),
             expectations: Lines::new(0),
             helper_states: Lines::new(0),
+            labels: Lines::new(0),
             condition_states: Lines::new(0),
             meters: Lines::new(0),
             meter_heads: Lines::new(0),
+            bans: Lines::new(0),
+            answer_rates: Lines::new(0),
         }
     }
 
-    /// The same table with memory for helpers, which is much more than a small table takes.
+    /// The same table with memory for helpers and labels, which is much more than a small table takes.
     #[must_use]
     pub fn with_helpers(self) -> Self {
         Self {
             expectations: Lines::new((EXPECTATION_SLOTS * EXPECTATION_WORDS) as usize),
             helper_states: Lines::new((HELPER_STATES * HELPER_STATE_WORDS) as usize),
+            labels: Lines::new((LABEL_BUCKETS * LABELS_PER_BUCKET * LABEL_WORDS) as usize),
             ..self
         }
     }
@@ -106,6 +114,24 @@ impl OwnedTable {
         }
     }
 
+    /// The same table with so many buckets of bans.
+    #[must_use]
+    pub fn with_bans(self, buckets: u32) -> Self {
+        Self {
+            bans: Lines::new((buckets * BAN_BUCKET_WORDS) as usize),
+            ..self
+        }
+    }
+
+    /// The same table with memory for the rates of answers.
+    #[must_use]
+    pub fn with_answers(self) -> Self {
+        Self {
+            answer_rates: Lines::new(ANSWER_RATES as usize),
+            ..self
+        }
+    }
+
     /// The table's arrays, borrowed.
     pub fn as_slices(&self) -> SliceTable<'_> {
         self.beside(self)
@@ -125,9 +151,12 @@ impl OwnedTable {
                 slots: other.meters.as_slice(),
                 heads: other.meter_heads.as_slice(),
             })
+            .with_bans(other.bans.as_slice())
+            .with_answers(other.answer_rates.as_slice())
             .with_helpers(HelperSlices {
                 expectations: other.expectations.as_slice(),
                 states: other.helper_states.as_slice(),
+                labels: other.labels.as_slice(),
             })
     }
 }

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::limits::{
-    ACCOUNTING_WORDS, EXPECTATION_WORDS, FRAGMENT_BUCKET_WORDS, FRAGMENT_BUCKETS, FRAGMENT_SLOTS,
-    FRAGMENT_WORDS, HELPER_STATE_WORDS, METER_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6,
-    SLOTS_PER_BUCKET, WARM_WORDS,
+    ACCOUNTING_WORDS, BAN_BUCKET_WORDS, EXPECTATION_WORDS, FRAGMENT_BUCKET_WORDS, FRAGMENT_BUCKETS,
+    FRAGMENT_SLOTS, FRAGMENT_WORDS, HELPER_STATE_WORDS, LABEL_WORDS, LABELS_PER_BUCKET,
+    METER_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
 };
 use keepstate_engine::table::gauges;
 use keepstate_engine::tuple::Family;
@@ -41,13 +41,16 @@ pub struct SliceTable<'a> {
     helpers: HelperSlices<'a>,
     condition_states: &'a [AtomicU64],
     meters: MeterSlices<'a>,
+    bans: &'a [AtomicU64],
+    answer_rates: &'a [AtomicU64],
 }
 
-/// What helpers work with. May be empty: then nothing is expected.
+/// What helpers work with, and labels. May be empty: then nothing is expected, and no flow has labels.
 #[derive(Clone, Copy, Debug)]
 pub struct HelperSlices<'a> {
     pub expectations: &'a [AtomicU64],
     pub states: &'a [AtomicU64],
+    pub labels: &'a [AtomicU64],
 }
 
 /// What rules remember of sources, and its buckets. May be empty: then such rules drop.
@@ -73,6 +76,7 @@ impl<'a> SliceTable<'a> {
         let helpers = HelperSlices {
             expectations: &[],
             states: &[],
+            labels: &[],
         };
         Self {
             families,
@@ -84,6 +88,8 @@ impl<'a> SliceTable<'a> {
                 slots: &[],
                 heads: &[],
             },
+            bans: &[],
+            answer_rates: &[],
         }
     }
 
@@ -112,6 +118,21 @@ impl<'a> SliceTable<'a> {
     #[must_use]
     pub const fn with_meters(self, meters: MeterSlices<'a>) -> Self {
         Self { meters, ..self }
+    }
+
+    /// The same table with buckets of bans, of [`BAN_BUCKET_WORDS`] words each.
+    #[must_use]
+    pub const fn with_bans(self, bans: &'a [AtomicU64]) -> Self {
+        Self { bans, ..self }
+    }
+
+    /// The same table with the rates of answers.
+    #[must_use]
+    pub const fn with_answers(self, answer_rates: &'a [AtomicU64]) -> Self {
+        Self {
+            answer_rates,
+            ..self
+        }
     }
 
     const fn family(&self, family: Family) -> &FamilySlices<'a> {
@@ -199,6 +220,15 @@ impl<'a> FlowMemory for SliceTable<'a> {
         part(self.helpers.states, u64::from(index), HELPER_STATE_WORDS)
     }
 
+    fn labels(&self, bucket: u32, slot: u32) -> Option<WordsAt<'a>> {
+        let number = u64::from(bucket) * u64::from(LABELS_PER_BUCKET) + u64::from(slot);
+        part(self.helpers.labels, number, LABEL_WORDS)
+    }
+
+    fn answer_rate(&self, index: u32) -> Option<WordsAt<'a>> {
+        part(self.answer_rates, u64::from(index), 1)
+    }
+
     fn condition_state(&self, index: u32) -> Option<WordsAt<'a>> {
         part(self.condition_states, u64::from(index), 1)
     }
@@ -224,6 +254,10 @@ impl<'a> FlowMemory for SliceTable<'a> {
         let WordsAt(bucket) = part(self.fragments, u64::from(bucket), FRAGMENT_VALUE_WORDS)?;
         let start = (FRAGMENT_SLOTS * FRAGMENT_WORDS) as usize;
         bucket.get(start..).map(WordsAt)
+    }
+
+    fn bans(&self, bucket: u32) -> Option<WordsAt<'a>> {
+        part(self.bans, u64::from(bucket), BAN_BUCKET_WORDS)
     }
 
     fn relax(&self) {

@@ -11,10 +11,9 @@ use crate::{Style, Telling, protocol_name};
 pub struct Expectation {
     pub protocol: u8,
     pub expected: Packet,
-    /// Whether the source is compared.
-    pub has_source: bool,
-    /// Whether the source port is compared.
-    pub has_source_port: bool,
+    /// Which bits of the source are compared.
+    pub source_mask: IpAddr,
+    pub source_port_mask: u16,
     pub master: Packet,
     pub seconds_left: u32,
     /// Of the helper's making: kinds of media.
@@ -44,31 +43,17 @@ impl Expectation {
         ExpectationXml(self, style)
     }
 
-    fn masks(&self) -> [IpAddr; 2] {
-        let all = |set: bool| -> IpAddr {
-            match (self.expected.destination, set) {
-                (IpAddr::V4(_), true) => Ipv4Addr::BROADCAST.into(),
-                (IpAddr::V4(_), false) => Ipv4Addr::UNSPECIFIED.into(),
-                (IpAddr::V6(_), true) => Ipv6Addr::from_bits(u128::MAX).into(),
-                (IpAddr::V6(_), false) => Ipv6Addr::UNSPECIFIED.into(),
-            }
-        };
-        [all(self.has_source), all(true)]
-    }
-
     /// Which bits of the packet matter, in the shape of a packet.
     fn mask(&self) -> Packet {
-        let [source, destination] = self.masks();
         Packet {
-            source,
-            destination,
-            source_port: self.port_mask(),
+            source: self.source_mask,
+            destination: match self.expected.destination {
+                IpAddr::V4(_) => Ipv4Addr::BROADCAST.into(),
+                IpAddr::V6(_) => Ipv6Addr::from_bits(u128::MAX).into(),
+            },
+            source_port: self.source_port_mask,
             destination_port: u16::MAX,
         }
-    }
-
-    const fn port_mask(&self) -> u16 {
-        if self.has_source_port { u16::MAX } else { 0 }
     }
 }
 

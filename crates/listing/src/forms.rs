@@ -4,6 +4,8 @@ use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
 
 use keepstate_engine::conntrack::sctp;
+use keepstate_engine::labels;
+use keepstate_engine::limits::LABELS_MAX;
 use keepstate_engine::record::{ASSURED, EXPECTED, FIXED_TIMEOUT, SEEN_REPLY};
 use keepstate_engine::tuple::{Direction, Family, Tuple};
 use keepstate_engine::wire::transport::{GRE, ICMP, ICMPV6, SCTP, TCP, UDP, UDPLITE};
@@ -46,6 +48,8 @@ pub struct Style {
     pub now_ns: u64,
     /// Seconds that local time is ahead of UTC at a second since 1970.
     pub utc_offset: fn(i64) -> i64,
+    /// Names of labels, where they are to be shown.
+    pub label_name: Option<fn(u32) -> Option<&'static str>>,
 }
 
 impl Default for Style {
@@ -59,6 +63,7 @@ impl Default for Style {
             references: 1,
             now_ns: 0,
             utc_offset: |_| 0,
+            label_name: None,
         }
     }
 }
@@ -188,8 +193,25 @@ impl Line<'_> {
         if style.id {
             write!(f, " id={}", entry.id)?;
         }
+        let Some(label_name) = style.label_name.filter(|_| entry.labels != [0; 2]) else {
+            return Ok(());
+        };
+        f.write_str(" labels")?;
+        for (number, name) in named_labels(entry, label_name).enumerate() {
+            let before = if number == 0 { '=' } else { ',' };
+            write!(f, "{before}{name}")?;
+        }
         Ok(())
     }
+}
+
+/// The names of a flow's labels, of those that have one.
+fn named_labels(
+    entry: &Entry,
+    name: fn(u32) -> Option<&'static str>,
+) -> impl Iterator<Item = &'static str> {
+    let set = (0..LABELS_MAX).filter(|label| labels::has(&entry.labels, *label));
+    set.filter_map(name)
 }
 
 /// See [`Entry::xml`].
@@ -277,6 +299,13 @@ impl Xml<'_> {
         }
         if entry.original().zone != 0 {
             write!(f, "<zone>{}</zone>", entry.original().zone)?;
+        }
+        if let Some(name) = style.label_name.filter(|_| entry.labels != [0; 2]) {
+            f.write_str("<labels>")?;
+            for label in named_labels(entry, name) {
+                write!(f, "<label>{label}</label>")?;
+            }
+            f.write_str("</labels>")?;
         }
         if style.telling == Telling::Listed {
             write!(f, "<use>{}</use>", style.references)?;

@@ -6,6 +6,7 @@
 pub mod calendar;
 mod expectation;
 mod forms;
+mod packet_log;
 pub mod sysctl;
 pub mod timeout;
 
@@ -15,6 +16,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use keepstate_engine::conntrack::gre;
 use keepstate_engine::conntrack::sctp::SctpState;
 use keepstate_engine::helper;
+use keepstate_engine::labels::Labels;
 use keepstate_engine::record::{ASSIGNED, ASSURED, Record, SEEN_REPLY, Warm};
 use keepstate_engine::table;
 use keepstate_engine::time::Tick;
@@ -23,6 +25,7 @@ use keepstate_engine::wire::transport::{GRE, ICMP, ICMPV6, SCTP, TCP, UDP, UDPLI
 
 pub use self::expectation::{Expectation, ExpectationLine, ExpectationXml, Packet};
 pub use self::forms::{Line, Save, Style, Telling, Xml};
+pub use self::packet_log::{LoggedPacket, log_flag};
 
 const DCCP: u8 = 33;
 
@@ -42,6 +45,7 @@ pub struct Entry {
     pub started_ns: Option<u64>,
     /// By [`Direction`]; `None` where flows are not counted.
     pub counters: Option<[Counters; 2]>,
+    pub labels: Labels,
 }
 
 /// Traffic of one direction of a flow.
@@ -63,6 +67,7 @@ impl Entry {
             id: 0,
             started_ns: None,
             counters: None,
+            labels: [0; 2],
         }
     }
 
@@ -110,7 +115,8 @@ impl Entry {
         ProcLine(self)
     }
 
-    fn protocol_state(&self) -> Option<&'static str> {
+    /// Name of the state of a connection or association.
+    pub fn protocol_state(&self) -> Option<&'static str> {
         match self.original().protocol {
             TCP => Some(self.record.tcp_state.name()),
             SCTP => Some(SctpState::of(&self.record).name()),

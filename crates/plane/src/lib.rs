@@ -8,8 +8,9 @@
 #![forbid(unsafe_code)]
 
 use keepstate_engine::limits::{ACCOUNTING_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET};
-use keepstate_engine::limits::{CONDITIONS_MAX, RULES_MAX, WARM_WORDS};
+use keepstate_engine::limits::{CONDITIONS_MAX, INDEX_LINES_MAX, RULES_MAX, WARM_WORDS};
 use keepstate_engine::limits::{FRAGMENT_BUCKET_WORDS, FRAGMENT_SLOTS, FRAGMENT_WORDS};
+use keepstate_engine::limits::{LABEL_WORDS, LABELS_PER_BUCKET};
 use keepstate_engine::limits::{METER_BUCKETS, METER_LIST_BUCKETS};
 use keepstate_engine::settings::Settings;
 use keepstate_engine::verdict::REASON_COUNTERS;
@@ -20,15 +21,21 @@ pub const LAYOUT: u32 = 5;
 /// Two policies: the one in force, and the one being written.
 pub const POLICY_SLOTS: u32 = 2;
 
-/// Rules, conditions and rule counters of both policies.
+/// Rules, conditions, lines of indexes and rule counters of both policies.
 pub const RULE_ENTRIES: u32 = POLICY_SLOTS * RULES_MAX;
 pub const CONDITION_ENTRIES: u32 = POLICY_SLOTS * CONDITIONS_MAX;
+pub const INDEX_ENTRIES: u32 = POLICY_SLOTS * INDEX_LINES_MAX;
 
 /// Interfaces (VLANs on top of an attached one included) that can be told apart.
 pub const INTERFACES_MAX: u32 = 4096;
 
 /// Bytes of the ring that carries events; a power of two and a multiple of the page size.
 pub const EVENT_RING_BYTES: u32 = 1 << 20;
+
+/// Bytes of the rings that carry notices to be written and packets to be answered, likewise. A second's answers
+/// fit, at 200 bytes each.
+pub const NOTICE_RING_BYTES: u32 = 1 << 20;
+pub const ANSWER_RING_BYTES: u32 = 1 << 18;
 
 /// Words of a bucket in each of the maps that make up a flow table.
 pub const BUCKET_SLOT_WORDS_V4: usize = (SLOTS_PER_BUCKET * SLOT_WORDS_V4) as usize;
@@ -42,10 +49,12 @@ pub const FRAGMENT_VALUE_WORDS: usize =
 
 /// Buckets of what rules remember of sources, those of the lists among them.
 pub const METER_HEADS: u32 = METER_BUCKETS + METER_LIST_BUCKETS;
+/// Words of a bucket of labels.
+pub const LABEL_VALUE_WORDS: usize = (LABELS_PER_BUCKET * LABEL_WORDS) as usize;
 
 /// Places for stages of a packet's way that are programs of their own, by number of the
 /// [`keepstate_engine::process::Stage`]. Not each number has one.
-pub const STAGES: u32 = 32;
+pub const STAGES: u32 = 48;
 
 /// Names of maps and programs in the object, and of their pins.
 pub mod names {
@@ -58,25 +67,31 @@ pub mod names {
     pub const ACCOUNTING: [&str; 2] = ["ACCOUNTING4", "ACCOUNTING6"];
     pub const GAUGES: &str = "GAUGES";
     pub const FRAGMENTS: &str = "FRAGMENTS";
+    pub const BANS: &str = "BANS";
     pub const EXPECTATIONS: &str = "EXPECTATIONS";
     pub const HELPER_STATES: &str = "HELPER_STATES";
     pub const METERS: &str = "METERS";
     pub const METER_HEADS: &str = "METER_HEADS";
+    pub const LABELS: &str = "LABELS";
     pub const POLICIES: &str = "POLICIES";
     pub const RULES: &str = "RULES";
     pub const CONDITIONS: &str = "CONDITIONS";
+    pub const INDEX: &str = "INDEX";
     pub const CONDITION_STATES: &str = "CONDITION_STATES";
     pub const RULE_COUNTERS: &str = "RULE_COUNTERS";
     pub const COUNTERS: &str = "COUNTERS";
     pub const INTERFACES: &str = "INTERFACES";
     pub const EVENTS: &str = "EVENTS";
+    pub const NOTICES: &str = "NOTICES";
+    pub const ANSWERS: &str = "ANSWERS";
+    pub const ANSWER_RATES: &str = "ANSWER_RATES";
     pub const REPORT: &str = "REPORT";
     /// Programs of the later stages. Pinned too: an array of programs that no process and no pin
     /// holds forgets them.
     pub const STAGES_XDP: &str = "STAGES_XDP";
     pub const STAGES_TC: &str = "STAGES_TC";
 
-    pub const XDP_STAGES: [(Stage, &str); 19] = [
+    pub const XDP_STAGES: [(Stage, &str); 23] = [
         (Stage::Look, "xdp_look"),
         (Stage::Advance, "xdp_advance"),
         (Stage::Write, "xdp_write"),
@@ -95,9 +110,13 @@ pub mod names {
         (Stage::Expect, "xdp_expect"),
         (Stage::Message, "xdp_message"),
         (Stage::Elsewhere, ELSEWHERE[0]),
+        (Stage::Label, "xdp_label"),
         (Stage::Weigh, "xdp_weigh"),
+        (Stage::Cookie, "xdp_cookie"),
+        (Stage::Prove, "xdp_prove"),
+        (Stage::Answer, "xdp_answer"),
     ];
-    pub const TC_STAGES: [(Stage, &str); 19] = [
+    pub const TC_STAGES: [(Stage, &str); 21] = [
         (Stage::Look, "tc_look"),
         (Stage::Advance, "tc_advance"),
         (Stage::Write, "tc_write"),
@@ -116,7 +135,9 @@ pub mod names {
         (Stage::Expect, "tc_expect"),
         (Stage::Message, "tc_message"),
         (Stage::Elsewhere, ELSEWHERE[1]),
+        (Stage::Label, "tc_label"),
         (Stage::Weigh, "tc_weigh"),
+        (Stage::Answer, "tc_answer"),
     ];
 
     /// Where a packet goes on that comes from the other of two tables, by XDP and by TC. Pinned, so that they
@@ -141,11 +162,12 @@ pub mod names {
     ];
 
     /// The other maps.
-    pub const COMMON: [&str; 15] = [
+    pub const COMMON: [&str; 21] = [
         GAUGES,
         FRAGMENTS,
         EXPECTATIONS,
         HELPER_STATES,
+        LABELS,
         POLICIES,
         RULES,
         CONDITIONS,
@@ -157,6 +179,11 @@ pub mod names {
         REPORT,
         METERS,
         METER_HEADS,
+        BANS,
+        INDEX,
+        NOTICES,
+        ANSWERS,
+        ANSWER_RATES,
     ];
 
     /// All maps, in the order in which they are pinned.
@@ -202,6 +229,8 @@ pub struct Plane {
     pub tick_multiplier: u64,
     /// Wall clock minus the kernel's monotonic clock, in nanoseconds.
     pub wall_offset: u64,
+    /// Cookies of the sockets that answers are sent through, of IPv4 and of IPv6; zero for none.
+    pub answerers: [u64; 2],
     /// Bits `PLANE_*`.
     pub flags: u32,
     /// The time, with [`PLANE_TEST_CLOCK`].
@@ -216,6 +245,9 @@ pub struct Plane {
 
 /// At 1,000 jiffies a second the product overflows after 550 years.
 pub const TICK_SHIFT: u32 = 24;
+
+/// Priority (`SO_PRIORITY`) of the packets that the daemon answers with.
+pub const ANSWER_PRIORITY: u32 = 0x6b73_0001;
 
 /// The clock stands at [`Plane::test_tick`].
 pub const PLANE_TEST_CLOCK: u32 = 1 << 0;
@@ -272,7 +304,11 @@ pub struct Counters {
     pub verdicts: [u64; 4],
     /// Events that found the ring full.
     pub events_lost: u64,
-    pub reserved: [u64; 3],
+    /// Packets for LOG and NFLOG that found theirs full.
+    pub notices_lost: u64,
+    /// Packets that were to be answered, likewise.
+    pub answers_lost: u64,
+    pub reserved: u64,
 }
 
 impl Default for Counters {
@@ -282,7 +318,9 @@ impl Default for Counters {
             states: [0; 8],
             verdicts: [0; 4],
             events_lost: 0,
-            reserved: [0; 3],
+            notices_lost: 0,
+            answers_lost: 0,
+            reserved: 0,
         }
     }
 }

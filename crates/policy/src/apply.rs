@@ -206,8 +206,13 @@ fn check_target(table: &Table, spec: &RuleSpec) -> Result<(), Fault> {
     }
 }
 
-/// Refuses matches that the kernel refuses when a rule is made.
-fn check_matches(family: Family, command: &Command, spec: &RuleSpec) -> Result<(), Fault> {
+/// Refuses matches and targets that the kernel refuses when a rule is made.
+fn check_extensions(
+    kind: TableKind,
+    family: Family,
+    command: &Command,
+    spec: &RuleSpec,
+) -> Result<(), Fault> {
     let Some((chain, change)) = made(&command.verb) else {
         return Ok(());
     };
@@ -218,11 +223,22 @@ fn check_matches(family: Family, command: &Command, spec: &RuleSpec) -> Result<(
         family,
         protocol: rule.protocol.as_ref(),
     };
-    for one in &rule.matches {
-        let (Match::Extension(extension) | Match::Tracked(_, extension)) = one else {
-            continue;
-        };
-        if let Some(Refusal { error, hint }) = extension.refusal(&context) {
+    let matches = rule.matches.iter().filter_map(|one| match one {
+        Match::Extension(extension) | Match::Tracked(_, extension) => Some(extension),
+        _ => None,
+    });
+    let target = match &rule.target {
+        Target::Extended(extension) => Some(extension),
+        _ => None,
+    };
+    for extension in matches.chain(target) {
+        let refusal = extension.refusal(&context);
+        let elsewhere = extension.reject_kind().is_some() && kind != TableKind::Filter;
+        let elsewhere = elsewhere.then(|| Refusal {
+            error: "Invalid argument",
+            hint: "only rules of the table filter reject".into(),
+        });
+        if let Some(Refusal { error, hint }) = refusal.or(elsewhere) {
             let chain_name = chain.text.clone();
             let problem = Problem::RuleRefused {
                 change,
@@ -230,7 +246,7 @@ fn check_matches(family: Family, command: &Command, spec: &RuleSpec) -> Result<(
                 chain: chain_name,
             };
             let name = extension.module.name;
-            let hint = format!("the match {name}: {hint}");
+            let hint = format!("{name}: {hint}");
             return Err(Fault::at(chain, problem).hint(Some(hint)));
         }
     }
@@ -328,7 +344,7 @@ fn change_rules(table: &mut Table, family: Family, command: &Command) -> Result<
     if let Some(spec) = spec {
         check_target(table, spec)?;
         check_ct(table, command, spec)?;
-        check_matches(family, command, spec)?;
+        check_extensions(table.kind, family, command, spec)?;
     }
     let added = spec.map_or(0, |spec| spec.rules.len());
     if table.rule_count() + added > RULES_MAX as usize {

@@ -63,7 +63,8 @@ impl TableName {
         match word.text.as_str() {
             "filter" => Ok(Self::Known(TableKind::Filter)),
             "raw" => Ok(Self::Known(TableKind::Raw)),
-            "nat" | "mangle" | "security" => Ok(Self::Foreign(word.clone())),
+            "mangle" => Ok(Self::Known(TableKind::Mangle)),
+            "nat" | "security" => Ok(Self::Foreign(word.clone())),
             name => Err(Fault::at(word, Problem::TableUnknown(name.into()))),
         }
     }
@@ -457,6 +458,7 @@ impl<'a> Parser<'a> {
             "INPUT" => (Opt::OutInterface, "-o", "INPUT"),
             "PREROUTING" => (Opt::OutInterface, "-o", "PREROUTING"),
             "OUTPUT" => (Opt::InInterface, "-i", "OUTPUT"),
+            "POSTROUTING" => (Opt::InInterface, "-i", "POSTROUTING"),
             _ => return Ok(()),
         };
         match self.used.iter().find(|(used, _)| *used == forbidden) {

@@ -10,7 +10,8 @@ use keepstate_engine::verdict::{Hook, State};
 
 pub use crate::ct::CtTarget;
 use crate::diagnostic::WrittenAt;
-pub use crate::matches::{Extension, TcpFlags};
+use crate::matches;
+pub use crate::matches::{Extension, Note, NoteTarget, TcpFlags};
 use crate::network::Network;
 use crate::problem::Problem;
 use crate::protocol::Protocol;
@@ -51,14 +52,20 @@ impl Policy {
     /// Sets all counters to zero.
     pub fn zero_counters(&mut self) {
         for ruleset in [&mut self.v4, &mut self.v6] {
-            ruleset.filter.zero_counters();
-            ruleset.raw.zero_counters();
+            for kind in TableKind::ALL {
+                ruleset.table_mut(kind).zero_counters();
+            }
         }
     }
 
     /// Whether the raw table does anything, in either family.
     pub(crate) fn uses_raw(&self) -> bool {
         self.v4.raw.decides() || self.v6.raw.decides()
+    }
+
+    /// Whether the mangle table of a family does anything.
+    pub(crate) fn uses_mangle(&self, family: Family) -> bool {
+        self.ruleset(family).mangle.decides()
     }
 }
 
@@ -68,6 +75,7 @@ pub struct Ruleset {
     pub family: Family,
     pub filter: Table,
     pub raw: Table,
+    pub mangle: Table,
 }
 
 impl Ruleset {
@@ -76,6 +84,7 @@ impl Ruleset {
             family,
             filter: Table::new(TableKind::Filter),
             raw: Table::new(TableKind::Raw),
+            mangle: Table::new(TableKind::Mangle),
         }
     }
 
@@ -83,6 +92,7 @@ impl Ruleset {
         match kind {
             TableKind::Filter => &self.filter,
             TableKind::Raw => &self.raw,
+            TableKind::Mangle => &self.mangle,
         }
     }
 
@@ -90,12 +100,14 @@ impl Ruleset {
         match kind {
             TableKind::Filter => &mut self.filter,
             TableKind::Raw => &mut self.raw,
+            TableKind::Mangle => &mut self.mangle,
         }
     }
 
     /// Rules of all tables.
     pub fn rule_count(&self) -> usize {
-        self.filter.rule_count() + self.raw.rule_count()
+        let tables = TableKind::ALL.map(|kind| self.table(kind).rule_count());
+        tables.iter().sum()
     }
 }
 
@@ -107,13 +119,19 @@ pub enum TableKind {
     Filter,
     /// Sees packets before their flow is looked up.
     Raw,
+    /// Marks packets and flows before filter judges them, and after it.
+    Mangle,
 }
 
 impl TableKind {
+    /// In the order in which iptables-save prints them.
+    pub const ALL: [Self; 3] = [Self::Mangle, Self::Raw, Self::Filter];
+
     pub const fn name(self) -> &'static str {
         match self {
             Self::Filter => "filter",
             Self::Raw => "raw",
+            Self::Mangle => "mangle",
         }
     }
 
@@ -122,6 +140,7 @@ impl TableKind {
         match self {
             Self::Filter => &HOOKS,
             Self::Raw => &RAW_HOOKS,
+            Self::Mangle => &MANGLE_HOOKS,
         }
     }
 
@@ -138,12 +157,21 @@ pub const HOOKS: [Hook; 3] = [Hook::Input, Hook::Forward, Hook::Output];
 /// The built-in chains of the table raw.
 pub const RAW_HOOKS: [Hook; 2] = [Hook::Prerouting, Hook::Output];
 
+/// The built-in chains of the table mangle.
+pub const MANGLE_HOOKS: [Hook; 5] = [
+    Hook::Prerouting,
+    Hook::Input,
+    Hook::Forward,
+    Hook::Output,
+    Hook::Postrouting,
+];
+
 /// One table: its built-in chains and the user's own, which iptables sorts by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
     pub kind: TableKind,
     /// By hook; those that the kind does not have stay empty.
-    builtin: [BuiltinChain; 4],
+    builtin: [BuiltinChain; 5],
     pub user: BTreeMap<ChainName, Vec<Rule>>,
 }
 
@@ -513,6 +541,8 @@ pub enum Target {
     /// `CT --notrack` in an older spelling.
     Notrack,
     Ct(CtTarget),
+    /// REJECT, LOG and others that have options.
+    Extended(Extension),
 }
 
 impl Target {
@@ -524,6 +554,7 @@ impl Target {
             Self::Drop => "DROP",
             Self::Return => "RETURN",
             Self::Notrack | Self::Ct(_) => "CT",
+            Self::Extended(extension) => extension.module.name,
             Self::Jump(chain) | Self::Goto(chain) => chain.as_str(),
         }
     }
@@ -549,9 +580,12 @@ impl Target {
         match name {
             "NOTRACK" => Some(Self::Notrack),
             "CT" => Some(Self::Ct(CtTarget::default())),
-            _ => [Self::Accept, Self::Drop, Self::Return]
-                .into_iter()
-                .find(|target| target.name() == name),
+            _ => {
+                let extended = matches::target_named(name).map(Extension::new);
+                let mut plain = [Self::Accept, Self::Drop, Self::Return].into_iter();
+                let plain = plain.find(|target| target.name() == name);
+                plain.or(extended.map(Self::Extended))
+            }
         }
     }
 }

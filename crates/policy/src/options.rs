@@ -49,6 +49,8 @@ pub(crate) enum Opt {
     Helper,
     CtTimeout,
     Zone,
+    CtEvents,
+    ExpectationEvents,
     Fragment,
     Syn,
     TcpFlags,
@@ -154,6 +156,8 @@ pub(crate) static DEFINITIONS: &[OptionDefinition] = definitions! {
     Ct Helper _ Required "helper";
     Ct CtTimeout _ Required "timeout";
     Ct Zone _ Required "zone";
+    Ct CtEvents _ Required "ctevents";
+    Ct ExpectationEvents _ Required "expevents";
     Iptables Fragment 'f' None "fragments";
     Tcp Syn _ None "syn";
     Tcp TcpFlags _ Required "tcp-flags";
@@ -225,6 +229,12 @@ pub(crate) fn unrecognised(word: &str) -> (Problem, Option<String>) {
         Some(Owner::Comment) => Some(format!("`{word}' needs `-m comment' before it")),
         Some(Owner::Ct) => Some(format!("`{word}' needs `-j CT' before it")),
         Some(Owner::Iptables) | None => {
+            if let Some(owner) = matches::target_of(name) {
+                return (
+                    problem,
+                    Some(format!("`{word}' needs `-j {owner}' before it")),
+                );
+            }
             if let Some(owner) = matches::owner_of(name) {
                 return (
                     problem,
@@ -245,7 +255,6 @@ pub(crate) const FOREIGN_MATCHES: &[&str] = &[
     "bpf",
     "cgroup",
     "cluster",
-    "connlabel",
     "cpu",
     "devgroup",
     "dst",
@@ -276,7 +285,6 @@ pub(crate) const FOREIGN_TARGETS: &[&str] = &[
     "CHECKSUM",
     "CLASSIFY",
     "CLUSTERIP",
-    "CONNMARK",
     "CONNSECMARK",
     "DNAT",
     "DNPT",
@@ -286,16 +294,12 @@ pub(crate) const FOREIGN_TARGETS: &[&str] = &[
     "HMARK",
     "IDLETIMER",
     "LED",
-    "LOG",
-    "MARK",
     "MASQUERADE",
     "NETMAP",
-    "NFLOG",
     "NFQUEUE",
     "QUEUE",
     "RATEEST",
     "REDIRECT",
-    "REJECT",
     "SECMARK",
     "SET",
     "SNAT",
@@ -319,7 +323,6 @@ pub(crate) fn instead_of(name: &str) -> Option<String> {
         "u32" | "bpf" => {
             "`-m string --hex-string', `-m length', `-m tos', `--tcp-flags' see parts of it"
         }
-        "connlabel" => "`-m connmark' keeps 32 bits with a flow",
         "rpfilter" => "the sysctl rp_filter of the interface does this for IPv4",
         "ah" | "esp" => "`-p ah' and `-p esp' match the protocol without its numbers",
         "frag" => "later fragments go the way of their first one",
@@ -330,7 +333,6 @@ pub(crate) fn instead_of(name: &str) -> Option<String> {
             "addresses are not translated; leave the table nat to the kernel's own iptables"
         }
         "TCPMSS" => "clamp on the route: `ip route change ... advmss N'",
-        "REJECT" => "`-j DROP' refuses without an answer",
         _ => return None,
     };
     Some(text.into())
@@ -338,16 +340,7 @@ pub(crate) fn instead_of(name: &str) -> Option<String> {
 
 /// Options of matches and targets that are supported, and of iptables, that are not yet; options
 /// of unsupported matches are met only after these have been refused.
-const FOREIGN_OPTIONS: &[&str] = &[
-    "ctevents",
-    "expevents",
-    "log-prefix",
-    "modprobe",
-    "M",
-    "reject-with",
-    "zone-orig",
-    "zone-reply",
-];
+const FOREIGN_OPTIONS: &[&str] = &["modprobe", "M", "zone-orig", "zone-reply"];
 
 /// Whether `!` may stand before an option.
 pub(crate) const fn may_be_negated(option: Opt) -> bool {

@@ -114,6 +114,8 @@ pub enum Problem {
     CtName(String),
     #[error("Cannot parse {0} as a zone ID")]
     CtZone(String),
+    #[error("Unknown event type \"{0}\"")]
+    CtEvent(String),
     #[error("CT: `--zone mark' is not supported")]
     CtZoneMark,
     #[error("comment: longer than 255 bytes")]
@@ -236,7 +238,7 @@ fn instead_of_table(name: &str) -> &'static str {
             "cannot be had: its rules label packets for SELinux and the like. What is to pass or \
              not is said by rules of filter"
         }
-        _ => "is not supported yet: only filter and raw are",
+        _ => "is not supported: only filter, mangle and raw are",
     }
 }
 

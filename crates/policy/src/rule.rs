@@ -4,6 +4,7 @@ mod extension;
 
 use keepstate_engine::tuple::Family;
 
+use crate::ct;
 use crate::diagnostic::nearest;
 use crate::fault::Fault;
 use crate::lexer::Word;
@@ -129,6 +130,7 @@ impl RuleBuilder {
             Opt::TcpOption => self.tcp_option(word, negated)?,
             Opt::Helper | Opt::CtTimeout => self.ct_name(option, word)?,
             Opt::Zone => self.zone(word)?,
+            Opt::CtEvents | Opt::ExpectationEvents => self.ct_events(option, word)?,
             _ => return Err(Fault::at(word, Problem::ArgumentBad(word.text.clone()))),
         }
         Ok(())
@@ -183,6 +185,30 @@ impl RuleBuilder {
         }
     }
 
+    fn ct_events(&mut self, option: Opt, word: &Word) -> Result<(), Fault> {
+        let Target::Ct(ct) = &mut self.rule.target else {
+            return Ok(());
+        };
+        let (name, known, place) = match option {
+            Opt::CtEvents => ("ctevents", ct::EVENTS, &mut ct.events),
+            _ => (
+                "expevents",
+                ct::EXPECTATION_EVENTS,
+                &mut ct.expectation_events,
+            ),
+        };
+        let events = ct::parse_events(known, &word.text).map_err(|unknown| {
+            let problem = Problem::CtEvent(unknown.into());
+            let hint = nearest(unknown, known.iter().map(|(name, _)| *name))
+                .map(|name| format!("did you mean `{name}'?"));
+            Fault::at(word, problem).hint(hint)
+        })?;
+        match place.replace(events) {
+            Some(_) => Err(ct_twice(name, word)),
+            None => Ok(()),
+        }
+    }
+
     pub(crate) fn set_counters(&mut self, counters: Counters) {
         self.rule.counters = counters;
     }
@@ -198,6 +224,14 @@ impl RuleBuilder {
             family,
         } = self;
         let mut rule = rule;
+        if let (Target::Extended(extension), Some(word)) = (&mut rule.target, &target) {
+            let context = Context {
+                family,
+                protocol: rule.protocol.as_ref(),
+            };
+            let finished = extension.finish(&context);
+            finished.map_err(|problem| Fault::at(word, problem))?;
+        }
         for module in modules {
             let context = Context {
                 family,

@@ -12,7 +12,7 @@ use keepstate_engine::table::{Displaced, HalfOpen, Hash, NewFlow, Opening, inser
 use keepstate_engine::time::Tick;
 use keepstate_engine::trace::{RuleTrial, Step, WindowCheck};
 use keepstate_engine::tuple::{Direction, Family, FlowKey, Tuple};
-use keepstate_engine::verdict::{Hook, State, Verdict};
+use keepstate_engine::verdict::{Hook, Reason, State, Verdict};
 use keepstate_engine::wire::transport::{SCTP, TCP};
 use keepstate_engine::wire::{Fragment, Link, PacketInfo};
 use keepstate_listing::{address, protocol_name};
@@ -205,6 +205,7 @@ impl Narrator<'_> {
             Step::Parsed(info) => parsed(info),
             Step::NotParsed(None) => line("parse", "not IP: passes unjudged"),
             Step::NotParsed(Some(reason)) => bad("parse", reason.sentence()),
+            Step::Banned => bad("ban", Reason::Banned.sentence()),
             Step::Named(tuple, _) => line("tuple", tuple_words(tuple)),
             Step::Found(record, direction) => {
                 let mut text = format!("found, {} direction", direction_name(*direction));
@@ -255,6 +256,7 @@ impl Narrator<'_> {
             Hook::Forward => "neither end is local",
             Hook::Output => "the source is local",
             Hook::Prerouting => "before its flow is looked up",
+            Hook::Postrouting => "on its way out",
         };
         format!("{}: {why}", hook.chain())
     }

@@ -10,6 +10,7 @@ pub mod backtest;
 pub mod build;
 pub mod capture;
 pub mod clock;
+pub mod cookies;
 pub mod explain;
 pub mod expression;
 pub mod locals;

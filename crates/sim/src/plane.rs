@@ -3,10 +3,13 @@
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
+use keepstate_engine::answer::Answer;
 use keepstate_engine::between::{Table, process_between};
+use keepstate_engine::cookie::Check;
 use keepstate_engine::event::Event;
-use keepstate_engine::host::Route;
-use keepstate_engine::host::{FlowMemory, Host};
+use keepstate_engine::host::{FlowMemory, Host, Packet, Payload, Route};
+use keepstate_engine::index::IndexLine;
+use keepstate_engine::notice::Notice;
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_engine::process::{Arrival, Outcome, Scratch, Stage, finish, prepare, process};
 use keepstate_engine::settings::{SETTING_NEWER_TABLE, SETTING_OLDER_TABLE, Settings};
@@ -16,6 +19,7 @@ use keepstate_engine::trace::Step;
 use keepstate_engine::tuple::Family;
 use keepstate_engine::wire::PacketInfo;
 
+use crate::cookies::Cookies;
 use crate::locals::Locals;
 use crate::packet::Bytes;
 use crate::traffic::Random;
@@ -26,6 +30,8 @@ pub struct LoadedPolicy {
     pub header: PolicyHeader,
     pub rules: Vec<Rule>,
     pub conditions: Vec<Condition>,
+    /// The indexes of long chains; without them rules are tried one by one.
+    pub index: Vec<IndexLine>,
     /// What the rules are called, by the same index.
     pub names: Vec<RuleName>,
 }
@@ -52,6 +58,7 @@ impl LoadedPolicy {
         header: PolicyHeader::NONE,
         rules: Vec::new(),
         conditions: Vec::new(),
+        index: Vec::new(),
         names: Vec::new(),
     };
 
@@ -88,6 +95,8 @@ pub trait Observer {
     }
     fn step(&self, _step: Step) {}
     fn event(&self, _event: &Event) {}
+    /// Of a packet that LOG, NFLOG or REJECT matched, with its first bytes.
+    fn notice(&self, _notice: &Notice, _packet: &[u8]) {}
 }
 
 impl Observer for () {}
@@ -123,12 +132,15 @@ pub struct Plane<M, O = ()> {
     pub observer: O,
     /// Bit of each interface pattern that the outgoing interface matches.
     pub out_interfaces: u64,
+    /// Where SYN cookies come from, if packets come in a way that lets them be answered.
+    pub cookies: Option<Cookies>,
     /// The table before this one, while its records are moved.
     older: Option<Older<M>>,
     policy: LoadedPolicy,
     counters: Vec<Cell<RuleCounter>>,
     wall_ns: Cell<u64>,
     random: RefCell<Random>,
+    answer: Cell<Option<Answer>>,
 }
 
 impl<M: FlowMemory, O: Observer> Plane<M, O> {
@@ -140,12 +152,14 @@ impl<M: FlowMemory, O: Observer> Plane<M, O> {
             locals: Locals::default(),
             observer,
             out_interfaces: 0,
+            cookies: Some(Cookies::Keyed(0)),
             older: None,
             policy,
             counters,
             wall_ns: Cell::new(0),
             // The same each time.
             random: RefCell::new(Random::new(0)),
+            answer: Cell::new(None),
         }
     }
 
@@ -162,6 +176,13 @@ impl<M: FlowMemory, O: Observer> Plane<M, O> {
     /// Sets the wall clock, for start times of flows.
     pub fn set_wall_clock(&self, nanoseconds: u64) {
         self.wall_ns.set(nanoseconds);
+    }
+
+    /// What was sent back since this was last asked, from its IP header on.
+    pub fn take_answer(&self) -> Option<Vec<u8>> {
+        let answer = self.answer.take()?;
+        let bytes = answer.words.iter().flat_map(|word| word.to_ne_bytes());
+        Some(bytes.take(answer.length as usize).collect())
     }
 
     /// Judges one packet.
@@ -251,6 +272,10 @@ impl<M: FlowMemory, O: Observer> Host for BesideOlder<'_, M, O> {
         self.plane.condition(index)
     }
 
+    fn index(&self, line: u32) -> Option<&IndexLine> {
+        self.plane.index(line)
+    }
+
     fn count_rule(&self, index: u32, bytes: u32) {
         self.plane.count_rule(index, bytes);
     }
@@ -261,6 +286,26 @@ impl<M: FlowMemory, O: Observer> Host for BesideOlder<'_, M, O> {
 
     fn emit(&self, event: &Event) {
         self.plane.emit(event);
+    }
+
+    fn can_answer(&self) -> bool {
+        self.plane.can_answer()
+    }
+
+    fn cookie(&self, syn: &PacketInfo, mss: u16, now: Tick) -> Option<u32> {
+        self.plane.cookie(syn, mss, now)
+    }
+
+    fn check_cookie(&self, segment: &PacketInfo, now: Tick) -> Check {
+        self.plane.check_cookie(segment, now)
+    }
+
+    fn answer(&self, packet: &PacketInfo, answer: &Answer) -> bool {
+        self.plane.answer(packet, answer)
+    }
+
+    fn notify<P: Packet>(&self, packet: &P, notice: &Notice) {
+        self.plane.notify(packet, notice);
     }
 
     fn wall_clock(&self) -> u64 {
@@ -367,6 +412,10 @@ impl<M: FlowMemory, O: Observer> Host for Plane<M, O> {
         self.policy.conditions.get(index as usize)
     }
 
+    fn index(&self, line: u32) -> Option<&IndexLine> {
+        self.policy.index.get(line as usize)
+    }
+
     fn count_rule(&self, index: u32, bytes: u32) {
         if let Some(cell) = self.counters.get(index as usize) {
             let counter = cell.get();
@@ -381,6 +430,7 @@ impl<M: FlowMemory, O: Observer> Host for Plane<M, O> {
         Route {
             hook: self.locals.hook(packet.family, &packet.destination),
             out_interfaces: self.out_interfaces,
+            out_index: 0,
         }
     }
 
@@ -390,6 +440,32 @@ impl<M: FlowMemory, O: Observer> Host for Plane<M, O> {
 
     fn emit(&self, event: &Event) {
         self.observer.event(event);
+    }
+
+    fn can_answer(&self) -> bool {
+        self.cookies.is_some()
+    }
+
+    fn cookie(&self, syn: &PacketInfo, _mss: u16, now: Tick) -> Option<u32> {
+        self.cookies.as_ref()?.make(syn, now)
+    }
+
+    fn check_cookie(&self, segment: &PacketInfo, now: Tick) -> Check {
+        let cookies = self.cookies.as_ref();
+        cookies.map_or(Check::Wrong, |cookies| cookies.check(segment, now))
+    }
+
+    fn answer(&self, _packet: &PacketInfo, answer: &Answer) -> bool {
+        self.answer.set(Some(*answer));
+        true
+    }
+
+    fn notify<P: Packet>(&self, packet: &P, notice: &Notice) {
+        let Some(bytes) = packet.payload(0, notice.captured) else {
+            return;
+        };
+        let bytes: Vec<u8> = (0..notice.captured).map(|at| bytes.byte(at)).collect();
+        self.observer.notice(notice, &bytes);
     }
 
     fn wall_clock(&self) -> u64 {

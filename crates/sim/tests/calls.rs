@@ -39,6 +39,7 @@ impl<'t> World<'t> {
             header: compiled.header,
             rules: compiled.rules,
             conditions: compiled.conditions,
+            index: compiled.index,
             names: Vec::new(),
         };
         Self {

@@ -44,6 +44,7 @@ fn policy(text: &str) -> LoadedPolicy {
         header: compiled.header,
         rules: compiled.rules,
         conditions: compiled.conditions,
+        index: compiled.index,
         names: Vec::new(),
     }
 }

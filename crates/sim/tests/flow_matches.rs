@@ -106,6 +106,7 @@ fn judge(family: Family, client: &str, server: &str, cases: &[(String, u64)]) {
         header: compiled.header,
         rules: compiled.rules.clone(),
         conditions: compiled.conditions.clone(),
+        index: compiled.index.clone(),
         names: Vec::new(),
     };
     let buckets = buckets_for(FLOWS_MAX);

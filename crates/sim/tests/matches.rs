@@ -213,6 +213,7 @@ fn judge(policy: &mut Policy, frames: &[Vec<u8>]) {
         header: compiled.header,
         rules: compiled.rules.clone(),
         conditions: compiled.conditions.clone(),
+        index: compiled.index.clone(),
         names: Vec::new(),
     };
     let buckets = buckets_for(FLOWS_MAX);

@@ -49,6 +49,7 @@ impl<'t> World<'t> {
             header: compiled.header,
             rules: compiled.rules,
             conditions: compiled.conditions,
+            index: compiled.index,
             names: Vec::new(),
         };
         let mut settings = settings();

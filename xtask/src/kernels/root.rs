@@ -224,6 +224,7 @@ for module in /modules/*; do
     insmod "$module"
 done
 export PATH=/usr/bin:/bin KEEPSTATE_SHARED=/shared KEEPSTATE_SKIP_LOG=/tmp/skipped RUST_BACKTRACE=0
+export KEEPSTATE_TWIN_SHARE=5
 touch /tmp/skipped
 echo "KEEPSTATE-KERNEL $(uname -srv)"
 for program in /tests/verified* /tests/[!v]*; do

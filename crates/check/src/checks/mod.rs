@@ -23,7 +23,7 @@ pub(crate) fn run(subject: &Subject) -> Vec<Finding> {
             continue;
         }
         let ruleset = subject.policy.ruleset(family);
-        let looks = [TableKind::Raw, TableKind::Filter].map(|kind| Look {
+        let looks = TableKind::ALL.map(|kind| Look {
             subject,
             family,
             table: ruleset.table(kind),
@@ -33,7 +33,7 @@ pub(crate) fn run(subject: &Subject) -> Vec<Finding> {
             hiding::check(look, &mut findings);
             limits::check(look, &mut findings);
         }
-        let [raw, filter] = &looks;
+        let [_, raw, filter] = &looks;
         states::check(filter, &mut findings);
         untracked::check(raw, filter, &mut findings);
         whole::check_family(filter, &mut findings);

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use keepstate_api::{RuleFamily, RuleFile};
 use keepstate_daemon::kernel::AttachMode;
-use keepstate_daemon::run::{Options, RunError, run as run_daemon};
+use keepstate_daemon::run::{BANS_MAX_DEFAULT, Options, RunError, run as run_daemon};
 use keepstate_sim::sysctl::Sysctl;
 
 use crate::config::{self, ConfigArgument};
@@ -51,6 +51,10 @@ pub(crate) struct StartArguments {
     /// Flows that there is room for (nf_conntrack_max).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 26))]
     pub(crate) flows_max: Option<u32>,
+
+    /// Bans that there is room for. 48 bytes each are taken from the start.
+    #[arg(long, value_name = "N", default_value_t = BANS_MAX_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=1 << 26))]
+    pub(crate) bans_max: u32,
 
     /// How to attach: in the driver where it can (auto), only there, or generic.
     #[arg(long, value_enum, default_value = "auto")]
@@ -105,6 +109,7 @@ pub(crate) fn serve(start: &StartArguments) -> anyhow::Result<ExitCode> {
         rules: rule_files(start.rules.as_deref(), start.rules6.as_deref())?,
         saved_rules: saved_rules(&start.config.directory())?,
         sysctls,
+        bans_max: start.bans_max,
     };
     let result = run_daemon(&options, |plane, origin| {
         eprintln!("keepstate: ready ({origin:?})");

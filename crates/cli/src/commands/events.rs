@@ -4,9 +4,10 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Args;
-use keepstate_api::{Event, EventKind, EventKinds, Reply, Request};
+use keepstate_api::{Event, EventKind, EventKinds, Reply, Request, Subject};
 use keepstate_listing::ShowTimeout;
 
+use crate::expression;
 use crate::output::{Colour, Paint};
 use crate::running::{InstanceArgument, unexpected};
 
@@ -17,6 +18,10 @@ pub(crate) struct Arguments {
     #[arg(long, required = true)]
     follow: bool,
 
+    /// Which events, such as `src 10.0.0.0/8 and reason tcp_*`: see docs/filters.md.
+    #[arg(value_name = "FILTER", num_args = 0..)]
+    expression: Vec<String>,
+
     /// Flows that begin, change and end, and no packets.
     #[arg(long, conflicts_with = "drops")]
     flows: bool,
@@ -24,6 +29,10 @@ pub(crate) struct Arguments {
     /// Packets that were dropped or INVALID, and no flows.
     #[arg(long)]
     drops: bool,
+
+    /// End after so many events.
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
 
     /// Print a JSON object for each event.
     #[arg(long)]
@@ -39,25 +48,37 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         (_, true) => EventKinds::Drops,
         _ => EventKinds::All,
     };
+    let expression = expression::given(&arguments.expression)?;
+    let fits = |event: &Event| {
+        let expression = expression.as_ref();
+        expression.is_none_or(|expression| expression.matches(&Subject::of_event(event)))
+    };
     let mut client = arguments.instance.connect()?;
     match client.ask(&Request::Events { kinds })? {
         Reply::Listening => {}
         _ => return Err(unexpected()),
     }
     let colour = Colour::of_stdout();
-    loop {
+    let mut left = arguments.count.unwrap_or(u64::MAX);
+    while left > 0 {
         let mut out = std::io::stdout().lock();
         match client.reply()? {
+            Reply::Event(event) if !fits(&event) => {}
             Reply::Event(event) if arguments.json => {
+                left -= 1;
                 serde_json::to_writer(&mut out, &event)?;
                 writeln!(out)?;
             }
-            Reply::Event(event) => writeln!(out, "{}", line(&event, colour))?,
+            Reply::Event(event) => {
+                left -= 1;
+                writeln!(out, "{}", line(&event, colour))?;
+            }
             Reply::EventsLost { count } if arguments.json => writeln!(out, "{{\"lost\":{count}}}")?,
             Reply::EventsLost { count } => writeln!(out, "   [LOST] {count} events")?,
             _ => return Err(unexpected()),
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// An event in one line.

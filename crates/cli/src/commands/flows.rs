@@ -4,15 +4,20 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use keepstate_api::{AddressFilter, Filter, Flow, Replied, Request};
+use keepstate_api::{AddressFilter, Expression, Filter, Flow, Replied, Request};
 use keepstate_policy::Protocol;
 
+use crate::expression;
 use crate::output::stdout;
 use crate::running::InstanceArgument;
 
 /// List the flows, in the words of `conntrack -L`.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
+    /// Which flows, such as `dst port 22 and state established`: see docs/filters.md.
+    #[arg(value_name = "FILTER", num_args = 0..)]
+    expression: Vec<String>,
+
     /// Flows of this family.
     #[arg(long, short = 'f', value_enum)]
     family: Option<FamilyArgument>,
@@ -85,10 +90,11 @@ fn protocol(text: &str) -> Result<u8, String> {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let expression = expression::of_flows(&arguments.expression)?;
     let mut client = arguments.instance.connect()?;
     let mut out = stdout();
     let request = Request::Flows {
-        filter: arguments.filter(),
+        filter: arguments.filter(expression),
     };
     let shown = client.flows(&request, |flow| arguments.print(&mut out, &flow))?;
     out.flush()?;
@@ -99,7 +105,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 impl Arguments {
-    fn filter(&self) -> Filter {
+    fn filter(&self, expression: Option<Expression>) -> Filter {
         Filter {
             family: self.family.map(|family| match family {
                 FamilyArgument::Ipv4 => "ipv4".to_owned(),
@@ -117,6 +123,7 @@ impl Arguments {
                 (_, true) => Some(Replied::Unreplied),
                 _ => None,
             },
+            expression,
             ..Filter::default()
         }
     }

@@ -2,15 +2,19 @@
 
 mod apply;
 mod backtest;
+mod ban;
 mod check;
 mod confirm;
+mod cookies;
 mod daemon;
 mod demo;
 mod diff;
+mod doctor;
 mod down;
 pub(crate) mod events;
 pub(crate) mod explain;
 mod flows;
+mod metrics;
 mod profile;
 mod replay;
 mod save;
@@ -18,7 +22,10 @@ mod shell;
 mod status;
 mod template;
 mod timeout;
+mod top;
+mod tune;
 mod up;
+mod web;
 
 use std::process::ExitCode;
 
@@ -48,6 +55,11 @@ enum Command {
     Template(template::Arguments),
     Shell(shell::Arguments),
     Status(status::Arguments),
+    Top(top::Arguments),
+    Web(web::Arguments),
+    Metrics(metrics::Arguments),
+    Doctor(doctor::Arguments),
+    Tune(tune::Arguments),
     Flows(flows::Arguments),
     Events(events::Arguments),
     Explain(explain::Arguments),
@@ -77,6 +89,9 @@ enum Command {
     /// As iptables-restore, for IPv6.
     #[command(disable_help_flag = true)]
     Ip6tablesRestore(Foreign),
+    Ban(ban::Arguments),
+    NeverBan(ban::NeverArguments),
+    Cookies(cookies::Arguments),
     Profile(profile::Arguments),
     Timeout(timeout::Arguments),
     /// Read and set the knobs of the tracker, with the command line of sysctl.
@@ -117,6 +132,11 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Shell(arguments) => shell::run(&arguments),
         Command::Backtest(arguments) => backtest::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
+        Command::Web(arguments) => web::run(&arguments),
+        Command::Metrics(arguments) => metrics::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Tune(arguments) => tune::run(&arguments),
         Command::Flows(arguments) => flows::run(&arguments),
         Command::Events(arguments) => events::run(&arguments),
         Command::Daemon(arguments) => daemon::run(&arguments),
@@ -128,6 +148,9 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Ip6tablesSave(words) => words.run("ip6tables-save"),
         Command::IptablesRestore(words) => words.run("iptables-restore"),
         Command::Ip6tablesRestore(words) => words.run("ip6tables-restore"),
+        Command::Ban(arguments) => ban::run(&arguments),
+        Command::NeverBan(arguments) => ban::run_never(&arguments),
+        Command::Cookies(arguments) => cookies::run(&arguments),
         Command::Profile(arguments) => profile::run(&arguments),
         Command::Timeout(arguments) => timeout::run(&arguments),
         Command::Sysctl { options } => {

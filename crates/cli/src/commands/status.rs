@@ -62,6 +62,14 @@ fn print(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
         Some(policy) => writeln!(out, "policy      {}", policy_line(policy))?,
     }
     print_table(out, status)?;
+    let bans = &status.bans;
+    if bans.banned + bans.never != 0 {
+        writeln!(
+            out,
+            "bans        {} networks banned, {} never; room for {}",
+            bans.banned, bans.never, bans.room
+        )?;
+    }
     let traffic = &status.traffic;
     print_counts(out, "state", &traffic.states)?;
     print_counts(out, "verdict", &traffic.verdicts)?;
@@ -126,6 +134,9 @@ fn print_table(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
             table.expectations_refused,
             table.unread
         )?;
+    }
+    if table.labels_refused != 0 {
+        writeln!(out, "labels      {} found no place", table.labels_refused)?;
     }
     let expiry = &status.expiry;
     writeln!(

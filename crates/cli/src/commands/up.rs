@@ -16,9 +16,11 @@ use crate::config;
 use crate::output::stdout;
 use crate::running::unexpected;
 
-/// How long a daemon may take to load its programs: the verifier is slow on a busy machine, and
-/// takes more than a minute on an emulated one. A daemon that ends is noticed at once.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// How long a daemon may take to load its programs: seconds here, minutes for the verifier of an emulated
+/// machine that is busy. A daemon that ends is noticed at once.
+const PATIENCE: Duration = Duration::from_secs(1_200);
+/// After so long it is said what is being waited for.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// Attach the firewall and start its daemon.
 ///
@@ -77,7 +79,8 @@ fn start(instance: &Instance) -> anyhow::Result<Child> {
 }
 
 fn wait_until_ready(instance: &Instance, child: &mut Child) -> anyhow::Result<Status> {
-    let deadline = Instant::now() + PATIENCE;
+    let begun = Instant::now();
+    let mut is_told = false;
     loop {
         if let Some(status) = child.try_wait()? {
             let said = read_log(&instance.log());
@@ -91,7 +94,12 @@ fn wait_until_ready(instance: &Instance, child: &mut Child) -> anyhow::Result<St
                 _ => Err(unexpected()),
             };
         }
-        if Instant::now() > deadline {
+        let waited = begun.elapsed();
+        if waited > SILENCE && !is_told {
+            eprintln!("keepstate: the kernel is still examining the programs; Ctrl-C gives up");
+            is_told = true;
+        }
+        if waited > PATIENCE {
             let _ = child.kill();
             bail!("the daemon does not answer\n{}", read_log(&instance.log()));
         }

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use keepstate_api::{Client, ClientError, Flow, Instance, Reply, Request, Unable};
-use keepstate_listing::Telling;
+use keepstate_listing::{Style, Telling};
 
 use super::invocation::{Invocation, Table};
 use super::options::Command;
@@ -91,7 +91,7 @@ impl Session {
         };
         let mut out = stdout();
         let mut frame = Frame::new(&invocation.output, "conntrack");
-        let style = invocation.output.style(Telling::Listed, LISTED);
+        let style = labelled(invocation, invocation.output.style(Telling::Listed, LISTED));
         self.count = self.client()?.flows(&request, |flow: Flow| {
             frame.open(&mut out)?;
             invocation.output.print(&mut out, &flow, style, "")?;
@@ -116,7 +116,10 @@ impl Session {
         let mut out = stdout();
         let mut frame = Frame::new(&invocation.output, "conntrack");
         frame.open(&mut out)?;
-        let style = invocation.output.style(Telling::Listed, LOOKED_UP);
+        let style = labelled(
+            invocation,
+            invocation.output.style(Telling::Listed, LOOKED_UP),
+        );
         invocation.output.print(&mut out, &flow, style, "")?;
         Ok(out.flush()?)
     }
@@ -203,19 +206,27 @@ impl Session {
         }
     }
 
-    /// Helpers alone expect flows here.
     fn create_expected(&mut self, invocation: &Invocation) -> Result<(), Problem> {
-        let query = invocation.original_packet()?;
-        Err(Problem::failed(
-            match self.ask(&Request::Find { query })? {
-                Reply::Flow(_) => refusal(Unable::Unsupported),
-                Reply::Unable {
-                    why: Unable::Missing,
-                } => "master conntrack not found",
-                Reply::Unable { why } => refusal(why),
-                _ => return Err(ClientError::Unexpected.into()),
-            },
-        ))
+        let expectation = invocation.new_expectation()?;
+        let why = match self.ask(&Request::InsertExpectation { expectation })? {
+            Reply::Done => return Ok(()),
+            Reply::Unable { why } => why,
+            _ => return Err(ClientError::Unexpected.into()),
+        };
+        Err(Problem::failed(match why {
+            Unable::Missing => "master conntrack not found",
+            Unable::Exists => "File exists",
+            why => refusal(why),
+        }))
+    }
+}
+
+/// Flows that are looked for by their labels are shown with them.
+fn labelled(invocation: &Invocation, style: Style) -> Style {
+    let asked = invocation.given.has('l');
+    Style {
+        label_name: style.label_name.or(asked.then_some(super::labels::name)),
+        ..style
     }
 }
 

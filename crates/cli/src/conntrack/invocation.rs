@@ -7,6 +7,7 @@ use keepstate_engine::conntrack::sctp::SctpState;
 use keepstate_policy::Protocol;
 
 use super::getopt::{Key, Scanner};
+use super::labels::{self, Labels};
 use super::nat;
 use super::options::{self, Command, Given};
 use super::output::Output;
@@ -43,7 +44,10 @@ pub(super) struct Invocation {
     pub(super) output: Output,
     pub(super) events: Events,
     pub(super) buffer_bytes: i64,
-    pub(super) labels: Vec<String>,
+    pub(super) labels: Labels,
+    /// What is expected: `--tuple-…` and `--mask-port-…`.
+    pub(super) expected: Direction,
+    pub(super) port_mask: u16,
 }
 
 /// One of conntrack's tables.
@@ -154,9 +158,13 @@ impl Invocation {
                 } else {
                     None
                 };
-                self.labels.extend(following.map(str::to_owned));
+                let removed = self.labels.removed.get_or_insert_default();
+                if let Some(list) = following {
+                    removed.extend(labels::numbers(list)?);
+                }
             }
-            'l' | '<' => self.labels.push(text.to_owned()),
+            'l' => self.labels.wanted.extend(labels::numbers(text)?),
+            '<' => self.labels.added.extend(labels::numbers(text)?),
             'p' => self.protocol = Some(protocol(text)?),
             'f' => self.family(family_named(text)?)?,
             't' => self.seconds = signed(text) as u32,
@@ -219,21 +227,17 @@ impl Invocation {
             'q' => (&mut self.reply.destination, None, ' '),
             '{' => (&mut self.source_mask, None, ' '),
             '}' => (&mut self.destination_mask, None, ' '),
-            // The tuple of an expectation: there are none, so nothing compares it.
-            '[' => return self.note_mask(mask, '{'),
-            _ => return self.note_mask(mask, '}'),
+            '[' => (&mut self.expected.source, Some(&mut self.source_mask), '{'),
+            _ => (
+                &mut self.expected.destination,
+                Some(&mut self.destination_mask),
+                '}',
+            ),
         };
         *slot = Some(address);
         if let (Some(mask_slot), Some(mask)) = (mask_slot, mask) {
             *mask_slot = Some(mask);
             self.given.add(mask_letter);
-        }
-        Ok(())
-    }
-
-    fn note_mask(&mut self, mask: Option<IpAddr>, letter: char) -> Result<(), Problem> {
-        if mask.is_some() {
-            self.given.add(letter);
         }
         Ok(())
     }
@@ -288,6 +292,11 @@ impl Invocation {
             Detail::DestinationPort => self.original.destination_port = Some(self.port(text)),
             Detail::ReplySourcePort => self.reply.source_port = Some(self.port(text)),
             Detail::ReplyDestinationPort => self.reply.destination_port = Some(self.port(text)),
+            Detail::TupleSourcePort => self.expected.source_port = Some(self.port(text)),
+            Detail::TupleDestinationPort => {
+                self.expected.destination_port = Some(self.port(text));
+            }
+            Detail::MaskSourcePort => self.port_mask = self.port(text),
             Detail::IcmpType => self.icmp_type = Some(number as u8),
             Detail::IcmpCode => self.icmp_code = Some(number as u8),
             Detail::IcmpId => self.icmp_id = Some(number as u16),
@@ -310,7 +319,6 @@ impl Invocation {
     }
 
     fn finish(&mut self) -> Result<(), Problem> {
-        super::labels::refuse(self)?;
         if self.given.has('j') && self.given.has_any("ng") {
             let message = "cannot specify `--src-nat' or `--dst-nat' with `--any-nat'";
             return Err(Problem::usage(message));
@@ -319,6 +327,7 @@ impl Invocation {
             return Ok(());
         };
         command.check(self.given)?;
+        labels::check(self)?;
         if let Some(protocol) = self.protocol
             && command != Command::Help
         {

@@ -73,6 +73,7 @@ impl Output {
             references,
             now_ns: now_ns(),
             utc_offset,
+            label_name: self.labels.then_some(super::labels::name),
         }
     }
 

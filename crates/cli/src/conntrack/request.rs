@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 
 use keepstate_api::{
-    AddressFilter, Filter, FlowChange, Foreign, MarkChange, MarkFilter, NewFlow, Query,
-    StatusFilter, Unable,
+    AddressFilter, Filter, FlowChange, Foreign, MarkChange, MarkFilter, NewExpectation, NewFlow,
+    Query, StatusFilter, Unable,
 };
+use keepstate_engine::limits::LABELS_MAX;
 
 use super::invocation::{Direction, Family, Invocation};
 use super::problem::{Problem, refusal};
@@ -69,6 +70,7 @@ impl Invocation {
             icmp_code: self.icmp_code,
             icmp_id: self.icmp_id,
             id: self.given.has('i').then_some(self.id),
+            labels: self.labels.wanted.clone(),
             foreign,
             ..Filter::default()
         })
@@ -135,6 +137,7 @@ impl Invocation {
             mark: self.mark.value,
             state: self.state.map(str::to_owned),
             tags: self.tags.map(Option::unwrap_or_default),
+            labels: self.labels.added.clone(),
         })
     }
 
@@ -150,7 +153,27 @@ impl Invocation {
             mark: self.given.has('m').then_some(mark),
             state: self.state.map(str::to_owned),
             tags: self.tags,
+            labels: [self.labels.added.clone(), self.removed_labels()],
         }
+    }
+
+    fn removed_labels(&self) -> Vec<u16> {
+        match &self.labels.removed {
+            None => Vec::new(),
+            Some(named) if named.is_empty() => (0..LABELS_MAX as u16).collect(),
+            Some(named) => named.clone(),
+        }
+    }
+
+    /// The expectation that `-I expect` makes. Of masks the source's alone count, as in the kernel.
+    pub(super) fn new_expectation(&self) -> Result<NewExpectation, Problem> {
+        let invalid = || Problem::failed(refusal(Unable::Invalid));
+        Ok(NewExpectation {
+            master: self.packet(&self.original)?,
+            expected: self.packet(&self.expected)?,
+            source_mask: self.source_mask.ok_or_else(invalid)?,
+            port_mask: self.port_mask,
+        })
     }
 
     fn packet(&self, direction: &Direction) -> Result<Query, Problem> {

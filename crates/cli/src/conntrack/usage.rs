@@ -27,14 +27,21 @@ Options that say which flows, or what a new one is like:
   -p, --protonum PROTOCOL        -f, --family ipv4|ipv6
   -u, --status STATUS[,...]      ASSURED, SEEN_REPLY, FIXED_TIMEOUT, UNREPLIED, !STATUS
   -m, --mark MARK[/MASK]         -w, --zone ZONE
+  -l, --label LABEL[,...]        by the names of /etc/xtables/connlabel.conf
   -t, --timeout SECONDS          -i, --id ID
   -n, --src-nat, -g, --dst-nat, -j, --any-nat, -c, --secmark, --orig-zone, --reply-zone
 
 Other options:
-  -o, --output FORM[,...]        extended, id, ktimestamp, timestamp, userspace, xml, save, json
+  -o, --output FORM[,...]        extended, id, ktimestamp, labels, timestamp, userspace, xml, save, json
+  --label-add LABEL[,...]        with -I, -A, -U: set labels
+  --label-del [LABEL[,...]]      with -U: clear these, or all
   -z, --zero                     with -L: set counters to zero
   -e, --event-mask EVENT[,...]   with -E: ALL, NEW, UPDATES, DESTROY
   -b, --buffer-size BYTES        with -E: for events that wait to be printed
+
+Options of -I expect, beside -s, -d, -p and -t, which name the flow that expects:
+  --tuple-src ADDRESS[/PREFIX]   --tuple-dst ADDRESS           the packet that is expected
+  --mask-src MASK                --mask-dst MASK
 
 The daemon is the one called $KEEPSTATE_INSTANCE, or default.
 ";

@@ -103,12 +103,10 @@ fn text(
 }
 
 fn known_table(name: &str) -> Result<TableKind, Failed> {
-    let known = [TableKind::Filter, TableKind::Raw]
-        .into_iter()
-        .find(|kind| kind.name() == name);
+    let known = TableKind::ALL.into_iter().find(|kind| kind.name() == name);
     known.ok_or_else(|| Failed {
         message: match name {
-            "nat" | "mangle" | "security" => {
+            "nat" | "security" => {
                 format!("{}\n", Problem::TableNotSupported(name.into()))
             }
             _ => format!("Table `{name}' does not exist\n"),

@@ -4,6 +4,7 @@
 
 mod bench;
 mod expect;
+mod labels;
 mod live;
 mod zones;
 

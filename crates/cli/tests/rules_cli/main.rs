@@ -5,4 +5,5 @@ mod guard;
 mod iptables;
 mod offline;
 mod shell;
+mod targets;
 mod templates;

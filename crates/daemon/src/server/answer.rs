@@ -20,12 +20,19 @@ use keepstate_plane::Counters;
 use super::connection::{Output, failure};
 use super::plane::PlaneError;
 use super::rules::ApplyError;
-use super::{Origin, Shared, commands, edit, expectations, flows, sysctl, timeouts};
+use super::{
+    Origin, Shared, bans, commands, cookies, edit, expectations, flows, survey, sysctl, timeouts,
+};
 
 /// Answers one request, all but those that end the conversation. Errors are the client's.
 pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> io::Result<()> {
     let reply = match request {
         Request::Flows { filter } => return flows::list(shared, &filter, output),
+        Request::Survey {
+            filter,
+            order,
+            count,
+        } => Ok(survey::survey(shared, &filter, order, count)),
         Request::ResetCounters { filter } => return flows::reset_counters(shared, &filter, output),
         Request::Remove { filter } => return flows::remove(shared, &filter, output),
         Request::Flush { filter } => return flows::flush(shared, &filter, output),
@@ -37,9 +44,13 @@ pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> 
         }
         Request::FindExpectation { query } => Ok(expectations::find(shared, &query)),
         Request::RemoveExpectation { query } => Ok(expectations::remove(shared, &query)),
+        Request::InsertExpectation { expectation } => {
+            Ok(expectations::insert(shared, &expectation, output))
+        }
         Request::FlushExpectations => Ok(expectations::flush(shared)),
         Request::Find { query } => Ok(flows::find(shared, &query)),
         Request::Insert { flow } => Ok(edit::insert(shared, &flow, output)),
+        Request::Bans { list } => return bans::list(shared, list, output),
         Request::Sysctl { name } => return sysctl::tell(shared, name.as_deref(), output),
         Request::Status => status(shared).map(|status| Reply::Status(Box::new(status))),
         Request::Apply { files, mode } => match shared.rules.apply(&*shared.plane, &files, mode) {
@@ -59,8 +70,27 @@ pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> 
         Request::TimeoutPolicies => Ok(shared.timeouts.list(&*shared.plane)),
         Request::AddTimeoutPolicy { policy } => Ok(timeouts::add(shared, policy)),
         Request::RemoveTimeoutPolicy { name } => Ok(timeouts::remove(shared, name.as_deref())),
+        Request::Ban {
+            list,
+            networks,
+            seconds,
+            cause,
+            more,
+        } => {
+            let wish = bans::Wish {
+                list,
+                seconds,
+                cause,
+                more,
+            };
+            Ok(bans::add(shared, &wish, &networks))
+        }
+        Request::Unban { list, networks } => Ok(bans::remove(shared, list, &networks)),
+        Request::FlushBans { list } => Ok(bans::flush(shared, list)),
+        Request::Cookies => cookies::status(shared).map(Reply::Cookies),
+        Request::SetCookies { mode, high, low } => cookies::set(shared, mode, high, low),
         Request::SetSysctl { assignment } => Ok(sysctl::set(shared, &assignment)),
-        Request::Events { .. } | Request::Shutdown { .. } => {
+        Request::Events { .. } | Request::ReadOnly | Request::Shutdown { .. } => {
             unreachable!("answered by the connection itself")
         }
     };
@@ -125,6 +155,7 @@ fn status(shared: &Shared) -> Result<Status, PlaneError> {
         table: table_status(shared),
         traffic: traffic(&counters),
         expiry: shared.expiry.status(),
+        bans: shared.bans.status(plane),
         events: shared.hub.status(counters.events_lost, &shared.log),
         control: ControlStatus {
             connections: read(&tally.connections),
@@ -165,6 +196,8 @@ fn table_status(shared: &Shared) -> TableStatus {
         expectations_deleted: gauge(gauges::EXPECTATIONS_DELETED),
         expectations_refused: gauge(gauges::EXPECTATIONS_REFUSED),
         unread: gauge(gauges::UNREAD),
+        labels_refused: gauge(gauges::LABELS_REFUSED),
+        flows_peak: shared.expiry.peak().max(level(gauges::COUNT)),
     }
 }
 

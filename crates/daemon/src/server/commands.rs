@@ -82,8 +82,7 @@ pub(super) fn restore(shared: &Shared, restore: &Restore) -> Result<Printed, Pla
         table: None,
     };
     if let Some(name) = &restore.table {
-        let kinds = [TableKind::Filter, TableKind::Raw];
-        options.table = kinds.into_iter().find(|kind| kind.name() == name);
+        options.table = TableKind::ALL.into_iter().find(|kind| kind.name() == name);
         if options.table.is_none() {
             let message = format!("table `{name}\' does not exist or cannot be had");
             return Ok(refused(program, &message, NO_TABLE));

@@ -91,6 +91,7 @@ fn serve(shared: &Arc<Shared>, stream: UnixStream) -> io::Result<()> {
     let mut output = BufWriter::new(stream);
     frame::write(&mut output, &hello(shared))?;
     output.flush()?;
+    let mut is_read_only = false;
     loop {
         let request: Request = match frame::read(&mut input, REQUEST_BYTES_MAX) {
             Ok(Some(request)) => request,
@@ -116,6 +117,15 @@ fn serve(shared: &Arc<Shared>, stream: UnixStream) -> io::Result<()> {
         };
         shared.tally.requests.fetch_add(1, Ordering::Relaxed);
         match request {
+            request if is_read_only && !request.only_asks() => {
+                shared.tally.refused.fetch_add(1, Ordering::Relaxed);
+                let message = "this connection may change nothing";
+                frame::write(&mut output, &failure(FailureKind::Forbidden, message))?;
+            }
+            Request::ReadOnly => {
+                is_read_only = true;
+                frame::write(&mut output, &Reply::Done)?;
+            }
             Request::Events { kinds } => return follow(shared, kinds, &mut output),
             Request::Shutdown { leave } => {
                 let client = Some(output.get_ref().try_clone()?);

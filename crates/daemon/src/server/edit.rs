@@ -8,22 +8,24 @@ use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
 use keepstate_api::{
-    EventKind, Filter, Flow, FlowChange, FlowStatus, MarkChange, NewFlow, Program, Reply, Unable,
-    frame,
+    Event, EventKind, Filter, Flow, FlowChange, FlowStatus, MarkChange, NewFlow, Program, Reply,
+    Unable, frame, labels_of,
 };
 use keepstate_engine::conntrack::sctp::{self, SctpState};
 use keepstate_engine::conntrack::tcp::TcpState;
 use keepstate_engine::conntrack::{Tracker, gre, half_open};
-use keepstate_engine::event::{Event as EngineEvent, EventKind as EngineKind};
+use keepstate_engine::event::{Event as EngineEvent, EventKind as EngineKind, told};
 use keepstate_engine::host::{FlowMemory, Words};
+use keepstate_engine::labels;
 use keepstate_engine::record::{
-    ASSURED, CONTROL_WORD, EXPECTED, FIXED_TIMEOUT, ORIGINATOR_IS_SECOND, Record, SEEN_REPLY, Warm,
+    ASSIGNED, ASSURED, CONTROL_WORD, Control, EXPECTED, FIXED_TIMEOUT, ORIGINATOR_IS_SECOND,
+    Record, SEEN_REPLY, Warm,
 };
 use keepstate_engine::settings::{
     SETTING_ACCOUNTING, SETTING_ACCOUNTING_ENDS, SETTING_FLOW_EVENTS, SETTING_TIMESTAMP, Settings,
 };
 use keepstate_engine::table::{
-    self, Displaced, Entry, HalfOpen, Hash, Insert, NOT_COUNTED, Opening,
+    self, Displaced, Entry, HalfOpen, Hash, Insert, NOT_COUNTED, Opening, Place,
 };
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{Direction, FlowKey, Oriented, Side, is_icmp};
@@ -92,15 +94,42 @@ fn try_insert(shared: &Shared, by: Option<&Program>, flow: &NewFlow) -> Result<(
     shared.expiry.was_edited.store(true, Ordering::Relaxed);
     tell_displaced(shared, &settings, &displaced, &oriented.key);
     match inserted {
-        Insert::Done(_) => {}
+        Insert::Done(place) => begin_labels(shared, flow, &oriented.key, place, now)?,
         Insert::Exists => return Err(Unable::Exists),
         Insert::Full => return Err(Unable::Full),
         Insert::Contended => return Err(Unable::Busy),
     }
     if let Some((_, entry)) = flows::locate(shared, &oriented.key, now) {
-        publish_event(shared, by, EventKind::New, &entry, now);
+        events::publish_record(shared, EventKind::New, &entry, now, by, told::NEW);
     }
     Ok(())
+}
+
+/// Gives a flow that was just made its labels, or takes it out again.
+fn begin_labels(
+    shared: &Shared,
+    flow: &NewFlow,
+    key: &FlowKey,
+    place: Place,
+    now: Tick,
+) -> Result<(), Unable> {
+    let set = labels_of(&flow.labels);
+    if set == [0; 2] {
+        return Ok(());
+    }
+    let flows = shared.plane.table();
+    let flows = flows.flows();
+    let found = (Hash::of(key, &shared.plane.settings()).id, place);
+    let keeps_all = shared.plane.tables().len() > 1;
+    // What an earlier flow of this name may have left is cleared.
+    let clear = set.map(|word| !word);
+    if labels::edit(&flows, found, set, clear, keeps_all, now) != labels::Changed::Refused {
+        return Ok(());
+    }
+    let words = flows.slot(place.family, place.bucket, place.slot);
+    let control = words.map_or(0, |words| words.load(CONTROL_WORD));
+    table::remove(&flows, place, Control(control));
+    Err(Unable::Full)
 }
 
 /// Whether packets could ever belong to the flow.
@@ -225,12 +254,15 @@ fn change_one(
             // From an earlier try: flipping its bits again would take them back.
             draft.mark = entry.warm.mark;
         } else if !draft.differs(&entry, now) {
-            return Ok(None);
+            let is_changed = change_labels(shared, by, change, &entry, now)?;
+            return Ok(is_changed.then(|| flows::describe(shared, &entry, now)));
         }
         tried_mark = Some(draft.mark);
         if let Some(changed) = draft.publish(&table.flows(), &entry) {
             shared.expiry.was_edited.store(true, Ordering::Relaxed);
-            publish_event(shared, by, EventKind::Update, &changed, now);
+            let events = draft.events(&entry);
+            events::publish_record(shared, EventKind::Update, &changed, now, by, events);
+            change_labels(shared, by, change, &changed, now)?;
             return Ok(Some(flows::describe(shared, &changed, now)));
         }
         match flows::again(shared, filter, (&table, &entry), now) {
@@ -239,6 +271,38 @@ fn change_one(
         }
     }
     Err(Unable::Busy)
+}
+
+/// Changes a record's labels; whether any of them was another.
+fn change_labels(
+    shared: &Shared,
+    by: Option<&Program>,
+    change: &FlowChange,
+    entry: &Entry,
+    now: Tick,
+) -> Result<bool, Unable> {
+    let [set, clear] = change.labels.each_ref().map(|labels| labels_of(labels));
+    if set == [0; 2] && (clear == [0; 2] || !entry.record.has(ASSIGNED)) {
+        return Ok(false);
+    }
+    let plane = &*shared.plane;
+    let (tables, settings) = (plane.tables(), plane.settings());
+    // The record may have moved, which is said by where it is found.
+    let (table, entry) = flows::locate(shared, &entry.key, now).ok_or(Unable::Missing)?;
+    let found = (Hash::of(&entry.key, &settings).id, entry.place);
+    match labels::edit(&table.flows(), found, set, clear, tables.len() > 1, now) {
+        labels::Changed::No => return Ok(false),
+        labels::Changed::Refused => return Err(Unable::Full),
+        labels::Changed::Yes => {}
+    }
+    let tells = !entry.record.has(ASSIGNED) || entry.warm.assigned.tells(told::OTHER);
+    if tells && settings.has(SETTING_FLOW_EVENTS) {
+        let (_, entry) = flows::locate(shared, &entry.key, now).ok_or(Unable::Missing)?;
+        let flow = flows::describe(shared, &entry, now);
+        let event = events::of_record(shared, EventKind::Update, &entry, now, by);
+        shared.hub.publish(Event { flow, ..event });
+    }
+    Ok(true)
 }
 
 /// A record as it shall be.
@@ -278,6 +342,17 @@ impl Draft {
             || self.record.status != old.status
             || self.record.tcp_state != old.tcp_state
             || self.record.deadline.seconds_left(now) != old.deadline.seconds_left(now)
+    }
+
+    /// Which events the change is.
+    fn events(&self, entry: &Entry) -> u8 {
+        let old = &entry.record;
+        let changed = self.record.status ^ old.status;
+        let of = |is_so: bool, event| if is_so { event } else { told::OTHER };
+        of(self.mark != entry.warm.mark, told::MARK)
+            | of(changed & SEEN_REPLY != 0, told::REPLY)
+            | of(changed & ASSURED != 0, told::ASSURED)
+            | of(self.record.tcp_state != old.tcp_state, told::PROTOCOL)
     }
 
     /// Writes it, and returns the record as it is then; `None` when a packet was first.
@@ -358,13 +433,6 @@ fn tell_displaced(shared: &Shared, settings: &Settings, displaced: &Displaced, o
         if let Some(event) = events::told(shared, &event) {
             shared.hub.publish(event);
         }
-    }
-}
-
-fn publish_event(shared: &Shared, by: Option<&Program>, kind: EventKind, entry: &Entry, now: Tick) {
-    if shared.plane.settings().has(SETTING_FLOW_EVENTS) {
-        let event = events::of_record(shared, kind, entry, now, by);
-        shared.hub.publish(event);
     }
 }
 

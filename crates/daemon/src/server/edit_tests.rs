@@ -31,6 +31,7 @@ fn new_flow(port: u16) -> NewFlow {
         mark: u32::from(port),
         state: Some("ESTABLISHED".to_owned()),
         tags: [0; 2],
+        labels: Vec::new(),
     }
 }
 
@@ -79,6 +80,7 @@ fn flows_are_made_found_changed_and_removed() {
         }),
         state: None,
         tags: [None; 2],
+        labels: [vec![3, 127], Vec::new()],
     };
     let request = Request::Change {
         filter: even.clone(),

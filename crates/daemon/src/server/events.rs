@@ -10,8 +10,9 @@ use keepstate_api::{
 };
 use keepstate_engine::event::{Event as EngineEvent, EventKind as EngineKind};
 use keepstate_engine::host::Words;
+use keepstate_engine::labels;
 use keepstate_engine::policy::NO_RULE;
-use keepstate_engine::record::{Control, Record, Warm};
+use keepstate_engine::record::{ASSIGNED, Control, Record, Warm};
 use keepstate_engine::settings::{SETTING_DROP_EVENTS, SETTING_FLOW_EVENTS};
 use keepstate_engine::table::{Entry, Hash};
 use keepstate_engine::time::Tick;
@@ -117,7 +118,23 @@ impl Hub {
     }
 }
 
-/// What happened to a record otherwise than by a packet.
+/// Tells what happened to a record otherwise than by a packet, if somebody listens and the flow tells any of
+/// these [events](told).
+pub(crate) fn publish_record(
+    shared: &Shared,
+    kind: EventKind,
+    entry: &Entry,
+    now: Tick,
+    by: Option<&Program>,
+    events: u8,
+) {
+    let tells = !entry.record.has(ASSIGNED) || entry.warm.assigned.tells(events);
+    if tells && shared.plane.settings().has(SETTING_FLOW_EVENTS) {
+        shared.hub.publish(of_record(shared, kind, entry, now, by));
+    }
+}
+
+/// What happened to a record otherwise than by a packet. Labels are told of where they have changed.
 pub(crate) fn of_record(
     shared: &Shared,
     kind: EventKind,
@@ -125,10 +142,14 @@ pub(crate) fn of_record(
     now: Tick,
     by: Option<&Program>,
 ) -> Event {
+    let mut flow = flows::describe(shared, entry, now);
+    if kind != EventKind::New {
+        flow.labels.clear();
+    }
     Event {
         time_ns: unix_nanoseconds(),
         kind,
-        flow: flows::describe(shared, entry, now),
+        flow,
         packet: None,
         expectation: None,
         by: by.cloned(),
@@ -150,6 +171,9 @@ pub(crate) fn program(client: &UnixStream) -> Option<Program> {
 pub(crate) fn told(shared: &Shared, event: &EngineEvent) -> Option<Event> {
     let now = shared.plane.now();
     let mut told = describe(event, &shared.rules, now)?;
+    if let Some(expectation) = by_hand(shared, event) {
+        told.expectation = Some(Expectation::new(&expectation, now));
+    }
     if told.kind.is_of_packet() || told.kind.is_of_expectation() {
         return Some(told);
     }
@@ -164,6 +188,15 @@ pub(crate) fn told(shared: &Shared, event: &EngineEvent) -> Option<Event> {
         told.flow.mark = entry.warm.mark;
     }
     Some(told)
+}
+
+/// The expectation made by hand that has ended: for its addresses events have no room.
+fn by_hand(shared: &Shared, event: &EngineEvent) -> Option<expect::Expectation> {
+    let [.., number] = event.detail;
+    if event.kind != EngineKind::Unexpected as u8 || number == 0 {
+        return None;
+    }
+    expect::by_hand::read_ended(&shared.plane.table().flows(), number - 1, event.control)
 }
 
 fn family(event: &EngineEvent) -> Option<Family> {
@@ -189,6 +222,9 @@ pub(crate) fn describe(event: &EngineEvent, rules: &Rules, now: Tick) -> Option<
     };
     let mut entry = listing::Entry::new(&key, &record, &Warm::default(), now);
     entry.helper = helper::numbered(event.helper).map(|helper| helper.name);
+    if matches!(kind, EventKind::New | EventKind::Update) {
+        entry.labels = labels::told_by(&event.detail);
+    }
     if kind.is_of_packet() || kind.is_of_expectation() {
         let sender = if event.side == Side::Second as u8 {
             Side::Second

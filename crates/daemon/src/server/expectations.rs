@@ -2,17 +2,22 @@
 
 use std::io;
 
-use keepstate_api::{Ends, Event, EventKind, Expectation, Flow, Query, Reply, Unable, frame};
-use keepstate_engine::expect;
+use keepstate_api::{
+    Ends, Event, EventKind, Expectation, Flow, NewExpectation, Program, Query, Reply, Unable,
+    engine_address, frame,
+};
+use keepstate_engine::event::told;
+use keepstate_engine::expect::{self, by_hand};
 use keepstate_engine::record::{ORIGINATOR_IS_SECOND, Record, Warm};
 use keepstate_engine::settings::SETTING_FLOW_EVENTS;
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::Side;
+use keepstate_engine::wire::transport::{TCP, UDP};
 use keepstate_listing as listing;
 
 use super::connection::Output;
 use super::tables::Table;
-use super::{Shared, unix_nanoseconds};
+use super::{Shared, flows, unix_nanoseconds};
 
 /// Shows the expectations of a family, or of both.
 pub(super) fn list(shared: &Shared, family: Option<&str>, output: &mut Output) -> io::Result<()> {
@@ -67,6 +72,65 @@ pub(super) fn remove(shared: &Shared, query: &Query) -> Reply {
     }
 }
 
+/// Makes one.
+pub(super) fn insert(shared: &Shared, wanted: &NewExpectation, output: &Output) -> Reply {
+    match try_insert(shared, wanted, output) {
+        Ok(()) => Reply::Done,
+        Err(why) => Reply::Unable { why },
+    }
+}
+
+fn try_insert(shared: &Shared, wanted: &NewExpectation, output: &Output) -> Result<(), Unable> {
+    let now = shared.plane.now();
+    let NewExpectation {
+        master, expected, ..
+    } = wanted;
+    let first = shared.expectations.lock();
+    let _one_at_a_time = first.unwrap_or_else(std::sync::PoisonError::into_inner);
+    let addresses = [expected.source, expected.destination, wanted.source_mask];
+    let [source, destination, source_mask] = addresses.map(engine_address);
+    let family = source.0;
+    let name = flows::name(master).ok_or(Unable::Invalid)?;
+    if [destination.0, source_mask.0, name.key.family] != [family; 3] {
+        return Err(Unable::Invalid);
+    }
+    // Helpers expect these alone, and packets look for no others.
+    if ![TCP, UDP].contains(&expected.protocol) {
+        return Err(Unable::Unsupported);
+    }
+    let wanted = by_hand::Wanted {
+        protocol: expected.protocol,
+        source: source.1,
+        destination: destination.1,
+        source_port: expected.source_port,
+        destination_port: expected.destination_port,
+        source_mask: source_mask.1,
+        port_mask: wanted.port_mask,
+    };
+    let settings = shared.plane.settings();
+    let (_, owner) = flows::locate(shared, &name.key, now).ok_or(Unable::Missing)?;
+    let tables = shared.plane.tables();
+    let tables: Vec<_> = tables.iter().map(Table::flows).collect();
+    match by_hand::make(&tables, &settings, &wanted, &owner, now) {
+        by_hand::Made::Done(made, ended) => {
+            tell(shared, ended.as_slice());
+            if owner.warm.assigned.tells(told::EXPECTED) {
+                publish(
+                    shared,
+                    EventKind::Expected,
+                    &made,
+                    flows::caller(shared, output),
+                );
+            }
+            Ok(())
+        }
+        by_hand::Made::Exists => Err(Unable::Exists),
+        by_hand::Made::Clash => Err(Unable::Busy),
+        by_hand::Made::NoHelper => Err(Unable::Unsupported),
+        by_hand::Made::Full => Err(Unable::Full),
+    }
+}
+
 /// Takes all of them out.
 pub(super) fn flush(shared: &Shared) -> Reply {
     let mut ended = Vec::new();
@@ -109,8 +173,19 @@ fn tell(shared: &Shared, ended: &[expect::Expectation]) {
     if !shared.plane.settings().has(SETTING_FLOW_EVENTS) {
         return;
     }
-    let now = shared.plane.now();
-    for expectation in ended {
+    for expectation in ended.iter().filter(|ended| ended.tells_its_end()) {
+        publish(shared, EventKind::Unexpected, expectation, None);
+    }
+}
+
+fn publish(
+    shared: &Shared,
+    kind: EventKind,
+    expectation: &expect::Expectation,
+    by: Option<Program>,
+) {
+    if shared.plane.settings().has(SETTING_FLOW_EVENTS) {
+        let now = shared.plane.now();
         let record = Record {
             status: match expectation.master_originator {
                 Side::First => 0,
@@ -121,11 +196,11 @@ fn tell(shared: &Shared, ended: &[expect::Expectation]) {
         let master = listing::Entry::new(&expectation.master, &record, &Warm::default(), now);
         shared.hub.publish(Event {
             time_ns: unix_nanoseconds(),
-            kind: EventKind::Unexpected,
+            kind,
             flow: Flow::from_listing(&master),
             packet: None,
             expectation: Some(Expectation::new(expectation, now)),
-            by: None,
+            by,
         });
     }
 }

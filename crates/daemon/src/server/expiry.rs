@@ -5,14 +5,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use keepstate_api::{EventKind, ExpiryStatus};
+use keepstate_engine::event::told;
 use keepstate_engine::fragment;
+use keepstate_engine::host::{FlowMemory as _, Words as _};
 use keepstate_engine::limits::FRAGMENT_BUCKETS;
 use keepstate_engine::settings::{
     SETTING_ACCOUNTING, SETTING_ACCOUNTING_ENDS, SETTING_FLOW_EVENTS, Settings, Timeout,
 };
-use keepstate_engine::table::{self, Entry};
+use keepstate_engine::table::{self, Entry, gauges};
 use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
 
+use super::aftermath::Aftermath;
 use super::answer::chain;
 use super::tables::Table;
 use super::{Shared, events, expectations};
@@ -34,6 +37,8 @@ pub(crate) struct Expiry {
     removed: AtomicU64,
     round_ms: AtomicU64,
     lag_ms: AtomicU64,
+    /// Most flows at a time.
+    peak: AtomicU64,
 }
 
 impl Expiry {
@@ -44,10 +49,14 @@ impl Expiry {
             lag_ms: self.lag_ms.load(Ordering::Relaxed),
         }
     }
+
+    pub(crate) fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
+    }
 }
 
 /// Searches round after round until the server ends.
-pub(crate) fn run(shared: &Shared) {
+pub(crate) fn run(shared: &Shared, mut aftermath: Aftermath) {
     let mut due = Due::default();
     for round in 0_u32.. {
         let begun = Instant::now();
@@ -56,6 +65,9 @@ pub(crate) fn run(shared: &Shared) {
             expectations::sweep(shared);
             if let Err(error) = shared.plane.sweep_meters() {
                 eprintln!("keepstate: {}", chain(&error));
+            }
+            if round > 0 {
+                aftermath.clear(&*shared.plane);
             }
             if let Err(error) = shared.plane.resize(None) {
                 eprintln!("keepstate: {}", chain(&error));
@@ -66,6 +78,10 @@ pub(crate) fn run(shared: &Shared) {
         }
         due.begin(shared);
         for step in 0..STEPS {
+            shared
+                .expiry
+                .peak
+                .fetch_max(flows(shared), Ordering::Relaxed);
             lag_ms = lag_ms.max(search(shared, &mut due, step));
             if shared.sleep((ROUND / STEPS * (step + 1)).saturating_sub(begun.elapsed())) {
                 return;
@@ -76,6 +92,14 @@ pub(crate) fn run(shared: &Shared) {
         expiry.round_ms.store(round_ms, Ordering::Relaxed);
         expiry.lag_ms.store(lag_ms, Ordering::Relaxed);
     }
+}
+
+fn flows(shared: &Shared) -> u64 {
+    let table = shared.plane.table();
+    let memory = table.flows();
+    let count = memory.gauges().map_or(0, |words| words.load(gauges::COUNT));
+    // A removal may be counted before its insertion.
+    (count as i64).max(0) as u64
 }
 
 /// When the buckets of the table are worth a look.
@@ -174,10 +198,9 @@ fn search(shared: &Shared, due: &mut Due, step: u32) -> u64 {
             let mut show = |entry: &Entry| {
                 removed += 1;
                 latest = latest.max(now.0.wrapping_sub(entry.record.deadline.0));
+                let (kind, events) = (EventKind::Destroy, told::DESTROY);
                 if tells {
-                    let kind = EventKind::Destroy;
-                    let event = events::of_record(shared, kind, entry, now, None);
-                    shared.hub.publish(event);
+                    events::publish_record(shared, kind, entry, now, None, events);
                 }
             };
             let part = part(buckets, step);

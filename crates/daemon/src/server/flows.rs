@@ -4,15 +4,18 @@ use std::collections::HashSet;
 use std::io;
 
 use keepstate_api::{
-    EventKind, Filter, Flow, Program, Query, Reply, Unable, engine_address, frame,
+    EventKind, Filter, Flow, Program, Query, Reply, Unable, engine_address, frame, label_numbers,
 };
 use keepstate_engine::conntrack;
+use keepstate_engine::event::told;
 use keepstate_engine::host::{FlowMemory, Words};
-use keepstate_engine::record::{CONTROL_WORD, Control, Record};
+use keepstate_engine::labels;
+use keepstate_engine::record::{ASSIGNED, CONTROL_WORD, Control, Record};
 use keepstate_engine::settings::{SETTING_ACCOUNTING, SETTING_FLOW_EVENTS, Settings};
 use keepstate_engine::table::{self, Entry, Hash, Lookup};
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{FlowKey, Oriented, Tuple};
+use keepstate_listing as listing;
 
 use super::connection::Output;
 use super::tables::Table;
@@ -27,23 +30,47 @@ pub(super) const EDIT_TRIES_MAX: u32 = 64;
 
 /// A flow as clients see it.
 pub(super) fn describe(shared: &Shared, entry: &Entry, now: Tick) -> Flow {
-    describe_under(&shared.plane.settings(), entry, now)
+    let table = shared.plane.table();
+    describe_under(&shared.plane.settings(), &table.flows(), entry, now)
 }
 
 /// As [`describe`], for many flows: settings are long.
-fn describe_under(settings: &Settings, entry: &Entry, now: Tick) -> Flow {
+pub(super) fn describe_under<M: FlowMemory>(
+    settings: &Settings,
+    common: &M,
+    entry: &Entry,
+    now: Tick,
+) -> Flow {
+    let id = Hash::of(&entry.key, settings).id;
+    let labels = match entry.record.has(ASSIGNED) {
+        true => labels::of_flow(common, id, entry.key.family, entry.warm.assigned.born()),
+        false => [0; 2],
+    };
     let mut flow = Flow {
-        id: Hash::of(&entry.key, settings).id,
+        id,
+        labels: label_numbers(&labels),
         ..Flow::from_table(entry, now)
     };
-    let was_counted = entry.counters().is_some_and(|[original, ..]| original != 0);
-    if !was_counted && !settings.has(SETTING_ACCOUNTING) {
-        // There is room for counters, for the sake of start times or of later.
+    if !is_counted(settings, entry) {
         for endpoints in [&mut flow.original, &mut flow.reply] {
             (endpoints.packets, endpoints.bytes) = (None, None);
         }
     }
     flow
+}
+
+/// A flow as it can be listed, with what filters ask for.
+pub(super) fn listed_under(settings: &Settings, entry: &Entry, now: Tick) -> listing::Entry {
+    let mut listed = listing::Entry::from_table(entry, now);
+    listed.counters = listed.counters.filter(|_| is_counted(settings, entry));
+    listed
+}
+
+/// Where flows are not counted there may be room for counters, for the sake of start times or of
+/// later.
+fn is_counted(settings: &Settings, entry: &Entry) -> bool {
+    let was_counted = entry.counters().is_some_and(|[original, ..]| original != 0);
+    was_counted || settings.has(SETTING_ACCOUNTING)
 }
 
 pub(super) fn list(shared: &Shared, filter: &Filter, output: &mut Output) -> io::Result<()> {
@@ -177,7 +204,8 @@ pub(super) fn again(
     let is_alike = current.warm.mark == entry.warm.mark
         && current.record.status == entry.record.status
         && current.record.tcp_state == entry.record.tcp_state
-        && filter.seconds_left.is_none();
+        && filter.seconds_left.is_none()
+        && filter.expression.is_none();
     (is_alike || filter.matches(&describe(shared, &current, now))).then_some((table, current))
 }
 
@@ -235,6 +263,7 @@ pub(super) fn for_each<E>(
     let tables = shared.plane.tables();
     // While records move from one table to another, those that were met in the first.
     let mut met = HashSet::new();
+    let common = shared.plane.table();
     for (number, table) in tables.iter().enumerate() {
         let is_last = number + 1 == tables.len();
         for (family, buckets) in table.families() {
@@ -246,7 +275,11 @@ pub(super) fn for_each<E>(
                 let end = buckets.min(next.saturating_add(BUCKETS_PER_STEP));
                 let now = shared.plane.now();
                 table::visit(&table.flows(), family, next..end, now, |entry| {
-                    let flow = describe_under(&settings, entry, now);
+                    // Many flows fall to an expression, and a description costs a microsecond.
+                    if !filter.expression_fits(&listed_under(&settings, entry, now)) {
+                        return;
+                    }
+                    let flow = describe_under(&settings, &common.flows(), entry, now);
                     if filter.matches(&flow) {
                         found.push((*entry, flow));
                     }
@@ -269,7 +302,7 @@ pub(super) fn for_each<E>(
 }
 
 /// Takes a record out; the flow as it was, unless it is gone or no longer fits.
-fn take_out(
+pub(super) fn take_out(
     shared: &Shared,
     by: Option<&Program>,
     filter: &Filter,
@@ -279,12 +312,13 @@ fn take_out(
     let (mut table, mut entry) = (table.clone(), *entry);
     for _ in 0..EDIT_TRIES_MAX {
         if table::remove(&table.flows(), entry.place, entry.control) {
-            if shared.plane.settings().has(SETTING_FLOW_EVENTS) {
-                let kind = EventKind::Destroy;
-                let event = events::of_record(shared, kind, &entry, now, by);
-                shared.hub.publish(event);
+            events::publish_record(shared, EventKind::Destroy, &entry, now, by, told::DESTROY);
+            let flow = describe(shared, &entry, now);
+            if entry.record.has(ASSIGNED) {
+                let born = entry.warm.assigned.born();
+                labels::forget(&table.flows(), flow.id, entry.key.family, born);
             }
-            return Some(describe(shared, &entry, now));
+            return Some(flow);
         }
         (table, entry) = again(shared, filter, (&table, &entry), now)?;
     }

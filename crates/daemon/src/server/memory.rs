@@ -21,6 +21,9 @@ use keepstate_policy::model::Counters as RuleCounters;
 use super::plane::{EventSource, Plane, PlaneError};
 use super::tables::{Table, TableMemory};
 
+/// Buckets of bans.
+const BAN_BUCKETS: u32 = 16;
+
 /// See the module.
 pub struct MemoryPlane {
     pub counters: Mutex<Counters>,
@@ -56,7 +59,9 @@ impl MemoryPlane {
     pub fn new(flows_max: u32) -> Self {
         let buckets = buckets_for(flows_max);
         let (sender, receiver) = channel();
-        let first = Arc::new(OwnedTable::new([buckets; 2], Accounting::Yes).with_helpers());
+        let mut settings = Settings::defaults(flows_max, [buckets; 2]);
+        settings.bans.buckets = BAN_BUCKETS;
+        let first = Arc::new(first_table(buckets));
         let memory = MemoryTable {
             own: Arc::clone(&first),
             common: Arc::clone(&first),
@@ -64,7 +69,7 @@ impl MemoryPlane {
         Self {
             counters: Mutex::default(),
             now: AtomicU32::new(0),
-            settings: Mutex::new(Settings::defaults(flows_max, [buckets; 2])),
+            settings: Mutex::new(settings),
             first,
             tables: Mutex::new(vec![Table::new(Arc::new(memory), [buckets; 2])]),
             policy: Mutex::new(MemoryPolicy {
@@ -206,6 +211,12 @@ impl EventSource for MemoryEvents {
         self.0.try_iter().for_each(|event| show(&event));
         Ok(())
     }
+}
+
+fn first_table(buckets: u32) -> OwnedTable {
+    OwnedTable::new([buckets; 2], Accounting::Yes)
+        .with_helpers()
+        .with_bans(BAN_BUCKETS)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -5,9 +5,12 @@
 //! trusted: lines are bounded, requests are parsed into types, and the number of clients has a
 //! limit.
 
+mod aftermath;
 mod answer;
+mod bans;
 mod commands;
 mod connection;
+mod cookies;
 mod edit;
 mod events;
 mod expectations;
@@ -18,10 +21,13 @@ mod log;
 pub mod memory;
 mod plane;
 mod rules;
+mod survey;
 pub(crate) mod sysctl;
 pub mod tables;
 mod timeouts;
 
+#[cfg(test)]
+mod survey_tests;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +44,8 @@ use keepstate_api::{Instance, Shutdown};
 use keepstate_engine::settings::{SETTING_DROP_EVENTS, SETTING_EVENTS_NEVER, SETTING_FLOW_EVENTS};
 use keepstate_engine::verdict::State;
 
+use self::aftermath::Aftermath;
+use self::bans::Bans;
 use self::events::Hub;
 use self::expiry::Expiry;
 use self::log::InvalidLog;
@@ -79,7 +87,10 @@ pub(crate) struct Shared {
     pub(crate) expiry: Expiry,
     pub(crate) log: InvalidLog,
     pub(crate) timeouts: Timeouts,
+    pub(crate) bans: Bans,
     pub(crate) tally: Tally,
+    /// Held by whoever makes an expectation.
+    pub(crate) expectations: Mutex<()>,
     /// Held while settings are read, changed and written back.
     settings: Mutex<()>,
     ending: Mutex<Option<Ending>>,
@@ -204,6 +215,7 @@ impl Server {
         std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(listen)?;
         let settings = plane.settings();
         let directory = rules.directory();
+        let bans = Bans::recall(&*plane, directory.clone());
         let shared = Arc::new(Shared {
             instance,
             plane,
@@ -214,13 +226,16 @@ impl Server {
             expiry: Expiry::default(),
             log: InvalidLog::default(),
             timeouts: Timeouts::recall(directory, &settings),
+            bans,
             tally: Tally::default(),
+            expectations: Mutex::new(()),
             settings: Mutex::new(()),
             ending: Mutex::new(None),
             ended: Condvar::new(),
         });
         // An earlier daemon may have been killed with listeners.
         shared.update_wanted_events();
+        let aftermath = Aftermath::find(&shared.plane.table());
         let mut server = Self {
             shared,
             socket: socket.to_owned(),
@@ -229,8 +244,9 @@ impl Server {
         server.spawn("accept", move |shared| {
             connection::accept(shared, &listener)
         })?;
-        server.spawn("expiry", |shared| expiry::run(shared))?;
+        server.spawn("expiry", move |shared| expiry::run(shared, aftermath))?;
         server.spawn("guard", guard::run)?;
+        server.spawn("bans", |shared| bans::run(shared))?;
         server.spawn("events", move |shared| read_events(shared, source))?;
         Ok(server)
     }

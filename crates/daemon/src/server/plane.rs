@@ -33,6 +33,14 @@ pub enum PlaneError {
         buckets: u32,
         rated: u64,
     },
+    #[error(
+        "a table of {buckets} buckets takes {needed} MiB beside the one in use, and {available} MiB are free"
+    )]
+    NoMemory {
+        buckets: u32,
+        needed: u64,
+        available: u64,
+    },
     #[error("the table is still changing its size")]
     Resizing,
     #[error(

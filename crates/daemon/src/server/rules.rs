@@ -9,7 +9,7 @@ use keepstate_api::{
 };
 use keepstate_engine::policy::{POLICY_NONE, POLICY_UNSETTLED, PolicyHeader};
 use keepstate_engine::tuple::Family;
-use keepstate_policy::model::Policy;
+use keepstate_policy::model::{Note, Policy};
 use keepstate_policy::{
     Compiled, Diagnostic, FileKind, ShowCounters, Style, compile, parse_rules, save_tables,
 };
@@ -76,6 +76,9 @@ pub(crate) struct RuleName {
 /// The rules in force. Changes come one after the other.
 pub struct Rules {
     directory: PathBuf,
+    /// What LOG and NFLOG say, of the rules in force and of those before them, whose packets may still be on
+    /// their way.
+    notes: Mutex<[Vec<Note>; 2]>,
     state: Mutex<State>,
 }
 
@@ -91,6 +94,7 @@ impl Rules {
     pub fn new(directory: PathBuf) -> Self {
         Self {
             directory,
+            notes: Mutex::default(),
             state: Mutex::new(State {
                 in_force: InForce::Nothing,
                 pending: None,
@@ -120,11 +124,25 @@ impl Rules {
             };
             if known.compiled.rules == rules && is_loaded_from(&known.compiled.header, &header) {
                 plane.recognize(&known.compiled);
+                self.remember_notes(&known.compiled);
                 *in_force = InForce::Known(Box::new(known));
                 return Ok(());
             }
         }
         Ok(())
+    }
+
+    fn remember_notes(&self, compiled: &Compiled) {
+        let mut notes = crate::lock(&self.notes);
+        let [before, _] = std::mem::take(&mut *notes);
+        *notes = [compiled.notes.clone(), before];
+    }
+
+    /// What the LOG or NFLOG with this number says.
+    pub(crate) fn note(&self, number: u32) -> Option<Note> {
+        let notes = crate::lock(&self.notes);
+        let mut all = notes.iter().flatten();
+        all.find(|note| note.number == number).cloned()
     }
 
     /// Checks files, and puts them in force.
@@ -234,6 +252,7 @@ impl Rules {
         let text = serde_json::to_string(&known.kept()).map_err(|error| keep(error.into()))?;
         std::fs::write(&next, text).map_err(keep)?;
         let counters = known.compiled.initial_counters(&known.policy);
+        self.remember_notes(&known.compiled);
         plane.swap_policy(&known.compiled, &counters)?;
         // From here on the rules are in force, whatever becomes of the file: the next daemon looks
         // at both names.

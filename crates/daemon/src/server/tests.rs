@@ -197,7 +197,7 @@ pub(super) fn take_over(old: &MemoryPlane) -> MemoryPlane {
     new
 }
 
-fn insert(plane: &MemoryPlane, port: u16, state: TcpState) {
+pub(super) fn insert(plane: &MemoryPlane, port: u16, state: TcpState) {
     let tuple = Tuple {
         family: Family::V4,
         source: [0x0a00_0005, 0, 0, 0],

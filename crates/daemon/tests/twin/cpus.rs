@@ -231,7 +231,7 @@ enum Next {
 }
 
 /// The CPUs that this process may use, two at least, be it twice the same.
-fn cpus() -> Vec<usize> {
+pub(crate) fn cpus() -> Vec<usize> {
     let allowed = sched_getaffinity(None).expect("a process may ask for its CPUs");
     let mut cpus: Vec<usize> = (0..CpuSet::MAX_CPU)
         .filter(|cpu| allowed.is_set(*cpu))

@@ -3,8 +3,14 @@
 
 mod conditions;
 mod cpus;
+mod floods;
 mod helpers;
+mod index;
+mod labels;
+#[path = "../../../sim/tests/support/long_chains.rs"]
+mod long_chains;
 mod pair;
+mod resize;
 mod zones;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -24,7 +30,7 @@ use keepstate_engine::wire::Link;
 use keepstate_policy::{Compiled, FileKind, Policy, compile, parse_rules};
 use keepstate_sim::capture::{NetworkPacket, Reader, network_packet};
 use keepstate_sim::traffic::{Mood, Networks, Traffic};
-use pair::{Memory, TC_FRAME_BYTES_MIN, Twins, settings};
+use pair::{Memory, TC_FRAME_BYTES_MIN, Twins, part, settings};
 
 const GENERATED: usize = 100_000;
 
@@ -59,7 +65,7 @@ fn generated_packets_fare_alike() {
     for (seed, mood) in [(1, Mood::Hostile), (2, Mood::Lossy)] {
         let memory = Memory::new();
         let mut twins = Twins::new(&memory, &policy);
-        for packet in Traffic::new(seed, mood).take(GENERATED / 2) {
+        for packet in Traffic::new(seed, mood).take(part(GENERATED / 2)) {
             let now = Tick::from_nanoseconds(packet.time_ns);
             twins.compare(
                 &ethernet(&packet.ip),
@@ -72,10 +78,11 @@ fn generated_packets_fare_alike() {
             "{mood:?}: {} compared, {} left out",
             twins.compared, twins.left_out
         );
-        assert!(twins.compared > GENERATED / 2 - GENERATED / 20);
-        assert!(twins.gauge(gauges::INSERTED) > 1_000);
+        assert!(twins.compared > part(GENERATED / 2 - GENERATED / 20));
+        assert!(twins.gauge(gauges::INSERTED) > part(1_000) as u64);
+        // It takes most of the packets to fill the table.
         assert!(
-            twins.gauge(gauges::EVICTED) > 0,
+            twins.gauge(gauges::EVICTED) > 0 || part(GENERATED) < GENERATED,
             "no record made room for another"
         );
         assert!(twins.compare_rule_counters() > 5);
@@ -92,7 +99,7 @@ fn packets_of_this_host_fare_alike() {
     let policy = policy();
     let memory = Memory::new();
     let mut twins = Twins::new(&memory, &policy);
-    let traffic = Traffic::new(3, Mood::Hostile).take(GENERATED_BOTH_WAYS);
+    let traffic = Traffic::new(3, Mood::Hostile).take(part(GENERATED_BOTH_WAYS));
     for (number, packet) in traffic.enumerate() {
         let path = if number % 2 == 0 {
             Entry::EgressEthernet
@@ -106,7 +113,7 @@ fn packets_of_this_host_fare_alike() {
         "both ways: {} compared, {} left out",
         twins.compared, twins.left_out
     );
-    assert!(twins.gauge(gauges::INSERTED) > 1_000);
+    assert!(twins.gauge(gauges::INSERTED) > part(1_000) as u64);
     assert!(twins.compare_rule_counters() > 5);
 }
 
@@ -122,7 +129,7 @@ fn knobs_turned_among_packets_fare_alike() {
     let mut twins = Twins::new(&memory, &policy);
     let mut assigned = 0;
     for (number, packet) in Traffic::new(8, Mood::Lossy)
-        .take(GENERATED_BOTH_WAYS)
+        .take(part(GENERATED_BOTH_WAYS))
         .enumerate()
     {
         if number % PACKETS_BETWEEN == 0 {
@@ -148,7 +155,8 @@ fn knobs_turned_among_packets_fare_alike() {
         "{} compared, {assigned} times a flow got a policy",
         twins.compared
     );
-    assert!(assigned > 1_000 && twins.gauge(gauges::INSERTED) > 1_000);
+    let many = part(1_000) as u64;
+    assert!(assigned as u64 > many && twins.gauge(gauges::INSERTED) > many);
 }
 
 #[test]
@@ -159,7 +167,7 @@ fn fragments_fare_alike() {
     let policy = policy();
     let memory = Memory::new();
     let mut twins = Twins::new(&memory, &policy);
-    let traffic = Traffic::new(8, Mood::Fragmented).take(GENERATED_BOTH_WAYS);
+    let traffic = Traffic::new(8, Mood::Fragmented).take(part(GENERATED_BOTH_WAYS));
     for (number, packet) in traffic.enumerate() {
         // Whole datagrams one way or the other, not half of each.
         let path = if number / 512 % 4 == 3 {
@@ -182,9 +190,12 @@ fn fragments_fare_alike() {
         Reason::FragmentOfRefused,
     ] {
         let counted = twins.kernel.reason_counter(reason);
-        assert!(counted.expect("there are counters") >= 10, "{reason:?}");
+        assert!(
+            counted.expect("there are counters") >= part(10) as u64,
+            "{reason:?}"
+        );
     }
-    assert!(twins.gauge(gauges::FRAGMENTS_EXPIRED) > 20);
+    assert!(twins.gauge(gauges::FRAGMENTS_EXPIRED) > part(20) as u64);
     assert!(twins.compare_rule_counters() > 5);
 }
 
@@ -201,7 +212,7 @@ fn memories_beside_settled_interfaces_fare_alike() {
         let memory = Memory::new();
         let mut twins = Twins::new(&memory, policy);
         let mut now = Tick(0);
-        for packet in Traffic::new(6, Mood::Lossy).take(GENERATED_BOTH_WAYS) {
+        for packet in Traffic::new(6, Mood::Lossy).take(part(GENERATED_BOTH_WAYS)) {
             now = Tick::from_nanoseconds(packet.time_ns);
             twins.compare(&ethernet(&packet.ip), Entry::IngressXdp, now, "settled");
         }
@@ -230,7 +241,7 @@ fn packets_without_link_layer_fare_alike() {
     let policy = policy();
     let memory = Memory::new();
     let mut twins = Twins::new(&memory, &policy);
-    let traffic = Traffic::between(networks, 4, Mood::Hostile).take(GENERATED_BOTH_WAYS);
+    let traffic = Traffic::between(networks, 4, Mood::Hostile).take(part(GENERATED_BOTH_WAYS));
     for (number, packet) in traffic.enumerate() {
         let entry = if number % 3 == 0 {
             Entry::EgressBare
@@ -246,8 +257,8 @@ fn packets_without_link_layer_fare_alike() {
         "bare: {} compared, {} left out",
         twins.compared, twins.left_out
     );
-    assert!(twins.compared > GENERATED_BOTH_WAYS - GENERATED_BOTH_WAYS / 20);
-    assert!(twins.gauge(gauges::INSERTED) > 1_000);
+    assert!(twins.compared > part(GENERATED_BOTH_WAYS - GENERATED_BOTH_WAYS / 20));
+    assert!(twins.gauge(gauges::INSERTED) > part(1_000) as u64);
     assert!(twins.compare_rule_counters() > 5);
 }
 

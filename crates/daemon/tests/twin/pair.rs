@@ -3,14 +3,19 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use keepstate_daemon::twin::{Entry, Twin};
+use keepstate_daemon::kernel::Maps;
+use keepstate_daemon::table_maps::TableMaps;
+use keepstate_daemon::twin::{Entry, Run, Twin};
 use keepstate_engine::event::{Event, EventKind};
 use keepstate_engine::limits::{
-    ACCOUNTING_WORDS, EXPECTATION_SLOTS, EXPECTATION_WORDS, HELPER_STATE_WORDS, HELPER_STATES,
-    METER_SLOTS, METER_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
+    ACCOUNTING_WORDS, ANSWER_RATES, BAN_BUCKET_WORDS, EXPECTATION_SLOTS, EXPECTATION_WORDS,
+    HELPER_STATE_WORDS, HELPER_STATES, LABEL_BUCKETS, LABEL_WORDS, LABELS_PER_BUCKET, METER_SLOTS,
+    METER_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
 };
+use keepstate_engine::notice::{Notice, NoticeKind};
 use keepstate_engine::process::{Arrival, Checksums, Outcome, Path};
 use keepstate_engine::record::{ASSIGNED, CONTROL_WORD, Control, SlotState};
+use keepstate_engine::reject::build;
 use keepstate_engine::settings::{
     SETTING_ACCOUNTING, SETTING_DROP_EVENTS, SETTING_FLOW_EVENTS, SETTING_TIMESTAMP, Settings,
 };
@@ -18,14 +23,19 @@ use keepstate_engine::table::{self, gauges};
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::{Hook, Verdict};
-use keepstate_engine::wire::Link;
+use keepstate_engine::wire::{Link, parse};
 use keepstate_flowmemory::{
     FRAGMENT_TABLE_WORDS, FamilySlices, HelperSlices, MeterSlices, SliceTable, buckets_for,
 };
 use keepstate_plane::{METER_HEADS, REPORT_NONE, Report};
 use keepstate_policy::Compiled;
+use keepstate_sim::cookies::Cookies;
 use keepstate_sim::locals::Locals;
+use keepstate_sim::packet::Bytes;
 use keepstate_sim::plane::{LoadedPolicy, Observer, Plane};
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+use crate::cpus::cpus;
 
 /// Small, so that tables fill up and records make room for others.
 const FLOWS_MAX: u32 = 512;
@@ -43,12 +53,19 @@ pub(crate) const TC_FRAME_BYTES_MIN: usize = 14 + 40;
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+
+/// Buckets of bans.
+pub(crate) const BAN_BUCKETS: u32 = 8;
 const TC_SHOT: u32 = 2;
 /// `TC_ACT_UNSPEC`, minus one.
 const TC_NEXT: u32 = u32::MAX;
 
 /// After so many packets those that wear another VLAN tag, or none, match other patterns.
 const PACKETS_PER_INTERFACE: usize = 7;
+
+/// So many packets come by one CPU.
+const PACKETS_PER_CPU: usize = 3;
 
 /// How often the memory of unfinished datagrams is compared: it is large, and what differed once
 /// will not agree later.
@@ -57,9 +74,19 @@ const PACKETS_PER_LOOK: usize = 32;
 /// The word of accounting that holds a start time, which cannot be the same in both.
 const ACCOUNTING_START: usize = 4;
 
+/// Where this variable is set, one in so many of the packets is enough: emulated processors are slow.
+const SHARE: &str = "KEEPSTATE_TWIN_SHARE";
+
+/// How many of `count` packets, or of what they bring about, are asked for.
+pub(crate) fn part(count: usize) -> usize {
+    let share = std::env::var(SHARE).ok().and_then(|text| text.parse().ok());
+    count / share.unwrap_or(1).max(1)
+}
+
 pub(crate) fn settings() -> Settings {
     let buckets = buckets_for(FLOWS_MAX);
     let mut settings = Settings::defaults(FLOWS_MAX, [buckets, buckets]);
+    settings.bans.buckets = BAN_BUCKETS;
     settings.flags |= SETTING_ACCOUNTING | SETTING_TIMESTAMP;
     settings.flags |= SETTING_FLOW_EVENTS | SETTING_DROP_EVENTS;
     for (index, key) in settings.hash_keys.iter_mut().enumerate() {
@@ -78,18 +105,26 @@ pub(crate) struct Memory {
     fragments: Vec<AtomicU64>,
     expectations: Vec<AtomicU64>,
     helper_states: Vec<AtomicU64>,
+    labels: Vec<AtomicU64>,
     condition_states: Vec<AtomicU64>,
     meters: Vec<AtomicU64>,
     meter_heads: Vec<AtomicU64>,
+    bans: Vec<AtomicU64>,
+    answer_rates: Vec<AtomicU64>,
 }
 
 impl Memory {
     pub(crate) fn new() -> Self {
+        Self::sized(settings().buckets)
+    }
+
+    /// Of so many buckets for each family.
+    pub(crate) fn sized(buckets: [u32; 2]) -> Self {
         let words = |count: u32| (0..count).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
-        let slots = settings().buckets.map(|buckets| buckets * SLOTS_PER_BUCKET);
+        let slots = buckets.map(|buckets| buckets * SLOTS_PER_BUCKET);
         let [v4, v6] = slots;
         Self {
-            tags: settings().buckets.map(words),
+            tags: buckets.map(words),
             slots: [words(v4 * SLOT_WORDS_V4), words(v6 * SLOT_WORDS_V6)],
             warm: slots.map(|slots| words(slots * WARM_WORDS)),
             accounting: slots.map(|slots| words(slots * ACCOUNTING_WORDS)),
@@ -97,52 +132,99 @@ impl Memory {
             fragments: words(FRAGMENT_TABLE_WORDS as u32),
             expectations: words(EXPECTATION_SLOTS * EXPECTATION_WORDS),
             helper_states: words(HELPER_STATES * HELPER_STATE_WORDS),
+            labels: words(LABEL_BUCKETS * LABELS_PER_BUCKET * LABEL_WORDS),
             condition_states: words(CONDITIONS_COMPARED),
             meters: words(METER_SLOTS * METER_WORDS),
             meter_heads: words(METER_HEADS),
+            bans: words(BAN_BUCKETS * BAN_BUCKET_WORDS),
+            answer_rates: words(ANSWER_RATES),
         }
     }
 
-    fn table(&self) -> SliceTable<'_> {
+    pub(crate) fn table(&self) -> SliceTable<'_> {
+        self.beside(self)
+    }
+
+    /// With all that is not a record's from another.
+    pub(crate) fn beside<'a>(&'a self, common: &'a Self) -> SliceTable<'a> {
         let family = |index: usize| FamilySlices {
             tags: &self.tags[index],
             slots: &self.slots[index],
             warm: &self.warm[index],
             accounting: &self.accounting[index],
         };
-        let table = SliceTable::new([family(0), family(1)], &self.gauges);
+        let table = SliceTable::new([family(0), family(1)], &common.gauges);
         table
-            .with_fragments(&self.fragments)
-            .with_conditions(&self.condition_states)
+            .with_fragments(&common.fragments)
+            .with_conditions(&common.condition_states)
+            .with_answers(&common.answer_rates)
+            .with_bans(&common.bans)
             .with_meters(MeterSlices {
-                slots: &self.meters,
-                heads: &self.meter_heads,
+                slots: &common.meters,
+                heads: &common.meter_heads,
             })
             .with_helpers(HelperSlices {
-                expectations: &self.expectations,
-                states: &self.helper_states,
+                expectations: &common.expectations,
+                states: &common.helper_states,
+                labels: &common.labels,
             })
     }
 }
 
-/// Keeps the events of the native plane.
+impl Memory {
+    /// Records, and what lies beside them.
+    #[track_caller]
+    pub(crate) fn compare(&self, kernel: &TableMaps, what: &str) {
+        for family in 0..2 {
+            same(&self.tags[family], kernel.tags[family].words(), what);
+            same(&self.slots[family], kernel.slots[family].words(), what);
+            same(&self.warm[family], kernel.warm[family].words(), what);
+            let accounting = kernel.families()[family].accounting;
+            same_accounting(&self.accounting[family], accounting, what);
+        }
+    }
+
+    /// What all tables have in common, but what conditions remember.
+    #[track_caller]
+    pub(crate) fn compare_common(&self, maps: &Maps, what: &str) {
+        same(&self.gauges, maps.gauges.words(), what);
+        same(&self.expectations, maps.expectations.words(), what);
+        same(&self.helper_states, maps.helper_states.words(), what);
+        same(&self.labels, maps.labels.words(), what);
+    }
+}
+
+/// Keeps the events and notices of the native plane.
 #[derive(Default)]
-struct Listener(RefCell<Vec<Event>>);
+pub(crate) struct Listener(
+    pub(crate) RefCell<Vec<Event>>,
+    pub(crate) RefCell<Vec<(Notice, Vec<u8>)>>,
+);
 
 impl Observer for Listener {
     fn event(&self, event: &Event) {
         self.0.borrow_mut().push(*event);
     }
+
+    fn notice(&self, notice: &Notice, packet: &[u8]) {
+        self.1.borrow_mut().push((*notice, packet.to_vec()));
+    }
 }
 
 pub(crate) struct Twins<'a> {
     memory: &'a Memory,
-    native: Plane<SliceTable<'a>, Listener>,
+    pub(crate) native: Plane<SliceTable<'a>, Listener>,
     pub(crate) kernel: Twin,
     pub(crate) compared: usize,
     pub(crate) left_out: usize,
     /// Events that told of a record's end.
     pub(crate) ended: usize,
+    /// Packets that were answered.
+    pub(crate) answered: usize,
+    pub(crate) last_answer: Option<Vec<u8>>,
+    cpus: Vec<usize>,
+    /// Packets that were told of, kept and answered.
+    pub(crate) noted: [usize; 3],
 }
 
 impl<'a> Twins<'a> {
@@ -152,12 +234,14 @@ impl<'a> Twins<'a> {
             header: policy.header,
             rules: policy.rules.clone(),
             conditions: policy.conditions.clone(),
+            index: policy.index.clone(),
             names: Vec::new(),
         };
         let mut native = Plane::new(memory.table(), settings, loaded, Listener::default());
         native.set_wall_clock(1);
         // Without local addresses every packet is forwarded.
         native.locals = Locals::default();
+        native.cookies = Some(Cookies::Told(RefCell::default()));
         let mut kernel = Twin::new(&settings).expect("the programs load");
         kernel.set_hook(Hook::Forward);
         kernel.load_policy(policy).expect("the policy fits");
@@ -168,6 +252,10 @@ impl<'a> Twins<'a> {
             compared: 0,
             left_out: 0,
             ended: 0,
+            answered: 0,
+            last_answer: None,
+            cpus: cpus(),
+            noted: [0; 3],
         }
     }
 
@@ -195,9 +283,12 @@ impl<'a> Twins<'a> {
             zone: 0,
             interfaces: self.interface(entry, frame),
         };
-        let outcome = self.native.judge(frame, &arrival, now);
+        self.change_cpu();
         self.kernel.set_clock(now);
         let run = self.kernel.run(entry, frame).expect("a test run");
+        self.tell_cookie(frame, &arrival, &run);
+        let outcome = self.native.judge(frame, &arrival, now);
+        let answer = self.native.take_answer();
         self.compared += 1;
         let expected = report_of(&outcome, self.compared as u32);
         assert_eq!(
@@ -206,17 +297,66 @@ impl<'a> Twins<'a> {
             self.compared
         );
         let returned = match (entry, outcome.verdict) {
+            (Entry::IngressXdp, _) if answer.is_some() => XDP_TX,
             (Entry::IngressXdp, Verdict::Accept) => XDP_PASS,
             (Entry::IngressXdp, _) => XDP_DROP,
             (_, Verdict::Accept) => TC_NEXT,
             (_, _) => TC_SHOT,
         };
         assert_eq!(run.returned, returned, "{what}");
+        if let Some(answer) = answer {
+            self.answered += 1;
+            assert_eq!(run.frame, answered(frame, &answer), "{what}");
+            self.last_answer = Some(answer);
+        }
         let told = self.native.observer.0.take();
         assert_eq!(self.kernel.events(), told, "{what}");
         let is_end = |event: &&Event| event.kind == EventKind::Destroy as u8;
         self.ended += told.iter().filter(is_end).count();
+        self.compare_notices(what);
         self.compare_tables(what);
+    }
+
+    /// The kernel's cookies are its own secret: those that it sends are the native plane's too.
+    fn tell_cookie(&self, frame: &[u8], arrival: &Arrival, run: &Run) {
+        if run.returned != XDP_TX {
+            return;
+        }
+        let settings = &self.native.settings;
+        let answer = parse(&Bytes(&run.frame), arrival, settings).expect("a whole answer");
+        assert_eq!(answer.damage, None);
+        let syn = parse(&Bytes(frame), arrival, settings).expect("a whole SYN");
+        let cookies = self.native.cookies.as_ref().expect("set above");
+        cookies.tell(&syn, answer.tcp_sequence);
+    }
+
+    /// Now and then the packet comes by another CPU, whose scratch memory holds something else.
+    fn change_cpu(&self) {
+        if self.compared.is_multiple_of(PACKETS_PER_CPU) {
+            let cpu = self.cpus[self.compared / PACKETS_PER_CPU % self.cpus.len()];
+            let mut set = CpuSet::new();
+            set.set(cpu);
+            sched_setaffinity(None, &set).expect("the CPU is allowed");
+        }
+    }
+
+    fn compare_notices(&mut self, what: &str) {
+        let mut native = self.native.observer.1.take();
+        let mut kernel = self.kernel.notices();
+        // Interfaces are the plane's. Answers have a ring of their own.
+        native.sort_by_key(|(notice, _)| notice.kind == NoticeKind::Answer as u8);
+        for (notice, _) in native.iter_mut().chain(&mut kernel) {
+            (notice.in_index, notice.out_index) = (0, 0);
+        }
+        assert_eq!(kernel, native, "{what}");
+        for ((notice, ours), (_, theirs)) in native.iter().zip(&kernel) {
+            self.noted[usize::from(notice.kind) - 1] += 1;
+            let source = Some([0x0a01_0101; 4]);
+            let bytes = |frame| build(notice, frame, source).map(|answer| answer.bytes().to_vec());
+            let answer = bytes(ours);
+            assert_eq!(answer, bytes(theirs), "{what}");
+            assert_eq!(answer.is_some(), notice.kind == NoticeKind::Answer as u8);
+        }
     }
 
     /// Turns knobs in both planes.
@@ -275,6 +415,12 @@ impl<'a> Twins<'a> {
         self.memory.gauges[gauge as usize].load(SeqCst)
     }
 
+    /// Places of labels that some flow has or had.
+    pub(crate) fn labelled(&self) -> usize {
+        let places = self.memory.labels.chunks(LABEL_WORDS as usize);
+        places.filter(|place| place[0].load(SeqCst) != 0).count()
+    }
+
     /// Live records that remember an outcome.
     pub(crate) fn remembered(&self, now: Tick) -> usize {
         let table = self.memory.table();
@@ -306,28 +452,7 @@ impl<'a> Twins<'a> {
 
     fn compare_tables(&self, what: &str) {
         let maps = &self.kernel.kernel.maps;
-        for family in 0..2 {
-            same(
-                &self.memory.tags[family],
-                maps.table.tags[family].words(),
-                what,
-            );
-            same(
-                &self.memory.slots[family],
-                maps.table.slots[family].words(),
-                what,
-            );
-            same(
-                &self.memory.warm[family],
-                maps.table.warm[family].words(),
-                what,
-            );
-            same_accounting(
-                &self.memory.accounting[family],
-                maps.table.families()[family].accounting,
-                what,
-            );
-        }
+        self.memory.compare(&maps.table, what);
         same(&self.memory.gauges, maps.gauges.words(), what);
         let kernel = &maps.condition_states.words()[..CONDITIONS_COMPARED as usize];
         same(&self.memory.condition_states, kernel, what);
@@ -350,11 +475,24 @@ impl<'a> Twins<'a> {
         let Memory {
             expectations,
             helper_states,
+            labels,
             ..
         } = self.memory;
         same(expectations, maps.expectations.words(), what);
         same(helper_states, maps.helper_states.words(), what);
+        same(labels, maps.labels.words(), what);
     }
+}
+
+/// The frame that carries an answer back.
+fn answered(frame: &[u8], answer: &[u8]) -> Vec<u8> {
+    let (addresses, rest) = frame.split_at(12);
+    let tags = match rest {
+        [0x81, 0, ..] | [0x88, 0xa8, ..] => 1 + usize::from(rest[4..6] == [0x81, 0]),
+        _ => 0,
+    };
+    let types = &rest[..tags * 4 + 2];
+    [&addresses[6..], &addresses[..6], types, answer].concat()
 }
 
 /// What a packet begins with, as the program finds out; `None` for what a bare device does not
@@ -405,7 +543,7 @@ fn same_accounting(native: &[AtomicU64], kernel: &[AtomicU64], what: &str) {
     }
 }
 
-fn report_of(outcome: &Outcome, count: u32) -> Report {
+pub(crate) fn report_of(outcome: &Outcome, count: u32) -> Report {
     let number = |value: Option<u32>| value.unwrap_or(REPORT_NONE);
     Report {
         count,

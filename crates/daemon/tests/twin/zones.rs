@@ -5,7 +5,7 @@ use keepstate_engine::table::gauges;
 use keepstate_engine::time::Tick;
 use keepstate_sim::traffic::{Mood, Traffic};
 
-use crate::pair::{Memory, Twins};
+use crate::pair::{Memory, Twins, part};
 use crate::{compiled, ethernet};
 
 const PACKETS: usize = 25_000;
@@ -38,7 +38,7 @@ fn zones_fare_alike() {
     ] {
         let memory = Memory::new();
         let mut twins = Twins::new(&memory, &policy);
-        for (number, packet) in Traffic::new(seed, mood).take(PACKETS).enumerate() {
+        for (number, packet) in Traffic::new(seed, mood).take(part(PACKETS)).enumerate() {
             let entry = match number / 512 % 4 {
                 3 => Entry::EgressEthernet,
                 _ => Entry::IngressXdp,
@@ -46,7 +46,7 @@ fn zones_fare_alike() {
             let now = Tick::from_nanoseconds(packet.time_ns);
             twins.compare(&ethernet(&packet.ip), entry, now, "zones");
         }
-        assert!(twins.gauge(gauges::INSERTED) > 500, "{mood:?}");
+        assert!(twins.gauge(gauges::INSERTED) > part(500) as u64, "{mood:?}");
         assert!(twins.compare_rule_counters() > 5, "{mood:?}");
     }
 }

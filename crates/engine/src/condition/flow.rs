@@ -4,6 +4,7 @@ use super::header::{masked, within};
 use super::{Held, flag, flow_counted, flow_status, kind};
 use crate::asked::Asker;
 use crate::host::{FlowMemory, Host, Packet, Words};
+use crate::labels;
 use crate::policy::Condition;
 use crate::process::{Run, Scratch};
 use crate::record::{ASSURED, EXPECTED, SEEN_REPLY, Warm};
@@ -15,10 +16,14 @@ use crate::tuple::{Address, Direction, Family, Side, is_icmp};
 #[cfg_attr(not(target_arch = "bpf"), inline)]
 pub(super) fn ask<P: Packet, H: Host>(
     run: &Run<'_, P, H>,
-    scratch: &Scratch,
+    scratch: &mut Scratch,
     condition: &Condition,
 ) -> Held {
     let Some(originator) = originator(scratch) else {
+        if condition.kind == kind::FLOW_LABEL {
+            // What has no flow has no label, in Linux too.
+            return Held::No;
+        }
         // The contrary of a match of states alone, which does hold.
         let is_with_state = condition.flags & flag::WITH_STATE != 0;
         return match (is_with_state, condition.flags & flag::NOT != 0) {
@@ -27,7 +32,7 @@ pub(super) fn ask<P: Packet, H: Host>(
             (true, true) => Held::No,
         };
     };
-    let [first, ..] = condition.data;
+    let [first, second, ..] = condition.data;
     match condition.kind {
         kind::FLOW_MARK => masked(mark(run.host, scratch), condition),
         kind::FLOW_PROTOCOL => Held::of(u32::from(scratch.oriented.key.protocol()) == first),
@@ -52,13 +57,14 @@ pub(super) fn ask<P: Packet, H: Host>(
             Held::of(helper != 0 && (first == 0 || first == helper))
         }
         kind::FLOW_COUNTERS => counters(run, scratch, condition),
+        kind::FLOW_LABEL => label(run.host, scratch, first, second != 0),
         _ => Held::Neither,
     }
 }
 
 /// Which endpoint began the packet's flow, if it has one.
 #[inline(always)]
-fn originator(scratch: &Scratch) -> Option<Side> {
+pub(super) fn originator(scratch: &Scratch) -> Option<Side> {
     if matches!(scratch.asked.table, Asker::Raw) {
         return None;
     }
@@ -73,7 +79,7 @@ fn originator(scratch: &Scratch) -> Option<Side> {
 
 /// The mark as it stands in the record: what the packet was tracked with need not have read it.
 #[inline(always)]
-fn mark<H: Host>(host: &H, scratch: &Scratch) -> u32 {
+pub(super) fn mark<H: Host>(host: &H, scratch: &Scratch) -> u32 {
     if matches!(scratch.tracked.flow, Flow::Begins) {
         return scratch.warm.mark;
     }
@@ -83,6 +89,21 @@ fn mark<H: Host>(host: &H, scratch: &Scratch) -> u32 {
         Some(words) => Warm::read(words).mark,
         None => 0,
     }
+}
+
+/// Whether the flow has a label, or has it from now on.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
+fn label<H: Host>(host: &H, scratch: &mut Scratch, label: u32, sets: bool) -> Held {
+    if labels::has(&labels::of_packet(host, scratch), label) {
+        return Held::Yes;
+    }
+    if !sets {
+        return Held::No;
+    }
+    let ([low, high], [more_low, more_high]) = (scratch.labels, labels::only(label));
+    scratch.labels = [low | more_low, high | more_high];
+    Held::Yes
 }
 
 #[inline(always)]

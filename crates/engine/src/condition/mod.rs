@@ -5,10 +5,14 @@
 //! and, between two rules that have some, tries rules as the walk does, up to the verdict. So
 //! packets that meet no such rule never enter the stage, and those that do enter it once.
 //!
+//! Targets that say something of a packet and let the walk go on (LOG, MARK) are the last condition of
+//! their rule: one that does something, and holds.
+//!
 //! All conditions of a rule must hold. [`flag::OR`] joins one to those after it: it is enough when
 //! one of them holds. [`flag::NOT`] turns one round, but what a packet does not have (the ports of a
 //! fragment, the flow of an INVALID packet) holds neither way, as in iptables.
 
+mod act;
 mod counted;
 mod flow;
 mod header;
@@ -22,9 +26,9 @@ pub use text::BYTES_PER_DATA;
 use crate::asked::Asker;
 use crate::host::{Host, Packet, Repeat};
 use crate::judge;
-use crate::limits::{RULE_STEPS_MAX, RULES_PER_ROUND};
+use crate::limits::WALK_ROUNDS_MAX;
 use crate::meter;
-use crate::policy::{Condition, DecidedBy, Walk};
+use crate::policy::{Condition, DecidedBy, NO_RULE, Walk};
 use crate::process::{Run, Scratch, Stage};
 use crate::raw;
 use crate::trace::{RuleTrial, Step};
@@ -104,6 +108,20 @@ pub mod kind {
     pub const RATE: u16 = 61;
     /// More flows of a source than this: the list (two words), how many, length of the prefix.
     pub const CONNECTIONS: u16 = 62;
+    /// Not asked but done, and holds: the packet is told of, by the number of the note.
+    pub const LOG: u16 = 80;
+    /// The packet is handed over: number of the note, how many bytes of it from the IP header on.
+    pub const CAPTURE: u16 = 81;
+    /// The mark of the packet: bits that are cleared, bits that are then turned over.
+    pub const SET_MARK: u16 = 82;
+    /// The same of the flow.
+    pub const SET_FLOW_MARK: u16 = 83;
+    /// The flow gets the mark of the packet: masks of packet and flow.
+    pub const SAVE_MARK: u16 = 84;
+    /// The packet gets the mark of the flow: likewise.
+    pub const RESTORE_MARK: u16 = 85;
+    /// Number of a label of the flow; not zero if it shall be set where it is not.
+    pub const FLOW_LABEL: u16 = 90;
 }
 
 /// What [`kind::RECENT`] is to do; one of the first four.
@@ -146,6 +164,9 @@ pub mod flag {
     pub const CONTIGUOUS: u16 = 1 << 7;
     pub const COUNT_SHIFT: u32 = 8;
 }
+
+/// In a [`kind::CAPTURE`]: all bytes, as far as they are handed over.
+pub const CAPTURE_WHOLE: u32 = u32::MAX;
 
 /// Whom a frame is for.
 pub mod packet_type {
@@ -194,8 +215,7 @@ impl Held {
 #[inline(always)]
 pub(crate) fn weigh<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
     let mut weighing = Weighing { run, scratch };
-    // Each round asks a condition or tries a rule; the compiler counts both.
-    run.host.repeat(RULE_STEPS_MAX, &mut weighing);
+    run.host.repeat(WALK_ROUNDS_MAX, &mut weighing);
     match scratch.asked.table {
         Asker::Filter => judge::answered(run.host, scratch),
         Asker::Raw => raw::answered(run.host, scratch),
@@ -212,20 +232,9 @@ impl<P: Packet, H: Host> Repeat for Weighing<'_, P, H> {
         if self.scratch.walk.is_weighing() {
             return weigh_next(self.run, self.scratch);
         }
-        let Scratch {
-            info, asked, walk, ..
-        } = &mut *self.scratch;
-        let mut walk = Walk {
-            host: self.run.host,
-            question: &asked.question(info),
-            progress: walk,
-        };
-        for _ in 0..RULES_PER_ROUND {
-            if !walk.try_next() {
-                return walk.progress.is_weighing();
-            }
-        }
-        true
+        walking(self.run, self.scratch, |walk| {
+            walk.try_some() || walk.progress.is_weighing()
+        })
     }
 }
 
@@ -258,23 +267,33 @@ fn weigh_next<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) ->
     } else if !is_joined {
         let number = index.wrapping_sub(rule.conditions);
         run.host.trace(Step::Rule(at, RuleTrial::Condition(number)));
-        scratch.walk.pass_on();
+        scratch.walk.condition = NO_RULE;
+        walking(run, scratch, |walk| walk.pass(at, rule));
         return true;
     }
     if next.wrapping_sub(rule.conditions) < rule.condition_count {
         scratch.walk.condition = next;
         return true;
     }
-    scratch.walk.condition = crate::policy::NO_RULE;
+    scratch.walk.condition = NO_RULE;
+    walking(run, scratch, |walk| walk.matched(at, rule))
+}
+
+/// Does something with the walk that the conditions are part of.
+#[inline(always)]
+fn walking<P: Packet, H: Host, T>(
+    run: &Run<'_, P, H>,
+    scratch: &mut Scratch,
+    act: impl FnOnce(&mut Walk<'_, H>) -> T,
+) -> T {
     let Scratch {
         info, asked, walk, ..
     } = scratch;
-    let mut walk = Walk {
+    act(&mut Walk {
         host: run.host,
         question: &asked.question(info),
         progress: walk,
-    };
-    walk.matched(at, rule)
+    })
 }
 
 /// Whether a condition holds, before it is turned round.
@@ -292,10 +311,13 @@ fn ask<P: Packet, H: Host>(
         }
         kind::TCP_OPTION | kind::SEGMENT_SIZE => options::ask(run, scratch, condition),
         kind::MARK => header::masked(scratch.mark, condition),
-        kind::FLOW_MARK..=kind::FLOW_COUNTERS => flow::ask(run, scratch, condition),
+        kind::FLOW_MARK..=kind::FLOW_COUNTERS | kind::FLOW_LABEL => {
+            flow::ask(run, scratch, condition)
+        }
         kind::NTH..=kind::LIMIT => counted::ask(run, condition, index),
         kind::TIME => when::ask(run.host, condition),
         kind::TEXT => text::ask(run, scratch, condition, index),
+        kind::LOG..=kind::RESTORE_MARK => act::act(run, scratch, condition),
         _ => Held::Neither,
     }
 }

@@ -116,7 +116,7 @@ pub(crate) fn begin_association<P: Packet, H: Host>(
 }
 
 /// Linux finds a flow from an address to itself in its reply direction first.
-fn note_originator(oriented: &Oriented, record: &mut Record) {
+pub(crate) fn note_originator(oriented: &Oriented, record: &mut Record) {
     if matches!(oriented.side, Side::Second) || oriented.key.is_reflexive() {
         record.status |= crate::record::ORIGINATOR_IS_SECOND;
     }

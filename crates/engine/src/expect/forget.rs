@@ -78,6 +78,6 @@ fn remove<H: Host>(host: &H, index: u32, version: u16) -> Option<ExpectationCont
         return None;
     }
     gone(flows);
-    tell(host, EventKind::Unexpected, words, control.0);
+    tell(host, EventKind::Unexpected, words, control.0, index);
     Some(freed)
 }

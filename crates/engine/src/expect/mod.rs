@@ -17,23 +17,25 @@
 //! At worst, two packets of one flow that ask for an expectation at the same moment on two CPUs leave
 //! one more than the flow may have, until it expires.
 
+pub mod by_hand;
 mod forget;
 mod survey;
+mod tell;
 
 use self::forget::remove_oldest;
 pub(crate) use self::forget::{deadline_of_lasting, forget_lasting, forget_noted};
 pub(crate) use self::survey::moved;
 pub use self::survey::{remove_if, sweep, visit};
+use self::tell::tell;
 
-use crate::event::{Event, EventKind};
+use crate::event::{EventKind, told};
 use crate::helper::state::{self, Kind};
 use crate::helper::{self, sip};
 use crate::host::{FlowMemory, Host, Repeat, Words};
 use crate::limits::{EXPECTATION_BUCKETS, EXPECTATION_SLOTS, EXPECTATIONS_PER_BUCKET};
-use crate::policy::NO_RULE;
 use crate::process::{OtherTable, Run, Scratch, Stage};
 use crate::record::{ASSIGNED, CONTROL_WORD, Control, KEY_WORD, Warm};
-use crate::settings::{SETTING_FLOW_EVENTS, SETTING_NEWER_TABLE};
+use crate::settings::{SETTING_NEWER_TABLE, Settings};
 use crate::table::{Hash, Place, gauges};
 use crate::time::Tick;
 use crate::trace::Step;
@@ -50,6 +52,10 @@ pub const ANY_SOURCE_PORT: u8 = 1 << 0;
 pub const ANY_SOURCE: u8 = 1 << 1;
 /// Stays when it was used.
 pub const PERMANENT: u8 = 1 << 2;
+/// A program made it: which bits of the source count stands apart.
+pub(crate) const BY_HAND: u8 = 1 << 5;
+/// Nobody is told of its end: a rule has chosen which events are told of its flow.
+pub(crate) const QUIET_END: u8 = 1 << 6;
 /// Two bits: what kind of media, for whom it may concern.
 const CLASS_SHIFT: u32 = 3;
 
@@ -69,6 +75,9 @@ const WORD_KIND: u32 = 6;
 /// Family (8), slot (8), bucket (32) of the master.
 const WORD_PLACE: u32 = 7;
 const WORD_MASTER: u32 = 8;
+/// With [`BY_HAND`]: which bits of the source's address (two words) and port count.
+const WORD_MASK: u32 = 13;
+const WORD_PORT_MASK: u32 = 15;
 
 const STATE_FREE: u64 = 0;
 const STATE_WRITTEN: u64 = 1;
@@ -120,6 +129,9 @@ pub struct Expectation {
     pub destination_port: u16,
     /// Bits `ANY_*`, [`PERMANENT`], and those of [`Expectation::class`].
     pub flags: u8,
+    /// Which bits of the source count.
+    pub source_mask: Address,
+    pub port_mask: u16,
     pub helper: u8,
     pub deadline: Tick,
     pub master: FlowKey,
@@ -190,12 +202,18 @@ pub(crate) fn before_beginning<H: Host>(host: &H, scratch: &mut Scratch) -> Stag
         // The flow that expects it is in the older table.
         return Stage::Advance;
     }
-    scratch.search.found = NOWHERE;
+    nothing_expected(scratch);
     let gauges = host.flows().gauges();
     match gauges.map_or(0, |words| words.load(gauges::EXPECTATIONS)) {
         0 => beginning(host),
         _ => Stage::Foretold,
     }
+}
+
+/// Notes that no expectation was met. Without it, what an earlier packet met would be taken for this one's.
+#[inline(always)]
+pub(crate) fn nothing_expected(scratch: &mut Scratch) {
+    scratch.search.found = NOWHERE;
 }
 
 /// What comes when nothing more is to be looked for: a flow begins, in the newer table if there are two.
@@ -278,9 +296,18 @@ fn fits<W: Words>(words: W, scratch: &Scratch) -> bool {
     let name = words.load(WORD_NAME);
     let named = (name ^ scratch.search.name) & !(0xffff << 48) == 0;
     let any_port = kind & ANY_SOURCE_PORT as u64 != 0;
-    let port = any_port || (name >> 48) as u16 == info.source_port;
+    let mut port_bits = (name >> 48) as u16 ^ info.source_port;
+    let [a, b, c, d] = info.source;
+    let mut high = words.load(WORD_SOURCE) ^ pair(a, b);
+    let mut low = words.load(WORD_SOURCE + 1) ^ pair(c, d);
+    if kind & BY_HAND as u64 != 0 {
+        high &= words.load(WORD_MASK);
+        low &= words.load(WORD_MASK + 1);
+        port_bits &= words.load(WORD_PORT_MASK) as u16;
+    }
+    let port = any_port || port_bits == 0;
     let any_source = kind & ANY_SOURCE as u64 != 0;
-    let source = any_source || differs(words, WORD_SOURCE, &info.source) == 0;
+    let source = any_source || high | low == 0;
     named && port && source && differs(words, WORD_DESTINATION, &info.destination) == 0
 }
 
@@ -303,7 +330,7 @@ pub(crate) fn take<H: Host>(host: &H, found: u32, control: u64) -> bool {
     gone(flows);
     // Whoever gets the place next writes to it only after it has claimed it: what is read here may
     // be that, seldom, and then an event is wrong.
-    tell(host, EventKind::Unexpected, words, control);
+    tell(host, EventKind::Unexpected, words, control, found);
     true
 }
 
@@ -320,6 +347,9 @@ pub(crate) fn make<P, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> St
         ..
     } = scratch.wanted;
     host.trace(Step::Expects(port));
+    if scratch.given.is_masked() {
+        scratch.wanted.flags |= QUIET_END;
+    }
     let zone = scratch.oriented.key.zone();
     let name = name(scratch.info.family, protocol, zone, port);
     scratch.search = Search {
@@ -424,7 +454,15 @@ fn add<H: Host>(host: &H, scratch: &mut Scratch) {
     }
     count(flows, gauges::EXPECTATIONS_CREATED);
     note(flows, scratch, scratch.search.room, control);
-    tell(host, EventKind::Expected, words, control.0);
+    if scratch.given.tells(told::EXPECTED) {
+        tell(
+            host,
+            EventKind::Expected,
+            words,
+            control.0,
+            scratch.search.room,
+        );
+    }
 }
 
 fn fill<W: Words>(words: W, scratch: &Scratch) {
@@ -472,47 +510,6 @@ fn gone<M: FlowMemory>(flows: &M) {
     }
 }
 
-/// Tells of an expectation.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-#[cfg_attr(not(target_arch = "bpf"), inline)]
-fn tell<H: Host, W: Words>(host: &H, kind: EventKind, words: W, control: u64) {
-    if !host.settings().has(SETTING_FLOW_EVENTS) {
-        return;
-    }
-    let (name, traits) = (words.load(WORD_NAME), words.load(WORD_KIND));
-    let family = (name >> 24) as u8;
-    let first = words.load(WORD_MASTER + 1);
-    let destination = words.load(WORD_DESTINATION);
-    let is_first = match family {
-        0 => first >> 32 == destination >> 32,
-        _ => {
-            first == destination && words.load(WORD_MASTER + 2) == words.load(WORD_DESTINATION + 1)
-        }
-    };
-    host.emit(&Event {
-        key: [
-            words.load(WORD_MASTER),
-            first,
-            words.load(WORD_MASTER + 2),
-            words.load(WORD_MASTER + 3),
-            words.load(WORD_MASTER + 4),
-        ],
-        control,
-        kind: kind as u8,
-        family,
-        side: (traits >> 8) as u8 & 1,
-        helper: ExpectationControl(control).helper(),
-        rule: NO_RULE,
-        detail: [
-            (name >> 48 << 16) as u32 | (name >> 32) as u32 & 0xffff,
-            name as u32 & 0xff,
-            traits as u32 & 0xff | (!is_first as u32) << 8,
-            0,
-        ],
-        ..Event::default()
-    });
-}
-
 /// The warm words of the flow that expects; `None` when its record is gone.
 fn master<M: FlowMemory, W: Words>(flows: &M, words: W, helper: u8, now: Tick) -> Option<Warm> {
     let place = place_of(words.load(WORD_PLACE));
@@ -539,12 +536,17 @@ fn master<M: FlowMemory, W: Words>(flows: &M, words: W, helper: u8, now: Tick) -
 }
 
 fn bucket<H: Host>(host: &H, name: u64, destination: &Address) -> u32 {
+    bucket_of(host.settings(), name, destination)
+}
+
+#[inline(always)]
+fn bucket_of(settings: &Settings, name: u64, destination: &Address) -> u32 {
     let [a, b, c, d] = *destination;
     let key = FlowKey {
         family: Family::V6,
         words: [name << 8, pair(a, b), pair(c, d), 0, 0],
     };
-    let hash = Hash::of(&key, host.settings());
+    let hash = Hash::of(&key, settings);
     (hash.id % EXPECTATION_BUCKETS) * EXPECTATIONS_PER_BUCKET
 }
 

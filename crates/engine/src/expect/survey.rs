@@ -1,9 +1,9 @@
 //! Work on all expectations, for user space, and what events tell of them.
 
 use super::{
-    ANY_SOURCE, CLASS_SHIFT, Expectation, ExpectationControl, STATE_LIVE, STATE_MASK, WORD_CONTROL,
-    WORD_DESTINATION, WORD_KIND, WORD_MASTER, WORD_NAME, WORD_PLACE, WORD_SOURCE, gone, master,
-    place_word,
+    ANY_SOURCE, ANY_SOURCE_PORT, BY_HAND, CLASS_SHIFT, Expectation, ExpectationControl, QUIET_END,
+    STATE_LIVE, STATE_MASK, WORD_CONTROL, WORD_DESTINATION, WORD_KIND, WORD_MASK, WORD_MASTER,
+    WORD_NAME, WORD_PLACE, WORD_PORT_MASK, WORD_SOURCE, gone, master, place_word,
 };
 use crate::event::Event;
 use crate::host::{FlowMemory, Words};
@@ -103,11 +103,18 @@ fn remove_where<M: FlowMemory>(
     }
 }
 
-fn read<W: Words>(words: W, control: ExpectationControl) -> Expectation {
+pub(super) fn read<W: Words>(words: W, control: ExpectationControl) -> Expectation {
     let (name, kind) = (words.load(WORD_NAME), words.load(WORD_KIND));
     let family = match (name >> 24) as u8 {
         0 => Family::V4,
         _ => Family::V6,
+    };
+    let flags = kind as u8;
+    let masks = if flags & BY_HAND != 0 {
+        let port_mask = words.load(WORD_PORT_MASK) as u16;
+        (load_address(words, WORD_MASK), port_mask)
+    } else {
+        masks_of(flags)
     };
     Expectation {
         family,
@@ -117,7 +124,9 @@ fn read<W: Words>(words: W, control: ExpectationControl) -> Expectation {
         destination: load_address(words, WORD_DESTINATION),
         source_port: (name >> 48) as u16,
         destination_port: (name >> 32) as u16,
-        flags: kind as u8,
+        flags,
+        source_mask: masks.0,
+        port_mask: masks.1,
         helper: control.helper(),
         deadline: control.deadline(),
         master: FlowKey {
@@ -131,7 +140,30 @@ fn read<W: Words>(words: W, control: ExpectationControl) -> Expectation {
     }
 }
 
+/// Which bits of the source count for a helper's expectation.
+const fn masks_of(flags: u8) -> (Address, u16) {
+    let address = match flags & ANY_SOURCE {
+        0 => [u32::MAX; 4],
+        _ => [0; 4],
+    };
+    let port = match flags & ANY_SOURCE_PORT {
+        0 => u16::MAX,
+        _ => 0,
+    };
+    (address, port)
+}
+
 impl Expectation {
+    /// Whether a program made it.
+    pub const fn is_by_hand(&self) -> bool {
+        self.flags & BY_HAND != 0
+    }
+
+    /// Whether its end is told: not where a rule has chosen which events are told of its flow.
+    pub const fn tells_its_end(&self) -> bool {
+        self.flags & QUIET_END == 0
+    }
+
     /// Of SIP: 1 audio, 2 video, 3 image; else 0.
     pub const fn class(&self) -> u8 {
         self.flags >> CLASS_SHIFT & 3
@@ -165,6 +197,8 @@ impl Expectation {
             source_port: (ports >> 16) as u16,
             destination_port: ports as u16,
             flags: traits as u8,
+            source_mask: masks_of(traits as u8).0,
+            port_mask: masks_of(traits as u8).1,
             helper: event.helper,
             deadline: ExpectationControl(event.control).deadline(),
             master,

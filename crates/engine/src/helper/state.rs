@@ -111,7 +111,14 @@ impl<M: FlowMemory> Repeat for Find<'_, M> {
             return false;
         }
         let stays = self.scratch.lease.keeps_all != 0;
-        if word & IN_USE == 0 || (!stays && !is_owned(self.flows, words, word)) {
+        let is_free = word & IN_USE == 0
+            || (!stays
+                && !is_owned(
+                    self.flows,
+                    words.load(WORD_CURSOR) >> PLACE_SHIFT,
+                    (word >> 44) as u16,
+                ));
+        if is_free {
             self.scratch.lease.room = at;
             self.scratch.lease.room_word = word;
         }
@@ -119,9 +126,8 @@ impl<M: FlowMemory> Repeat for Find<'_, M> {
     }
 }
 
-/// Whether the record is still there that has a place.
-fn is_owned<M: FlowMemory>(flows: &M, words: M::Words, word: u64) -> bool {
-    let place = words.load(WORD_CURSOR) >> PLACE_SHIFT;
+/// Whether the record is still at a place (as in the word of [`WORD_CURSOR`]) that was born at this moment.
+pub(crate) fn is_owned<M: FlowMemory>(flows: &M, place: u64, birth: u16) -> bool {
     let family = match (place >> 35) as u8 & 1 {
         0 => Family::V4,
         _ => Family::V6,
@@ -135,7 +141,7 @@ fn is_owned<M: FlowMemory>(flows: &M, words: M::Words, word: u64) -> bool {
     };
     let control = Control(words.load(CONTROL_WORD));
     let born = Warm::read(warm).assigned.born();
-    control.holds_record() && control.status() & ASSIGNED != 0 && born == (word >> 44) as u16
+    control.holds_record() && control.status() & ASSIGNED != 0 && born == birth
 }
 
 fn lease<M: FlowMemory>(flows: &M, at: u32, word: u64, lease: &Lease) -> u32 {

@@ -64,6 +64,17 @@ impl Hash {
     }
 }
 
+/// A place for three words in a table of so many buckets: the bucket, and bits that do not depend on it.
+#[inline(always)]
+pub(crate) fn words_hash(words: [u64; 3], settings: &Settings, buckets: u32) -> (u32, u32) {
+    let [k0, k1, k2, k3, k4, k5, ..] = settings.hash_keys;
+    let [a, b, c] = words;
+    let sum = product(a, k0, k1).wrapping_add(product(b, k2, k3));
+    let sum = sum.wrapping_add(product(c, k4, k5));
+    let hash = finish(sum, &settings.hash_keys);
+    (scale((hash >> 32) as u32, buckets), hash as u32)
+}
+
 // Odd numbers with bits well spread (the second and third of splitmix64; digits of the golden
 // ratio).
 const MULTIPLIER_1: u64 = 0xbf58_476d_1ce4_e5b9;

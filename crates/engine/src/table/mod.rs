@@ -50,6 +50,7 @@
 //!   meant for user space ([`remove()`], [`confirm`], [`sweep()`], [`visit`], [`recover`]) takes a lock.
 
 mod hash;
+pub(crate) use self::hash::words_hash;
 mod insert;
 mod lookup;
 mod remove;
@@ -67,7 +68,7 @@ pub use self::lookup::{lookup, lookup_at, update};
 pub use self::remove::{confirm, remove};
 pub(crate) use self::steady::{glance, see, update_steady};
 pub(crate) use self::steady::{likely_slots, prefetch_slot, prefetch_tags, renew_steady};
-pub use self::sweep::{Entry, forget_outcomes, leftovers, places, recover, sweep, visit};
+pub use self::sweep::{Entry, census, forget_outcomes, leftovers, places, recover, sweep, visit};
 pub use self::transfer::{Moved, settle_copies, transfer};
 
 use crate::host::{FlowMemory, Words};
@@ -116,6 +117,12 @@ pub mod gauges {
     pub const FRAGMENTS_EXPIRED: u32 = 15;
     /// Unfinished datagrams that were given up for others, and fragments for which there was no room.
     pub const FRAGMENTS_FULL: u32 = 16;
+    /// What is known of SYN cookies, see [`crate::cookie`].
+    pub const COOKIES: u32 = 21;
+    /// Cookies that came back.
+    pub const COOKIES_ACCEPTED: u32 = 22;
+    /// Labels that were not written down for want of a place, or since packets kept changing the record.
+    pub const LABELS_REFUSED: u32 = 20;
     /// Number of words.
     pub const WORDS: u32 = 24;
 }

@@ -165,6 +165,19 @@ pub fn recover<M: FlowMemory>(memory: &M, place: Place, control: Control) -> boo
     true
 }
 
+/// How many slots of some buckets have a tag, and how many of these are half-open: what the gauges of records
+/// and of half-open ones say when nobody is making or removing any. For user space.
+pub fn census<M: FlowMemory>(memory: &M, family: Family, buckets: Range<u32>) -> [u64; 2] {
+    let mut counted = [0; 2];
+    for_each_slot(memory, family, buckets, |place, _| {
+        let tags = memory.tags(family, place.bucket);
+        let half_open = tags.is_some_and(|words| Tags(words.load(0)).is_half_open(place.slot));
+        let [records, halves] = counted;
+        counted = [records + 1, halves + u64::from(half_open)];
+    });
+    counted
+}
+
 /// Runs over the slots of some buckets that have a tag.
 fn for_each_slot<M: FlowMemory>(
     memory: &M,

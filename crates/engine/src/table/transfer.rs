@@ -44,6 +44,7 @@ use super::{
 use crate::expect;
 use crate::helper;
 use crate::host::{FlowMemory, Words};
+use crate::labels;
 use crate::limits::{MOVE_TRIES_MAX, SLOTS_PER_BUCKET};
 use crate::record::{ASSIGNED, CONTROL_WORD, Control, SlotState};
 use crate::settings::Settings;
@@ -283,10 +284,15 @@ fn settle<M: FlowMemory>(memory: &M, place: Place, control: Control) {
 
 /// What helpers keep of the flow, and what it expects, is that of the record at another place.
 fn tell_helpers<M: FlowMemory>(flows: &M, id: u32, entry: &Entry, old: Place, new: Place) {
-    if entry.control.status() & ASSIGNED == 0 || entry.warm.assigned.helper() == 0 {
+    if entry.control.status() & ASSIGNED == 0 {
         return;
     }
-    helper::state::moved(flows, id, entry.warm.assigned.born(), new);
+    let born = entry.warm.assigned.born();
+    labels::moved(flows, id, born, new);
+    if entry.warm.assigned.helper() == 0 {
+        return;
+    }
+    helper::state::moved(flows, id, born, new);
     expect::moved(flows, &entry.key, old, new);
 }
 

@@ -7,9 +7,11 @@ use crate::limits::{TCP_OPTION_BYTES_MAX, TCP_WINDOW_SCALE_MAX};
 
 const END: u8 = 0;
 const NOP: u8 = 1;
+const SEGMENT_SIZE: u8 = 2;
 const WINDOW_SCALE: u8 = 3;
 const SACK_PERMITTED: u8 = 4;
 const SACK: u8 = 5;
+const TIMESTAMPS: u8 = 8;
 
 const HEADER_BYTES: u32 = 20;
 
@@ -39,17 +41,23 @@ pub struct Options {
     pub syn: SynOptions,
     /// The highest right edge of the SACK blocks, or the acknowledgement where that is higher.
     pub highest: u32,
+    /// Largest segment, zero where nothing is said of it.
+    pub mss: u16,
+    /// Value and echo, where they were looked for.
+    pub timestamps: Option<[u32; 2]>,
     at: u32,
     end: u32,
 }
 
 impl Options {
-    pub(super) const NONE: Self = Self {
+    pub(crate) const NONE: Self = Self {
         syn: SynOptions {
             scale: None,
             sack_permitted: false,
         },
         highest: 0,
+        mss: 0,
+        timestamps: None,
         at: 0,
         end: 0,
     };
@@ -102,6 +110,16 @@ impl<P: Packet> Scan<'_, P> {
                     } else {
                         scale
                     });
+                }
+            }
+            (SEGMENT_SIZE, 4) => {
+                if let Some(option) = self.packet.header(self.info.options.at, 4) {
+                    self.info.options.mss = option.u16(2);
+                }
+            }
+            (TIMESTAMPS, 10) => {
+                if let Some(option) = self.packet.header(self.info.options.at, 10) {
+                    self.info.options.timestamps = Some([option.u32(2), option.u32(6)]);
                 }
             }
             _ => {}

@@ -36,13 +36,14 @@ struct Cost {
 /// Compares the number of compiled rules with the limit, before anything is made of them.
 pub(super) fn check_size(policy: &Policy) -> Result<(), CompileError> {
     let (v4, v6) = (&policy.v4, &policy.v6);
-    let tables = [&v4.filter, &v6.filter, &v4.raw, &v6.raw];
-    let sizes = tables.into_iter().map(|table| {
+    let tables = [v4, v6].map(|ruleset| TableKind::ALL.map(|kind| ruleset.table(kind)));
+    let sizes = tables.into_iter().flatten().map(|table| {
         let hooks = table.kind.hooks();
         let ends = hooks.len() + table.user.len();
         let gotos = hooks.iter().flat_map(|hook| &table.builtin(*hook).rules);
         let gotos = gotos.filter(|rule| matches!(rule.target, Target::Goto(_)));
-        table.rule_count() + ends + 2 * gotos.count()
+        // The ways through mangle and filter take three rules for each chain of filter.
+        table.rule_count() + ends + 2 * gotos.count() + hooks.len()
     });
     let rules = sizes.sum();
     if rules > RULES_MAX as usize {
@@ -105,16 +106,23 @@ impl<'a> Layout<'a> {
         Ok(())
     }
 
-    /// Refuses loops that a packet could enter, and ways that are too deep or too long.
-    pub(super) fn check(&self) -> Result<(), CompileError> {
+    /// Refuses loops that a packet could enter, and ways that are too deep or too long. How many rules the
+    /// worst packet tries: of mangle, in all of its chains together.
+    pub(super) fn check(&self) -> Result<u64, CompileError> {
         let family = family_name(self.family);
+        let mut total: u64 = 0;
         let mut costs = vec![Cost::default(); self.chains.len()];
         for number in self.callees_first()? {
             costs[number] = self.cost(number, &costs);
         }
         for (number, hook) in self.kind.hooks().iter().enumerate() {
             let (chain, Cost { steps, depth }) = (hook.chain(), costs[number]);
-            if depth > JUMP_DEPTH_MAX {
+            // It is jumped to from the way to filter.
+            let most = match self.kind {
+                TableKind::Mangle => JUMP_DEPTH_MAX - 1,
+                TableKind::Filter | TableKind::Raw => JUMP_DEPTH_MAX,
+            };
+            if depth > most {
                 return Err(CompileError::TooDeep {
                     family,
                     chain,
@@ -128,8 +136,12 @@ impl<'a> Layout<'a> {
                     steps,
                 });
             }
+            total = match self.kind {
+                TableKind::Mangle => total.saturating_add(steps),
+                TableKind::Filter | TableKind::Raw => total.max(steps),
+            };
         }
-        Ok(())
+        Ok(total)
     }
 
     /// The chains that can be reached, each after those that it leads to. Not recursive: chains
@@ -219,5 +231,6 @@ fn questions(rule: &Rule) -> u64 {
         Match::States(_) | Match::Comment(_) => 0,
     };
     let fragments = u64::from(rule.fragment.is_some());
-    fragments + rule.matches.iter().map(asks).sum::<u64>()
+    let done = u64::from(matches!(rule.target, Target::Extended(_)));
+    done + fragments + rule.matches.iter().map(asks).sum::<u64>()
 }

@@ -16,8 +16,8 @@ use super::layout::{Chain, Layout};
 use super::{ChainInfo, ChainKind, CompileError, Compiled, RuleSource};
 use crate::matches::{self, Lowered};
 use crate::model::{
-    ChainPolicy, Interface, Match, PortRange, Ports, Rule, StateSet, States, TableKind, Target,
-    Test,
+    ChainPolicy, Extension, Interface, Match, PortRange, Ports, Rule, StateSet, States, TableKind,
+    Target, Test,
 };
 use crate::print::save::Specification;
 use crate::problem::family_name;
@@ -61,6 +61,8 @@ pub(super) fn table(compiled: &mut Compiled, layout: &Layout<'_>) -> Result<(), 
                 compiled.header.entry[layout.family as usize][*hook as usize] = first;
             }
             TableKind::Raw => compiled.header.raw_entry[layout.family as usize][number] = first,
+            // Filter leads there.
+            TableKind::Mangle => {}
         }
     }
     if layout.kind == TableKind::Raw {
@@ -74,6 +76,7 @@ const fn prefix(layout: &Layout<'_>) -> &'static str {
     match layout.kind {
         TableKind::Filter => "",
         TableKind::Raw => "-t raw ",
+        TableKind::Mangle => "-t mangle ",
     }
 }
 
@@ -100,7 +103,7 @@ fn place_chains(compiled: &mut Compiled, layout: &Layout<'_>) {
     }
 }
 
-fn push(compiled: &mut Compiled, layout: &Layout<'_>, rule: CompiledRule, text: String) {
+pub(super) fn push(compiled: &mut Compiled, layout: &Layout<'_>, rule: CompiledRule, text: String) {
     compiled.sources.push(RuleSource {
         family: layout.family,
         chain: rule.chain,
@@ -115,7 +118,7 @@ fn end(compiled: &mut Compiled, layout: &Layout<'_>, chain: &Chain<'_>, number: 
     let (target, hook, text) = match chain.builtin {
         Some((hook, policy)) => (
             match policy {
-                ChainPolicy::Accept => target::ACCEPT,
+                ChainPolicy::Accept => accept(layout.kind),
                 ChainPolicy::Drop => target::DROP,
             },
             hook_number(layout.kind, hook),
@@ -164,11 +167,19 @@ fn continuation(
     compiled.rules[index].jump = first;
 }
 
-/// Outcomes of the table raw are not remembered, so its rules have no hook.
+/// Outcomes of raw and mangle are not remembered, so their rules have no hook.
 const fn hook_number(kind: TableKind, hook: Hook) -> u32 {
     match kind {
         TableKind::Filter => hook as u32 + 1,
-        TableKind::Raw => 0,
+        TableKind::Raw | TableKind::Mangle => 0,
+    }
+}
+
+/// What ACCEPT means in a table: mangle only lets a packet go on.
+const fn accept(kind: TableKind) -> u8 {
+    match kind {
+        TableKind::Mangle => target::LEAVE,
+        TableKind::Filter | TableKind::Raw => target::ACCEPT,
     }
 }
 
@@ -187,9 +198,11 @@ impl Lowering<'_, '_> {
                 .chain
                 .builtin
                 .map_or(0, |(hook, _)| hook_number(self.layout.kind, hook)),
-            target: match rule.target {
+            target: match &rule.target {
                 Target::None => target::CONTINUE,
-                Target::Accept => target::ACCEPT,
+                Target::Accept => accept(self.layout.kind),
+                Target::Extended(extension) if extension.reject_kind().is_some() => target::REJECT,
+                Target::Extended(_) => target::CONTINUE,
                 Target::Drop => target::DROP,
                 Target::Return => target::RETURN,
                 Target::Jump(_) => target::JUMP,
@@ -229,6 +242,10 @@ impl Lowering<'_, '_> {
                 Match::Extension(extension) => extension.lower(&mut asked),
             }
         }
+        if let Target::Extended(extension) = &rule.target {
+            extension.lower(&mut asked);
+            self.note(extension);
+        }
         self.conditions(&mut lowered, asked)?;
         Ok(lowered)
     }
@@ -259,12 +276,22 @@ impl Lowering<'_, '_> {
         Ok(())
     }
 
-    /// What a CT rule assigns.
+    fn note(&mut self, extension: &Extension) {
+        let notes = &mut self.compiled.notes;
+        if let Some(note) = extension.note().filter(|note| !notes.contains(note)) {
+            notes.push(note);
+        }
+    }
+
+    /// What a CT rule assigns, and how REJECT answers.
     fn assigned(&mut self, rule: &Rule) -> Result<Assigned, CompileError> {
         let ct = match &rule.target {
             Target::Notrack => return Ok(Assigned::NOTRACK),
             Target::Ct(ct) if ct.notrack => return Ok(Assigned::NOTRACK),
             Target::Ct(ct) => ct,
+            Target::Extended(extension) => {
+                return Ok(Assigned(extension.reject_kind().unwrap_or(0).into()));
+            }
             _ => return Ok(Assigned::NOTHING),
         };
         let protocol = rule.protocol.as_ref().map_or(0, |test| test.value.0);
@@ -275,6 +302,10 @@ impl Lowering<'_, '_> {
             None => 0,
         };
         let assigned = Assigned::new(helper.map_or(0, |helper| helper.number), timeout);
+        let assigned = match ct.told() {
+            Some(events) => assigned.with_events(events),
+            None => assigned,
+        };
         Ok(assigned.with_zone(ct.zone.unwrap_or(0)))
     }
 

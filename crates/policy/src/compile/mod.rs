@@ -4,14 +4,19 @@
 //! Each ends in a rule that always matches. A RETURN in a built-in chain goes to that rule; a
 //! `-g` in a built-in chain goes to a short chain of its own that jumps and then goes there, since
 //! a RETURN at the other end of `-g` leads to the policy of the chain that the packet came from.
+//!
+//! Chains of mangle are led through on the way to those of filter, see [`mangle`].
 
+mod index;
 mod layout;
 mod lists;
 mod lower;
+mod mangle;
 mod remember;
 #[cfg(test)]
 mod tests;
 
+use keepstate_engine::index::IndexLine;
 use keepstate_engine::limits::{
     CONDITIONS_MAX, INTERFACE_PATTERNS_MAX, JUMP_DEPTH_MAX, RULE_STEPS_MAX, RULES_MAX,
 };
@@ -19,7 +24,8 @@ use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::Hook;
 
-use crate::model::{Counters, Policy, TableKind};
+use crate::model::{Counters, Note, Policy, TableKind};
+use crate::problem::family_name;
 
 /// A policy in the engine's form, and what is needed to speak about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +34,8 @@ pub struct Compiled {
     pub header: PolicyHeader,
     pub rules: Vec<Rule>,
     pub conditions: Vec<Condition>,
+    /// The indexes of long chains, see [`keepstate_engine::index`].
+    pub index: Vec<IndexLine>,
     /// By the number in [`Rule::chain`].
     pub chains: Vec<ChainInfo>,
     /// What an interface's name is compared with to get the bits of
@@ -38,6 +46,8 @@ pub struct Compiled {
     pub sources: Vec<RuleSource>,
     /// Names of timeout policies, by the number that rules assign less one.
     pub timeouts: Vec<String>,
+    /// What LOG and NFLOG say, each once.
+    pub notes: Vec<Note>,
 }
 
 /// A chain of the compiled form.
@@ -58,7 +68,7 @@ pub struct ChainInfo {
 pub enum ChainKind {
     Builtin(Hook),
     User,
-    /// Carries out one `-g` of a built-in chain, whose name it has.
+    /// Carries out one `-g` of a built-in chain, whose name it has, or leads through a chain of mangle.
     Continuation,
 }
 
@@ -137,25 +147,51 @@ pub fn compile(policy: &Policy) -> Result<Compiled, CompileError> {
         },
         rules: Vec::new(),
         conditions: Vec::new(),
+        index: Vec::new(),
         chains: Vec::new(),
         interface_patterns: Vec::new(),
         sources: Vec::new(),
         timeouts: Vec::new(),
+        notes: Vec::new(),
     };
-    for kind in [TableKind::Filter, TableKind::Raw] {
+    let mut steps = [0u64; 2];
+    for kind in [TableKind::Filter, TableKind::Mangle, TableKind::Raw] {
         if kind == TableKind::Raw && !policy.uses_raw() {
             continue;
         }
         for family in [Family::V4, Family::V6] {
+            if kind == TableKind::Mangle && !policy.uses_mangle(family) {
+                continue;
+            }
             let layout = layout::Layout::new(family, policy.ruleset(family).table(kind))?;
-            layout.check()?;
+            let worst = layout.check()?;
+            if kind != TableKind::Raw {
+                // A packet walks through both, and through what leads from one to the other.
+                let ways = match kind {
+                    TableKind::Mangle => mangle::WAY_STEPS,
+                    TableKind::Filter | TableKind::Raw => 0,
+                };
+                let steps = &mut steps[family as usize];
+                *steps = steps.saturating_add(worst).saturating_add(ways);
+                if *steps > u64::from(RULE_STEPS_MAX) {
+                    return Err(CompileError::TooManySteps {
+                        family: family_name(family),
+                        chain: Hook::Forward.chain(),
+                        steps: *steps,
+                    });
+                }
+            }
             lower::table(&mut compiled, &layout)?;
+            if kind == TableKind::Mangle {
+                mangle::lead_through(&mut compiled, &layout);
+            }
         }
     }
     lists::settle(&mut compiled);
     compiled.header.rules = compiled.rules.len() as u32;
     compiled.header.conditions = compiled.conditions.len() as u32;
     compiled.header.cached = remember::choose(&compiled);
+    index::build(&mut compiled);
     Ok(compiled)
 }
 

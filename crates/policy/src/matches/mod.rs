@@ -9,9 +9,12 @@ mod flow;
 mod frame;
 mod header;
 mod icmp;
+mod label;
+mod marking;
 mod ports;
 mod rate;
 mod sources;
+mod targets;
 mod tcp;
 mod text;
 mod time;
@@ -26,6 +29,7 @@ use keepstate_engine::tuple::Family;
 
 pub(crate) use sources::{connections_list, list_words};
 pub use sources::{rate_list, recent_list};
+pub use targets::{Note, NoteTarget};
 pub use tcp::TcpFlags;
 pub(crate) use tcp::{tcp_flags, tcp_option};
 pub(crate) use value::Value;
@@ -492,6 +496,7 @@ const MODULES: &[&Module] = &[
     &flow::CONNMARK,
     &flow::CONNBYTES,
     &flow::HELPER,
+    &label::CONNLABEL,
     &time::TIME,
     &text::STRING,
 ];
@@ -514,6 +519,27 @@ pub(crate) fn implied(protocol: u8, family: Family) -> Option<&'static Module> {
         (33, _) => Some(&ports::DCCP),
         _ => None,
     }
+}
+
+/// Targets with options of their own.
+const TARGETS: &[&Module] = &[
+    &targets::REJECT,
+    &targets::LOG,
+    &targets::NFLOG,
+    &marking::MARK,
+    &marking::CONNMARK,
+];
+
+/// The target of this name.
+pub(crate) fn target_named(name: &str) -> Option<&'static Module> {
+    TARGETS.iter().copied().find(|module| module.name == name)
+}
+
+/// The target that has an option of this name.
+pub(crate) fn target_of(option: &str) -> Option<&'static str> {
+    let mut targets = TARGETS.iter();
+    let found = targets.find(|module| module.exact(option).is_some())?;
+    Some(found.name)
 }
 
 /// The names of all.

@@ -18,6 +18,9 @@ pub(crate) enum Value {
     OpenRange(u64, u64),
     /// Value and mask.
     Mark(u32, u32),
+    /// The same, with the mask in any case.
+    ExclusiveMark(u32, u32),
+    HexadecimalWord(u32),
     /// Type of service, value and mask.
     Service(u8, u8),
     /// With the protocol whose services are named.
@@ -54,6 +57,8 @@ pub(crate) enum Value {
     ByteBurst(u64, super::rate::Rate),
     /// A number that goes without saying.
     Silent(u64),
+    /// Of a flow, by its number.
+    Label(u32),
 }
 
 impl Value {
@@ -73,6 +78,8 @@ impl fmt::Display for Value {
             Self::OpenRange(low, high) => write!(f, "{low}:{high}"),
             Self::Mark(value, u32::MAX) => write!(f, "{value:#x}"),
             Self::Mark(value, mask) => write!(f, "{value:#x}/{mask:#x}"),
+            Self::ExclusiveMark(value, mask) => write!(f, "{value:#x}/{mask:#x}"),
+            Self::HexadecimalWord(word) => write!(f, "{word:#x}"),
             Self::Service(value, mask) => write!(f, "{value:#04x}/{mask:#04x}"),
             Self::Ports(_, ranges) => {
                 let ranges: Vec<_> = ranges.iter().map(port_text).collect();
@@ -112,6 +119,7 @@ impl fmt::Display for Value {
             }
             Self::Silent(_) => f.write_str(Self::UNSAVED),
             Self::Network(network) => f.write_str(&network.for_listing()),
+            Self::Label(number) => write!(f, "\"{}\"", super::label::text(*number)),
         }
     }
 }

@@ -152,6 +152,7 @@ fn tail(text: &mut String, rule: &Rule, listing: Listing) {
     let _ = match &rule.target {
         Target::Notrack => write!(text, " NOTRACK"),
         Target::Ct(ct) => write!(text, " CT{ct}"),
+        Target::Extended(extension) => write!(text, "{}", extension.list(listing.numeric)),
         _ => Ok(()),
     };
 }

@@ -53,7 +53,7 @@ pub fn save_tables(ruleset: &Ruleset, counters: ShowCounters) -> String {
 }
 
 fn shown(ruleset: &Ruleset) -> impl Iterator<Item = &Table> {
-    let tables = [TableKind::Raw, TableKind::Filter].into_iter();
+    let tables = TableKind::ALL.into_iter();
     tables
         .map(|kind| ruleset.table(kind))
         .filter(|table| table.is_shown())
@@ -165,6 +165,10 @@ impl fmt::Display for Counted<'_> {
             Target::Ct(ct) => {
                 f.write_str(" -j CT")?;
                 ct.write_options(f, " --")
+            }
+            Target::Extended(extension) => {
+                write!(f, " -j {}", rule.target.name())?;
+                extension.write_options(f)
             }
             target => write!(f, " -j {}", target.name()),
         }

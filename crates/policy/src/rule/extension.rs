@@ -6,7 +6,7 @@ use super::RuleBuilder;
 use crate::fault::Fault;
 use crate::lexer::Word;
 use crate::matches::{Context, OptionSpec};
-use crate::model::{Extension, Fragments, Match, PortProtocol, Ports, TcpFlags, Test};
+use crate::model::{Extension, Fragments, Match, PortProtocol, Ports, Target, TcpFlags, Test};
 use crate::options::Owner;
 use crate::problem::Problem;
 
@@ -26,10 +26,15 @@ impl RuleBuilder {
             .any(|extension| extension.module.name == name)
     }
 
-    /// Matches with options of their own, the last one first.
+    /// The target and matches with options of their own, the last match first.
     fn extensions(&self) -> impl Iterator<Item = &Extension> {
+        let target = match &self.rule.target {
+            Target::Extended(extension) => Some(extension),
+            _ => None,
+        };
         let modules = self.modules.iter().rev();
-        modules.filter_map(|module| module.extension.as_ref())
+        let matches = modules.filter_map(|module| module.extension.as_ref());
+        target.into_iter().chain(matches)
     }
 
     /// The option of a match that this name is meant for.
@@ -64,6 +69,11 @@ impl RuleBuilder {
             family: self.family,
             protocol: self.rule.protocol.as_ref(),
         };
+        if let Target::Extended(extension) = &mut self.rule.target
+            && extension.module.exact(option.name).is_some()
+        {
+            return extension.option(&context, option, word, negated);
+        }
         let mut extensions = self.modules.iter_mut().rev();
         let owner = extensions.find_map(|module| {
             let extension = module.extension.as_mut();

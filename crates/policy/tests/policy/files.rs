@@ -115,12 +115,12 @@ fn what_is_not_known_is_an_error_at_its_place() {
         "1:22: Couldn't load match `contrack' (did you mean `conntrack'?)",
     );
     check(
-        "iptables -A INPUT -m recent --set",
-        "1:22: the match \"recent\" is not supported yet",
+        "iptables -A INPUT -m cpu --cpu 1",
+        "1:22: the match \"cpu\" is not supported yet",
     );
     check(
-        "iptables -A INPUT -j LOG",
-        "1:22: the target LOG is not supported yet",
+        "iptables -A INPUT -j TEE",
+        "1:22: the target TEE is not supported yet",
     );
     check(
         "iptables -A INPUT -p tcp --dports 22,80",
@@ -148,8 +148,8 @@ fn what_is_not_known_is_an_error_at_its_place() {
          beside this host, and write rules of filter for the addresses that are seen here",
     );
     check(
-        "iptables -t mangle -A INPUT -j DROP",
-        "1:13: table `mangle' is not supported yet: only filter and raw are",
+        "iptables -A INPUT --log-prefix x",
+        "1:19: unknown option \"--log-prefix\" (`--log-prefix' needs `-j LOG' before it)",
     );
     check(
         "iptables -P INPUT drop",

@@ -202,7 +202,7 @@ fn long_files_are_read_in_linear_time() {
     let parsed = crate::common::read(&rules(30_000), FileKind::Detect);
     assert_eq!(compile(&parsed.policy).unwrap().header.rules, 30_006);
     // One more than there may be, and lists that multiply.
-    assert!(parse_rules(&rules(33_000), FileKind::Detect).has_errors());
+    assert!(parse_rules(&rules(41_000), FileKind::Detect).has_errors());
     let list = vec!["10.0.0.1"; 100].join(",");
     let product = format!("iptables -A INPUT -s {list} -d {list}\n").repeat(100);
     assert!(parse_rules(&product, FileKind::Detect).has_errors());

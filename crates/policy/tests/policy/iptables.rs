@@ -3,13 +3,17 @@
 
 use keepstate_engine::tuple::Family;
 use keepstate_policy::{
-    FileKind, Flush, Policy, RestoreOptions, ShowCounters, UseCounters, parse_rules, save_table,
-    save_tables,
+    FileKind, Flush, Policy, RestoreOptions, ShowCounters, UseCounters, parse_rules, save_tables,
 };
 use keepstate_testkit::{Namespace, programs_or_skip, root_or_skip};
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
+
+/// What it says each time it would look for the name of a label, where there is no file of names: we take
+/// numbers for their names in silence.
+const NO_LABEL_NAMES: &str =
+    "Warning: cannot open /etc/xtables/connlabel.conf: No such file or directory\n";
 
 /// What a program did.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,7 +62,9 @@ impl Twin {
             code: output.status.code().unwrap(),
             stdout: text(&output.stdout),
             // Some of its messages end in an empty line, others do not.
-            stderr: text(&output.stderr).replace("\n\n", "\n"),
+            stderr: text(&output.stderr)
+                .replace("\n\n", "\n")
+                .replace(NO_LABEL_NAMES, ""),
         }
     }
 
@@ -140,7 +146,7 @@ impl Twin {
                     .filter(|line| !line.starts_with('#'))
                     .collect();
                 let ruleset = self.policy.ruleset(family_of(program));
-                assert_eq!(save_table(&ruleset.filter, counters), theirs);
+                assert_eq!(save_tables(ruleset, counters), theirs);
             }
         }
     }
@@ -311,6 +317,20 @@ fn the_table_raw_is_read_and_printed_as_iptables_does() {
         iptables -t raw -A OUTPUT -j CT --zone -1
         iptables -t raw -A OUTPUT -j CT --zone
         iptables -t raw -D OUTPUT -p udp --dport 1 -j CT --zone 5
+        iptables -t raw -A OUTPUT -p udp -j CT --ctevents new,destroy
+        iptables -t raw -A OUTPUT -p udp -j CT --ctevents secmark,natseqinfo,mark,helper,protoinfo,assured,reply,destroy,related,new
+        iptables -t raw -A OUTPUT -p udp -j CT --expevents new --ctevents assured --zone 3
+        iptables -t raw -A OUTPUT -p udp -j CT --notrack --ctevents new
+        iptables -t raw -A OUTPUT -p tcp -j CT --helper ftp --ctevents new,new --expevents new
+        iptables -t raw -A OUTPUT -p udp -j CT --ctevents new --ctevents destroy
+        iptables -t raw -A OUTPUT -p udp -j CT --expevents new --expevents new
+        iptables -t raw -A OUTPUT -p udp -j CT --ctevents new,xx
+        iptables -t raw -A OUTPUT -p udp -j CT --ctevents NEW
+        iptables -t raw -A OUTPUT -p udp -j CT --ctevents new,
+        iptables -t raw -A OUTPUT -p udp -j CT --ctevents label
+        iptables -t raw -A OUTPUT -p udp -j CT --expevents destroy
+        iptables -t raw -A OUTPUT -p udp -j CT --ctevents
+        iptables -t raw -D OUTPUT -p udp -j CT --ctevents destroy,new
         iptables -t raw -N INPUT
         iptables -t raw -N own
         iptables -t raw -A own -p tcp -j CT --helper ftp
@@ -783,6 +803,19 @@ fn matches_are_read_and_printed_as_iptables_does() {
         iptables -A INPUT -m connmark --mark 5
         iptables -A INPUT -m connmark ! --mark 5/7
         iptables -A INPUT -m connmark
+        iptables -A INPUT -m connlabel --label 3
+        iptables -A INPUT -m connlabel ! --label 127 --set
+        iptables -A INPUT -m connlabel --set --label 0x10
+        iptables -A INPUT -m connlabel --label 128
+        iptables -A INPUT -m connlabel --label one
+        iptables -A INPUT -m connlabel --label 1x
+        iptables -A INPUT -m connlabel --label -1
+        iptables -A INPUT -m connlabel --label 1 --label 2
+        iptables -A INPUT -m connlabel --label 1 --set --set
+        iptables -A INPUT -m connlabel --label 1 ! --set
+        iptables -A INPUT -m connlabel --set
+        iptables -A INPUT -m connlabel
+        iptables -D INPUT -m connlabel --label 3
         iptables -A INPUT -p tcp -m tcpmss --mss 100:200
         iptables -A INPUT -p tcp -m tcpmss ! --mss 100
         iptables -A INPUT -p tcp -m tcpmss --mss 100:
@@ -957,6 +990,175 @@ fn lists_and_rates_are_read_and_printed_alike() {
         ip6tables -A t -m connlimit --connlimit-upto 3
         ip6tables -A t -m hashlimit --hashlimit-upto 5/s --hashlimit-name n --hashlimit-mode srcip --hashlimit-srcmask 64
         ip6tables -A t -m hashlimit --hashlimit-upto 5/s --hashlimit-name n2 --hashlimit-mode srcip --hashlimit-srcmask 129",
+    );
+    twin.check_listings();
+}
+
+#[test]
+fn targets_are_read_and_printed_as_iptables_does() {
+    let Some(mut twin) = Twin::new("targets_are_read_and_printed_as_iptables_does") else {
+        return;
+    };
+    twin.check_all(
+        r#"
+        iptables -A INPUT -j REJECT
+        iptables -A INPUT -p tcp -j REJECT --reject-with tcp-reset
+        iptables -A INPUT -p tcp -j REJECT --reject-with tcp-rst
+        iptables -A INPUT -p tcp -j REJECT --reject-with TCP
+        iptables -A INPUT -j REJECT --reject-with icmp
+        iptables -A INPUT -j REJECT --reject-with icmp-p
+        iptables -A INPUT -j REJECT --reject-with net-unreach
+        iptables -A INPUT -j REJECT --reject-with host-unreach
+        iptables -A INPUT -j REJECT --reject-with port-unreach
+        iptables -A INPUT -j REJECT --reject-with proto-unreach
+        iptables -A INPUT -j REJECT --reject-with net-prohib
+        iptables -A INPUT -j REJECT --reject-with host-prohib
+        iptables -A INPUT -j REJECT --reject-with icmp-admin-prohibited
+        iptables -A INPUT -j REJECT --reject-with bogus
+        iptables -A INPUT -j REJECT --reject-with icmp6-no-route
+        iptables -A INPUT -j REJECT --reject-with tcp-reset
+        iptables -A INPUT -p udp -j REJECT --reject-with tcp-reset
+        iptables -A INPUT ! -p tcp -j REJECT --reject-with tcp-reset
+        iptables -A INPUT -j REJECT --reject-with
+        iptables -A INPUT -j REJECT --reject-with net-unreach --reject-with net-unreach
+        iptables -A INPUT -j REJECT ! --reject-with net-unreach
+        iptables -A INPUT --reject-with net-unreach
+        iptables -v -A INPUT -j REJECT
+        iptables -C INPUT -j REJECT --reject-with icmp-port-unreachable
+        iptables -D INPUT -j REJECT
+        iptables -t raw -A PREROUTING -j REJECT
+        iptables -t mangle -A PREROUTING -j REJECT
+        ip6tables -A INPUT -j REJECT
+        ip6tables -A INPUT -j REJECT --reject-with no-route
+        ip6tables -A INPUT -j REJECT --reject-with adm-prohibited
+        ip6tables -A INPUT -j REJECT --reject-with addr-unreach
+        ip6tables -A INPUT -j REJECT --reject-with port-unreach
+        ip6tables -A INPUT -p tcp -j REJECT --reject-with tcp-reset
+        ip6tables -A INPUT -j REJECT --reject-with policy-fail
+        ip6tables -A INPUT -j REJECT --reject-with reject-route
+        ip6tables -A INPUT -j REJECT --reject-with icmp6-p
+        ip6tables -A INPUT -j REJECT --reject-with icmp-port-unreachable
+        iptables -A INPUT -j LOG
+        iptables -A INPUT -j LOG --log-prefix foo
+        iptables -A INPUT -j LOG --log-prefix 'foo bar: '
+        iptables -A INPUT -j LOG --log-prefix 'a"b\c'
+        iptables -A INPUT -j LOG --log-prefix ''
+        iptables -A INPUT -j LOG --log-prefix 123456789012345678901234567890123
+        iptables -A INPUT -j LOG --log-level 0
+        iptables -A INPUT -j LOG --log-level 4
+        iptables -A INPUT -j LOG --log-level 7
+        iptables -A INPUT -j LOG --log-level 8
+        iptables -A INPUT -j LOG --log-level debug
+        iptables -A INPUT -j LOG --log-level warning
+        iptables -A INPUT -j LOG --log-level error
+        iptables -A INPUT -j LOG --log-level panic
+        iptables -A INPUT -j LOG --log-level warn
+        iptables -A INPUT -j LOG --log-level 0x5
+        iptables -A INPUT -j LOG --log-tcp-sequence --log-tcp-options --log-ip-options --log-uid --log-macdecode
+        iptables -A INPUT -j LOG --log-tcp-sequence --log-tcp-sequence
+        iptables -A INPUT -j LOG --log-tcp-s
+        iptables -A INPUT -j LOG ! --log-uid
+        iptables -A INPUT -j LOG --log-level 4 --log-prefix x --log-level 3
+        iptables -A INPUT -j LOG --bogus
+        iptables -A INPUT -j LOG -m limit
+        iptables -A INPUT -m limit --limit 5/min -j LOG --log-prefix 'IPTables-Dropped: ' --log-level 4
+        iptables -v -A INPUT -j LOG --log-prefix 'a b'
+        iptables -C INPUT -j LOG --log-level 4
+        ip6tables -A FORWARD -j LOG --log-prefix six
+        iptables -A INPUT -j NFLOG
+        iptables -A INPUT -j NFLOG --nflog-group 5
+        iptables -A INPUT -j NFLOG --nflog-group 65536
+        iptables -A INPUT -j NFLOG --nflog-group x
+        iptables -A INPUT -j NFLOG --nflog-prefix 'abc def'
+        iptables -A INPUT -j NFLOG --nflog-prefix 1234567890123456789012345678901234567890123456789012345678901234
+        iptables -A INPUT -j NFLOG --nflog-size 100
+        iptables -A INPUT -j NFLOG --nflog-size 0
+        iptables -A INPUT -j NFLOG --nflog-threshold 5
+        iptables -A INPUT -j NFLOG --nflog-threshold 65536
+        iptables -A INPUT -j NFLOG --nflog-group 5 --nflog-prefix p --nflog-size 20 --nflog-threshold 7
+        iptables -A INPUT -j NFLOG --nflog-group 0 --nflog-threshold 0
+        iptables -A INPUT -j MARK --set-mark 5
+        iptables -t raw -A PREROUTING -j MARK --set-mark 5
+        "#,
+    );
+    twin.check_listings();
+}
+
+#[test]
+fn the_table_mangle_is_read_and_printed_as_iptables_does() {
+    let Some(mut twin) = Twin::new("the_table_mangle_is_read_and_printed_as_iptables_does") else {
+        return;
+    };
+    let mut lines = String::new();
+    for options in [
+        "",
+        "--set-mark 5",
+        "--set-mark 5/0xff",
+        "--set-mark 0xff/0x0f",
+        "--set-xmark 5",
+        "--set-xmark 5/0xff",
+        "--and-mark 0xf0",
+        "--or-mark 0xf",
+        "--xor-mark 0x3",
+        "--and-mark 0xffffffff",
+        "--set-mark 5 --or-mark 3",
+        "--set-mark 5 --set-mark 6",
+        "--set-mark x",
+        "--set-mark 5/",
+        "--set-mark 0x1ffffffff",
+        "--or-mark x",
+        "--or-mark 5/3",
+        "--or-mark 4294967296",
+        "! --or-mark 5",
+    ] {
+        lines += &format!("iptables -t mangle -A PREROUTING -j MARK {options}\n");
+        lines += &format!("ip6tables -t mangle -A POSTROUTING -o eth0 -j MARK {options}\n");
+    }
+    for options in [
+        "",
+        "--save-mark",
+        "--restore-mark",
+        "--save-mark --mask 0xff",
+        "--restore-mark --mask 0xff",
+        "--save-mark --nfmask 0xff --ctmask 0xff00",
+        "--restore-mark --nfmask 0xff --ctmask 0xff00",
+        "--save-mark --nfmask 0xff",
+        "--save-mark --mask 0xff --nfmask 0xff",
+        "--set-mark 5",
+        "--set-mark 5/0xff",
+        "--set-xmark 5/0xff",
+        "--set-xmark 5",
+        "--and-mark 5",
+        "--or-mark 5",
+        "--xor-mark 5",
+        "--save-mark --restore-mark",
+        "--set-mark 5 --save-mark",
+        "--mask 5",
+        "--nfmask 5",
+        "--set-mark 1 --mask 5",
+        "--mask x --save-mark",
+        "--save-mark --nfmask x",
+    ] {
+        lines += &format!("iptables -t mangle -A FORWARD -j CONNMARK {options}\n");
+    }
+    twin.check_all(&lines);
+    twin.check_all(
+        "
+        iptables -A INPUT -j CONNMARK --save-mark
+        iptables -t raw -A PREROUTING -j CONNMARK --save-mark
+        ip6tables -A INPUT -j DROP
+        iptables -t mangle -A PREROUTING -j LOG
+        iptables -t mangle -P PREROUTING DROP
+        iptables -t mangle -N foo
+        iptables -t mangle -A PREROUTING -o eth0 -j ACCEPT
+        iptables -t mangle -A POSTROUTING -i eth0 -j ACCEPT
+        iptables -t mangle -A INPUT -o eth0 -j ACCEPT
+        iptables -t mangle -A OUTPUT -j foo
+        iptables -t mangle -A foo -p tcp -j ACCEPT
+        iptables -t mangle -L -n
+        iptables -t mangle -L -v
+        iptables -t mangle -S
+        ",
     );
     twin.check_listings();
 }

@@ -3,5 +3,6 @@
 mod common;
 mod files;
 mod hostile;
+mod index;
 mod iptables;
 mod walk;

@@ -1,12 +1,13 @@
 //! Compiled rules, walked by the engine, against a slow walk over the model: the same verdict by
 //! the same rule, and the same counters, for random rulesets and packets.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use keepstate_engine::event::Event;
 use keepstate_engine::host::{FlowMemory, Host, Route, Words};
+use keepstate_engine::index::IndexLine;
 use keepstate_engine::policy::{
-    Condition, PolicyHeader, Question, Rule as EngineRule, target, walk,
+    Answer, Condition, PolicyHeader, Question, Rule as EngineRule, target, walk,
 };
 use keepstate_engine::settings::Settings;
 use keepstate_engine::tuple::{Address, Family};
@@ -23,16 +24,16 @@ const BYTES: u32 = 60;
 
 /// A packet as rules see it.
 #[derive(Clone, Debug)]
-struct Probe {
-    source: Address,
-    destination: Address,
-    protocol: u8,
-    source_port: u16,
-    destination_port: u16,
-    state: State,
-    incoming: &'static str,
-    outgoing: &'static str,
-    hook: Hook,
+pub(crate) struct Probe {
+    pub(crate) source: Address,
+    pub(crate) destination: Address,
+    pub(crate) protocol: u8,
+    pub(crate) source_port: u16,
+    pub(crate) destination_port: u16,
+    pub(crate) state: State,
+    pub(crate) incoming: &'static str,
+    pub(crate) outgoing: &'static str,
+    pub(crate) hook: Hook,
 }
 
 /// Who decided: a rule of a chain by its number, or a policy.
@@ -67,7 +68,7 @@ impl Slow<'_> {
             let decision = |policy| Some((policy, name.to_string(), index as u32 + 1));
             match rule.target.clone() {
                 // The rulesets here are of the table filter.
-                Target::None | Target::Notrack | Target::Ct(_) => {}
+                Target::None | Target::Notrack | Target::Ct(_) | Target::Extended(_) => {}
                 Target::Accept => return decision(ChainPolicy::Accept),
                 Target::Drop => return decision(ChainPolicy::Drop),
                 Target::Return => return None,
@@ -116,14 +117,17 @@ fn matches(rule: &Rule, probe: &Probe) -> bool {
 }
 
 /// No flows, no events: compiled rules and their counters.
-struct Fast<'a> {
+pub(crate) struct Fast<'a> {
     compiled: &'a Compiled,
+    index: &'a [IndexLine],
     settings: Settings,
-    counters: RefCell<Vec<Counters>>,
+    pub(crate) counters: RefCell<Vec<Counters>>,
+    /// Rules that were tried.
+    pub(crate) tried: Cell<u64>,
 }
 
 #[derive(Clone, Copy)]
-struct Nothing;
+pub(crate) struct Nothing;
 
 impl Words for Nothing {
     fn load(self, _: u32) -> u64 {
@@ -169,10 +173,14 @@ impl Host for Fast<'_> {
         &self.compiled.header
     }
     fn rule(&self, index: u32) -> Option<&EngineRule> {
+        self.tried.set(self.tried.get() + 1);
         self.compiled.rules.get(index as usize)
     }
     fn condition(&self, index: u32) -> Option<&Condition> {
         self.compiled.conditions.get(index as usize)
+    }
+    fn index(&self, line: u32) -> Option<&IndexLine> {
+        self.index.get(line as usize)
     }
     fn count_rule(&self, index: u32, bytes: u32) {
         let counters = &mut self.counters.borrow_mut()[index as usize];
@@ -188,8 +196,18 @@ impl Host for Fast<'_> {
     }
 }
 
-impl Fast<'_> {
-    fn judge(&self, family: Family, probe: &Probe) -> Decision {
+impl<'a> Fast<'a> {
+    pub(crate) fn new(policy: &Policy, compiled: &'a Compiled, index: &'a [IndexLine]) -> Self {
+        Self {
+            compiled,
+            index,
+            settings: Settings::defaults(1024, [128, 128]),
+            counters: RefCell::new(compiled.initial_counters(policy)),
+            tried: Cell::new(0),
+        }
+    }
+
+    pub(crate) fn answer(&self, family: Family, probe: &Probe) -> Answer {
         let info = PacketInfo {
             family,
             protocol: probe.protocol,
@@ -209,7 +227,11 @@ impl Fast<'_> {
             settled_out: 0,
         };
         let entry = self.compiled.header.entry[family as usize][probe.hook as usize];
-        let answer = walk(self, entry, &question);
+        walk(self, entry, &question)
+    }
+
+    fn judge(&self, family: Family, probe: &Probe) -> Decision {
+        let answer = self.answer(family, probe);
         let policy = match answer.target {
             target::ACCEPT => ChainPolicy::Accept,
             target::DROP => ChainPolicy::Drop,
@@ -286,11 +308,7 @@ fn agree(family: Family, text: &str, probes: &[Probe]) {
     let mut policy = Policy::default();
     policy.merge(crate::common::read(text, FileKind::Save(family)));
     let compiled = compile(&policy).unwrap();
-    let fast = Fast {
-        compiled: &compiled,
-        settings: Settings::defaults(1024, [128, 128]),
-        counters: RefCell::new(compiled.initial_counters(&policy)),
-    };
+    let fast = Fast::new(&policy, &compiled, &compiled.index);
     let mut slow_policy = policy.clone();
     for probe in probes {
         let slow = Slow {

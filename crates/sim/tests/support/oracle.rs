@@ -178,6 +178,7 @@ fn policy() -> LoadedPolicy {
         header: compiled.header,
         rules: compiled.rules,
         conditions: compiled.conditions,
+        index: compiled.index,
         names: Vec::new(),
     }
 }

@@ -1,0 +1,41 @@
+//! `keepstate doctor`: what is wrong, why, how that is known, and what mends it.
+
+mod host;
+mod knobs;
+mod rules;
+
+use keepstate_api::{Client, Filter, Order, Reply, Request, Survey};
+
+use crate::health::{self, Finding};
+use crate::running::unexpected;
+
+/// All that is found, the worst first.
+pub(crate) fn examine(client: &mut Client) -> anyhow::Result<Vec<Finding>> {
+    let Reply::Status(status) = client.ask(&Request::Status)? else {
+        return Err(unexpected());
+    };
+    let survey = survey(client)?;
+    let mut found = health::of_status(&status, None);
+    found.extend(knobs::examine(client, &status, &survey)?);
+    found.extend(rules::examine(client, &status)?);
+    found.extend(host::examine());
+    found.sort_by_key(|finding| finding.severity);
+    Ok(found)
+}
+
+/// What can be said of a host on which no daemon runs.
+pub(crate) fn examine_host() -> Vec<Finding> {
+    host::examine()
+}
+
+fn survey(client: &mut Client) -> anyhow::Result<Survey> {
+    let request = Request::Survey {
+        filter: Filter::default(),
+        order: Order::Left,
+        count: 1,
+    };
+    match client.ask(&request)? {
+        Reply::Survey(survey) => Ok(*survey),
+        _ => Err(unexpected()),
+    }
+}

@@ -1,0 +1,245 @@
+//! What is wrong with a firewall that runs: from its counters alone. `doctor` asks the host as well.
+
+mod causes;
+
+use keepstate_api::Status;
+use serde_json::{Value, json};
+
+pub(crate) use self::causes::cause;
+
+/// How bad it is. The order is that of the lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Severity {
+    /// Packets are lost, or nothing is filtered.
+    Error,
+    /// They will be, or something does not do what it looks like.
+    Warning,
+    /// Worth knowing.
+    Note,
+}
+
+impl Severity {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Note => "note",
+        }
+    }
+}
+
+/// Something found, with what brought it about and what to do. Names are a contract.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Finding {
+    pub(crate) name: &'static str,
+    pub(crate) severity: Severity,
+    pub(crate) message: String,
+    pub(crate) cause: String,
+    pub(crate) evidence: String,
+    /// What mends it; `None` where nothing needs to be done.
+    pub(crate) command: Option<String>,
+}
+
+impl Finding {
+    pub(crate) fn to_json(&self) -> Value {
+        json!({
+            "name": self.name,
+            "severity": self.severity.name(),
+            "message": self.message,
+            "cause": self.cause,
+            "evidence": self.evidence,
+            "command": self.command,
+        })
+    }
+}
+
+/// A table that is fuller than this, in percent, is told of; at the second number it is an error.
+const FULL_PERCENT: [u64; 2] = [80, 95];
+
+/// Expired flows are removed within a second; beyond this many milliseconds the search does not keep up.
+const LAG_MS_MAX: u64 = 2000;
+
+/// Drops of one reason that are worth a note: so many, and this part of all packets.
+const DROPS_MIN: u64 = 100;
+const DROPS_PART: u64 = 100;
+
+/// What the daemon's status says, the worst first. Counters count since the programs were loaded, or
+/// since `before`, where that is known.
+pub(crate) fn of_status(status: &Status, before: Option<&Status>) -> Vec<Finding> {
+    let mut found = Vec::new();
+    found.extend(unattached(status));
+    found.extend(policy(status));
+    found.extend(fullness(status));
+    found.extend(half_open(status));
+    found.extend(refused(status, before));
+    found.extend(lag(status));
+    found.extend(lost_events(status, before));
+    found.extend(generic_xdp(status));
+    found.extend(reasons(status, before));
+    found.sort_by_key(|finding| finding.severity);
+    found
+}
+
+fn unattached(status: &Status) -> Option<Finding> {
+    status.interfaces.is_empty().then(|| Finding {
+        name: "unattached",
+        severity: Severity::Error,
+        message: "no interface is filtered".to_owned(),
+        cause: "the programs hang on no interface".to_owned(),
+        evidence: "`keepstate status` lists none".to_owned(),
+        command: Some("keepstate down && keepstate up".to_owned()),
+    })
+}
+
+fn policy(status: &Status) -> Option<Finding> {
+    let Some(policy) = &status.policy else {
+        return Some(Finding {
+            name: "no-policy",
+            severity: Severity::Warning,
+            message: "everything passes".to_owned(),
+            cause: "no rules are in force".to_owned(),
+            evidence: "`keepstate status`: policy none".to_owned(),
+            command: Some("keepstate apply FILE --confirm 60".to_owned()),
+        });
+    };
+    let seconds = policy.confirm_within?;
+    Some(Finding {
+        name: "policy-unconfirmed",
+        severity: Severity::Warning,
+        message: format!("the rules before come back in {seconds} s"),
+        cause: "rules were applied with --confirm, and nobody has confirmed them".to_owned(),
+        evidence: format!("{} s are left", seconds),
+        command: Some("keepstate confirm".to_owned()),
+    })
+}
+
+fn fullness(status: &Status) -> Option<Finding> {
+    let table = &status.table;
+    let percent = table.flows * 100 / table.flows_max.max(1);
+    let [warning, error] = FULL_PERCENT;
+    let severity = match percent {
+        percent if percent >= error => Severity::Error,
+        percent if percent >= warning => Severity::Warning,
+        _ => return None,
+    };
+    Some(Finding {
+        name: "table-full",
+        severity,
+        message: format!("the flow table is {percent} % full"),
+        cause: "more flows at a time than the table is made for, or timeouts that keep them long"
+            .to_owned(),
+        evidence: format!("{} of {} flows", table.flows, table.flows_max),
+        command: Some(format!(
+            "keepstate sysctl -w net.netfilter.nf_conntrack_max={}",
+            table.flows_max.saturating_mul(2)
+        )),
+    })
+}
+
+fn half_open(status: &Status) -> Option<Finding> {
+    let table = &status.table;
+    let percent = table.half_open * 100 / table.half_open_max.max(1);
+    (percent >= FULL_PERCENT[0]).then(|| Finding {
+        name: "half-open",
+        severity: Severity::Warning,
+        message: format!("half-open flows take {percent} % of what they may"),
+        cause: "a SYN flood, a scan, or servers that do not answer: the oldest of them go first"
+            .to_owned(),
+        evidence: format!("{} of {}", table.half_open, table.half_open_max),
+        command: Some(
+            "keepstate sysctl -w net.netfilter.nf_conntrack_tcp_timeout_syn_sent=20".to_owned(),
+        ),
+    })
+}
+
+fn refused(status: &Status, before: Option<&Status>) -> Option<Finding> {
+    let earlier = before.map_or(0, |before| before.table.refused);
+    let refused = status.table.refused.saturating_sub(earlier);
+    (refused != 0).then(|| Finding {
+        name: "flows-refused",
+        severity: Severity::Error,
+        message: format!("{refused} new flows found no room"),
+        cause: "the table was full, and nothing in it could be given up".to_owned(),
+        evidence: format!(
+            "{} refused, {} evicted, {} of {} in use",
+            refused, status.table.evicted, status.table.flows, status.table.flows_max
+        ),
+        command: Some(format!(
+            "keepstate sysctl -w net.netfilter.nf_conntrack_max={}",
+            status.table.flows_max.saturating_mul(2)
+        )),
+    })
+}
+
+fn lag(status: &Status) -> Option<Finding> {
+    let lag = status.expiry.lag_ms;
+    (lag > LAG_MS_MAX).then(|| Finding {
+        name: "expiry-late",
+        severity: Severity::Warning,
+        message: format!("expired flows are removed {lag} ms late"),
+        cause: "the daemon has too little processor time for its table".to_owned(),
+        evidence: format!("a round takes {} ms", status.expiry.round_ms),
+        command: Some(format!("renice -n -5 -p {}", status.pid)),
+    })
+}
+
+fn lost_events(status: &Status, before: Option<&Status>) -> Option<Finding> {
+    let lost = |status: &Status| status.events.lost_in_kernel + status.events.lost_by_listeners;
+    let lost_now = lost(status).saturating_sub(before.map_or(0, lost));
+    (lost_now != 0).then(|| Finding {
+        name: "events-lost",
+        severity: Severity::Note,
+        message: format!("{lost_now} events were not told"),
+        cause: "more happened than who listens could read; counters are right all the same"
+            .to_owned(),
+        evidence: format!(
+            "{} lost in the ring, {} by slow readers, {} listening",
+            status.events.lost_in_kernel, status.events.lost_by_listeners, status.events.listeners
+        ),
+        command: Some("keepstate events --follow --drops".to_owned()),
+    })
+}
+
+fn generic_xdp(status: &Status) -> Vec<Finding> {
+    let attached = status.interfaces.iter();
+    let generic = attached.filter(|attachment| attachment.ingress == "xdp generic");
+    let findings = generic.map(|attachment| Finding {
+        name: "xdp-generic",
+        severity: Severity::Note,
+        message: format!(
+            "{} is filtered after the kernel has made its packets",
+            attachment.name
+        ),
+        cause: "its driver, or its MTU, has no native XDP: packets cost more".to_owned(),
+        evidence: format!("in by {}", attachment.ingress),
+        command: Some(format!("ethtool -i {0}; ip link show {0}", attachment.name)),
+    });
+    findings.collect()
+}
+
+fn reasons(status: &Status, before: Option<&Status>) -> Vec<Finding> {
+    let earlier = |name: &str| {
+        let counts = before.map(|before| &before.traffic.reasons);
+        counts
+            .and_then(|counts| counts.get(name))
+            .copied()
+            .unwrap_or(0)
+    };
+    let packets = |status: &Status| status.traffic.states.values().sum::<u64>();
+    let all = packets(status).saturating_sub(before.map_or(0, packets));
+    let counts = status.traffic.reasons.iter();
+    let counts = counts.map(|(name, count)| (name, count.saturating_sub(earlier(name))));
+    let found = counts.filter_map(|(name, count)| {
+        let cause = cause(name)?;
+        let is_much = count >= DROPS_MIN && count * DROPS_PART >= all;
+        (is_much || (cause.severity == Severity::Error && count != 0)).then(|| Finding {
+            name: "drops",
+            severity: cause.severity,
+            message: format!("{count} packets with the reason {name}"),
+            cause: format!("{} {}", cause.sentence, cause.text),
+            evidence: format!("{count} of {all} packets"),
+            command: Some(cause.command.to_owned()),
+        })
+    });
+    found.collect()
+}

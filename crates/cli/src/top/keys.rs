@@ -1,0 +1,219 @@
+//! What keys do.
+
+use std::time::Duration;
+
+use keepstate_api::{Expression, Request};
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+use super::model::{Mode, Model, Pane};
+use crate::exactly;
+
+/// Lines that a page has, for moving by pages: no more than the smallest screen shows.
+const PAGE: usize = 15;
+
+/// What is to be done outside of the model.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Deed {
+    Nothing,
+    Quit,
+    Send(Box<Request>),
+}
+
+pub(super) fn press(model: &mut Model, key: KeyEvent, now: Duration) -> Deed {
+    if key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c') {
+        return Deed::Quit;
+    }
+    model.said = None;
+    match &mut model.mode {
+        Mode::Browse => browse(model, key.code, now),
+        Mode::Typing { .. } => {
+            type_filter(model, key.code);
+            Deed::Nothing
+        }
+        Mode::Confirm { request, .. } => {
+            let deed = match key.code {
+                KeyCode::Char('y') => Deed::Send(request.clone()),
+                _ => Deed::Nothing,
+            };
+            model.mode = Mode::Browse;
+            deed
+        }
+        Mode::Open(life) => match key.code {
+            KeyCode::Char('k') => {
+                let flow = life.flow.clone();
+                model.wish.open = None;
+                ask_to_kill(model, &flow);
+                Deed::Nothing
+            }
+            KeyCode::Esc | KeyCode::Char('q') | KeyCode::Enter => {
+                model.wish.open = None;
+                model.mode = Mode::Browse;
+                Deed::Nothing
+            }
+            _ => Deed::Nothing,
+        },
+        Mode::Packets(_) | Mode::Help => {
+            model.mode = Mode::Browse;
+            Deed::Nothing
+        }
+    }
+}
+
+fn browse(model: &mut Model, key: KeyCode, now: Duration) -> Deed {
+    let line = model.selected();
+    match key {
+        KeyCode::Char('q') => return Deed::Quit,
+        KeyCode::Char(digit @ '1'..='7') => {
+            // It is a digit between these.
+            model.pane = Pane::ALL[digit as usize - '1' as usize];
+        }
+        KeyCode::Tab | KeyCode::Right => turn(model, 1),
+        KeyCode::BackTab | KeyCode::Left => turn(model, Pane::ALL.len() - 1),
+        KeyCode::Down | KeyCode::Char('j') => model.select(line + 1),
+        KeyCode::Up => model.select(line.saturating_sub(1)),
+        KeyCode::PageDown => model.select(line + PAGE),
+        KeyCode::PageUp => model.select(line.saturating_sub(PAGE)),
+        KeyCode::Home => model.select(0),
+        KeyCode::End => model.select(usize::MAX),
+        KeyCode::Char('s') => model.next_order(),
+        KeyCode::Char('f' | ' ') => model.is_frozen = !model.is_frozen,
+        KeyCode::Char('h' | '?') => model.mode = Mode::Help,
+        KeyCode::Char('/') => {
+            let text = model.wish.filter.as_ref().map(ToString::to_string);
+            model.mode = Mode::Typing {
+                text: text.unwrap_or_default(),
+                error: None,
+            };
+        }
+        KeyCode::Esc => model.wish.filter = None,
+        KeyCode::Char('k') => {
+            if matches!(model.pane, Pane::Overview | Pane::Flows)
+                && let Some(flow) = model.flows().get(line).cloned()
+            {
+                ask_to_kill(model, &flow);
+            }
+        }
+        KeyCode::Enter => enter(model, line, now),
+        _ => {}
+    }
+    Deed::Nothing
+}
+
+fn turn(model: &mut Model, by: usize) {
+    let next = (model.pane as usize + by) % Pane::ALL.len();
+    model.pane = Pane::ALL[next];
+}
+
+/// Every line leads to what is behind it.
+fn enter(model: &mut Model, line: usize, now: Duration) {
+    match model.pane {
+        Pane::Overview | Pane::Flows => {
+            if let Some(flow) = model.flows().get(line).cloned() {
+                model.open(flow, now);
+            }
+        }
+        Pane::Sources => {
+            let sources = model.survey.as_ref().map(|survey| &survey.sources);
+            if let Some(source) = sources.and_then(|sources| sources.get(line)) {
+                let text = format!("src {}", source.address);
+                show_flows(model, &text);
+            }
+        }
+        Pane::HalfOpen => {
+            if let Some(source) = model.half_open_sources().get(line) {
+                let text = format!("unreplied and src {}", source.address);
+                show_flows(model, &text);
+            }
+        }
+        Pane::Refusals => {
+            let chosen = model
+                .refusals_sorted()
+                .get(line)
+                .map(|(kind, _)| (*kind).clone());
+            if let Some(kind) = chosen {
+                model.mode = Mode::Packets(kind);
+            }
+        }
+        Pane::Rules => show_rule(model, line),
+        // A finding says all that is known of it.
+        Pane::Alerts => {}
+    }
+}
+
+/// What a rule refused of late; of one that refuses nothing the whole text, since which flows it
+/// accepted is kept nowhere.
+fn show_rule(model: &mut Model, line: usize) {
+    let Some(rule) = model.rules.get(line) else {
+        return;
+    };
+    let number = rule
+        .number
+        .map_or("policy".to_owned(), |number| number.to_string());
+    let name = format!("{}:{number}", rule.chain);
+    let refusals = model.refusals_sorted();
+    let kind = refusals.iter().find(|(kind, _)| kind.rule == name);
+    match kind.map(|(kind, _)| (*kind).clone()) {
+        Some(kind) => model.mode = Mode::Packets(kind),
+        None => model.said = Some(format!("-A {} {}", rule.chain, rule.text)),
+    }
+}
+
+fn show_flows(model: &mut Model, text: &str) {
+    // It is made of words of the language.
+    model.wish.filter = text.parse().ok();
+    model.pane = Pane::Flows;
+}
+
+fn ask_to_kill(model: &mut Model, flow: &keepstate_api::Flow) {
+    let original = &flow.original;
+    let question = format!(
+        "Remove {} {} > {}?",
+        flow.protocol_name,
+        super::format::source(original),
+        super::format::destination(original)
+    );
+    let filter = exactly::filter(flow);
+    model.mode = Mode::Confirm {
+        question,
+        request: Box::new(Request::Flush { filter }),
+    };
+}
+
+fn type_filter(model: &mut Model, key: KeyCode) {
+    let Mode::Typing { text, error } = &mut model.mode else {
+        return;
+    };
+    match key {
+        KeyCode::Esc => model.mode = Mode::Browse,
+        KeyCode::Backspace => {
+            text.pop();
+            *error = None;
+        }
+        KeyCode::Char(letter) => {
+            text.push(letter);
+            *error = None;
+        }
+        KeyCode::Enter if text.trim().is_empty() => {
+            model.wish.filter = None;
+            model.mode = Mode::Browse;
+        }
+        KeyCode::Enter => match understood(text) {
+            Ok(filter) => {
+                model.wish.filter = Some(filter);
+                model.mode = Mode::Browse;
+            }
+            Err(why) => *error = Some(why),
+        },
+        _ => {}
+    }
+}
+
+fn understood(text: &str) -> Result<Expression, String> {
+    let filter: Expression = text
+        .parse()
+        .map_err(|error: keepstate_api::ExpressionError| error.to_string())?;
+    match filter.of_packets_alone() {
+        Some(term) => Err(format!("`{term}` asks for a packet, and these are flows")),
+        None => Ok(filter),
+    }
+}

@@ -1,0 +1,278 @@
+// The dashboard. Everything from the daemon goes into the page as text, never as HTML.
+"use strict";
+
+const SPAN_MS = 600000;
+const LOG_LINES_MAX = 500;
+const by = (id) => document.getElementById(id);
+const token = location.hash.length === 33 ? location.hash.slice(1) : "";
+
+const state = { tab: "overview", samples: [], status: null, findings: [], mayChange: false, rules: [], rulesAt: 0, stream: null };
+
+function make(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
+    else made.setAttribute(key, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+async function ask(path, options) {
+  const response = await fetch(path, options);
+  const body = await response.json();
+  if (!response.ok) throw new Error(body.error);
+  return body;
+}
+
+function change(path, body) {
+  const headers = { Authorization: `Bearer ${token}` };
+  return ask(path, { method: "POST", headers, body: JSON.stringify(body ?? null) });
+}
+
+function showError(id, error) {
+  by(id).hidden = !error;
+  by(id).textContent = error ? error.message ?? String(error) : "";
+}
+
+// ---- tabs and theme
+
+function openTab(name) {
+  state.tab = name;
+  for (const section of document.querySelectorAll("main > section")) section.hidden = section.id !== name;
+  for (const button of document.querySelectorAll("#tabs button")) {
+    button.setAttribute("aria-selected", button.dataset.tab === name);
+  }
+  if (name === "flows") refreshFlows();
+  if (name === "rules") refreshRules();
+  if (name === "overview") draw();
+  if (name === "log" && !state.stream) follow();
+}
+
+function setTheme(name) {
+  document.documentElement.dataset.theme = name;
+  try { localStorage.setItem("theme", name); } catch { /* a page without storage asks each time */ }
+}
+
+// ---- overview
+
+function rates(pick) {
+  const points = [];
+  for (let index = 1; index < state.samples.length; index += 1) {
+    const [before, after] = [state.samples[index - 1], state.samples[index]];
+    const seconds = (after.time - before.time) / 1000;
+    // Counters that went back are those of another daemon.
+    if (seconds > 0) points.push([after.time, Math.max(0, pick(after) - pick(before)) / seconds]);
+  }
+  return points;
+}
+
+const lastOf = (points) => (points.length ? points[points.length - 1][1] : 0);
+
+function tile(name, value, kind) {
+  return make("div", { class: `tile ${kind ?? ""}` }, make("span", { class: "faint" }, name), make("b", {}, value));
+}
+
+function draw() {
+  const { status } = state;
+  if (!status || state.tab !== "overview") return;
+  const { table, policy, events } = status;
+  const [packets, dropped, made] = [rates((s) => s.accepted), rates((s) => s.dropped), rates((s) => s.inserted)];
+  const percent = (table.flows * 100) / Math.max(1, table.flows_max);
+  const lost = events.lost_in_kernel + events.lost_by_listeners;
+  const rules = policy ? (policy.rules ? `${policy.rules[0]} + ${policy.rules[1]}` : "unknown") : "none";
+  by("tiles").replaceChildren(
+    tile("flows", `${short(table.flows)} / ${short(table.flows_max)}`, percent >= 95 ? "bad" : percent >= 80 ? "warn" : ""),
+    tile("half-open", short(table.half_open)),
+    tile("packets/s", short(lastOf(packets) + lastOf(dropped))),
+    tile("new flows/s", short(lastOf(made))),
+    tile("drops/s", short(lastOf(dropped)), lastOf(dropped) >= 1 ? "bad" : ""),
+    tile("rules, IPv4 + IPv6", rules, policy ? "" : "bad"),
+    tile("events lost", short(lost), lost ? "warn" : ""),
+  );
+  by("now-flows").textContent = `${percent.toFixed(1)} % full`;
+  drawChart(by("chart-flows"), [
+    { kind: "a", points: state.samples.map((s) => [s.time, s.flows]) },
+    { kind: "b", points: state.samples.map((s) => [s.time, s.half_open]) },
+  ], SPAN_MS);
+  by("now-flows").replaceChildren(legend("a", "all"), " ", legend("b", "half-open"));
+  by("now-new").textContent = short(lastOf(made));
+  drawChart(by("chart-new"), [{ kind: "a", points: made }], SPAN_MS);
+  by("now-verdicts").replaceChildren(legend("a", "accepted"), " ", legend("b", "dropped"));
+  drawChart(by("chart-verdicts"), [{ kind: "a", points: packets }, { kind: "b", points: dropped }], SPAN_MS);
+  drawReasons(status.traffic.reasons);
+  drawAlerts();
+}
+
+const legend = (kind, name) => make("span", { class: `legend-${kind}` }, `■ ${name}`);
+
+function drawReasons(reasons) {
+  const sorted = Object.entries(reasons).sort((one, other) => other[1] - one[1]);
+  const most = sorted.length ? sorted[0][1] : 1;
+  const bars = sorted.map(([name, count]) => make("div", { class: "bar" },
+    make("code", { title: name }, name), make("progress", { value: count, max: most }), make("span", { class: "n" }, short(count))));
+  by("reasons").replaceChildren(...(bars.length ? bars : [make("span", { class: "faint" }, "no packet was refused")]));
+}
+
+function drawAlerts() {
+  const alerts = state.findings.map((finding) => {
+    const parts = [make("b", {}, `${finding.severity}: ${finding.message}`), make("p", {}, finding.cause), make("p", { class: "faint" }, finding.evidence)];
+    if (finding.command) parts.push(make("p", {}, "try ", make("code", {}, finding.command)));
+    if (finding.name === "policy-unconfirmed" && state.mayChange && token) {
+      parts.push(make("button", { onclick: () => change("api/confirm").then(poll, (error) => showError("silent", error)) }, "Confirm"), " ");
+      parts.push(make("button", { onclick: () => change("api/roll-back").then(poll, (error) => showError("silent", error)) }, "Undo"));
+    }
+    return make("div", { class: `alert ${finding.severity}` }, ...parts);
+  });
+  by("alerts").replaceChildren(...(alerts.length ? alerts : [make("p", { class: "faint" }, "nothing to warn of")]));
+}
+
+async function poll() {
+  try {
+    const { status, sample, findings, may_change: mayChange } = await ask("api/status");
+    Object.assign(state, { status, findings, mayChange });
+    // The daemon is asked once a second, whoever looks at this page when.
+    const last = state.samples[state.samples.length - 1];
+    if (!last || sample.time > last.time) state.samples.push(sample);
+    if (state.samples.length > 700) state.samples.shift();
+    showError("silent", null);
+    const worst = findings.length ? findings[0].severity : "fine";
+    by("health").className = worst;
+    by("health").textContent = worst === "fine" || worst === "note" ? "all is well" : findings[0].message;
+  } catch (error) {
+    showError("silent", error);
+    by("health").className = "error";
+    by("health").textContent = "no daemon";
+  }
+  draw();
+}
+
+// ---- flows
+
+const end = (address, port) => (port === undefined ? address : address.includes(":") ? `[${address}]:${port}` : `${address}:${port}`);
+
+function left(seconds) {
+  if (seconds < 100) return `${seconds}s`;
+  if (seconds < 6000) return `${Math.floor(seconds / 60)}m`;
+  return seconds < 172800 ? `${Math.floor(seconds / 3600)}h` : `${Math.floor(seconds / 86400)}d`;
+}
+
+function flowRow(flow) {
+  const { original, reply } = flow;
+  const sum = (key) => (original[key] === undefined ? null : original[key] + reply[key]);
+  const flowState = flow.tcp_state ?? flow.sctp?.state ?? (flow.replied ? "answered" : "unanswered");
+  const [all, packets] = [sum("bytes"), sum("packets")];
+  const remove = make("td", {});
+  if (state.mayChange && token) {
+    remove.append(make("button", {
+      title: "remove this flow",
+      onclick: () => {
+        if (confirm("Remove this flow?")) change("api/remove", flow).then(refreshFlows, (error) => showError("flow-error", error));
+      },
+    }, "×"));
+  }
+  return make("tr", { class: flow.replied ? "" : "unanswered" },
+    make("td", {}, flow.protocol_name), make("td", { class: "addr" }, end(original.source, original.source_port)),
+    make("td", { class: "addr" }, end(original.destination, original.destination_port)), make("td", {}, flowState),
+    make("td", { class: "n" }, all === null ? "-" : bytes(all)), make("td", { class: "n" }, packets === null ? "-" : short(packets)),
+    make("td", { class: "n" }, left(flow.seconds_left)), remove);
+}
+
+let asking = false;
+async function refreshFlows() {
+  if (asking) return;
+  asking = true;
+  try {
+    const query = new URLSearchParams({ filter: by("flow-filter").value, order: by("flow-order").value });
+    const survey = await ask(`api/flows?${query}`);
+    by("flow-table").tBodies[0].replaceChildren(...survey.top.map(flowRow));
+    by("source-table").tBodies[0].replaceChildren(...survey.sources.slice(0, 50).map((source) => make("tr", {},
+      make("td", { class: "addr" }, make("a", { href: "#", onclick: (event) => { event.preventDefault(); by("flow-filter").value = `src ${source.address}`; refreshFlows(); } }, source.address)),
+      make("td", { class: "n" }, short(source.flows)), make("td", { class: "n" }, short(source.unreplied)))));
+    const shown = survey.top.length < survey.flows ? `, the first ${survey.top.length} shown` : "";
+    by("flow-summary").textContent = `${survey.flows.toLocaleString("en")} flows${shown}, ${short(survey.unreplied)} unanswered, ${bytes(survey.bytes)}; looked through in ${survey.milliseconds} ms`;
+    showError("flow-error", null);
+  } catch (error) {
+    showError("flow-error", error);
+  }
+  asking = false;
+}
+
+// ---- rules
+
+async function refreshRules() {
+  const rules = await ask("api/rules").catch(() => state.rules);
+  const seconds = (Date.now() - state.rulesAt) / 1000;
+  const rows = rules.map((rule, index) => {
+    const before = state.rules[index];
+    const known = before && before.text === rule.text && state.rulesAt;
+    const rate = known ? Math.max(0, rule.packets - before.packets) / seconds : 0;
+    return make("tr", { class: rule.packets ? "" : "idle" },
+      make("td", {}, rule.family === "ipv4" ? "4" : "6"), make("td", {}, rule.chain), make("td", { class: "n" }, rule.number ?? ""),
+      make("td", { class: "n" }, short(rule.packets)), make("td", { class: "n" }, bytes(rule.bytes)), make("td", { class: "n" }, short(rate)),
+      make("td", { class: "wrap" }, make("code", {}, rule.number ? rule.text : `policy ${rule.text}`)));
+  });
+  by("rule-table").tBodies[0].replaceChildren(...rows);
+  Object.assign(state, { rules, rulesAt: Date.now() });
+}
+
+// ---- log
+
+function addLine(text, kind) {
+  const lines = by("log-lines");
+  const atEnd = lines.scrollTop + lines.clientHeight >= lines.scrollHeight - 20;
+  lines.append(make("div", { class: kind }, text));
+  while (lines.childElementCount > LOG_LINES_MAX) lines.firstElementChild.remove();
+  if (atEnd) lines.scrollTop = lines.scrollHeight;
+}
+
+async function follow() {
+  stop();
+  const filter = by("log-filter").value.trim();
+  try {
+    // A stream has no way to say what is wrong with a filter.
+    if (filter) await ask(`api/check?${new URLSearchParams({ filter })}`);
+    showError("log-error", null);
+  } catch (error) {
+    showError("log-error", error);
+    return;
+  }
+  state.stream = new EventSource(`api/events?${new URLSearchParams({ filter })}`);
+  state.stream.onmessage = ({ data }) => {
+    const told = JSON.parse(data);
+    if (told.lost) { addLine(`${told.lost} events were not told`, "invalid"); return; }
+    const time = new Date(told.event.time_ns / 1e6).toISOString().slice(11, 23);
+    addLine(`${time} ${told.line}`, told.event.kind);
+  };
+}
+
+function stop() {
+  state.stream?.close();
+  state.stream = null;
+}
+
+// ---- beginning
+
+by("tabs").addEventListener("click", ({ target }) => { if (target.dataset.tab) openTab(target.dataset.tab); });
+by("theme").addEventListener("click", () => { setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"); draw(); });
+by("flow-form").addEventListener("submit", (event) => { event.preventDefault(); refreshFlows(); });
+by("flow-order").addEventListener("change", refreshFlows);
+by("log-form").addEventListener("submit", (event) => { event.preventDefault(); follow(); });
+by("log-stop").addEventListener("click", stop);
+window.addEventListener("resize", draw);
+
+const parameters = new URLSearchParams(location.search);
+let theme = parameters.get("theme");
+try { theme ??= localStorage.getItem("theme"); } catch { /* as above */ }
+setTheme(theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
+by("flow-filter").value = parameters.get("filter") ?? "";
+openTab(["flows", "rules", "log"].includes(parameters.get("tab")) ? parameters.get("tab") : "overview");
+
+ask("api/history").then((samples) => { state.samples = samples; }, () => {}).finally(() => {
+  poll();
+  setInterval(poll, 1000);
+  setInterval(() => {
+    if (state.tab === "flows" && by("flow-follow").checked) refreshFlows();
+    if (state.tab === "rules") refreshRules();
+  }, 2000);
+});

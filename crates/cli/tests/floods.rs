@@ -1,0 +1,278 @@
+//! SYN cookies and bans on a host with a real server, real clients and forged packets. In namespaces of the test's
+//! own; skipped where there are no rights for it.
+
+#[path = "support/program.rs"]
+mod program;
+
+use std::time::Duration;
+
+use keepstate_testkit::{Namespace, programs_or_skip, root_or_skip};
+use serde_json::Value;
+
+const SERVER_V4: &str = "10.91.0.1";
+const SERVER_V6: &str = "fd91::1";
+const PORT: u16 = 8080;
+
+const RULES: &str = "*filter
+:INPUT DROP [0:0]
+:FORWARD DROP [0:0]
+:OUTPUT ACCEPT [0:0]
+-A INPUT -m conntrack --ctstate INVALID -j DROP
+-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT
+-A INPUT -p tcp --syn --dport 8080 -m conntrack --ctstate NEW -j ACCEPT
+-A INPUT -p ICMP -j ACCEPT
+COMMIT
+";
+
+/// Sends 300,000 bytes to whoever connects.
+const SERVE: &str = "
+import socket, threading
+s = socket.create_server(('::', 8080), family=socket.AF_INET6, dualstack_ipv6=True, backlog=64)
+def serve(c):
+    try:
+        c.sendall(bytes(300000))
+    except OSError:
+        pass
+    c.close()
+while True:
+    threading.Thread(target=serve, args=(s.accept()[0],)).start()
+";
+
+/// Fails unless all of it arrives within the given seconds.
+const FETCH: &str = "
+import socket, sys
+s = socket.create_connection((sys.argv[1], 8080), float(sys.argv[2]))
+length = 0
+while data := s.recv(65536):
+    length += len(data)
+sys.exit(length != 300000)
+";
+
+/// Arguments: flags, how many, and the network of the senders, whose last byte is counted up.
+const FORGE: &str = "
+import random, socket, struct, sys
+flags, count, network = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+target = socket.inet_aton('10.91.0.1')
+def summed(data):
+    total = sum(struct.unpack('>%dH' % (len(data) // 2), data))
+    while total >> 16:
+        total = (total & 0xffff) + (total >> 16)
+    return ~total & 0xffff
+for number in range(count):
+    sender = socket.inet_aton(network + str(2 + number % 250))
+    fields = [1024 + number, 8080, random.getrandbits(32), random.getrandbits(32), 5 << 4, flags, 512]
+    tcp = struct.pack('>HHIIBBHHH', *fields, 0, 0)
+    checksum = summed(sender + target + struct.pack('>HH', 6, len(tcp)) + tcp)
+    tcp = struct.pack('>HHIIBBHHH', *fields, checksum, 0)
+    header = struct.pack('>BBHHHBBH4s4s', 0x45, 0, 40, 0, 0, 64, 6, 0, sender, target)
+    raw.sendto(header + tcp, ('10.91.0.1', 0))
+";
+
+const SYN: &str = "2";
+const ACK: &str = "16";
+
+struct Network {
+    client: Namespace,
+    server: Namespace,
+    directory: std::path::PathBuf,
+    instance: String,
+}
+
+impl Network {
+    fn new(label: &str) -> Self {
+        let [client, server] = ["client", "server"].map(Namespace::new);
+        client.connect("eth0", &server, "eth0");
+        for (host, v4, v6) in [
+            (&client, "10.91.0.2/24", "fd91::2/64"),
+            (&server, "10.91.0.1/24", "fd91::1/64"),
+        ] {
+            host.address("eth0", v4);
+            host.address("eth0", v6);
+        }
+        let instance = format!("test-{}-{label}", std::process::id());
+        let directory = std::env::temp_dir().join(&instance);
+        std::fs::create_dir_all(&directory).expect("a directory can be made");
+        for (name, protocol) in [("v4", "icmp"), ("v6", "ipv6-icmp")] {
+            let rules = RULES.replace("ICMP", protocol);
+            std::fs::write(directory.join(name), rules).expect("rules can be written");
+        }
+        let network = Self {
+            client,
+            server,
+            directory,
+            instance,
+        };
+        let rules = |name: &str| network.directory.join(name).display().to_string();
+        let (v4, v6) = (rules("v4"), rules("v6"));
+        let files = ["--rules", &v4, "--rules6", &v6];
+        network.succeeds(&[&["up", "--interface", "eth0"][..], &files].concat());
+        // A veth takes what the other end's XDP sends back where it has a program too.
+        program::succeeds(
+            &network.client,
+            &network.peer(),
+            &["up", "--interface", "eth0"],
+        );
+        network
+    }
+
+    fn peer(&self) -> String {
+        format!("{}-peer", self.instance)
+    }
+
+    #[track_caller]
+    fn succeeds(&self, arguments: &[&str]) -> String {
+        program::succeeds(&self.server, &self.instance, arguments)
+    }
+
+    #[track_caller]
+    fn json(&self, arguments: &[&str]) -> Value {
+        let text = self.succeeds(&[arguments, &["--json"]].concat());
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    fn cookies(&self, counter: &str) -> u64 {
+        self.json(&["cookies", "status"])[counter]
+            .as_u64()
+            .unwrap_or(0)
+    }
+
+    fn fetches(&self, address: &str, seconds: &str) -> bool {
+        let arguments = ["-c", FETCH, address, seconds];
+        self.client.succeeds("python3", &arguments)
+    }
+
+    fn forge(&self, flags: &str, count: &str, network: &str) {
+        let arguments = ["-c", FORGE, flags, count, network];
+        self.client.run("python3", &arguments);
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let _ = program::keepstate(&self.server, &self.instance, &["down"]);
+        let _ = program::keepstate(&self.client, &self.peer(), &["down"]);
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+#[test]
+fn a_server_is_reached_by_cookies() {
+    const NAME: &str = "a_server_is_reached_by_cookies";
+    if !root_or_skip(NAME) || !programs_or_skip(NAME, &["ip", "nsenter", "python3"]) {
+        return;
+    }
+    let network = Network::new("cookies");
+    let _server = network.server.spawn("python3", &["-c", SERVE]);
+    network.server.wait_for_listener(PORT);
+    // The host's TCP would refuse them: none are sent.
+    let refused = network.json(&["cookies", "mode", "always"]);
+    assert_eq!(refused["active"], false);
+    assert_eq!(refused["obstacles"].as_array().map(Vec::len), Some(2));
+    assert!(network.fetches(SERVER_V4, "5"));
+    network.server.sysctl("net.ipv4.tcp_syncookies", "2");
+    network.server.sysctl("net.ipv4.tcp_timestamps", "2");
+    let taken = network.json(&["cookies", "mode", "always"]);
+    assert_eq!(taken["active"], true);
+    assert_eq!(taken["sent"], 0);
+    clients(&network);
+    forgeries(&network);
+    only_in_need(&network);
+}
+
+/// With and without each of the options.
+fn clients(network: &Network) {
+    let names = ["tcp_timestamps", "tcp_window_scaling", "tcp_sack"];
+    let mut connections = 0;
+    for without in [None, Some(0), Some(1), Some(2)] {
+        for (number, name) in names.iter().enumerate() {
+            let value = if without == Some(number) { "0" } else { "1" };
+            network.client.sysctl(&format!("net.ipv4.{name}"), value);
+        }
+        for address in [SERVER_V4, SERVER_V6] {
+            assert!(
+                network.fetches(address, "5"),
+                "{address} without {without:?}"
+            );
+            connections += 1;
+            assert_eq!(network.cookies("accepted"), connections);
+        }
+    }
+    network.client.sysctl("net.ipv4.tcp_sack", "1");
+    let flows = network.json(&["status"])["table"]["half_open"].as_u64();
+    assert_eq!(flows, Some(0));
+}
+
+fn forgeries(network: &Network) {
+    let flows = || network.json(&["status"])["table"]["flows"].as_u64();
+    let (before, accepted) = (flows(), network.cookies("accepted"));
+    network.forge(ACK, "50", "10.91.0.");
+    network.forge(SYN, "300", "10.92.0.");
+    assert_eq!(network.cookies("refused"), 50);
+    assert!(network.cookies("sent") >= 300);
+    assert_eq!(network.cookies("accepted"), accepted);
+    assert!(flows() <= before, "forged packets have made flows");
+    assert!(network.fetches(SERVER_V4, "5"));
+}
+
+fn only_in_need(network: &Network) {
+    let mode = ["cookies", "mode", "auto", "--high", "20", "--low", "5"];
+    assert_eq!(network.json(&mode)["active"], false);
+    let sent = network.cookies("sent");
+    assert!(network.fetches(SERVER_V4, "5"));
+    assert_eq!(network.cookies("sent"), sent);
+    network.forge(SYN, "200", "10.93.0.");
+    let status = network.json(&["cookies", "status"]);
+    assert_eq!(status["active"], true);
+    assert_eq!(status["half_open"], 21);
+    let accepted = network.cookies("accepted");
+    assert!(network.fetches(SERVER_V6, "5"));
+    assert_eq!(network.cookies("accepted"), accepted + 1);
+}
+
+#[test]
+fn the_banned_are_shut_out() {
+    const NAME: &str = "the_banned_are_shut_out";
+    if !root_or_skip(NAME) || !programs_or_skip(NAME, &["ip", "nsenter", "python3"]) {
+        return;
+    }
+    let network = Network::new("bans");
+    let _server = network.server.spawn("python3", &["-c", SERVE]);
+    network.server.wait_for_listener(PORT);
+    assert!(network.fetches(SERVER_V4, "5"));
+    let banned = network.json(&["ban", "add", "10.91.0.2", "--cause", "a test"]);
+    assert_eq!(
+        (&banned["new"], &banned["flows_ended"]),
+        (&1.into(), &1.into())
+    );
+    assert!(!network.fetches(SERVER_V4, "1"));
+    assert!(network.fetches(SERVER_V6, "5"));
+    let reasons = &network.json(&["status"])["traffic"]["reasons"];
+    assert!(reasons["banned"].as_u64() > Some(0), "{reasons}");
+    // Exemptions count for more.
+    network.succeeds(&["never-ban", "add", "10.91.0.0/24"]);
+    assert!(network.fetches(SERVER_V4, "5"));
+    network.succeeds(&["never-ban", "del", "10.91.0.0/24"]);
+    assert!(!network.fetches(SERVER_V4, "1"));
+    // Without the daemon bans hold, and end.
+    network.succeeds(&["ban", "add", "fd91::/64", "--for", "3s"]);
+    let pid = network.json(&["status"])["pid"].to_string();
+    network.server.run("kill", &["-9", &pid]);
+    assert!(!network.fetches(SERVER_V4, "1"));
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(network.fetches(SERVER_V6, "5"));
+    network.succeeds(&["up", "--interface", "eth0"]);
+    let list = network.json(&["ban", "list"]);
+    assert_eq!(
+        (&list["network"], &list["cause"]),
+        (&"10.91.0.2".into(), &"a test".into())
+    );
+    network.succeeds(&["ban", "flush"]);
+    assert!(network.fetches(SERVER_V4, "5"));
+    let missing = program::keepstate(
+        &network.server,
+        &network.instance,
+        &["ban", "del", "1.2.3.4"],
+    );
+    assert!(!missing.status.success());
+}

@@ -1,0 +1,388 @@
+//! The lists of bans and of networks that are never banned. They lie in memory that outlives the daemon; here
+//! are only the causes, and how many entries there are of each length of prefix.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use keepstate_api::{
+    Ban, BanList, BanStatus, Banned, CAUSE_BYTES_MAX, FailureKind, Filter, PREFIXES_MAX, Prefix,
+    Reply, engine_address, frame,
+};
+use keepstate_engine::ban::{self, Entry, Kind, Network, Put, Sender};
+use keepstate_engine::limits::BAN_LENGTHS_MAX;
+use keepstate_engine::settings::{BanSettings, SETTING_BANS};
+use keepstate_engine::time::{TICKS_PER_SECOND, TIMEOUT_SECONDS_MAX, Tick};
+use keepstate_engine::tuple::Family;
+use keepstate_flowmemory::bans_for;
+
+use super::connection::{Output, failure};
+use super::plane::Plane;
+use super::{Shared, cookies, flows};
+use crate::lock;
+
+const FILE: &str = "causes.json";
+
+/// Causes that can be told apart: an entry has 16 bits for one, and zero is none.
+const CAUSES_MAX: usize = u16::MAX as usize;
+
+/// How often bans that are over are taken out. They do nothing before.
+const SWEEP: Duration = Duration::from_secs(2);
+
+/// Buckets that are read before what was found is written.
+const BUCKETS_PER_STEP: u32 = 1024;
+
+/// Entries by [`ban::list`] and length of their prefix.
+type Counts = [[u64; 129]; 4];
+
+/// What the daemon knows of the lists. Whoever writes to them holds the lock.
+pub(crate) struct Bans {
+    directory: PathBuf,
+    known: Mutex<Known>,
+}
+
+struct Known {
+    /// By their number less one.
+    causes: Vec<String>,
+    counts: Counts,
+    /// When the first of them is over.
+    due: Option<Tick>,
+}
+
+/// What is to be said of networks.
+pub(super) struct Wish {
+    pub(super) list: BanList,
+    pub(super) seconds: Option<u32>,
+    pub(super) cause: Option<String>,
+    pub(super) more: bool,
+}
+
+impl Bans {
+    /// What an earlier daemon has left.
+    pub(crate) fn recall(plane: &dyn Plane, directory: PathBuf) -> Self {
+        let text = fs::read_to_string(directory.join(FILE)).unwrap_or_default();
+        let mut counts = [[0; 129]; 4];
+        let settings = plane.settings();
+        ban::visit(&plane.table().flows(), 0..settings.bans.buckets, |entry| {
+            *count(&mut counts, entry.kind, &entry.network) += 1
+        });
+        Self {
+            directory,
+            known: Mutex::new(Known {
+                causes: serde_json::from_str(&text).unwrap_or_default(),
+                counts,
+                due: Some(plane.now()),
+            }),
+        }
+    }
+
+    pub(super) fn status(&self, plane: &dyn Plane) -> BanStatus {
+        let known = lock(&self.known);
+        BanStatus {
+            banned: known.total(Kind::Ban),
+            never: known.total(Kind::Exempt),
+            room: u64::from(bans_for(plane.settings().bans.buckets)),
+        }
+    }
+
+    /// The number of a cause. New ones are written down before an entry names them.
+    fn cause(&self, known: &mut Known, cause: Option<&str>) -> Result<u16, String> {
+        let Some(cause) = cause else {
+            return Ok(0);
+        };
+        if cause.len() > CAUSE_BYTES_MAX {
+            return Err(format!("a cause has at most {CAUSE_BYTES_MAX} bytes"));
+        }
+        if let Some(index) = known.causes.iter().position(|known| known == cause) {
+            return Ok(index as u16 + 1);
+        }
+        if known.causes.len() >= CAUSES_MAX {
+            return Err(format!("there are {CAUSES_MAX} different causes already"));
+        }
+        known.causes.push(cause.to_owned());
+        let text = serde_json::to_string(&known.causes).map_err(|error| error.to_string())?;
+        let path = self.directory.join(FILE);
+        fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(known.causes.len() as u16)
+    }
+}
+
+impl Known {
+    fn all(&self) -> u64 {
+        self.total(Kind::Ban) + self.total(Kind::Exempt)
+    }
+
+    fn note_deadline(&mut self, deadline: Option<Tick>, now: Tick) {
+        let left = |tick: &Tick| tick.ticks_left(now);
+        self.due = [self.due, deadline].into_iter().flatten().min_by_key(left);
+    }
+
+    fn total(&self, kind: Kind) -> u64 {
+        let families = [Family::V4, Family::V6];
+        let lists = families.map(|family| self.counts[ban::list(kind, family)].iter().sum::<u64>());
+        lists.iter().sum()
+    }
+
+    /// Whether one more network would have a length that packets cannot be told of.
+    fn has_too_many_lengths(&self, kind: Kind, network: &Network) -> bool {
+        let counts = &self.counts[ban::list(kind, network.family)];
+        let used = counts.iter().filter(|count| **count > 0).count();
+        counts[usize::from(network.length)] == 0 && used >= BAN_LENGTHS_MAX as usize
+    }
+
+    /// Tells packets which lengths there are.
+    fn publish(&self, shared: &Shared) {
+        let is_banning = self.total(Kind::Ban) > 0;
+        let lengths = self.counts.each_ref().map(lengths);
+        let result: Result<(), std::convert::Infallible> = shared.change_settings(|settings| {
+            settings.bans = BanSettings {
+                lengths,
+                ..settings.bans
+            };
+            settings.flags &= !SETTING_BANS;
+            if is_banning {
+                settings.flags |= SETTING_BANS;
+            }
+            Ok(())
+        });
+        let Ok(()) = result;
+    }
+}
+
+/// The lengths that occur, those of most entries first.
+fn lengths(counts: &[u64; 129]) -> [u8; BAN_LENGTHS_MAX as usize] {
+    let mut used: Vec<u8> = (1..=128)
+        .filter(|length| counts[usize::from(*length)] > 0)
+        .collect();
+    used.sort_by_key(|length| std::cmp::Reverse(counts[usize::from(*length)]));
+    let mut list = [0; BAN_LENGTHS_MAX as usize];
+    for (to, length) in list.iter_mut().zip(used) {
+        *to = length;
+    }
+    list
+}
+
+fn count<'a>(counts: &'a mut Counts, kind: Kind, network: &Network) -> &'a mut u64 {
+    &mut counts[ban::list(kind, network.family)][usize::from(network.length)]
+}
+
+pub(super) fn add(shared: &Shared, wish: &Wish, networks: &[Prefix]) -> Reply {
+    let invalid = |message: String| failure(FailureKind::Invalid, message);
+    if networks.len() > PREFIXES_MAX {
+        return invalid(format!("more than {PREFIXES_MAX} networks in one request"));
+    }
+    if wish
+        .seconds
+        .is_some_and(|seconds| seconds == 0 || seconds > TIMEOUT_SECONDS_MAX)
+    {
+        return invalid(format!(
+            "a ban lasts for 1 to {TIMEOUT_SECONDS_MAX} seconds, or for ever"
+        ));
+    }
+    let kind = kind_of(wish.list);
+    let mut known = lock(&shared.bans.known);
+    let cause = match shared.bans.cause(&mut known, wish.cause.as_deref()) {
+        Ok(cause) => cause,
+        Err(message) => return invalid(message),
+    };
+    let (settings, now) = (shared.plane.settings(), shared.plane.now());
+    let (table, mut banned) = (shared.plane.table(), Banned::default());
+    let room = u64::from(bans_for(settings.bans.buckets));
+    for prefix in networks {
+        let network = network_of(prefix);
+        let entry = Entry {
+            network,
+            kind,
+            deadline: wish.seconds.map(|seconds| now.after_seconds(seconds)),
+            began: now,
+            cause,
+        };
+        let is_full = known.all() >= room || known.has_too_many_lengths(kind, &network);
+        // One that is there already may be changed.
+        let was_there = is_full && ban::remove(&table.flows(), &settings, &network, kind);
+        if is_full && !was_there {
+            banned.refused += 1;
+            continue;
+        }
+        known.note_deadline(entry.deadline, now);
+        match ban::put(&table.flows(), &settings, &entry) {
+            Put::New if was_there => banned.changed += 1,
+            Put::New => {
+                *count(&mut known.counts, kind, &network) += 1;
+                banned.new += 1;
+            }
+            Put::Changed => banned.changed += 1,
+            Put::Full => banned.refused += 1,
+        }
+    }
+    known.publish(shared);
+    drop(known);
+    if wish.list == BanList::Banned && !wish.more {
+        banned.flows_ended = end_flows(shared);
+    }
+    Reply::Banned(banned)
+}
+
+/// Ends the flows that have an end in a banned network.
+fn end_flows(shared: &Shared) -> u64 {
+    let (settings, now) = (shared.plane.settings(), shared.plane.now());
+    if !settings.has(SETTING_BANS) {
+        return 0;
+    }
+    let bans = shared.plane.table();
+    let is_banned = |address: IpAddr| {
+        let (family, address) = engine_address(address);
+        ban::is_banned(
+            &bans.flows(),
+            &settings,
+            &mut Sender::new(family, address, now),
+        )
+    };
+    let all = Filter::default();
+    let mut ended = 0;
+    let walked = flows::for_each(shared, &all, |table, entry, now, flow| {
+        if is_banned(flow.original.source) || is_banned(flow.original.destination) {
+            let taken = flows::take_out(shared, None, &all, (table, entry), now);
+            ended += u64::from(taken.is_some());
+        }
+        Ok::<_, std::convert::Infallible>(())
+    });
+    let Ok(()) = walked;
+    ended
+}
+
+pub(super) fn remove(shared: &Shared, list: BanList, networks: &[Prefix]) -> Reply {
+    let kind = kind_of(list);
+    let mut known = lock(&shared.bans.known);
+    let (settings, table) = (shared.plane.settings(), shared.plane.table());
+    let (mut removed, mut missing) = (0, Vec::new());
+    for prefix in networks {
+        let network = network_of(prefix);
+        if ban::remove(&table.flows(), &settings, &network, kind) {
+            *count(&mut known.counts, kind, &network) -= 1;
+            removed += 1;
+        } else {
+            missing.push(*prefix);
+        }
+    }
+    known.publish(shared);
+    Reply::Unbanned { removed, missing }
+}
+
+pub(super) fn flush(shared: &Shared, list: BanList) -> Reply {
+    let kind = kind_of(list);
+    let shown = retain(shared, |entry| entry.kind != kind);
+    Reply::FlowsEnd { shown }
+}
+
+pub(super) fn list(shared: &Shared, list: BanList, output: &mut Output) -> io::Result<()> {
+    let kind = kind_of(list);
+    let causes = lock(&shared.bans.known).causes.clone();
+    let buckets = shared.plane.settings().bans.buckets;
+    let (table, now) = (shared.plane.table(), shared.plane.now());
+    let (mut found, mut shown) = (Vec::new(), 0);
+    for start in (0..buckets).step_by(BUCKETS_PER_STEP as usize) {
+        let end = buckets.min(start.saturating_add(BUCKETS_PER_STEP));
+        ban::visit(&table.flows(), start..end, |entry| {
+            if entry.kind == kind && !is_over(entry, now) {
+                found.push(*entry);
+            }
+        });
+        for entry in found.drain(..) {
+            shown += 1;
+            frame::write(output, &Reply::Ban(describe(&entry, &causes, now)))?;
+        }
+    }
+    frame::write(output, &Reply::FlowsEnd { shown })
+}
+
+fn describe(entry: &Entry, causes: &[String], now: Tick) -> Ban {
+    let cause = usize::from(entry.cause).checked_sub(1);
+    Ban {
+        network: prefix_of(&entry.network),
+        seconds_left: entry.deadline.map(|deadline| deadline.seconds_left(now)),
+        age: now.0.wrapping_sub(entry.began.0) / TICKS_PER_SECOND,
+        cause: cause.and_then(|index| causes.get(index).cloned()),
+    }
+}
+
+fn is_over(entry: &Entry, now: Tick) -> bool {
+    entry
+        .deadline
+        .is_some_and(|deadline| deadline.has_passed(now))
+}
+
+/// Takes out what is over, again and again; and looks whether the host still takes cookies.
+pub(super) fn run(shared: &Shared) {
+    loop {
+        let now = shared.plane.now();
+        let due = lock(&shared.bans.known).due;
+        if due.is_some_and(|due| due.has_passed(now)) {
+            retain(shared, |entry| !is_over(entry, now));
+        }
+        cookies::follow(shared);
+        if shared.sleep(SWEEP) {
+            return;
+        }
+    }
+}
+
+/// Takes out all entries but those that stay; returns how many.
+fn retain(shared: &Shared, mut stays: impl FnMut(&Entry) -> bool) -> u64 {
+    let mut known = lock(&shared.bans.known);
+    let buckets = shared.plane.settings().bans.buckets;
+    let (table, now) = (shared.plane.table(), shared.plane.now());
+    let mut removed = 0;
+    known.due = None;
+    ban::retain(&table.flows(), 0..buckets, |entry| {
+        let stays = stays(entry);
+        if !stays {
+            *count(&mut known.counts, entry.kind, &entry.network) -= 1;
+            removed += 1;
+        } else {
+            known.note_deadline(entry.deadline, now);
+        }
+        stays
+    });
+    if known.all() == 0 {
+        ban::clear(&table.flows(), 0..buckets);
+        known.causes.clear();
+    }
+    if removed > 0 {
+        known.publish(shared);
+    }
+    removed
+}
+
+const fn kind_of(list: BanList) -> Kind {
+    match list {
+        BanList::Banned => Kind::Ban,
+        BanList::Never => Kind::Exempt,
+    }
+}
+
+fn network_of(prefix: &Prefix) -> Network {
+    let (family, address) = engine_address(prefix.address());
+    Network {
+        family,
+        address,
+        length: prefix.length(),
+    }
+}
+
+fn prefix_of(network: &Network) -> Prefix {
+    let [a, b, c, d] = network.address;
+    let address: IpAddr = match network.family {
+        Family::V4 => Ipv4Addr::from_bits(a).into(),
+        Family::V6 => {
+            let bits = [a, b, c, d]
+                .iter()
+                .fold(0, |bits, word| bits << 32 | u128::from(*word));
+            Ipv6Addr::from_bits(bits).into()
+        }
+    };
+    Prefix::new(address, network.length).expect("entries have lengths of prefixes")
+}

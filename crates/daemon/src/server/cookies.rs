@@ -1,0 +1,199 @@
+//! SYN cookies: when they are sent, and what the host's TCP makes of them.
+
+use std::fs;
+
+use keepstate_api::{CookieMode, CookieStatus, FailureKind, Reply};
+use keepstate_engine::host::{FlowMemory, Words};
+use keepstate_engine::settings::{
+    COOKIE_ECN, COOKIE_SACK, COOKIE_SCALING, COOKIE_TIMESTAMPS, COOKIES_ALWAYS, COOKIES_AUTO,
+    SETTING_COOKIES, Settings,
+};
+use keepstate_engine::table::gauges;
+use keepstate_engine::verdict::Reason;
+
+use super::Shared;
+use super::connection::failure;
+use super::plane::PlaneError;
+
+/// Below `/proc/sys/net`, where a namespace sees its own.
+const SYNCOOKIES: &str = "ipv4/tcp_syncookies";
+const TIMESTAMPS: &str = "ipv4/tcp_timestamps";
+const SCALING: &str = "ipv4/tcp_window_scaling";
+const SACK: &str = "ipv4/tcp_sack";
+const ECN: &str = "ipv4/tcp_ecn";
+const RECEIVE_BUFFERS: &str = "ipv4/tcp_rmem";
+const RECEIVE_BUFFER_MAX: &str = "core/rmem_max";
+
+/// `net.core.rmem_max` of a namespace that does not show it.
+const RECEIVE_BUFFER_MAX_DEFAULT: u32 = 212_992;
+
+/// `TCP_MAX_WSCALE`.
+const SCALE_MAX: u32 = 14;
+
+/// What of the host's settings matters.
+struct Host {
+    syncookies: u32,
+    timestamps: u32,
+    scaling: u32,
+    sack: u32,
+    ecn: u32,
+    /// Largest receive buffer that a socket may get.
+    receive_buffer: u32,
+}
+
+impl Host {
+    fn read() -> Self {
+        let number = |name: &str| numbers(name).first().copied().unwrap_or(0);
+        let buffers = numbers(RECEIVE_BUFFERS);
+        let buffer_max = numbers(RECEIVE_BUFFER_MAX);
+        let buffer_max = buffer_max.first().copied();
+        Self {
+            syncookies: number(SYNCOOKIES),
+            timestamps: number(TIMESTAMPS),
+            scaling: number(SCALING),
+            sack: number(SACK),
+            ecn: number(ECN),
+            receive_buffer: buffers
+                .get(2)
+                .copied()
+                .unwrap_or(0)
+                .max(buffer_max.unwrap_or(RECEIVE_BUFFER_MAX_DEFAULT)),
+        }
+    }
+
+    /// What `tcp_select_initial_window` gives a socket whose buffer nobody has set.
+    fn scale(&self) -> u32 {
+        let bits = self.receive_buffer.max(1).ilog2();
+        bits.saturating_sub(15).min(SCALE_MAX)
+    }
+
+    fn put(&self, settings: &mut Settings) {
+        let mut options = 0;
+        if self.timestamps == 2 {
+            options |= COOKIE_TIMESTAMPS;
+        }
+        if self.scaling != 0 {
+            options |= COOKIE_SCALING;
+        }
+        if self.sack != 0 {
+            options |= COOKIE_SACK;
+        }
+        // 3 to 5 are of AccECN, whose handshake is another.
+        if matches!(self.ecn, 1 | 2) {
+            options |= COOKIE_ECN;
+        }
+        settings.cookies.options = options;
+        settings.cookies.scale = self.scale();
+        settings.flags &= !SETTING_COOKIES;
+        if settings.cookies.mode != 0 && self.syncookies == 2 {
+            settings.flags |= SETTING_COOKIES;
+        }
+    }
+
+    fn obstacles(&self) -> Vec<String> {
+        let mut obstacles = Vec::new();
+        if self.syncookies != 2 {
+            obstacles.push(format!(
+                "net.ipv4.tcp_syncookies is {}, and with anything but 2 TCP refuses cookies that it has not sent: \
+                 none are sent",
+                self.syncookies
+            ));
+        }
+        if self.timestamps != 2 {
+            obstacles.push(format!(
+                "net.ipv4.tcp_timestamps is {}, and with anything but 2 window scale and SACK are lost",
+                self.timestamps
+            ));
+        }
+        obstacles
+    }
+}
+
+fn numbers(name: &str) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/sys/net/{name}")).unwrap_or_default();
+    let words = text.split_whitespace();
+    words.filter_map(|word| word.parse().ok()).collect()
+}
+
+/// Tells packets what the host's settings are now.
+pub(super) fn follow(shared: &Shared) {
+    if shared.plane.settings().cookies.mode == 0 {
+        return;
+    }
+    let host = Host::read();
+    let result: Result<(), std::convert::Infallible> = shared.change_settings(|settings| {
+        host.put(settings);
+        Ok(())
+    });
+    let Ok(()) = result;
+}
+
+pub(super) fn set(
+    shared: &Shared,
+    mode: Option<CookieMode>,
+    high: Option<u32>,
+    low: Option<u32>,
+) -> Result<Reply, PlaneError> {
+    let host = Host::read();
+    let changed = shared.change_settings(|settings| {
+        let cookies = &mut settings.cookies;
+        let old = *cookies;
+        cookies.high = high.unwrap_or(old.high);
+        // A mark that is not named follows the other down.
+        cookies.low = low.unwrap_or(old.low.min(cookies.high));
+        if cookies.low > cookies.high {
+            *cookies = old;
+            return Err("the low mark would be above the high one");
+        }
+        cookies.mode = match mode {
+            Some(CookieMode::Never) => 0,
+            Some(CookieMode::Auto) => COOKIES_AUTO,
+            Some(CookieMode::Always) => COOKIES_ALWAYS,
+            None => old.mode,
+        };
+        host.put(settings);
+        Ok(())
+    });
+    match changed {
+        Ok(()) => status(shared).map(Reply::Cookies),
+        Err(message) => Ok(failure(FailureKind::Invalid, message.to_owned())),
+    }
+}
+
+pub(super) fn status(shared: &Shared) -> Result<Box<CookieStatus>, PlaneError> {
+    let settings = shared.plane.settings();
+    let counters = shared.plane.counters()?;
+    let table = shared.plane.table();
+    let memory = table.flows();
+    let gauge = |word| memory.gauges().map_or(0, |words| words.load(word));
+    let cookies = &settings.cookies;
+    let host = Host::read();
+    let is_on = settings.has(SETTING_COOKIES);
+    let mode = match cookies.mode {
+        COOKIES_AUTO => CookieMode::Auto,
+        COOKIES_ALWAYS => CookieMode::Always,
+        _ => CookieMode::Never,
+    };
+    let counted = |reason: Reason| counters.reasons[reason as usize];
+    Ok(Box::new(CookieStatus {
+        mode,
+        active: is_on
+            && match mode {
+                CookieMode::Never => false,
+                CookieMode::Auto => gauge(gauges::COOKIES) & keepstate_engine::cookie::ACTIVE != 0,
+                CookieMode::Always => true,
+            },
+        half_open: (gauge(gauges::HALF_OPEN) as i64).max(0) as u64,
+        high: cookies.high,
+        low: cookies.low,
+        sent: counted(Reason::CookieSent),
+        accepted: gauge(gauges::COOKIES_ACCEPTED),
+        refused: counted(Reason::CookieRefused),
+        unanswerable: counted(Reason::CookieUnanswerable),
+        scale: (host.timestamps == 2 && host.scaling != 0).then(|| host.scale()),
+        obstacles: match mode {
+            CookieMode::Never => Vec::new(),
+            _ => host.obstacles(),
+        },
+    }))
+}

@@ -1,0 +1,364 @@
+//! SYN cookies for connections to this host (RFC 4987 section 3.6).
+//!
+//! While they are in use, the SYN of a connection that the rules accept makes no record: it is answered
+//! here with a SYN-ACK whose sequence number the host's own TCP recognises. The segment that
+//! brings the number back makes a record as if the handshake had been seen, and goes on to the host,
+//! which makes a socket of it. One that brings a number which is none goes nowhere.
+//!
+//! The options of the SYN are kept where TCP itself keeps them when it sends cookies: the size of
+//! segments in the cookie, window scale, SACK and ECN in the low bits of the timestamp.
+
+use crate::answer::syn_cookie::{self, SynAck};
+use crate::conntrack::tcp::Advance;
+use crate::conntrack::{self, tcp};
+use crate::expect;
+use crate::host::{FlowMemory, Host, Packet, Words};
+use crate::limits::{COOKIE_MSS_V4, COOKIE_MSS_V6, COOKIE_SECONDS};
+use crate::process::{self, Outcome, Path, Run, Scratch, Stage};
+use crate::record::{SEEN_REPLY, Warm};
+use crate::settings::{
+    COOKIE_ECN, COOKIE_SACK, COOKIE_SCALING, COOKIE_TIMESTAMPS, COOKIES_ALWAYS, COOKIES_AUTO,
+    SETTING_COOKIES, TimeoutPolicy,
+};
+use crate::table::gauges;
+use crate::time::{TICKS_PER_SECOND, Tick};
+use crate::track;
+use crate::tuple::{Direction, Family};
+use crate::verdict::{Hook, Reason, State};
+use crate::wire::tcp_options::{Options, SynOptions};
+use crate::wire::transport::{TCP, tcp_flag};
+use crate::wire::{self, Fragment, PacketInfo};
+
+/// What cookies have to do with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Part {
+    None = 0,
+    /// It was a SYN, and what is to be sent back is [`crate::process::Scratch::answer`].
+    Answered = 1,
+    /// It brought a cookie back, and its record is in the scratch memory.
+    Proven = 2,
+}
+
+/// What a plane says of the number that a segment acknowledges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// A cookie, and no older than [`COOKIE_SECONDS`].
+    Right,
+    /// None. Nobody can tell forged ones from those that are too old.
+    Wrong,
+    /// None, but this host has a connection that the segment is of.
+    Connected,
+}
+
+// What TCP keeps in the low bits of a timestamp.
+const OPTION_BITS: u32 = 6;
+const OPTION_SCALE: u32 = 0xf;
+const OPTION_SACK: u32 = 1 << 4;
+const OPTION_ECN: u32 = 1 << 5;
+
+/// A header with some option.
+const SYN_BYTES: u16 = 24;
+
+// The word of `gauges::COOKIES`: when the last cookie was sent in the low half.
+/// Cookies are sent, with [`COOKIES_AUTO`].
+pub const ACTIVE: u64 = 1 << 32;
+const SENT: u64 = 1 << 33;
+
+/// Whether a packet that the rules have accepted is a SYN to be answered.
+#[inline(always)]
+pub(crate) fn is_due<H: Host>(host: &H, scratch: &Scratch) -> bool {
+    use tcp_flag::{ACK, FIN, RST, SYN};
+    host.settings().has(SETTING_COOKIES)
+        && host.can_answer()
+        && scratch.info.protocol == TCP
+        && scratch.info.tcp_flags & (SYN | ACK | RST | FIN) == SYN
+        && matches!(scratch.judgement.hook, Hook::Input)
+        && matches!(scratch.tracked.state, State::New)
+        && is_active(host)
+}
+
+/// Whether cookies are sent now. With a low mark below the high one: what is half-open then goes in a
+/// minute or two, and must not bring the flood back.
+#[inline(always)]
+fn is_active<H: Host>(host: &H) -> bool {
+    let cookies = &host.settings().cookies;
+    if cookies.mode != COOKIES_AUTO {
+        return cookies.mode == COOKIES_ALWAYS;
+    }
+    let Some(words) = host.flows().gauges() else {
+        return false;
+    };
+    let state = words.load(gauges::COOKIES);
+    // A removal that is counted first must not look like a flood.
+    let half_open = words.load(gauges::HALF_OPEN) as i64;
+    let was = state & ACTIVE != 0;
+    let limit = if was { cookies.low } else { cookies.high };
+    let is = half_open > i64::from(limit);
+    if is != was {
+        // Another packet that comes in between finds the same.
+        words.compare_exchange(gauges::COOKIES, state, state ^ ACTIVE);
+    }
+    is
+}
+
+/// Answers a SYN.
+#[inline(always)]
+pub(crate) fn answer<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
+    let is_answered = is_answerable(&scratch.info) && send(host, scratch).is_some();
+    scratch.refusal = Some(if is_answered {
+        scratch.cookie = Part::Answered;
+        note_sent(host, scratch.now);
+        Reason::CookieSent
+    } else {
+        Reason::CookieUnanswerable
+    });
+    Stage::Conclude
+}
+
+/// Nobody sends SYNs in fragments, with options of IP or with extension headers, but to get past this.
+fn is_answerable(info: &PacketInfo) -> bool {
+    let header = match info.family {
+        Family::V4 => 20,
+        Family::V6 => 40,
+    };
+    matches!(info.fragment, Fragment::Whole) && info.transport_offset - info.ip_offset == header
+}
+
+#[inline(always)]
+fn send<H: Host>(host: &H, scratch: &mut Scratch) -> Option<()> {
+    let Scratch {
+        info, answer, now, ..
+    } = scratch;
+    let has_options = wire::tcp_options::has_options(info);
+    let mut options = info.options;
+    if !has_options {
+        // Of another packet.
+        options = Options::NONE;
+    }
+    let sequence = host.cookie(info, options.mss, *now)?;
+    let cookies = &host.settings().cookies;
+    let may = |bit: u32| cookies.options & bit != 0;
+    let echo = options.timestamps.map(|[value, _]| value);
+    let echo = echo.filter(|_| may(COOKIE_TIMESTAMPS));
+    let kept = Kept {
+        scale: options.syn.scale,
+        sack_permitted: options.syn.sack_permitted && may(COOKIE_SACK),
+        ecn: is_ecn_setup(info) && may(COOKIE_ECN),
+    };
+    let kept = if echo.is_some() { kept } else { Kept::NOTHING };
+    let mss = match info.family {
+        Family::V4 => COOKIE_MSS_V4,
+        Family::V6 => COOKIE_MSS_V6,
+    };
+    let syn_ack = SynAck {
+        sequence,
+        window: cookies.window as u16,
+        mss: (options.mss != 0).then_some(options.mss.min(mss)),
+        timestamps: echo.map(|echo| [kept.timestamp(host.milliseconds(*now)), echo]),
+        scale: kept
+            .scale
+            .filter(|_| may(COOKIE_SCALING))
+            .map(|_| cookies.scale as u8),
+        sack_permitted: kept.sack_permitted,
+        ecn: kept.ecn,
+    };
+    syn_cookie::write(info, &syn_ack, answer);
+    host.answer(info, answer).then_some(())
+}
+
+/// RFC 3168 section 6.1.1.
+const fn is_ecn_setup(info: &PacketInfo) -> bool {
+    const SETUP: u8 = tcp_flag::ECE | tcp_flag::CWR;
+    info.tcp_flags & SETUP == SETUP
+}
+
+/// What a timestamp keeps of a SYN.
+#[derive(Clone, Copy)]
+struct Kept {
+    scale: Option<u8>,
+    sack_permitted: bool,
+    ecn: bool,
+}
+
+impl Kept {
+    const NOTHING: Self = Self {
+        scale: None,
+        sack_permitted: false,
+        ecn: false,
+    };
+
+    /// A timestamp of the last that are not later than `now` and hold this.
+    const fn timestamp(&self, now: u32) -> u32 {
+        let mut bits = match self.scale {
+            Some(scale) => scale as u32,
+            None => OPTION_SCALE,
+        };
+        if self.sack_permitted {
+            bits |= OPTION_SACK;
+        }
+        if self.ecn {
+            bits |= OPTION_ECN;
+        }
+        let timestamp = now >> OPTION_BITS << OPTION_BITS | bits;
+        if timestamp > now {
+            timestamp.wrapping_sub(1 << OPTION_BITS)
+        } else {
+            timestamp
+        }
+    }
+
+    const fn of(timestamp: u32) -> Self {
+        let scale = timestamp & OPTION_SCALE;
+        Self {
+            scale: if scale == OPTION_SCALE {
+                None
+            } else {
+                Some(scale as u8)
+            },
+            sack_permitted: timestamp & OPTION_SACK != 0,
+            ecn: timestamp & OPTION_ECN != 0,
+        }
+    }
+}
+
+/// Once in a tick at most, so that CPUs need not fight for the word.
+fn note_sent<H: Host>(host: &H, now: Tick) {
+    let Some(words) = host.flows().gauges() else {
+        return;
+    };
+    let old = words.load(gauges::COOKIES);
+    let new = old & ACTIVE | SENT | u64::from(now.0);
+    if old != new {
+        words.compare_exchange(gauges::COOKIES, old, new);
+    }
+}
+
+/// Whether a packet of no known flow may bring a cookie back.
+#[inline(always)]
+pub(crate) fn may_prove<H: Host>(host: &H, scratch: &Scratch) -> bool {
+    use tcp_flag::{ACK, RST, SYN};
+    host.settings().has(SETTING_COOKIES)
+        && host.can_answer()
+        && scratch.info.protocol == TCP
+        && scratch.info.tcp_flags & (SYN | ACK | RST) == ACK
+        && matches!(scratch.info.fragment, Fragment::Whole)
+        && are_expected(host, scratch.now)
+}
+
+/// Cookies are valid for a while after none is sent any more.
+fn are_expected<H: Host>(host: &H, now: Tick) -> bool {
+    if host.settings().cookies.mode == COOKIES_ALWAYS {
+        return true;
+    }
+    let state = match host.flows().gauges() {
+        Some(words) => words.load(gauges::COOKIES),
+        None => 0,
+    };
+    let since = now.0.wrapping_sub(state as u32);
+    state & SENT != 0 && since <= COOKIE_SECONDS * TICKS_PER_SECOND
+}
+
+/// Looks at the cookie of such a packet.
+#[inline(always)]
+pub(crate) fn prove<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
+    let host = run.host;
+    if !matches!(run.arrival.path, Path::Ingress) {
+        return expect::before_beginning(host, scratch);
+    }
+    let check = host.check_cookie(&scratch.info, run.now);
+    if matches!(check, Check::Connected) || !matches!(host.route(&scratch.info).hook, Hook::Input) {
+        return expect::before_beginning(host, scratch);
+    }
+    if matches!(check, Check::Right) {
+        wire::read_options(run.packet, host, &mut scratch.info);
+        if reconstruct(run, scratch).is_some() {
+            track::count(host.flows(), gauges::COOKIES_ACCEPTED);
+            scratch.cookie = Part::Proven;
+            return expect::before_beginning(host, scratch);
+        }
+    }
+    scratch.outcome = Outcome::refused(Reason::CookieRefused);
+    process::tell_refusal(host, scratch);
+    Stage::Done
+}
+
+/// Makes the record of a connection whose handshake is known from its last segment: SYN and SYN-ACK as
+/// they must have been go through the state machine, and then that segment itself.
+#[inline(always)]
+fn reconstruct<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Option<()> {
+    let PacketInfo {
+        tcp_flags,
+        tcp_sequence,
+        tcp_ack,
+        tcp_window,
+        transport_length,
+        tcp_header_length,
+        ..
+    } = scratch.info;
+    let highest = scratch.info.options.highest;
+    let opened = open(run, scratch);
+    let Scratch {
+        info, record, warm, ..
+    } = scratch;
+    let answered = conntrack::advance(run, info, Direction::Reply, record, warm);
+    record.status |= SEEN_REPLY;
+
+    info.tcp_flags = tcp_flags;
+    info.tcp_sequence = tcp_sequence;
+    info.tcp_ack = tcp_ack;
+    info.tcp_window = tcp_window;
+    info.transport_length = transport_length;
+    info.tcp_header_length = tcp_header_length;
+    info.options.syn = SynOptions::default();
+    info.options.highest = highest;
+    if !opened || !matches!(answered, Advance::Pass) {
+        return None;
+    }
+    let done = conntrack::advance(run, info, Direction::Original, record, warm);
+    matches!(done, Advance::Pass).then_some(())
+}
+
+/// Begins a record with the SYN that a segment followed, and makes the segment the SYN-ACK in between.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn open<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> bool {
+    let cookies = &run.host.settings().cookies;
+    let timeouts = TimeoutPolicy(scratch.assigned.timeout());
+    let Scratch {
+        oriented,
+        info,
+        record,
+        warm,
+        ..
+    } = scratch;
+    let (sequence, ack) = (info.tcp_sequence, info.tcp_ack);
+    let may = |bit: u32| cookies.options & bit != 0;
+    let has_options = wire::tcp_options::has_options(info);
+    let kept = match info.options.timestamps {
+        Some([_, echo]) if has_options && may(COOKIE_TIMESTAMPS) => Kept::of(echo),
+        _ => Kept::NOTHING,
+    };
+    let scale = kept.scale.filter(|_| may(COOKIE_SCALING));
+
+    info.tcp_flags = tcp_flag::SYN;
+    info.tcp_sequence = sequence.wrapping_sub(1);
+    info.tcp_header_length = SYN_BYTES;
+    info.transport_length = u32::from(SYN_BYTES);
+    info.options.syn = SynOptions {
+        scale,
+        sack_permitted: kept.sack_permitted,
+    };
+    record.timeouts = timeouts;
+    *warm = Warm::default();
+    let begun = tcp::begin(run, info, record, warm);
+    record.timeouts = timeouts;
+    conntrack::note_originator(oriented, record);
+
+    info.tcp_flags = tcp_flag::SYN | tcp_flag::ACK;
+    info.tcp_sequence = ack.wrapping_sub(1);
+    info.tcp_ack = sequence;
+    info.tcp_window = cookies.window as u16;
+    info.options.syn.scale = scale.map(|_| cookies.scale as u8);
+    info.options.highest = sequence;
+    begun.is_ok()
+}
