@@ -41,7 +41,7 @@ use crate::cpus::cpus;
 const FLOWS_MAX: u32 = 512;
 
 /// Conditions whose memory is compared; more than the rules here have.
-const CONDITIONS_COMPARED: u32 = 256;
+const CONDITIONS_COMPARED: u32 = 1024;
 
 /// Longest frame that a test run holds in one piece; longer ones lie in fragments, whose checksum
 /// the programs do not verify.
