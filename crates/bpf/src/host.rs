@@ -5,7 +5,7 @@ use core::mem::size_of;
 
 use aya_ebpf::maps::RingBuf;
 use aya_ebpf::helpers::generated::{
-    bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop, bpf_ringbuf_output,
+    bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop, bpf_ringbuf_output,
 };
 use keepstate_engine::answer::Answer;
 use keepstate_engine::cookie::Check;
@@ -245,6 +245,12 @@ impl<C: Context> Host for KernelHost<C> {
     fn random(&self) -> u32 {
         // SAFETY: the helper has no preconditions.
         unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn cpu(&self) -> u32 {
+        // SAFETY: the helper has no preconditions.
+        unsafe { bpf_get_smp_processor_id() }
     }
 
     #[inline(always)]

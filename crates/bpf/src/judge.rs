@@ -113,7 +113,7 @@ pub fn lost() -> Fate {
 }
 
 #[inline(always)]
-fn memory() -> Option<&'static mut Memory> {
+pub fn memory() -> Option<&'static mut Memory> {
     let memory = maps::SCRATCH.get_ptr_mut(0)?;
     // SAFETY: this CPU's element, used by one packet at a time; the engine writes each part of it
     // before it reads it.

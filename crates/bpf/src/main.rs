@@ -20,6 +20,7 @@ mod judge;
 mod jump;
 mod maps;
 mod memory;
+mod meter;
 mod packet;
 mod route;
 

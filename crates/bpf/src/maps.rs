@@ -4,9 +4,7 @@ use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use keepstate_engine::limits::{
-    ANSWER_RATES as ANSWER_RATES_MAX, BAN_BUCKET_WORDS, EXPECTATION_SLOTS, EXPECTATION_WORDS, FRAGMENT_BUCKETS,
-    HELPER_BYTES_MAX, HELPER_STATE_WORDS, HELPER_STATES as HELPER_STATES_MAX, LABEL_BUCKETS,
-    NOTICE_BYTES_MAX,
+    EXPECTATION_SLOTS, EXPECTATION_WORDS, FRAGMENT_BUCKETS, HELPER_BYTES_MAX, HELPER_STATE_WORDS, HELPER_STATES as HELPER_STATES_MAX, METER_SLOTS, METER_WORDS, ANSWER_RATES as ANSWER_RATES_MAX, BAN_BUCKET_WORDS, LABEL_BUCKETS, NOTICE_BYTES_MAX,
 };
 use keepstate_engine::index::IndexLine;
 use keepstate_engine::notice::Notice;
@@ -14,10 +12,7 @@ use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_engine::process::{Arrival, Scratch};
 use keepstate_engine::table::gauges;
 use keepstate_plane::{
-    ANSWER_RING_BYTES, BUCKET_ACCOUNTING_WORDS, BUCKET_SLOT_WORDS_V4, BUCKET_SLOT_WORDS_V6,
-    BUCKET_WARM_WORDS, CONDITION_ENTRIES, Counters, EVENT_RING_BYTES, FRAGMENT_VALUE_WORDS,
-    INDEX_ENTRIES, INTERFACES_MAX, Interface, InterfaceKey, LABEL_VALUE_WORDS, NOTICE_RING_BYTES,
-    POLICY_SLOTS, Plane, RULE_ENTRIES, Report, RuleCounter, STAGES,
+    BUCKET_ACCOUNTING_WORDS, BUCKET_SLOT_WORDS_V4, BUCKET_SLOT_WORDS_V6, BUCKET_WARM_WORDS, CONDITION_ENTRIES, Counters, EVENT_RING_BYTES, FRAGMENT_VALUE_WORDS, INTERFACES_MAX, METER_HEADS as METER_HEADS_MAX, Interface, InterfaceKey, POLICY_SLOTS, Plane, RULE_ENTRIES, Report, RuleCounter, STAGES, ANSWER_RING_BYTES, INDEX_ENTRIES, LABEL_VALUE_WORDS, NOTICE_RING_BYTES,
 };
 
 #[map]
@@ -59,6 +54,12 @@ pub static EXPECTATIONS: Array<[u64; EXPECTATION_WORDS as usize]> =
 pub static HELPER_STATES: Array<[u64; HELPER_STATE_WORDS as usize]> =
     Array::with_max_entries(HELPER_STATES_MAX, BPF_F_MMAPABLE);
 
+/// What rules remember of sources, and the buckets through which it is found.
+#[map]
+pub static METERS: Array<[u64; METER_WORDS as usize]> =
+    Array::with_max_entries(METER_SLOTS, BPF_F_MMAPABLE);
+#[map]
+pub static METER_HEADS: Array<u64> = Array::with_max_entries(METER_HEADS_MAX, BPF_F_MMAPABLE);
 #[map]
 pub static BANS: Array<[u64; BAN_BUCKET_WORDS as usize]> =
     Array::with_max_entries(1, BPF_F_MMAPABLE);

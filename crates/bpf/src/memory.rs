@@ -122,6 +122,18 @@ impl FlowMemory for MapMemory {
     }
 
     #[inline(always)]
+    fn meter(&self, slot: u32) -> Option<MapWords> {
+        let words = maps::METERS.get_ptr_mut(slot)?;
+        Some(MapWords(words.cast()))
+    }
+
+    #[inline(always)]
+    fn meter_head(&self, bucket: u32) -> Option<MapWords> {
+        let words = maps::METER_HEADS.get_ptr_mut(bucket)?;
+        Some(MapWords(words))
+    }
+
+    #[inline(always)]
     fn gauges(&self) -> Option<MapWords> {
         maps::GAUGES
             .get_ptr_mut(0)

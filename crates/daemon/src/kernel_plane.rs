@@ -1,5 +1,6 @@
 //! The kernel's programs and maps as the [`Plane`] that the server controls.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
@@ -9,12 +10,13 @@ use aya::util::nr_cpus;
 use keepstate_api::Attachment;
 use keepstate_engine::index::IndexLine;
 use keepstate_engine::limits::{CONDITIONS_MAX, INDEX_LINES_MAX, POLICY_EPOCHS, RULES_MAX};
+use keepstate_engine::meter;
 use keepstate_engine::policy::{Condition, POLICY_NONE, POLICY_UNSETTLED, PolicyHeader, Rule};
 use keepstate_engine::settings::{SETTING_NEWER_TABLE, SETTING_OLDER_TABLE, Settings};
 use keepstate_engine::table;
-use keepstate_engine::time::Tick;
-use keepstate_flowmemory::{HelperSlices, SliceTable, rated_flows};
-use keepstate_plane::{Counters, Plane as PlaneWords, RuleCounter};
+use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
+use keepstate_flowmemory::{HelperSlices, MeterSlices, SliceTable, rated_flows};
+use keepstate_plane::{Counters, MeterOrder, Plane as PlaneWords, RuleCounter, TICK_SHIFT};
 use keepstate_policy::Compiled;
 use keepstate_policy::model::Counters as RuleCounters;
 use rustix::time::{ClockId, clock_gettime};
@@ -27,6 +29,7 @@ use crate::kernel::{
     remove_other_stages,
 };
 use crate::mapped::{Mapping, Raw, read_value, store};
+use crate::meters;
 use crate::policy_maps::Tables;
 use crate::remembered::Places;
 use crate::ring::RingEvents;
@@ -83,6 +86,8 @@ struct CommonMaps {
     fragments: Mapping,
     expectations: Mapping,
     helper_states: Mapping,
+    meters: Mapping,
+    meter_heads: Mapping,
     bans: Mapping,
     labels: Mapping,
 }
@@ -98,6 +103,10 @@ impl TableMemory for Mapped {
         let table = SliceTable::new(self.own.families(), self.common.gauges.words());
         table
             .with_fragments(self.common.fragments.words())
+            .with_meters(MeterSlices {
+                slots: self.common.meters.words(),
+                heads: self.common.meter_heads.words(),
+            })
             .with_bans(self.common.bans.words())
             .with_helpers(HelperSlices {
                 expectations: self.common.expectations.words(),
@@ -127,6 +136,8 @@ impl KernelPlane {
             conditions,
             index,
             condition_states,
+            meters,
+            meter_heads,
             policies,
             rule_counters,
             counters,
@@ -150,6 +161,8 @@ impl KernelPlane {
                 fragments,
                 expectations,
                 helper_states,
+                meters,
+                meter_heads,
                 bans,
                 labels,
             }),
@@ -318,6 +331,19 @@ impl KernelPlane {
         }
     }
 
+    fn run_meter(&self, order: &MeterOrder) -> Result<Option<u32>, KernelError> {
+        meters::run(&mut lock(&self.programs), order)
+    }
+
+    /// The lists that the policy in a slot names.
+    fn lists(&self, slot: u32, conditions: u32) -> HashSet<u64> {
+        let start = (slot * CONDITIONS_MAX) as usize * CONDITION_WORDS;
+        let count = conditions.min(CONDITIONS_MAX) as usize;
+        let words = &self.conditions.words()[start..start + count * CONDITION_WORDS];
+        let conditions: Vec<Condition> = words.chunks(CONDITION_WORDS).map(read_value).collect();
+        meters::lists(conditions.iter())
+    }
+
     fn write_policy(
         &self,
         tables: &mut Tables,
@@ -463,6 +489,7 @@ impl Plane for KernelPlane {
         let slot = active ^ 1;
         std::thread::sleep(GRACE.saturating_sub(tables.flipped.elapsed()));
         let old = tables.header(active)?;
+        let mut gone = self.lists(active, old.conditions);
         let epoch = (old.epoch + 1) % POLICY_EPOCHS;
         self.forget_outcomes(epoch);
         self.write_policy(&mut tables, slot, policy, counters)?;
@@ -480,6 +507,16 @@ impl Plane for KernelPlane {
         tables.places[slot as usize] = Some(places);
         self.change(|plane| plane.active = slot);
         tables.flipped = Instant::now();
+        for list in meters::lists(policy.conditions.iter()) {
+            gone.remove(&list);
+        }
+        if !gone.is_empty() {
+            // Packets that saw the policy before.
+            std::thread::sleep(GRACE);
+        }
+        for list in gone {
+            meters::forget(list, |order| self.run_meter(order))?;
+        }
         Ok(())
     }
 
@@ -489,6 +526,24 @@ impl Plane for KernelPlane {
         let mut tables = lock(&self.tables);
         tables.patterns[active as usize] = Some(patterns);
         tables.places[active as usize] = Some(Places::of(policy));
+    }
+
+    fn change_meter(&self, order: &MeterOrder) -> Result<Option<u32>, PlaneError> {
+        Ok(self.run_meter(order)?)
+    }
+
+    fn sweep_meters(&self) -> Result<(), PlaneError> {
+        if meter::is_used(&self.table().flows()) {
+            meters::sweep(|order| self.run_meter(order))?;
+        }
+        Ok(())
+    }
+
+    fn jiffies(&self) -> (u64, u32) {
+        let multiplier = self.words().tick_multiplier.max(1);
+        let hertz = (u64::from(TICKS_PER_SECOND) << TICK_SHIFT) / multiplier;
+        let jiffies = (u64::from(self.now().0) * hertz) / u64::from(TICKS_PER_SECOND);
+        (jiffies, hertz as u32)
     }
 
     fn attachments(&self) -> Vec<Attachment> {

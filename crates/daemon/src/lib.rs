@@ -8,6 +8,7 @@ pub mod kernel;
 pub mod kernel_plane;
 pub mod mapped;
 mod maps;
+mod meters;
 mod mover;
 pub mod netlink;
 mod notices;

@@ -113,6 +113,17 @@ pub trait FlowMemory {
         None
     }
 
+    /// [`crate::limits::METER_WORDS`] words of what rules remember of sources, see [`crate::meter`]; `None`
+    /// where a plane has no such memory.
+    fn meter(&self, _slot: u32) -> Option<Self::Words> {
+        None
+    }
+
+    /// The word of a bucket of it.
+    fn meter_head(&self, _bucket: u32) -> Option<Self::Words> {
+        None
+    }
+
     /// Counters of the table as a whole, see [`crate::table::gauges`].
     fn gauges(&self) -> Option<Self::Words>;
 
@@ -204,6 +215,11 @@ pub trait Host {
 
     /// 32 random bits, which need not be hard to guess.
     fn random(&self) -> u32 {
+        0
+    }
+
+    /// Number of the CPU, where there are several.
+    fn cpu(&self) -> u32 {
         0
     }
 

@@ -270,6 +270,8 @@ pub(crate) const fn judgement_of(answer: &Answer, hook: Hook) -> Judgement {
         (target::ACCEPT, _) => (Verdict::Accept, None),
         (target::REJECT, _) => (Verdict::Reject, Some(Reason::RuleReject)),
         (target::DROP, DecidedBy::Rule) => (Verdict::Drop, Some(Reason::RuleDrop)),
+        (target::DROP, DecidedBy::NoRoom) => (Verdict::Drop, Some(Reason::MeterFull)),
+        (target::DROP, DecidedBy::Busy) => (Verdict::Drop, Some(Reason::MeterBusy)),
         (target::DROP, DecidedBy::ChainPolicy) => (Verdict::Drop, Some(Reason::PolicyDrop)),
         _ => (Verdict::Drop, Some(Reason::RuleStepsExceeded)),
     };

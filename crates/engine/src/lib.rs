@@ -29,6 +29,7 @@ pub mod index;
 mod judge;
 pub mod labels;
 pub mod limits;
+pub mod meter;
 pub mod notice;
 mod outcome;
 pub mod policy;

@@ -161,6 +161,40 @@ pub const CONDITIONS_PER_RULE_MAX: u32 = 255;
 /// was counted meanwhile.
 pub const CONDITION_TRIES_MAX: u32 = 8;
 
+/// Slots for what `recent`, `hashlimit` and `connlimit` remember, all rules together: 8 MiB. Linux's default
+/// for one table of `hashlimit` alone is as many.
+pub const METER_SLOTS: u32 = 65_536;
+
+/// Words of such a slot.
+pub const METER_WORDS: u32 = 16;
+
+/// Buckets through which they are found, and those of the lists themselves; powers of two.
+pub const METER_BUCKETS: u32 = 65_536;
+pub const METER_LIST_BUCKETS: u32 = 256;
+
+/// Entries in the chain of one bucket. With a slot for each bucket one of more than twelve is not to
+/// be expected in the lifetime of a machine; beyond this there is no room.
+pub const METER_CHAIN_MAX: u32 = 64;
+
+/// How often a packet looks at a bucket or list that another CPU holds, for less than a microsecond each time.
+pub const METER_WAITS_MAX: u32 = 4096;
+
+/// Who held a bucket so long ago is no more: ten seconds at the highest rate, 100 at the lowest.
+pub const METER_STALE_JIFFIES: i32 = 10_000;
+
+/// How often a free slot is tried to be taken or given back; each failure means that another CPU did so.
+pub const METER_TRIES_MAX: u32 = 64;
+
+/// Stamps that an entry of `recent` keeps at most, and so the largest `--hitcount`.
+pub const RECENT_STAMPS_MAX: u32 = 256;
+
+/// Entries of a list of `recent`, unless set (`ip_list_tot`).
+pub const RECENT_LIST_DEFAULT: u32 = 100;
+
+/// Flows that a look of `connlimit` lets go at most, and goes through at most.
+pub const CONNECTIONS_GONE_MAX: u32 = 64;
+pub const CONNECTIONS_WALKED_MAX: u32 = METER_SLOTS;
+
 /// Longest text that is searched for in a packet (`XT_STRING_MAX_PATTERN_SIZE`).
 pub const TEXT_BYTES_MAX: u32 = 128;
 
@@ -286,6 +320,7 @@ pub const COOKIE_SECONDS: u32 = 120;
 /// that every packet reads its settings from; rulesets in use name one or two.
 pub const TIMEOUT_POLICIES_MAX: u32 = 16;
 
+const _: () = assert!(METER_BUCKETS.is_power_of_two() && METER_LIST_BUCKETS.is_power_of_two());
 // The kernel's own loop goes round 2^23 times at most.
 const _: () = assert!(WALK_ROUNDS_MAX <= 1 << 23);
 // A rule's number in its chain is half of an entry of an index.

@@ -296,6 +296,9 @@ pub struct Answer {
 pub enum DecidedBy {
     Rule,
     ChainPolicy,
+    /// A match of the rule could not remember the packet's source, or could not look it up.
+    NoRoom,
+    Busy,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -388,6 +391,15 @@ impl Progress {
     /// The rule whose conditions are asked.
     pub(crate) const fn rule(&self) -> u32 {
         self.at
+    }
+
+    /// The packet is dropped at that rule, which cannot be asked; `false`, the end of the walk.
+    pub(crate) const fn give_up(&mut self, at: u32, decided_by: DecidedBy) -> bool {
+        self.condition = NO_RULE;
+        self.answer.target = target::DROP;
+        self.answer.decided_by = decided_by;
+        self.answer.rule = at;
+        false
     }
 }
 

@@ -20,6 +20,7 @@ use crate::helper::state::Lease;
 use crate::host::{Host, Packet};
 use crate::judge::{self, Judgement};
 use crate::labels::{self, Labels};
+use crate::meter::Meter;
 use crate::notice::Notice;
 pub use crate::outcome::Outcome;
 use crate::policy::{Assigned, DependsOn, Progress};
@@ -118,6 +119,8 @@ pub struct Scratch {
     pub(crate) walk: Progress,
     /// A search through the packet's bytes, for a condition.
     pub(crate) scan: Scan,
+    /// A search in what rules remember of sources.
+    pub(crate) meter: Meter,
     /// Mark of the packet, see [`Host::mark`].
     pub(crate) mark: u32,
     /// What is told of the packet beside events.
@@ -167,6 +170,11 @@ impl Scratch {
         &self.outcome
     }
 
+    /// Where work on what rules remember of sources is done between two packets.
+    pub const fn meter(&mut self) -> &mut Meter {
+        &mut self.meter
+    }
+
     /// Whether something is sent back in the place of the packet, once [`Stage::Done`] is reached.
     pub const fn is_answered(&self) -> bool {
         matches!(self.cookie, cookie::Part::Answered)
@@ -214,6 +222,7 @@ impl Default for Scratch {
             asked: Asked::NOTHING,
             walk: Progress::START,
             scan: Scan::NOTHING,
+            meter: Meter::NOTHING,
             mark: 0,
             notice: Notice::NOTHING,
             assigned: Assigned::NOTHING,

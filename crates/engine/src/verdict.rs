@@ -185,6 +185,8 @@ reasons! {
     75 IcmpErrorBadSequence "icmp_error_bad_sequence" "The ICMP error quotes a TCP segment that its sender cannot have sent of late."
     80 RejectLimited "reject_limited" "A rule rejected the packet, and it was not answered: as many answers as are allowed have been sent."
     81 RejectSilent "reject_silent" "A rule rejected the packet, and it is of a kind that must not be answered."
+    90 MeterFull "meter_full" "A rule with recent, hashlimit or connlimit has no room to remember one more source, or the packet has not what it is to be told by."
+    91 MeterBusy "meter_busy" "Other CPUs kept the memory of recent, hashlimit or connlimit busy."
     105 Banned "banned" "The sender is banned."
     106 CookieSent "cookie_sent" "The SYN was answered with a cookie, and makes no flow before that comes back."
     107 CookieRefused "cookie_refused" "The segment belongs to no connection, and what it acknowledges is no SYN cookie or one that is too old."

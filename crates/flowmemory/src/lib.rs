@@ -18,7 +18,9 @@ mod owned;
 mod slices;
 
 pub use self::owned::{Accounting, OwnedTable};
-pub use self::slices::{FRAGMENT_TABLE_WORDS, FamilySlices, HelperSlices, SliceTable, WordsAt};
+pub use self::slices::{
+    FRAGMENT_TABLE_WORDS, FamilySlices, HelperSlices, MeterSlices, SliceTable, WordsAt,
+};
 
 use keepstate_engine::limits::{BAN_BUCKET_SLOTS, RATED_LOAD_PERCENT, SLOTS_PER_BUCKET};
 

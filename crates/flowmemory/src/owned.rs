@@ -6,12 +6,13 @@ use std::sync::atomic::AtomicU64;
 use keepstate_engine::limits::{
     ACCOUNTING_WORDS, ANSWER_RATES, BAN_BUCKET_WORDS, EXPECTATION_SLOTS, EXPECTATION_WORDS,
     HELPER_STATE_WORDS, HELPER_STATES, LABEL_BUCKETS, LABEL_WORDS, LABELS_PER_BUCKET,
-    SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
+    METER_BUCKETS, METER_LIST_BUCKETS, METER_SLOTS, METER_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6,
+    SLOTS_PER_BUCKET, WARM_WORDS,
 };
 use keepstate_engine::table::gauges;
 use rustix::mm::{Advice, madvise};
 
-use crate::slices::{FRAGMENT_TABLE_WORDS, FamilySlices, HelperSlices, SliceTable};
+use crate::slices::{FRAGMENT_TABLE_WORDS, FamilySlices, HelperSlices, MeterSlices, SliceTable};
 
 /// Whether a table has room for counters and start times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct OwnedTable {
     helper_states: Lines,
     labels: Lines,
     condition_states: Lines,
+    meters: Lines,
+    meter_heads: Lines,
     bans: Lines,
     answer_rates: Lines,
 }
@@ -74,6 +77,8 @@ impl OwnedTable {
             helper_states: Lines::new(0),
             labels: Lines::new(0),
             condition_states: Lines::new(0),
+            meters: Lines::new(0),
+            meter_heads: Lines::new(0),
             bans: Lines::new(0),
             answer_rates: Lines::new(0),
         }
@@ -95,6 +100,16 @@ impl OwnedTable {
     pub fn with_conditions(self, conditions: usize) -> Self {
         Self {
             condition_states: Lines::new(conditions),
+            ..self
+        }
+    }
+
+    /// The same table with memory for what rules remember of sources: 8 MiB.
+    #[must_use]
+    pub fn with_meters(self) -> Self {
+        Self {
+            meters: Lines::new((METER_SLOTS * METER_WORDS) as usize),
+            meter_heads: Lines::new((METER_BUCKETS + METER_LIST_BUCKETS) as usize),
             ..self
         }
     }
@@ -132,6 +147,10 @@ impl OwnedTable {
         table
             .with_fragments(other.fragments.as_slice())
             .with_conditions(other.condition_states.as_slice())
+            .with_meters(MeterSlices {
+                slots: other.meters.as_slice(),
+                heads: other.meter_heads.as_slice(),
+            })
             .with_bans(other.bans.as_slice())
             .with_answers(other.answer_rates.as_slice())
             .with_helpers(HelperSlices {

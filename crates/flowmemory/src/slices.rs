@@ -7,7 +7,7 @@ use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::limits::{
     ACCOUNTING_WORDS, BAN_BUCKET_WORDS, EXPECTATION_WORDS, FRAGMENT_BUCKET_WORDS, FRAGMENT_BUCKETS,
     FRAGMENT_SLOTS, FRAGMENT_WORDS, HELPER_STATE_WORDS, LABEL_WORDS, LABELS_PER_BUCKET,
-    SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
+    METER_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
 };
 use keepstate_engine::table::gauges;
 use keepstate_engine::tuple::Family;
@@ -40,6 +40,7 @@ pub struct SliceTable<'a> {
     fragments: &'a [AtomicU64],
     helpers: HelperSlices<'a>,
     condition_states: &'a [AtomicU64],
+    meters: MeterSlices<'a>,
     bans: &'a [AtomicU64],
     answer_rates: &'a [AtomicU64],
 }
@@ -50,6 +51,13 @@ pub struct HelperSlices<'a> {
     pub expectations: &'a [AtomicU64],
     pub states: &'a [AtomicU64],
     pub labels: &'a [AtomicU64],
+}
+
+/// What rules remember of sources, and its buckets. May be empty: then such rules drop.
+#[derive(Clone, Copy, Debug)]
+pub struct MeterSlices<'a> {
+    pub slots: &'a [AtomicU64],
+    pub heads: &'a [AtomicU64],
 }
 
 impl FamilySlices<'_> {
@@ -76,6 +84,10 @@ impl<'a> SliceTable<'a> {
             fragments: &[],
             helpers,
             condition_states: &[],
+            meters: MeterSlices {
+                slots: &[],
+                heads: &[],
+            },
             bans: &[],
             answer_rates: &[],
         }
@@ -100,6 +112,12 @@ impl<'a> SliceTable<'a> {
             condition_states,
             ..self
         }
+    }
+
+    /// The same table with memory for what rules remember of sources.
+    #[must_use]
+    pub const fn with_meters(self, meters: MeterSlices<'a>) -> Self {
+        Self { meters, ..self }
     }
 
     /// The same table with buckets of bans, of [`BAN_BUCKET_WORDS`] words each.
@@ -213,6 +231,14 @@ impl<'a> FlowMemory for SliceTable<'a> {
 
     fn condition_state(&self, index: u32) -> Option<WordsAt<'a>> {
         part(self.condition_states, u64::from(index), 1)
+    }
+
+    fn meter(&self, slot: u32) -> Option<WordsAt<'a>> {
+        part(self.meters.slots, u64::from(slot), METER_WORDS)
+    }
+
+    fn meter_head(&self, bucket: u32) -> Option<WordsAt<'a>> {
+        part(self.meters.heads, u64::from(bucket), 1)
     }
 
     fn gauges(&self) -> Option<WordsAt<'a>> {

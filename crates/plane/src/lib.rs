@@ -11,6 +11,7 @@ use keepstate_engine::limits::{ACCOUNTING_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, S
 use keepstate_engine::limits::{CONDITIONS_MAX, INDEX_LINES_MAX, RULES_MAX, WARM_WORDS};
 use keepstate_engine::limits::{FRAGMENT_BUCKET_WORDS, FRAGMENT_SLOTS, FRAGMENT_WORDS};
 use keepstate_engine::limits::{LABEL_WORDS, LABELS_PER_BUCKET};
+use keepstate_engine::limits::{METER_BUCKETS, METER_LIST_BUCKETS};
 use keepstate_engine::settings::Settings;
 use keepstate_engine::verdict::REASON_COUNTERS;
 
@@ -46,6 +47,8 @@ pub const BUCKET_ACCOUNTING_WORDS: usize = (SLOTS_PER_BUCKET * ACCOUNTING_WORDS)
 pub const FRAGMENT_VALUE_WORDS: usize =
     (FRAGMENT_SLOTS * FRAGMENT_WORDS + FRAGMENT_BUCKET_WORDS) as usize;
 
+/// Buckets of what rules remember of sources, those of the lists among them.
+pub const METER_HEADS: u32 = METER_BUCKETS + METER_LIST_BUCKETS;
 /// Words of a bucket of labels.
 pub const LABEL_VALUE_WORDS: usize = (LABELS_PER_BUCKET * LABEL_WORDS) as usize;
 
@@ -67,6 +70,8 @@ pub mod names {
     pub const BANS: &str = "BANS";
     pub const EXPECTATIONS: &str = "EXPECTATIONS";
     pub const HELPER_STATES: &str = "HELPER_STATES";
+    pub const METERS: &str = "METERS";
+    pub const METER_HEADS: &str = "METER_HEADS";
     pub const LABELS: &str = "LABELS";
     pub const POLICIES: &str = "POLICIES";
     pub const RULES: &str = "RULES";
@@ -157,7 +162,7 @@ pub mod names {
     ];
 
     /// The other maps.
-    pub const COMMON: [&str; 19] = [
+    pub const COMMON: [&str; 21] = [
         GAUGES,
         FRAGMENTS,
         EXPECTATIONS,
@@ -172,6 +177,8 @@ pub mod names {
         INTERFACES,
         EVENTS,
         REPORT,
+        METERS,
+        METER_HEADS,
         BANS,
         INDEX,
         NOTICES,
@@ -195,7 +202,17 @@ pub mod names {
     /// Run by the daemon to read the clock that the programs read.
     pub const CLOCK: &str = "clock";
 
-    pub const PROGRAMS: [&str; 5] = [INGRESS_XDP, INGRESS_TC, EGRESS_ETHERNET, EGRESS_BARE, CLOCK];
+    /// Run by the daemon to change what rules remember of sources, see [`super::MeterOrder`].
+    pub const METER: &str = "meter";
+
+    pub const PROGRAMS: [&str; 6] = [
+        INGRESS_XDP,
+        INGRESS_TC,
+        EGRESS_ETHERNET,
+        EGRESS_BARE,
+        CLOCK,
+        METER,
+    ];
 }
 
 /// What every packet reads first. One element, mapped by the daemon.
@@ -328,3 +345,36 @@ pub struct Report {
     pub direction: u32,
     pub tcp_state: u32,
 }
+
+/// What the program [`names::METER`] is to do: the bytes that it is run with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct MeterOrder {
+    pub list: u64,
+    pub address: [u32; 4],
+    /// One of `METER_*`.
+    pub what: u32,
+    /// Number of a [`keepstate_engine::tuple::Family`].
+    pub family: u32,
+    /// Stamps that an entry of the list keeps, less one.
+    pub ring: u32,
+    /// To be swept: the first bucket or slot, and how many.
+    pub first: u32,
+    pub buckets: u32,
+    pub reserved: [u32; 3],
+}
+
+/// Numbers of [`keepstate_engine::meter::Change`].
+pub const METER_ADD: u32 = 0;
+pub const METER_REMOVE: u32 = 1;
+pub const METER_CLEAR: u32 = 2;
+/// Takes out what is over, and what belongs to [`MeterOrder::list`] if it is not zero. Returns how many went.
+pub const METER_SWEEP: u32 = 3;
+
+/// Lets flows go that are no more, from slot [`MeterOrder::first`] on.
+pub const METER_LET_GO: u32 = 4;
+
+/// Returned by the program where it could not do as it was told.
+pub const METER_FAILED: u32 = u32::MAX;
+
+const _: () = assert!(size_of::<MeterOrder>() == 56);

@@ -38,6 +38,7 @@ pub use complaint::Complaint;
 pub use connlabel::{LABEL_FILE, LabelNames};
 pub use diagnostic::{Diagnostic, Severity, Span, Style, WrittenAt};
 pub use file::{FileKind, Parsed, parse_rules, script_lines};
+pub use matches::{rate_list, recent_list};
 pub use model::{Policy, Ruleset};
 pub use network::Network;
 pub use print::save::{ShowCounters, Specification, save, save_only, save_table, save_tables};

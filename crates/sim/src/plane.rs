@@ -134,6 +134,8 @@ pub struct Plane<M, O = ()> {
     pub out_interfaces: u64,
     /// Where SYN cookies come from, if packets come in a way that lets them be answered.
     pub cookies: Option<Cookies>,
+    /// Number of the CPU that packets are judged on.
+    pub cpu: u32,
     /// The table before this one, while its records are moved.
     older: Option<Older<M>>,
     policy: LoadedPolicy,
@@ -153,6 +155,7 @@ impl<M: FlowMemory, O: Observer> Plane<M, O> {
             observer,
             out_interfaces: 0,
             cookies: Some(Cookies::Keyed(0)),
+            cpu: 0,
             older: None,
             policy,
             counters,
@@ -282,6 +285,14 @@ impl<M: FlowMemory, O: Observer> Host for BesideOlder<'_, M, O> {
 
     fn route(&self, packet: &PacketInfo) -> Route {
         self.plane.route(packet)
+    }
+
+    fn cpu(&self) -> u32 {
+        self.plane.cpu()
+    }
+
+    fn random(&self) -> u32 {
+        self.plane.random()
     }
 
     fn emit(&self, event: &Event) {
@@ -432,6 +443,10 @@ impl<M: FlowMemory, O: Observer> Host for Plane<M, O> {
             out_interfaces: self.out_interfaces,
             out_index: 0,
         }
+    }
+
+    fn cpu(&self) -> u32 {
+        self.cpu
     }
 
     fn random(&self) -> u32 {

@@ -95,6 +95,7 @@ impl Options {
             .with_helpers()
             .with_answers()
             .with_conditions(CONDITIONS_MAX as usize)
+            .with_meters()
     }
 }
 

@@ -111,7 +111,8 @@ fn judge(family: Family, client: &str, server: &str, cases: &[(String, u64)]) {
     let mut settings = Settings::defaults(FLOWS_MAX, [buckets, buckets]);
     settings.flags |= SETTING_ACCOUNTING;
     let memory = OwnedTable::new(settings.buckets, Accounting::Yes)
-        .with_conditions(compiled.conditions.len());
+        .with_conditions(compiled.conditions.len())
+        .with_meters();
     let plane = Plane::new(memory.as_slices(), settings, loaded, ());
     let segments = [
         (client, server, 4000, 80, SYN, State::New),

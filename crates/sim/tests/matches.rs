@@ -74,10 +74,36 @@ const BOTH: &str = "
 -m time ! --monthdays 1,2,3 --datestop 2030-01-01
 -m limit --limit 1/day --limit-burst 17
 -p tcp -m limit --limit 2/day
+-m recent --set --name all
+-m recent --rcheck --hitcount 20 --name all
+-m recent ! --rcheck --seconds 3600 --hitcount 90 --name all
+-m recent --rcheck --rttl --name all
+-m recent --update --seconds 3600 --hitcount 7 --rttl --name ttl
+-p tcp -m recent --set --name ttl
+-p udp -m recent --remove --name ttl
+-p tcp -m recent --set --name to --rdest
+-m recent --update --seconds 3600 --reap --name to --rdest
+-m recent ! --update --hitcount 256 --name to --rdest
+-p sctp -m recent ! --remove --name to --rdest
+-m hashlimit --hashlimit-above 1/hour --hashlimit-burst 9 --hashlimit-mode srcip --hashlimit-name h1
+-m hashlimit --hashlimit-above 1/hour --hashlimit-burst 3 --hashlimit-mode srcip --hashlimit-name h1
+-m hashlimit --hashlimit-upto 1/hour --hashlimit-burst 2 --hashlimit-mode srcip,dstip --hashlimit-name h2
+-p tcp -m hashlimit --hashlimit-upto 1/hour --hashlimit-burst 1 --hashlimit-mode dstport --hashlimit-name h3
+-p udp -m hashlimit --hashlimit-above 1/hour --hashlimit-burst 1 --hashlimit-mode srcport --hashlimit-name h4
+-p dccp -m hashlimit --hashlimit-upto 1/hour --hashlimit-burst 1 --hashlimit-mode srcport,dstport --hashlimit-name h5
+-m hashlimit --hashlimit-upto 1/hour --hashlimit-burst 1 --hashlimit-mode srcip,dstip,dstport --hashlimit-name h6
+-m hashlimit --hashlimit-upto 1/hour --hashlimit-burst 4 --hashlimit-mode srcip --hashlimit-name h7 --hashlimit-srcmask 30
+-m hashlimit --hashlimit-upto 1/hour --hashlimit-burst 4 --hashlimit-mode srcip --hashlimit-name h8 --hashlimit-htable-max 5 --hashlimit-htable-size 5 --hashlimit-srcmask 30
+-m hashlimit --hashlimit-upto 10b/s --hashlimit-mode srcip,dstip --hashlimit-name h9
+-m hashlimit --hashlimit-above 2/sec --hashlimit-burst 9 --hashlimit-mode srcip --hashlimit-name i0 --hashlimit-rate-match --hashlimit-rate-interval 3600
+-m hashlimit --hashlimit-upto 5kb/s --hashlimit-mode srcip --hashlimit-name i1 --hashlimit-rate-match --hashlimit-rate-interval 3600
 -m length --length 0:100 -m dscp ! --dscp 0 -p udp -m multiport --dports 0:30000
 ";
 
 const V4: &str = "
+-m hashlimit --hashlimit-upto 1/hour --hashlimit-burst 9 --hashlimit-name h0
+-m recent --set --name masked --mask 255.255.255.252
+-m recent --rcheck --hitcount 33 --name masked --mask 255.255.255.252
 -m iprange --src-range 10.0.0.3-10.0.0.9
 -m iprange ! --src-range 10.0.0.3-10.0.0.9 --dst-range 10.0.0.1-10.0.0.12
 -m ttl --ttl-eq 64
@@ -94,6 +120,8 @@ const V4: &str = "
 ";
 
 const V6: &str = "
+-m recent --set --name masked6 --mask ffff:ffff:ffff:ffff:ffff:ffff:ffff:fff8
+-m recent --rcheck --hitcount 60 --name masked6 --mask ffff:ffff:ffff:ffff:ffff:ffff:ffff:fff8
 -m iprange --src-range 2001:db8::3-2001:db8::9
 -m iprange ! --dst-range 2001:db8::3-2001:db8::9
 -m hl --hl-eq 64
@@ -189,8 +217,13 @@ fn judge(policy: &mut Policy, frames: &[Vec<u8>]) {
     let buckets = buckets_for(FLOWS_MAX);
     let mut settings = Settings::defaults(FLOWS_MAX, [buckets, buckets]);
     settings.flags &= !SETTING_CHECKSUM;
+    // Without keys all sources would lie in one bucket.
+    for (key, number) in settings.hash_keys.iter_mut().zip(1_u32..) {
+        *key = 0x9e37_79b9_u32.wrapping_mul(2 * number + 1);
+    }
     let memory = OwnedTable::new(settings.buckets, Accounting::No)
-        .with_conditions(compiled.conditions.len());
+        .with_conditions(compiled.conditions.len())
+        .with_meters();
     let plane = Plane::new(memory.as_slices(), settings, loaded, ());
     let now = std::time::UNIX_EPOCH.elapsed().expect("it is after 1970");
     plane.set_wall_clock(now.as_nanos() as u64);

@@ -41,6 +41,10 @@ COMMIT
 :FORWARD DROP [0:0]
 -A FORWARD -m conntrack --ctstate INVALID -j DROP
 -A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
+-A FORWARD -p udp -m recent --name udp --update --seconds 2 --hitcount 6 -j DROP
+-A FORWARD -p udp -m recent --name udp --set
+-A FORWARD -p icmp -m hashlimit --hashlimit-above 2/s --hashlimit-mode srcip,dstip --hashlimit-name icmp -j DROP
+-A FORWARD -p tcp -m connlimit --connlimit-above 3 -j DROP
 -A FORWARD -p tcp -m length --length 40:60 --dport 1:50000 -j ACCEPT
 -A FORWARD -p udp --dport 1:40000 -j ACCEPT
 -A FORWARD -p icmp -j ACCEPT
@@ -118,13 +122,18 @@ impl Observer for Events {
 
 fn table() -> OwnedTable {
     let buckets = buckets_for(FLOWS_MAX);
-    OwnedTable::new([buckets, buckets], Accounting::Yes).with_helpers()
+    OwnedTable::new([buckets, buckets], Accounting::Yes)
+        .with_helpers()
+        .with_meters()
 }
 
 fn settings() -> Settings {
     let buckets = buckets_for(FLOWS_MAX);
     let mut settings = Settings::defaults(FLOWS_MAX, [buckets, buckets]);
     settings.flags |= SETTING_ACCOUNTING | SETTING_FLOW_EVENTS | SETTING_DROP_EVENTS;
+    for (key, number) in settings.hash_keys.iter_mut().zip(1_u32..) {
+        *key = number;
+    }
     settings
 }
 

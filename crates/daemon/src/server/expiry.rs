@@ -63,6 +63,9 @@ pub(crate) fn run(shared: &Shared, mut aftermath: Aftermath) {
         let mut lag_ms = 0;
         if round % ROUNDS_OF_OTHERS == 0 {
             expectations::sweep(shared);
+            if let Err(error) = shared.plane.sweep_meters() {
+                eprintln!("keepstate: {}", chain(&error));
+            }
             if round > 0 {
                 aftermath.clear(&*shared.plane);
             }

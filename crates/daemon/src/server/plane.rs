@@ -8,8 +8,8 @@ use keepstate_api::Attachment;
 use keepstate_engine::event::Event;
 use keepstate_engine::policy::{PolicyHeader, Rule};
 use keepstate_engine::settings::Settings;
-use keepstate_engine::time::Tick;
-use keepstate_plane::Counters;
+use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
+use keepstate_plane::{Counters, MeterOrder};
 use keepstate_policy::Compiled;
 use keepstate_policy::model::Counters as RuleCounters;
 
@@ -91,6 +91,21 @@ pub trait Plane: Send + Sync {
 
     /// The policy in force is this one, put there by an earlier daemon.
     fn recognize(&self, _policy: &Compiled) {}
+
+    /// Changes what rules remember of sources; `None` where that could not be done.
+    fn change_meter(&self, _order: &MeterOrder) -> Result<Option<u32>, PlaneError> {
+        Ok(None)
+    }
+
+    /// Takes out of that what is over. To be called every second.
+    fn sweep_meters(&self) -> Result<(), PlaneError> {
+        Ok(())
+    }
+
+    /// Jiffies, and how many there are in a second.
+    fn jiffies(&self) -> (u64, u32) {
+        (u64::from(self.now().0), TICKS_PER_SECOND)
+    }
 
     fn attachments(&self) -> Vec<Attachment>;
 

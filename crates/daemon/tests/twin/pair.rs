@@ -9,8 +9,8 @@ use keepstate_daemon::twin::{Entry, Run, Twin};
 use keepstate_engine::event::{Event, EventKind};
 use keepstate_engine::limits::{
     ACCOUNTING_WORDS, ANSWER_RATES, BAN_BUCKET_WORDS, EXPECTATION_SLOTS, EXPECTATION_WORDS,
-    HELPER_STATE_WORDS, HELPER_STATES, LABEL_BUCKETS, LABEL_WORDS, LABELS_PER_BUCKET,
-    SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
+    HELPER_STATE_WORDS, HELPER_STATES, LABEL_BUCKETS, LABEL_WORDS, LABELS_PER_BUCKET, METER_SLOTS,
+    METER_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
 };
 use keepstate_engine::notice::{Notice, NoticeKind};
 use keepstate_engine::process::{Arrival, Checksums, Outcome, Path};
@@ -25,9 +25,9 @@ use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::{Hook, Verdict};
 use keepstate_engine::wire::{Link, parse};
 use keepstate_flowmemory::{
-    FRAGMENT_TABLE_WORDS, FamilySlices, HelperSlices, SliceTable, buckets_for,
+    FRAGMENT_TABLE_WORDS, FamilySlices, HelperSlices, MeterSlices, SliceTable, buckets_for,
 };
-use keepstate_plane::{REPORT_NONE, Report};
+use keepstate_plane::{METER_HEADS, REPORT_NONE, Report};
 use keepstate_policy::Compiled;
 use keepstate_sim::cookies::Cookies;
 use keepstate_sim::locals::Locals;
@@ -42,7 +42,7 @@ use crate::loaded::loaded;
 const FLOWS_MAX: u32 = 512;
 
 /// Conditions whose memory is compared; more than the rules here have.
-const CONDITIONS_COMPARED: u32 = 256;
+const CONDITIONS_COMPARED: u32 = 1024;
 
 /// Longest frame that a test run holds in one piece; longer ones lie in fragments, whose checksum
 /// the programs do not verify.
@@ -108,6 +108,8 @@ pub(crate) struct Memory {
     helper_states: Vec<AtomicU64>,
     labels: Vec<AtomicU64>,
     condition_states: Vec<AtomicU64>,
+    meters: Vec<AtomicU64>,
+    meter_heads: Vec<AtomicU64>,
     bans: Vec<AtomicU64>,
     answer_rates: Vec<AtomicU64>,
 }
@@ -133,6 +135,8 @@ impl Memory {
             helper_states: words(HELPER_STATES * HELPER_STATE_WORDS),
             labels: words(LABEL_BUCKETS * LABELS_PER_BUCKET * LABEL_WORDS),
             condition_states: words(CONDITIONS_COMPARED),
+            meters: words(METER_SLOTS * METER_WORDS),
+            meter_heads: words(METER_HEADS),
             bans: words(BAN_BUCKETS * BAN_BUCKET_WORDS),
             answer_rates: words(ANSWER_RATES),
         }
@@ -156,6 +160,10 @@ impl Memory {
             .with_conditions(&common.condition_states)
             .with_answers(&common.answer_rates)
             .with_bans(&common.bans)
+            .with_meters(MeterSlices {
+                slots: &common.meters,
+                heads: &common.meter_heads,
+            })
             .with_helpers(HelperSlices {
                 expectations: &common.expectations,
                 states: &common.helper_states,
@@ -318,12 +326,13 @@ impl<'a> Twins<'a> {
     }
 
     /// Now and then the packet comes by another CPU, whose scratch memory holds something else.
-    fn change_cpu(&self) {
+    fn change_cpu(&mut self) {
         if self.compared.is_multiple_of(PACKETS_PER_CPU) {
             let cpu = self.cpus[self.compared / PACKETS_PER_CPU % self.cpus.len()];
             let mut set = CpuSet::new();
             set.set(cpu);
             sched_setaffinity(None, &set).expect("the CPU is allowed");
+            self.native.cpu = cpu as u32;
         }
     }
 
@@ -446,6 +455,14 @@ impl<'a> Twins<'a> {
         if self.compared.is_multiple_of(PACKETS_PER_LOOK) {
             same(&self.memory.fragments, maps.fragments.words(), what);
         }
+    }
+
+    /// What rules remember of sources, likewise.
+    pub(crate) fn compare_meters(&self, what: &str) {
+        let maps = &self.kernel.kernel.maps;
+        same(&self.memory.meter_heads, maps.meter_heads.words(), what);
+        // What a CPU did is not what another does.
+        same(&self.memory.meters, maps.meters.words(), what);
     }
 
     /// What helpers work with; too much to be compared after each packet.

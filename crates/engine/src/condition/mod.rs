@@ -27,7 +27,8 @@ use crate::asked::Asker;
 use crate::host::{Host, Packet, Repeat};
 use crate::judge;
 use crate::limits::WALK_ROUNDS_MAX;
-use crate::policy::{Condition, NO_RULE, Walk};
+use crate::meter;
+use crate::policy::{Condition, DecidedBy, NO_RULE, Walk};
 use crate::process::{Run, Scratch, Stage};
 use crate::raw;
 use crate::trace::{RuleTrial, Step};
@@ -97,6 +98,16 @@ pub mod kind {
     /// Bytes in the packet: bounds of the offset from the IP header, how many; then in
     /// [`DATA`] the bytes, and for each how many bytes before it begin the text anew.
     pub const TEXT: u16 = 28;
+    /// An address in a list: the list (two words), bits of [`super::recent`], seconds, hits, stamps that
+    /// are kept, less one; then in [`DATA`] the mask.
+    pub const RECENT: u16 = 60;
+    /// A rate for each source: the list (two words), bits of [`super::rate`], lengths of the prefixes of
+    /// source and destination (bytes), burst, milliseconds until an entry is over, how many there may be
+    /// (zero for any number); then in [`DATA`] the cost of a packet in millionths of a second (or of bytes,
+    /// as xt_hashlimit has it; low word first), and the interval in seconds.
+    pub const RATE: u16 = 61;
+    /// More flows of a source than this: the list (two words), how many, length of the prefix.
+    pub const CONNECTIONS: u16 = 62;
     /// Not asked but done, and holds: the packet is told of, by the number of the note.
     pub const LOG: u16 = 80;
     /// The packet is handed over: number of the note, how many bytes of it from the IP header on.
@@ -111,6 +122,29 @@ pub mod kind {
     pub const RESTORE_MARK: u16 = 85;
     /// Number of a label of the flow; not zero if it shall be set where it is not.
     pub const FLOW_LABEL: u16 = 90;
+}
+
+/// What [`kind::RECENT`] is to do; one of the first four.
+pub mod recent {
+    pub const SET: u32 = 1 << 0;
+    pub const CHECK: u32 = 1 << 1;
+    pub const UPDATE: u32 = 1 << 2;
+    pub const REMOVE: u32 = 1 << 3;
+    pub const TTL: u32 = 1 << 4;
+    pub const REAP: u32 = 1 << 5;
+    /// The condition is turned round, which `--update` must know.
+    pub const NOT: u32 = 1 << 6;
+}
+
+/// How [`kind::RATE`] counts, and what it tells apart.
+pub mod rate {
+    pub const DESTINATION: u32 = 1 << 0;
+    pub const DESTINATION_PORT: u32 = 1 << 1;
+    pub const SOURCE: u32 = 1 << 2;
+    pub const SOURCE_PORT: u32 = 1 << 3;
+    pub const ABOVE: u32 = 1 << 4;
+    pub const BYTES: u32 = 1 << 5;
+    pub const MATCH: u32 = 1 << 6;
 }
 
 /// Bits of [`Condition::flags`]. Bits 8 to 15 are how many conditions after it belong to it: the
@@ -164,11 +198,15 @@ pub(crate) enum Held {
     No,
     /// The packet does not have what is asked for: as little as its contrary.
     Neither,
+    /// The packet must be dropped: there is no room to remember its source.
+    NoRoom,
+    /// Likewise: other CPUs are in its way.
+    Busy,
 }
 
 impl Held {
     #[inline(always)]
-    const fn of(holds: bool) -> Self {
+    pub(crate) const fn of(holds: bool) -> Self {
         if holds { Self::Yes } else { Self::No }
     }
 }
@@ -211,10 +249,16 @@ fn weigh_next<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) ->
         return false;
     };
     let is_not = condition.flags & flag::NOT != 0;
-    let holds = match ask(run, scratch, condition, index) {
+    let held = match condition.kind {
+        kind::RECENT..=kind::CONNECTIONS => meter::ask(run, scratch, condition, index),
+        _ => ask(run, scratch, condition, index),
+    };
+    let holds = match held {
         Held::Yes => !is_not,
         Held::No => is_not,
         Held::Neither => false,
+        Held::NoRoom => return scratch.walk.give_up(at, DecidedBy::NoRoom),
+        Held::Busy => return scratch.walk.give_up(at, DecidedBy::Busy),
     };
     let is_joined = condition.flags & flag::OR != 0;
     let mut next = index.wrapping_add(1);

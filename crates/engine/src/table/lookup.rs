@@ -64,6 +64,31 @@ fn find<K: Kind, M: FlowMemory>(memory: &M, key: &FlowKey, hash: &Hash) -> Optio
     None
 }
 
+/// The control word of a key's live record, by a first look.
+#[inline(always)]
+pub(crate) fn peek<M: FlowMemory>(
+    memory: &M,
+    key: &FlowKey,
+    hash: &Hash,
+    now: Tick,
+) -> Option<Control> {
+    let control = match key.family {
+        Family::V4 => peek_kind::<V4, M>(memory, key, hash),
+        Family::V6 => peek_kind::<V6, M>(memory, key, hash),
+    };
+    let is_live = control.holds_record() && !control.deadline().has_passed(now);
+    is_live.then_some(control)
+}
+
+/// Zero for none.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+#[cfg_attr(not(target_arch = "bpf"), inline)]
+fn peek_kind<K: Kind, M: FlowMemory>(memory: &M, key: &FlowKey, hash: &Hash) -> Control {
+    let place = find::<K, M>(memory, key, hash);
+    let words = place.and_then(|place| K::words(memory, place));
+    words.map_or(Control(0), load_control)
+}
+
 /// As [`lookup`], in one slot alone.
 #[inline(always)]
 pub fn lookup_at<M: FlowMemory>(

@@ -63,6 +63,7 @@ mod transfer;
 use self::tags::Tags;
 
 pub use self::insert::insert;
+pub(crate) use self::lookup::peek;
 pub use self::lookup::{lookup, lookup_at, update};
 pub use self::remove::{confirm, remove};
 pub(crate) use self::steady::{glance, see, update_steady};

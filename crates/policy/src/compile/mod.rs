@@ -9,6 +9,7 @@
 
 mod index;
 mod layout;
+mod lists;
 mod lower;
 mod mangle;
 mod remember;
@@ -186,6 +187,7 @@ pub fn compile(policy: &Policy) -> Result<Compiled, CompileError> {
             }
         }
     }
+    lists::settle(&mut compiled);
     compiled.header.rules = compiled.rules.len() as u32;
     compiled.header.conditions = compiled.conditions.len() as u32;
     compiled.header.cached = remember::choose(&compiled);

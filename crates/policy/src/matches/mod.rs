@@ -12,6 +12,8 @@ mod icmp;
 mod label;
 mod marking;
 mod ports;
+mod rate;
+mod sources;
 mod targets;
 mod tcp;
 mod text;
@@ -25,6 +27,8 @@ use keepstate_engine::condition::{flag, kind};
 use keepstate_engine::policy::Condition;
 use keepstate_engine::tuple::Family;
 
+pub(crate) use sources::{connections_list, list_words};
+pub use sources::{rate_list, recent_list};
 pub use targets::{Note, NoteTarget};
 pub use tcp::TcpFlags;
 pub(crate) use tcp::{tcp_flags, tcp_option};
@@ -485,6 +489,9 @@ const MODULES: &[&Module] = &[
     &frame::PKTTYPE,
     &counted::STATISTIC,
     &counted::LIMIT,
+    &rate::HASHLIMIT,
+    &sources::RECENT,
+    &sources::CONNLIMIT,
     &flow::MARK,
     &flow::CONNMARK,
     &flow::CONNBYTES,

@@ -51,6 +51,12 @@ pub(crate) enum Value {
     /// Seconds since 1970.
     Date(u32),
     Network(crate::network::Network),
+    Address([u32; 4], keepstate_engine::tuple::Family),
+    SourceRate(super::rate::Rate),
+    /// How many seconds' worth of bytes, and of which rate.
+    ByteBurst(u64, super::rate::Rate),
+    /// A number that goes without saying.
+    Silent(u64),
     /// Of a flow, by its number.
     Label(u32),
 }
@@ -104,6 +110,14 @@ impl fmt::Display for Value {
             Self::Burst(packets) => write!(f, "{packets}"),
             Self::TimeOfDay(seconds) => f.write_str(&super::time::time_text(*seconds)),
             Self::Date(seconds) => f.write_str(&super::time::date_text(*seconds, 'T')),
+            Self::Address(address, family) => {
+                f.write_str(&crate::network::address_text(*family, address))
+            }
+            Self::SourceRate(rate) => f.write_str(&rate.text()),
+            Self::ByteBurst(times, rate) => {
+                f.write_str(&super::rate::byte_burst_text(*times, *rate))
+            }
+            Self::Silent(_) => f.write_str(Self::UNSAVED),
             Self::Network(network) => f.write_str(&network.for_listing()),
             Self::Label(number) => write!(f, "\"{}\"", super::label::text(*number)),
         }

@@ -115,8 +115,8 @@ fn what_is_not_known_is_an_error_at_its_place() {
         "1:22: Couldn't load match `contrack' (did you mean `conntrack'?)",
     );
     check(
-        "iptables -A INPUT -m recent --set",
-        "1:22: the match \"recent\" is not supported yet",
+        "iptables -A INPUT -m cpu --cpu 1",
+        "1:22: the match \"cpu\" is not supported yet",
     );
     check(
         "iptables -A INPUT -j TEE",

@@ -913,6 +913,87 @@ fn matches_are_read_and_printed_as_iptables_does() {
     twin.check_listings();
 }
 
+/// What remembers something of each source.
+#[test]
+fn lists_and_rates_are_read_and_printed_alike() {
+    let Some(mut twin) = Twin::new("lists_and_rates_are_read_and_printed_alike") else {
+        return;
+    };
+    twin.check_all(
+        "iptables -N t
+        iptables -A t -m recent --set
+        iptables -A t -m recent --name ssh --rcheck --seconds 60 --hitcount 4 --rttl --rdest
+        iptables -A t -m recent --name ssh ! --update --seconds 60 --reap --mask 255.255.255.0 --rsource
+        iptables -A t -m recent --remove --name x
+        iptables -A t -m recent --name y
+        iptables -A t -m recent --set --rcheck
+        iptables -A t -m recent --set --seconds 5
+        iptables -A t -m recent --set --hitcount 5
+        iptables -A t -m recent --set --rttl
+        iptables -A t -m recent --update --reap
+        iptables -A t -m recent --update --hitcount 0
+        iptables -A t -m recent --update --hitcount 255
+        iptables -A t -m recent --update --seconds 0
+        iptables -A t -m recent --update --seconds 99999999999
+        iptables -A t -m recent --update --mask 255.0.255.0
+        iptables -A t -m recent --set --rsource --rdest
+        iptables -A t -m recent --remove --reap
+        iptables -A t -m recent ! --set --name q
+        iptables -A t -m recent --name z ! --rcheck
+        iptables -A t -m hashlimit --hashlimit-upto 5/min --hashlimit-mode srcip --hashlimit-name ssh
+        iptables -A t -m hashlimit --hashlimit-above 100/sec --hashlimit-burst 200 --hashlimit-mode srcip,dstport --hashlimit-name web --hashlimit-srcmask 24 --hashlimit-htable-expire 30000
+        iptables -A t -m hashlimit --hashlimit-upto 512kb/s --hashlimit-name b
+        iptables -A t -m hashlimit --hashlimit-above 1mb/s --hashlimit-burst 2mb --hashlimit-name b2 --hashlimit-mode dstip
+        iptables -A t -m hashlimit --hashlimit 3/hour --hashlimit-name c --hashlimit-mode srcip,srcport,dstip,dstport --hashlimit-htable-size 100 --hashlimit-htable-max 200 --hashlimit-htable-gcinterval 500 --hashlimit-dstmask 16
+        iptables -A t -m hashlimit --hashlimit-upto 10/sec --hashlimit-name d --hashlimit-rate-match --hashlimit-rate-interval 5
+        iptables -A t -m hashlimit --hashlimit-upto 10/sec --hashlimit-name e --hashlimit-rate-match
+        iptables -A t -m hashlimit --hashlimit-above 100kb/s --hashlimit-name f --hashlimit-rate-match --hashlimit-rate-interval 2
+        iptables -A t -m hashlimit --hashlimit-above 100b/s --hashlimit-name g
+        iptables -A t -m hashlimit ! --hashlimit-upto 5/min --hashlimit-name h
+        iptables -A t -m hashlimit --hashlimit-name h
+        iptables -A t -m hashlimit --hashlimit-upto 5/min
+        iptables -A t -m hashlimit --hashlimit-upto 0/min --hashlimit-name h2
+        iptables -A t -m hashlimit --hashlimit-upto 5/fortnight --hashlimit-name h2
+        iptables -A t -m hashlimit --hashlimit-upto 99999999/sec --hashlimit-name h2
+        iptables -A t -m hashlimit --hashlimit-upto 5/day --hashlimit-burst 0 --hashlimit-name h2
+        iptables -A t -m hashlimit --hashlimit-upto 5/day --hashlimit-burst 1000001 --hashlimit-name h3
+        iptables -A t -m hashlimit --hashlimit-upto 5/day --hashlimit-mode foo --hashlimit-name h5
+        iptables -A t -m hashlimit --hashlimit-upto 5/day --hashlimit-mode srcip,srcip --hashlimit-name h6
+        iptables -A t -m hashlimit --hashlimit-upto 5/day --hashlimit-srcmask 24 --hashlimit-name h8
+        iptables -A t -m hashlimit --hashlimit-upto 7/min --hashlimit-name h9 --hashlimit-htable-expire 60000
+        iptables -A t -m hashlimit --hashlimit-upto 120/min --hashlimit-name i0
+        iptables -A t -m hashlimit --hashlimit-upto 1000000/sec --hashlimit-name i1
+        iptables -A t -m hashlimit --hashlimit-upto 1000001/sec --hashlimit-name i2
+        iptables -A t -m hashlimit --hashlimit-upto 3mb/s --hashlimit-burst 1kb --hashlimit-name i3
+        iptables -A t -m hashlimit --hashlimit-upto 3mb/s --hashlimit-burst 10 --hashlimit-name i4
+        iptables -A t -m hashlimit --hashlimit-upto 3000b/s --hashlimit-burst 10kb --hashlimit-name i5
+        iptables -A t -m hashlimit --hashlimit-upto 5/s --hashlimit-burst 10kb --hashlimit-name i6
+        iptables -A t -m hashlimit --hashlimit-upto 5/s --hashlimit-above 3/s --hashlimit-name i7
+        iptables -A t -m hashlimit --hashlimit-upto 5000mb/s --hashlimit-name i8
+        iptables -A t -m hashlimit --hashlimit-upto 10b/s --hashlimit-name i9
+        iptables -A t -m hashlimit --hashlimit-upto 5/s --hashlimit-name n --hashlimit-rate-interval 4
+        iptables -A t -p tcp --syn -m connlimit --connlimit-above 3
+        iptables -A t -m connlimit --connlimit-upto 10 --connlimit-mask 24 --connlimit-daddr
+        iptables -A t -m connlimit ! --connlimit-above 5 --connlimit-saddr
+        iptables -A t -m connlimit ! --connlimit-upto 5 --connlimit-mask 0
+        iptables -A t -m connlimit
+        iptables -A t -m connlimit --connlimit-above 3 --connlimit-upto 3
+        iptables -A t -m connlimit --connlimit-above 3 --connlimit-saddr --connlimit-daddr
+        iptables -A t -m connlimit --connlimit-above x
+        iptables -A t -m connlimit --connlimit-above 4294967295
+        iptables -A t -m connlimit --connlimit-above 4294967296
+        ip6tables -N t
+        ip6tables -A t -m recent --set
+        ip6tables -A t -m recent --set --mask ffff:ffff:ffff:: --name o --rdest
+        ip6tables -A t -m connlimit --connlimit-above 3 --connlimit-mask 64
+        ip6tables -A t -m connlimit --connlimit-above 3 --connlimit-mask 129
+        ip6tables -A t -m connlimit --connlimit-upto 3
+        ip6tables -A t -m hashlimit --hashlimit-upto 5/s --hashlimit-name n --hashlimit-mode srcip --hashlimit-srcmask 64
+        ip6tables -A t -m hashlimit --hashlimit-upto 5/s --hashlimit-name n2 --hashlimit-mode srcip --hashlimit-srcmask 129",
+    );
+    twin.check_listings();
+}
+
 #[test]
 fn targets_are_read_and_printed_as_iptables_does() {
     let Some(mut twin) = Twin::new("targets_are_read_and_printed_as_iptables_does") else {
