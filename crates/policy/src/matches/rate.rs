@@ -129,7 +129,7 @@ impl Rate {
         if self.is_bytes {
             let bytes = self.bytes();
             let mut units = BYTE_UNITS.iter();
-            let unit = units.find(|(_, size)| bytes >= *size && bytes % size == 0);
+            let unit = units.find(|(_, size)| bytes >= *size && bytes.is_multiple_of(*size));
             let (name, size) = unit.unwrap_or(&("b", 1));
             return (format!("{}{name}/s", bytes / size), BYTE_SECONDS);
         }
