@@ -11,8 +11,8 @@ use anyhow::{Context as _, bail, ensure};
 use crate::shell;
 
 const TARGET: &str = "x86_64-unknown-linux-musl";
-/// Cargo's subcommands that write packages, and the version that is known to do.
-const MAKERS: [(&str, &str); 2] = [("cargo-deb", "3.8"), ("cargo-generate-rpm", "0.21")];
+/// Cargo's subcommands that write packages, and the versions that are known to do.
+const MAKERS: [(&str, &str); 2] = [("cargo-deb", "~3.8"), ("cargo-generate-rpm", "~0.21")];
 const COMPLETIONS: [(&str, &str); 3] = [
     ("bash", "keepstate.bash"),
     ("zsh", "_keepstate"),
