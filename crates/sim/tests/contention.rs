@@ -3,8 +3,8 @@
 use std::cell::Cell;
 
 use keepstate_engine::host::{FlowMemory, Words};
-use keepstate_engine::process::{Arrival, Checksums, Outcome, Path};
 use keepstate_engine::limits::SLOTS_PER_BUCKET;
+use keepstate_engine::process::{Arrival, Checksums, Outcome, Path};
 use keepstate_engine::record::{CONTROL_WORD, Control};
 use keepstate_engine::settings::Settings;
 use keepstate_engine::table::gauges;
