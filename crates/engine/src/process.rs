@@ -498,10 +498,10 @@ fn again<H: Host>(host: &H, scratch: &mut Scratch, reason: Reason) -> Stage {
 /// As [`again`], for a packet whose record was changed by others. It need not be dropped.
 #[inline(always)]
 fn unwritten<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
-    if scratch.rounds + 1 >= ROUNDS_MAX {
-        if let Some(stage) = unseen::pass(host, scratch) {
-            return stage;
-        }
+    if scratch.rounds + 1 >= ROUNDS_MAX
+        && let Some(stage) = unseen::pass(host, scratch)
+    {
+        return stage;
     }
     again(host, scratch, Reason::RecordBusy)
 }
