@@ -48,5 +48,6 @@ pub mod trace;
 mod track;
 mod trial;
 pub mod tuple;
+mod unseen;
 pub mod verdict;
 pub mod wire;

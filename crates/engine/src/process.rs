@@ -35,6 +35,7 @@ use crate::time::Tick;
 use crate::trace::Step;
 use crate::track::{self, Flow, Purpose, Sight, Tracked, WarmUse};
 use crate::tuple::{Family, Oriented};
+use crate::unseen;
 use crate::verdict::{Reason, State, Verdict};
 use crate::wire::{self, Extensions, Fragment, Link, PacketInfo, Unparsed};
 
@@ -257,7 +258,7 @@ pub(crate) enum OtherTable {
 
 /// How often a packet is tracked again because another CPU made, changed or removed its record in
 /// between. Each round means that another packet of the same flow got through.
-const ROUNDS_MAX: u32 = 4;
+pub(crate) const ROUNDS_MAX: u32 = 4;
 
 /// Steps that a packet can take at most: all of them in each round, with two tables to look into, and
 /// twice where a connection is opened again.
@@ -413,9 +414,10 @@ pub fn step<P: Packet, H: Host>(
         Stage::Elsewhere => track::look_elsewhere(host, scratch),
         Stage::Advance => track::advance(&run, scratch),
         Stage::Associate => associate::advance(&run, scratch),
-        Stage::Write => {
-            track::write(host, scratch).unwrap_or_else(|| again(host, scratch, Reason::RecordBusy))
-        }
+        Stage::Write => match track::write(host, scratch) {
+            Some(stage) => stage,
+            None => unwritten(host, scratch),
+        },
         Stage::Judge => judge(host, arrival.path, scratch),
         Stage::Insert => insert(host, scratch),
         Stage::Conclude => conclude(host, scratch),
@@ -491,6 +493,17 @@ fn again<H: Host>(host: &H, scratch: &mut Scratch, reason: Reason) -> Stage {
     host.trace(Step::Verdict(Verdict::Drop));
     emit_refusal(host, scratch);
     Stage::Done
+}
+
+/// As [`again`], for a packet whose record was changed by others. It need not be dropped.
+#[inline(always)]
+fn unwritten<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
+    if scratch.rounds + 1 >= ROUNDS_MAX
+        && let Some(stage) = unseen::pass(host, scratch)
+    {
+        return stage;
+    }
+    again(host, scratch, Reason::RecordBusy)
 }
 
 #[inline(always)]

@@ -16,10 +16,11 @@ use crate::record::{
     ASSIGNED, CachedOutcomes, Control, EXPECTED, FlowAssigned, Record, SEEN_REPLY, Warm,
 };
 use crate::settings::{SETTING_NEWER_TABLE, SETTING_OLDER_TABLE, TimeoutPolicy};
-use crate::table::{self, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Place, Seen, gauges};
+use crate::table::{self, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Place, Seen};
 use crate::tell::{changed, emit, emit_displaced};
 use crate::trace::Step;
 use crate::tuple::{Direction, Family, rest};
+use crate::unseen;
 use crate::verdict::{Reason, State};
 use crate::wire;
 
@@ -201,7 +202,7 @@ pub(crate) fn look<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
             Stage::Conclude
         }
         (Purpose::Flow, Sight::Busy) => {
-            count(host.flows(), gauges::BUSY);
+            unseen::note(host, scratch.hash.id, scratch.now);
             let tracked = Tracked {
                 state: State::Established,
                 reason: None,
@@ -286,6 +287,7 @@ pub(crate) fn advance<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scr
     scratch.uses_warm = read_warm(run.host, scratch);
     scratch.given = helper::given(run.host, scratch.seen.place, &scratch.record);
     scratch.record.timeouts = TimeoutPolicy(scratch.given.timeout());
+    unseen::forgets_windows(scratch);
     scratch.tracked = Tracked {
         state: state_of(&scratch.record, direction),
         reason: None,
@@ -295,6 +297,9 @@ pub(crate) fn advance<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scr
         info, record, warm, ..
     } = scratch;
     scratch.advance = conntrack::advance(run, info, direction, record, warm);
+    if unseen::may_explain(run.host, scratch) {
+        return Stage::Look;
+    }
     Stage::Write
 }
 
