@@ -16,7 +16,7 @@ use keepstate_engine::settings::Settings;
 use keepstate_engine::verdict::REASON_COUNTERS;
 
 /// Version of everything in this file.
-pub const LAYOUT: u32 = 5;
+pub const LAYOUT: u32 = 6;
 
 /// Two policies: the one in force, and the one being written.
 pub const POLICY_SLOTS: u32 = 2;
