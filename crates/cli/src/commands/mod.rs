@@ -7,6 +7,7 @@ mod check;
 mod confirm;
 mod cookies;
 mod daemon;
+mod defence;
 mod demo;
 mod diff;
 mod doctor;
@@ -19,6 +20,7 @@ mod profile;
 mod replay;
 mod save;
 mod shell;
+mod simulate;
 mod status;
 mod template;
 mod timeout;
@@ -64,6 +66,7 @@ enum Command {
     Events(events::Arguments),
     Explain(explain::Arguments),
     Replay(replay::Arguments),
+    Simulate(simulate::Arguments),
     Daemon(daemon::Arguments),
     /// List, make, change, remove and follow flows, with the command line of conntrack.
     #[command(disable_help_flag = true)]
@@ -92,6 +95,7 @@ enum Command {
     Ban(ban::Arguments),
     NeverBan(ban::NeverArguments),
     Cookies(cookies::Arguments),
+    Defence(defence::Arguments),
     Profile(profile::Arguments),
     Timeout(timeout::Arguments),
     /// Read and set the knobs of the tracker, with the command line of sysctl.
@@ -142,6 +146,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Daemon(arguments) => daemon::run(&arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Replay(arguments) => replay::run(arguments),
+        Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Iptables(words) => words.run("iptables"),
         Command::Ip6tables(words) => words.run("ip6tables"),
         Command::IptablesSave(words) => words.run("iptables-save"),
@@ -151,6 +156,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Ban(arguments) => ban::run(&arguments),
         Command::NeverBan(arguments) => ban::run_never(&arguments),
         Command::Cookies(arguments) => cookies::run(&arguments),
+        Command::Defence(arguments) => defence::run(&arguments),
         Command::Profile(arguments) => profile::run(&arguments),
         Command::Timeout(arguments) => timeout::run(&arguments),
         Command::Sysctl { options } => {

@@ -21,7 +21,8 @@ use super::connection::{Output, failure};
 use super::plane::PlaneError;
 use super::rules::ApplyError;
 use super::{
-    Origin, Shared, bans, commands, cookies, edit, expectations, flows, survey, sysctl, timeouts,
+    Origin, Shared, bans, commands, cookies, defence, edit, expectations, flows, survey, sysctl,
+    timeouts,
 };
 
 /// Answers one request, all but those that end the conversation. Errors are the client's.
@@ -89,6 +90,9 @@ pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> 
         Request::FlushBans { list } => Ok(bans::flush(shared, list)),
         Request::Cookies => cookies::status(shared).map(Reply::Cookies),
         Request::SetCookies { mode, high, low } => cookies::set(shared, mode, high, low),
+        Request::Defence => defence::status(shared),
+        Request::SetDefence { mode } => defence::set_mode(shared, mode),
+        Request::UndoDefence { step } => Ok(defence::undo(shared, step)),
         Request::SetSysctl { assignment } => Ok(sysctl::set(shared, &assignment)),
         Request::Events { .. } | Request::ReadOnly | Request::Shutdown { .. } => {
             unreachable!("answered by the connection itself")
