@@ -121,7 +121,7 @@ impl Defence {
         orders.extend(self.end(StepState::Over, |step| {
             step.state == StepState::Active && step.until <= now
         }));
-        self.view.fade();
+        self.view.fade(now);
         self.forget();
         orders
     }

@@ -188,10 +188,17 @@ pub(crate) fn next(situation: &Situation<'_>, tried: &[Rung]) -> Option<Choice> 
 }
 
 fn limit(situation: &Situation<'_>) -> Option<Choice> {
-    let Situation { attack, exempt, .. } = situation;
+    let Situation {
+        attack,
+        view,
+        exempt,
+        ..
+    } = situation;
+    let before = attack.began.saturating_sub(KNOWN_SECONDS);
+    // Where clients are too, a limit would be theirs as well.
+    let may = |network: &Network| exempt.of(network).is_none() && !view.is_known(network, before);
     let named = attack.heavy.iter().map(|source| source.network);
-    let named = named.filter(|network| exempt.of(network).is_none());
-    let named: Vec<Network> = named.take(LIMITED_MAX).collect();
+    let named: Vec<Network> = named.filter(may).take(LIMITED_MAX).collect();
     let first = named.first()?;
     let (is_v4, length) = (first.is_v4(), first.length());
     if exempt.0.len() > EXEMPT_RULES_MAX {

@@ -271,6 +271,7 @@ mod tests {
         for number in 0..1000 {
             modes.add(if number % 10 == 0 { number } else { 40 }, 1.0);
         }
+        // 40 itself is one of the hundred others.
         let (value, share) = modes.top().expect("some");
         assert!(value == 40 && (0.85..0.91).contains(&share), "{share}");
         assert!(modes.share(40) >= 0.9);

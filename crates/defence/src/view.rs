@@ -59,9 +59,9 @@ impl Counts {
     }
 
     fn fade(&mut self) {
-        for count in self.seen.iter_mut().chain(&mut self.passed) {
-            *count *= FADE;
-        }
+        self.seen.iter_mut().for_each(|count| *count *= FADE);
+        // What a step has stopped must not be seen in it a second later.
+        self.passed = [0.0; SIGNALS];
         self.samples.iter_mut().for_each(|count| *count *= FADE);
         self.completions *= FADE;
         self.completed *= FADE;
@@ -82,8 +82,9 @@ impl Counts {
         rate(self.seen[signal as usize])
     }
 
-    pub(crate) fn passed(&self, signal: Signal) -> f64 {
-        rate(self.passed[signal as usize])
+    /// Of the second that ends.
+    pub(crate) const fn passed(&self, signal: Signal) -> f64 {
+        self.passed[signal as usize]
     }
 
     /// Packets a second that nothing answers: each answered flow may have sent its first packet more than once.
@@ -287,11 +288,11 @@ impl View {
     }
 
     /// Ends a second.
-    pub(crate) fn fade(&mut self) {
-        self.seconds += 1;
+    pub(crate) fn fade(&mut self, now: u64) {
+        let turns = now / PORT_SECONDS != self.seconds / PORT_SECONDS;
+        self.seconds = now;
         self.all.fade();
         self.targets.fade(FADE, Target::fade);
-        let turns = self.seconds.is_multiple_of(PORT_SECONDS);
         for sketch in self.v4.iter_mut().chain(&mut self.v6) {
             sketch.fade(FADE, |sender| {
                 sender.counts.fade();

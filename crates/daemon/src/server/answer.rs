@@ -11,7 +11,9 @@ use keepstate_api::{
 };
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::record::Record;
-use keepstate_engine::settings::{SETTING_DROP_EVENTS, SETTING_FLOW_EVENTS, Settings};
+use keepstate_engine::settings::{
+    SETTING_DROP_EVENTS, SETTING_FLOW_EVENTS, SETTING_SAMPLES, Settings,
+};
 use keepstate_engine::table::{self, Lookup, gauges};
 use keepstate_engine::tuple::{Side, Tuple, is_icmp};
 use keepstate_engine::verdict::Reason;
@@ -233,7 +235,7 @@ fn policy_text(shared: &Shared) -> Result<PolicyText, PlaneError> {
 
 fn running(shared: &Shared, query: Option<Query>) -> Result<Reply, PlaneError> {
     let settings = shared.plane.settings();
-    let told = SETTING_FLOW_EVENTS | SETTING_DROP_EVENTS;
+    let told = SETTING_FLOW_EVENTS | SETTING_DROP_EVENTS | SETTING_SAMPLES;
     Ok(Reply::Running(Box::new(Running {
         policy: policy_text(shared)?,
         flags: settings.flags & !told,

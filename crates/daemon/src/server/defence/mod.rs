@@ -42,7 +42,7 @@ const RULES_SECONDS: u64 = 5;
 /// Samples of a second that are kept; what comes beyond counts as lost.
 const SAMPLES_MAX: usize = 65_536;
 
-/// Attacks that are told of to clients.
+/// Buckets that are read before the clock is looked at again.
 const BUCKETS_PER_STEP: u32 = 1024;
 
 /// The defence, its hands, and what has been sampled since its last second.
