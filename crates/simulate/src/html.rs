@@ -9,6 +9,7 @@ const HEIGHT: f64 = 220.0;
 const LEFT: f64 = 70.0;
 const BOTTOM: f64 = 24.0;
 const TOP: f64 = 12.0;
+const MARGIN: f64 = 24.0;
 
 /// A line of a plot.
 struct Line {
@@ -91,7 +92,7 @@ pub fn html(report: &Report) -> String {
          body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 960px; margin: 2em auto; padding: 0 1em; \
          color: #1b1b1b; background: #fff }}\n\
          h2 {{ font-size: 1.05em; margin: 1.6em 0 .3em }}\n\
-         pre {{ background: #f4f4f4; padding: 1em; overflow-x: auto; font-size: 13px }}\n\
+         pre {{ background: #f4f4f4; padding: 1em; white-space: pre-wrap; font-size: 13px }}\n\
          svg text {{ font: 11px system-ui, sans-serif; fill: #444 }}\n</style></head><body>\n\
          <h1>{title}</h1>\n{}\n<h2>Report</h2>\n<pre>{}</pre>\n</body></html>\n",
         plots.join("\n"),
@@ -107,7 +108,7 @@ fn plot(report: &Report, title: &str, scale: Scale, lines: &[Line]) -> String {
         Scale::Linear => value / most,
         Scale::Logarithmic => value.max(1.0).ln() / most.max(2.0).ln(),
     };
-    let x = |second: f64| LEFT + second / f64::from(report.seconds) * (WIDTH - LEFT - 10.0);
+    let x = |second: f64| LEFT + second / f64::from(report.seconds) * (WIDTH - LEFT - MARGIN);
     let y = |value: f64| TOP + (1.0 - height(value)) * (HEIGHT - TOP - BOTTOM);
     let mut svg = format!(
         "<h2>{title}</h2>\n<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\">\n"
@@ -117,7 +118,7 @@ fn plot(report: &Report, title: &str, scale: Scale, lines: &[Line]) -> String {
             svg,
             "<line x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{1:.1}\" y2=\"{1:.1}\" stroke=\"#ddd\"/>\
              <text x=\"{2}\" y=\"{3:.1}\" text-anchor=\"end\">{4}</text>",
-            WIDTH - 10.0,
+            WIDTH - MARGIN,
             y(mark),
             LEFT - 6.0,
             y(mark) + 4.0,
