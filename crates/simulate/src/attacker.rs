@@ -97,20 +97,9 @@ impl Attacker {
         };
         let packet = match self.plan.kind {
             PlanKind::Syn | PlanKind::Connections | PlanKind::Slow => {
-                let mut syn = tcp(SYN, [high_port, port], payload(20, 0));
-                let answer = Tcp {
-                    source_port: port,
-                    destination_port: high_port,
-                    sequence: !number,
-                    acknowledgement: number.wrapping_add(1),
-                    flags: SYN | ACK,
-                    window: 64_000,
-                    ..Tcp::default()
-                };
-                syn.checksum = Default::default();
                 return Struck {
-                    ip: syn.ip(),
-                    answer: Some(Packet::new(ends[1], ends[0], Body::Tcp(answer)).ip()),
+                    ip: tcp(SYN, [high_port, port], payload(20, 0)).ip(),
+                    answer: Some(syn_ack(ends, [high_port, port], number).ip()),
                 };
             }
             PlanKind::SynAck => tcp(SYN | ACK, [port, high_port], payload(20, 0)),
@@ -149,6 +138,20 @@ impl Attacker {
             answer: None,
         }
     }
+}
+
+/// What the server says to a SYN.
+fn syn_ack(ends: [IpAddr; 2], ports: [u16; 2], number: u32) -> Packet {
+    let body = Tcp {
+        source_port: ports[1],
+        destination_port: ports[0],
+        sequence: !number,
+        acknowledgement: number.wrapping_add(1),
+        flags: SYN | ACK,
+        window: 64_000,
+        ..Tcp::default()
+    };
+    Packet::new(ends[1], ends[0], Body::Tcp(body))
 }
 
 struct Struck {
