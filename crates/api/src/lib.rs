@@ -11,6 +11,7 @@
 mod ban;
 mod client;
 mod cookies;
+mod defence;
 mod edit;
 mod event;
 mod expectation;
@@ -28,6 +29,7 @@ pub use self::ban::{
 };
 pub use self::client::{Client, ClientError};
 pub use self::cookies::{CookieMode, CookieStatus};
+pub use self::defence::DefenceStatus;
 pub use self::edit::{FlowChange, MarkChange, NewExpectation, NewFlow, Unable};
 pub use self::event::{Event, EventKind, EventKinds, PacketEvent, Program, WindowEvent};
 pub use self::expectation::{Ends, Expectation};

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ban::{Ban, BanList, Banned, Prefix};
 use crate::cookies::{CookieMode, CookieStatus};
+use crate::defence::DefenceStatus;
 use crate::edit::{FlowChange, NewExpectation, NewFlow, Unable};
 use crate::event::{Event, EventKinds};
 use crate::expectation::Expectation;
@@ -13,7 +14,7 @@ use crate::status::{RulesText, Status};
 use crate::survey::{Order, Survey};
 
 /// Version of everything in this crate that crosses the socket. A client refuses another.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 /// The first line, from the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,6 +131,13 @@ pub enum Request {
         high: Option<u32>,
         low: Option<u32>,
     },
+    /// Answered by [`Reply::Defence`].
+    Defence,
+    /// Says what is done about floods. Answered by [`Reply::Defence`].
+    SetDefence { mode: keepstate_defence::Mode },
+    /// Undoes a step of the ladder, or all that are in force; they are not taken again against the same attack.
+    /// Answered by [`Reply::Undone`].
+    UndoDefence { step: Option<u32> },
     /// Answered by [`Reply::Done`]; then the daemon ends.
     Shutdown { leave: Shutdown },
 }
@@ -152,6 +160,7 @@ impl Request {
             | Self::Sysctl { .. }
             | Self::Bans { .. }
             | Self::Cookies
+            | Self::Defence
             | Self::TimeoutPolicies => true,
             Self::Apply { mode, .. } => matches!(mode, ApplyMode::Check),
             // Whether a command of iptables changes something only its arguments say.
@@ -169,6 +178,8 @@ impl Request {
             | Self::Unban { .. }
             | Self::FlushBans { .. }
             | Self::SetCookies { .. }
+            | Self::SetDefence { .. }
+            | Self::UndoDefence { .. }
             | Self::RemoveExpectation { .. }
             | Self::FlushExpectations
             | Self::SetSysctl { .. }
@@ -272,6 +283,11 @@ pub enum Reply {
     },
     Ban(Ban),
     Cookies(Box<CookieStatus>),
+    Defence(Box<DefenceStatus>),
+    /// Steps that were in force.
+    Undone {
+        steps: u32,
+    },
     FlowsEnd {
         shown: u64,
     },

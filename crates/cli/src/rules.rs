@@ -9,7 +9,7 @@ use clap::Args;
 use keepstate_engine::tuple::Family;
 use keepstate_policy::model::Interface;
 use keepstate_policy::{Compiled, FileKind, Parsed, Policy, Style, compile, parse_rules};
-use keepstate_sim::plane::{LoadedPolicy, RuleName};
+pub(crate) use keepstate_simulate::loaded;
 
 #[derive(Debug, Args)]
 pub(crate) struct RuleArguments {
@@ -80,27 +80,6 @@ pub(crate) fn read(file: &Path) -> anyhow::Result<String> {
     };
     let bytes = bytes.with_context(|| file.display().to_string())?;
     String::from_utf8(bytes).with_context(|| format!("{}: not text", file.display()))
-}
-
-/// The policy as the engine takes it, with its names; without one, everything is accepted.
-pub(crate) fn loaded(compiled: Option<&Compiled>) -> LoadedPolicy {
-    let Some(compiled) = compiled else {
-        return LoadedPolicy::NONE;
-    };
-    let names = compiled.sources.iter().map(|source| {
-        let chain = compiled.chains.get(source.chain as usize);
-        RuleName {
-            chain: chain.map(|chain| chain.name.clone()).unwrap_or_default(),
-            text: source.text.clone(),
-        }
-    });
-    LoadedPolicy {
-        header: compiled.header,
-        rules: compiled.rules.clone(),
-        conditions: compiled.conditions.clone(),
-        index: compiled.index.clone(),
-        names: names.collect(),
-    }
 }
 
 /// A bit for each interface pattern of the policy that the name matches.

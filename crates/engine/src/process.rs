@@ -27,6 +27,7 @@ use crate::policy::{Assigned, DependsOn, Progress};
 use crate::raw;
 use crate::record::{FlowAssigned, Record, Warm};
 use crate::reject;
+use crate::sample::{self, Noted};
 use crate::settings::SETTING_DROP_EVENTS;
 pub use crate::stage::Stage;
 use crate::steady;
@@ -523,10 +524,25 @@ fn conclude<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
     }
     host.trace(Step::Verdict(scratch.outcome.verdict));
     emit_refusal(host, scratch);
+    if let Some(noted) = noted(scratch) {
+        sample::note(host, scratch, noted);
+    }
     if matches!(scratch.info.fragment, Fragment::First) {
         return Stage::Settle;
     }
     Stage::Done
+}
+
+/// What a packet that was let through is to whoever counts new flows.
+const fn noted(scratch: &Scratch) -> Option<Noted> {
+    if scratch.outcome.reason.is_some() {
+        return None;
+    }
+    match (scratch.cookie, scratch.outcome.state) {
+        (cookie::Part::Proven, _) => Some(Noted::Completed),
+        (_, State::New) => Some(Noted::New),
+        _ => None,
+    }
 }
 
 /// The end of a packet that [`Outcome::refused`] before the rules.
@@ -572,6 +588,7 @@ fn emit_refusal<H: Host>(host: &H, scratch: &Scratch) {
     let Some(reason) = scratch.outcome.reason else {
         return;
     };
+    sample::note(host, scratch, Noted::Refused);
     let settings = host.settings();
     let is_logged = matches!(scratch.outcome.state, State::Invalid)
         && settings.logs_invalid(scratch.info.protocol);

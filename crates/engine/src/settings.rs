@@ -98,6 +98,9 @@ pub const SETTING_BANS: u32 = 1 << 13;
 /// SYN cookies are or may be sent, see [`CookieSettings::mode`].
 pub const SETTING_COOKIES: u32 = 1 << 14;
 
+/// Packets are sampled, see [`crate::sample`].
+pub const SETTING_SAMPLES: u32 = 1 << 15;
+
 /// [`CookieSettings::mode`]: while more flows are half-open than there should be.
 pub const COOKIES_AUTO: u32 = 1;
 /// [`CookieSettings::mode`]: for every SYN that the rules accept.
@@ -155,6 +158,16 @@ pub struct Settings {
     pub fragments: [FragmentSettings; 2],
     pub bans: BanSettings,
     pub cookies: CookieSettings,
+    pub samples: SampleSettings,
+}
+
+/// Which packets are sampled, see [`crate::sample`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct SampleSettings {
+    /// Those whose random number has none of these bits: one less than a power of two.
+    pub mask: u32,
+    pub reserved: u32,
 }
 
 /// What packets know of the table of bans, see [`crate::ban`].
@@ -260,6 +273,10 @@ impl Settings {
                 options: 0,
                 scale: 7,
                 window: 64_000,
+            },
+            samples: SampleSettings {
+                mask: 0,
+                reserved: 0,
             },
         }
     }

@@ -13,8 +13,9 @@ use crate::host::{FlowMemory, Host, Packet, Words};
 use crate::process::{Arrival, OtherTable, Run, Scratch, Stage};
 use crate::quoted;
 use crate::record::{
-    ASSIGNED, CachedOutcomes, Control, EXPECTED, FlowAssigned, Record, SEEN_REPLY, Warm,
+    ASSIGNED, ASSURED, CachedOutcomes, Control, EXPECTED, FlowAssigned, Record, SEEN_REPLY, Warm,
 };
+use crate::sample::{self, Noted};
 use crate::settings::{SETTING_NEWER_TABLE, SETTING_OLDER_TABLE, TimeoutPolicy};
 use crate::table::{self, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Place, Seen};
 use crate::tell::{changed, emit, emit_displaced};
@@ -466,8 +467,20 @@ pub(crate) fn write_back<H: Host>(host: &H, scratch: &mut Scratch) -> Option<()>
             old_state != scratch.record.tcp_state,
         );
         emit(host, EventKind::Update, scratch, control, events);
+        note_progress(host, scratch, old_status);
     }
     Some(())
+}
+
+/// Where the other end has answered, or shown that it meant to.
+#[inline(always)]
+fn note_progress<H: Host>(host: &H, scratch: &Scratch, old: u8) {
+    let gained = scratch.record.status & !old;
+    if gained & ASSURED != 0 {
+        sample::note(host, scratch, Noted::Completed);
+    } else if gained & SEEN_REPLY != 0 {
+        sample::note(host, scratch, Noted::Replied);
+    }
 }
 
 /// What was found, for the table.

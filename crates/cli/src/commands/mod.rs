@@ -8,6 +8,7 @@ mod completions;
 mod confirm;
 mod cookies;
 mod daemon;
+mod defence;
 mod demo;
 mod diff;
 mod doctor;
@@ -20,6 +21,7 @@ mod profile;
 mod replay;
 mod save;
 mod shell;
+mod simulate;
 mod status;
 mod template;
 mod timeout;
@@ -65,6 +67,7 @@ enum Command {
     Events(events::Arguments),
     Explain(explain::Arguments),
     Replay(replay::Arguments),
+    Simulate(simulate::Arguments),
     Daemon(daemon::Arguments),
     /// List, make, change, remove and follow flows, with the command line of conntrack.
     #[command(disable_help_flag = true)]
@@ -93,6 +96,7 @@ enum Command {
     Ban(ban::Arguments),
     NeverBan(ban::NeverArguments),
     Cookies(cookies::Arguments),
+    Defence(defence::Arguments),
     Completions(completions::Arguments),
     Manual(completions::ManualArguments),
     Profile(profile::Arguments),
@@ -145,6 +149,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Daemon(arguments) => daemon::run(&arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Replay(arguments) => replay::run(arguments),
+        Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Iptables(words) => words.run("iptables"),
         Command::Ip6tables(words) => words.run("ip6tables"),
         Command::IptablesSave(words) => words.run("iptables-save"),
@@ -154,6 +159,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Ban(arguments) => ban::run(&arguments),
         Command::NeverBan(arguments) => ban::run_never(&arguments),
         Command::Cookies(arguments) => cookies::run(&arguments),
+        Command::Defence(arguments) => defence::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Manual(arguments) => completions::run_manual(&arguments),
         Command::Profile(arguments) => profile::run(&arguments),

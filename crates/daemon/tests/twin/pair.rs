@@ -17,7 +17,8 @@ use keepstate_engine::process::{Arrival, Checksums, Outcome, Path};
 use keepstate_engine::record::{ASSIGNED, CONTROL_WORD, Control, SlotState};
 use keepstate_engine::reject::build;
 use keepstate_engine::settings::{
-    SETTING_ACCOUNTING, SETTING_DROP_EVENTS, SETTING_FLOW_EVENTS, SETTING_TIMESTAMP, Settings,
+    SETTING_ACCOUNTING, SETTING_DROP_EVENTS, SETTING_FLOW_EVENTS, SETTING_SAMPLES,
+    SETTING_TIMESTAMP, Settings,
 };
 use keepstate_engine::table::{self, gauges};
 use keepstate_engine::time::Tick;
@@ -89,7 +90,7 @@ pub(crate) fn settings() -> Settings {
     let mut settings = Settings::defaults(FLOWS_MAX, [buckets, buckets]);
     settings.bans.buckets = BAN_BUCKETS;
     settings.flags |= SETTING_ACCOUNTING | SETTING_TIMESTAMP;
-    settings.flags |= SETTING_FLOW_EVENTS | SETTING_DROP_EVENTS;
+    settings.flags |= SETTING_FLOW_EVENTS | SETTING_DROP_EVENTS | SETTING_SAMPLES;
     for (index, key) in settings.hash_keys.iter_mut().enumerate() {
         *key = 0x9e37_79b9_u32.wrapping_mul(index as u32 * 2 + 1);
     }
