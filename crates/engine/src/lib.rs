@@ -38,6 +38,7 @@ mod quoted;
 mod raw;
 pub mod record;
 pub mod reject;
+pub mod set;
 pub mod settings;
 mod stage;
 mod steady;

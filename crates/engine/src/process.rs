@@ -27,6 +27,7 @@ use crate::policy::{Assigned, DependsOn, Progress};
 use crate::raw;
 use crate::record::{FlowAssigned, Record, Warm};
 use crate::reject;
+use crate::set;
 use crate::settings::SETTING_DROP_EVENTS;
 pub use crate::stage::Stage;
 use crate::steady;
@@ -121,6 +122,8 @@ pub struct Scratch {
     pub(crate) scan: Scan,
     /// A search in what rules remember of sources.
     pub(crate) meter: Meter,
+    /// A search in a set.
+    pub(crate) members: set::Search,
     /// Mark of the packet, see [`Host::mark`].
     pub(crate) mark: u32,
     /// What is told of the packet beside events.
@@ -223,6 +226,7 @@ impl Default for Scratch {
             walk: Progress::START,
             scan: Scan::NOTHING,
             meter: Meter::NOTHING,
+            members: set::Search::NOTHING,
             mark: 0,
             notice: Notice::NOTHING,
             assigned: Assigned::NOTHING,

@@ -155,6 +155,16 @@ pub struct Settings {
     pub fragments: [FragmentSettings; 2],
     pub bans: BanSettings,
     pub cookies: CookieSettings,
+    pub sets: SetSettings,
+}
+
+/// What packets know of the table of sets, see [`crate::set`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct SetSettings {
+    /// Of the table.
+    pub buckets: u32,
+    pub reserved: u32,
 }
 
 /// What packets know of the table of bans, see [`crate::ban`].
@@ -260,6 +270,10 @@ impl Settings {
                 options: 0,
                 scale: 7,
                 window: 64_000,
+            },
+            sets: SetSettings {
+                buckets: 1,
+                reserved: 0,
             },
         }
     }
