@@ -55,7 +55,7 @@ pub(crate) fn run(data: &[u8]) {
             hashsize: 64,
             entries_max: ENTRIES_MAX,
         };
-        head::define(&check.flows, number, &[b'a'; 32], &definition);
+        head::define(&check.flows, number, number, &[b'a'; 32], &definition);
     }
     for operation in data.chunks_exact(OPERATION_BYTES) {
         check.operate(operation);

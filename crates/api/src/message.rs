@@ -9,11 +9,12 @@ use crate::event::{Event, EventKinds};
 use crate::expectation::Expectation;
 use crate::filter::Filter;
 use crate::flow::{Flow, RawRecord};
+use crate::set::{SetCommand, SetEntry, SetInfo};
 use crate::status::{RulesText, Status};
 use crate::survey::{Order, Survey};
 
 /// Version of everything in this crate that crosses the socket. A client refuses another.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 /// The first line, from the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,6 +131,20 @@ pub enum Request {
         high: Option<u32>,
         low: Option<u32>,
     },
+    /// Carries out commands on sets, [`crate::SET_COMMANDS_MAX`] at most, up to the first that fails. Answered by
+    /// [`Reply::SetsDone`].
+    Sets {
+        commands: Vec<SetCommand>,
+        /// What is there already, or is not there, is no error.
+        exist: bool,
+    },
+    /// Answered by [`Reply::Set`] for each set, with any number of [`Reply::SetEntries`] behind it, then
+    /// [`Reply::FlowsEnd`].
+    ListSets {
+        name: Option<String>,
+        /// Without entries.
+        terse: bool,
+    },
     /// Answered by [`Reply::Done`]; then the daemon ends.
     Shutdown { leave: Shutdown },
 }
@@ -151,6 +166,7 @@ impl Request {
             | Self::Running { .. }
             | Self::Sysctl { .. }
             | Self::Bans { .. }
+            | Self::ListSets { .. }
             | Self::Cookies
             | Self::TimeoutPolicies => true,
             Self::Apply { mode, .. } => matches!(mode, ApplyMode::Check),
@@ -172,6 +188,7 @@ impl Request {
             | Self::RemoveExpectation { .. }
             | Self::FlushExpectations
             | Self::SetSysctl { .. }
+            | Self::Sets { .. }
             | Self::AddTimeoutPolicy { .. }
             | Self::RemoveTimeoutPolicy { .. }
             | Self::Shutdown { .. } => false,
@@ -272,6 +289,18 @@ pub enum Reply {
     },
     Ban(Ban),
     Cookies(Box<CookieStatus>),
+    SetsDone {
+        /// Commands that were carried out.
+        done: u64,
+        /// Of the last of them, if it was a test.
+        found: Option<bool>,
+        /// What ipset says of the one after them.
+        failure: Option<String>,
+    },
+    Set(SetInfo),
+    SetEntries {
+        entries: Vec<SetEntry>,
+    },
     FlowsEnd {
         shown: u64,
     },

@@ -21,6 +21,7 @@ mod log;
 pub mod memory;
 mod plane;
 mod rules;
+mod sets;
 mod survey;
 pub(crate) mod sysctl;
 pub mod tables;
@@ -88,6 +89,7 @@ pub(crate) struct Shared {
     pub(crate) log: InvalidLog,
     pub(crate) timeouts: Timeouts,
     pub(crate) bans: Bans,
+    pub(crate) sets: sets::Sets,
     pub(crate) tally: Tally,
     /// Held by whoever makes an expectation.
     pub(crate) expectations: Mutex<()>,
@@ -216,6 +218,7 @@ impl Server {
         let settings = plane.settings();
         let directory = rules.directory();
         let bans = Bans::recall(&*plane, directory.clone());
+        let sets = sets::recall(&*plane);
         let shared = Arc::new(Shared {
             instance,
             plane,
@@ -227,6 +230,7 @@ impl Server {
             log: InvalidLog::default(),
             timeouts: Timeouts::recall(directory, &settings),
             bans,
+            sets,
             tally: Tally::default(),
             expectations: Mutex::new(()),
             settings: Mutex::new(()),
@@ -247,6 +251,7 @@ impl Server {
         server.spawn("expiry", move |shared| expiry::run(shared, aftermath))?;
         server.spawn("guard", guard::run)?;
         server.spawn("bans", |shared| bans::run(shared))?;
+        server.spawn("sets", |shared| sets::run(shared))?;
         server.spawn("events", move |shared| read_events(shared, source))?;
         Ok(server)
     }

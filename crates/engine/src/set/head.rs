@@ -170,9 +170,16 @@ pub struct Definition {
 /// Name of a set, with zeros behind it.
 pub type Name = [u8; 32];
 
-/// Makes a set with an empty content of the same number. For one writer alone; packets see it once rules name it.
-pub fn define<M: FlowMemory>(flows: &M, number: u32, name: &Name, definition: &Definition) {
-    let Some(words) = flows.set_head(number) else {
+/// Makes a set and its empty content, of numbers that are free. For one writer alone; packets see it once rules
+/// name it.
+pub fn define<M: FlowMemory>(
+    flows: &M,
+    number: u32,
+    content: u32,
+    name: &Name,
+    definition: &Definition,
+) {
+    let (Some(own), Some(words)) = (flows.set_head(number), flows.set_head(content)) else {
         return;
     };
     let shape = &definition.shape;
@@ -195,7 +202,7 @@ pub fn define<M: FlowMemory>(flows: &M, number: u32, name: &Name, definition: &D
     }
     words.store(SHAPE, shape.word());
     rename(flows, number, name);
-    words.store(CONTENT, u64::from(number) + 1);
+    own.store(CONTENT, u64::from(content) + 1);
 }
 
 /// Gives a set another name.

@@ -132,7 +132,7 @@ fn named(_: &Context<'_>, text: &str) -> Result<Value, Problem> {
         return said(format!("Can't be more src/dst options than {SIDES_MAX}."));
     }
     if given.iter().any(|side| !matches!(*side, "src" | "dst")) {
-        let text = "You must specify (the comma separated list of) 'src' or 'dst'.";
+        let text = "You must spefify (the comma separated list of) 'src' or 'dst'.";
         return said(text.into());
     }
     let is_source = |index: usize| given.get(index) == Some(&"src");
