@@ -53,7 +53,13 @@ fn plain(out: &mut dyn Write, set: &Listed) -> io::Result<()> {
     writeln!(out, "Type: {}", info.kind)?;
     writeln!(out, "Header: {}", header(info))?;
     writeln!(out, "References: {}", info.references)?;
-    writeln!(out, "Number of entries: {}", info.entries)?;
+    // What is over is still counted until it is taken out.
+    let entries = set.members.as_ref().map(|members| members.len() as u64);
+    writeln!(
+        out,
+        "Number of entries: {}",
+        entries.unwrap_or(info.entries)
+    )?;
     if info.refused > 0 {
         writeln!(out, "Refused for want of room: {}", info.refused)?;
     }
