@@ -10,7 +10,13 @@ use keepstate_policy::{FileKind, Policy, parse_rules};
 #[derive(Clone, Debug, Args)]
 pub(crate) struct InstanceArgument {
     /// Name of the daemon, where several run.
-    #[arg(long, value_name = "NAME", default_value = "default")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "default",
+        env = "KEEPSTATE_INSTANCE",
+        hide_env = true
+    )]
     pub(crate) instance: Instance,
 }
 

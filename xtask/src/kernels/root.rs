@@ -34,15 +34,15 @@ pub(super) struct Programs {
     keepstate: PathBuf,
 }
 
-/// The twin test, the daemon's examples (one shows what the verifier says), and the tests of the
+/// The twin test, the example that shows what the verifier says, and the tests of the
 /// program in namespaces.
 pub(super) fn build_programs(directory: &Path) -> anyhow::Result<Programs> {
     let daemon = ["--package", "keepstate-daemon"];
     let cli = ["--package", "keepstate-cli"];
     let build =
         |command: &[&str], package: &[&str]| build_static(directory, &[command, package].concat());
-    // Examples are built as the programs that they are: `cargo test` would make empty tests of them.
-    let mut tests = build(&["build", "--examples"], &daemon)?;
+    // An example is built as the program that it is: `cargo test` would make an empty test of it.
+    let mut tests = build(&["build", "--example", "verified"], &daemon)?;
     tests.extend(build(&["test", "--no-run", "--test", "twin"], &daemon)?);
     tests.extend(build(&["test", "--no-run", "--test", "kernel"], &cli)?);
     let keepstate = build(&["build", "--bin", "keepstate"], &cli)?;

@@ -4,6 +4,7 @@ mod apply;
 mod backtest;
 mod ban;
 mod check;
+mod completions;
 mod confirm;
 mod cookies;
 mod daemon;
@@ -98,6 +99,8 @@ enum Command {
     Ban(ban::Arguments),
     NeverBan(ban::NeverArguments),
     Cookies(cookies::Arguments),
+    Completions(completions::Arguments),
+    Manual(completions::ManualArguments),
     Profile(profile::Arguments),
     Timeout(timeout::Arguments),
     /// Read and set the knobs of the tracker, with the command line of sysctl.
@@ -157,6 +160,8 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Ban(arguments) => ban::run(&arguments),
         Command::NeverBan(arguments) => ban::run_never(&arguments),
         Command::Cookies(arguments) => cookies::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Manual(arguments) => completions::run_manual(&arguments),
         Command::Profile(arguments) => profile::run(&arguments),
         Command::Timeout(arguments) => timeout::run(&arguments),
         Command::Set { options } => Ok(crate::ipset::run(&options)),
