@@ -4,6 +4,8 @@
 mod entries;
 mod listing;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 pub(super) use self::listing::list;
 pub(super) use self::sweep::run;
