@@ -10,6 +10,7 @@ use crate::event::{Event, EventKinds};
 use crate::expectation::Expectation;
 use crate::filter::Filter;
 use crate::flow::{Flow, RawRecord};
+use crate::set::{SetCommand, SetEntry, SetInfo};
 use crate::status::{RulesText, Status};
 use crate::survey::{Order, Survey};
 
@@ -138,6 +139,20 @@ pub enum Request {
     /// Undoes a step of the ladder, or all that are in force; they are not taken again against the same attack.
     /// Answered by [`Reply::Undone`].
     UndoDefence { step: Option<u32> },
+    /// Carries out commands on sets, [`crate::SET_COMMANDS_MAX`] at most, up to the first that fails. Answered by
+    /// [`Reply::SetsDone`].
+    Sets {
+        commands: Vec<SetCommand>,
+        /// What is there already, or is not there, is no error.
+        exist: bool,
+    },
+    /// Answered by [`Reply::Set`] for each set, with any number of [`Reply::SetEntries`] behind it, then
+    /// [`Reply::FlowsEnd`].
+    ListSets {
+        name: Option<String>,
+        /// Without entries.
+        terse: bool,
+    },
     /// Answered by [`Reply::Done`]; then the daemon ends.
     Shutdown { leave: Shutdown },
 }
@@ -159,6 +174,7 @@ impl Request {
             | Self::Running { .. }
             | Self::Sysctl { .. }
             | Self::Bans { .. }
+            | Self::ListSets { .. }
             | Self::Cookies
             | Self::Defence
             | Self::TimeoutPolicies => true,
@@ -183,6 +199,7 @@ impl Request {
             | Self::RemoveExpectation { .. }
             | Self::FlushExpectations
             | Self::SetSysctl { .. }
+            | Self::Sets { .. }
             | Self::AddTimeoutPolicy { .. }
             | Self::RemoveTimeoutPolicy { .. }
             | Self::Shutdown { .. } => false,
@@ -287,6 +304,18 @@ pub enum Reply {
     /// Steps that were in force.
     Undone {
         steps: u32,
+    },
+    SetsDone {
+        /// Commands that were carried out.
+        done: u64,
+        /// Of the last of them, if it was a test.
+        found: Option<bool>,
+        /// What ipset says of the one after them.
+        failure: Option<String>,
+    },
+    Set(SetInfo),
+    SetEntries {
+        entries: Vec<SetEntry>,
     },
     FlowsEnd {
         shown: u64,

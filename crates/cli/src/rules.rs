@@ -40,7 +40,17 @@ impl RuleArguments {
         if let Some(file) = &self.file6 {
             merge(&mut policy, file, FileKind::Save(Family::V6))?;
         }
-        Ok(Some(compile(&policy)?))
+        let compiled = compile(&policy)?;
+        warn_of_sets(&compiled);
+        Ok(Some(compiled))
+    }
+}
+
+/// Says that nothing is in the sets that rules name, where they are judged without the daemon.
+pub(crate) fn warn_of_sets(compiled: &Compiled) {
+    if !compiled.sets.is_empty() {
+        let names = compiled.sets.join(", ");
+        eprintln!("keepstate: what is in sets only the daemon knows, here they are empty: {names}");
     }
 }
 

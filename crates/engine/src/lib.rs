@@ -39,6 +39,7 @@ mod raw;
 pub mod record;
 pub mod reject;
 pub mod sample;
+pub mod set;
 pub mod settings;
 mod stage;
 mod steady;

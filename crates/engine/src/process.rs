@@ -28,6 +28,7 @@ use crate::raw;
 use crate::record::{FlowAssigned, Record, Warm};
 use crate::reject;
 use crate::sample::{self, Noted};
+use crate::set;
 use crate::settings::SETTING_DROP_EVENTS;
 pub use crate::stage::Stage;
 use crate::steady;
@@ -123,6 +124,8 @@ pub struct Scratch {
     pub(crate) scan: Scan,
     /// A search in what rules remember of sources.
     pub(crate) meter: Meter,
+    /// A search in a set.
+    pub(crate) members: set::Search,
     /// Mark of the packet, see [`Host::mark`].
     pub(crate) mark: u32,
     /// What is told of the packet beside events.
@@ -225,6 +228,7 @@ impl Default for Scratch {
             walk: Progress::START,
             scan: Scan::NOTHING,
             meter: Meter::NOTHING,
+            members: set::Search::NOTHING,
             mark: 0,
             notice: Notice::NOTHING,
             assigned: Assigned::NOTHING,

@@ -159,6 +159,7 @@ pub struct Settings {
     pub bans: BanSettings,
     pub cookies: CookieSettings,
     pub samples: SampleSettings,
+    pub sets: SetSettings,
 }
 
 /// Which packets are sampled, see [`crate::sample`].
@@ -167,6 +168,15 @@ pub struct Settings {
 pub struct SampleSettings {
     /// Those whose random number has none of these bits: one less than a power of two.
     pub mask: u32,
+    pub reserved: u32,
+}
+
+/// What packets know of the table of sets, see [`crate::set`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct SetSettings {
+    /// Of the table.
+    pub buckets: u32,
     pub reserved: u32,
 }
 
@@ -276,6 +286,10 @@ impl Settings {
             },
             samples: SampleSettings {
                 mask: 0,
+                reserved: 0,
+            },
+            sets: SetSettings {
+                buckets: 1,
                 reserved: 0,
             },
         }

@@ -68,6 +68,8 @@ pub mod names {
     pub const GAUGES: &str = "GAUGES";
     pub const FRAGMENTS: &str = "FRAGMENTS";
     pub const BANS: &str = "BANS";
+    pub const SETS: &str = "SETS";
+    pub const SET_HEADS: &str = "SET_HEADS";
     pub const EXPECTATIONS: &str = "EXPECTATIONS";
     pub const HELPER_STATES: &str = "HELPER_STATES";
     pub const METERS: &str = "METERS";
@@ -162,7 +164,7 @@ pub mod names {
     ];
 
     /// The other maps.
-    pub const COMMON: [&str; 21] = [
+    pub const COMMON: [&str; 23] = [
         GAUGES,
         FRAGMENTS,
         EXPECTATIONS,
@@ -184,6 +186,8 @@ pub mod names {
         NOTICES,
         ANSWERS,
         ANSWER_RATES,
+        SETS,
+        SET_HEADS,
     ];
 
     /// All maps, in the order in which they are pinned.

@@ -75,6 +75,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
+    /// Make, change and list sets of addresses and networks, with the command line of ipset.
+    #[command(disable_help_flag = true)]
+    Set {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
     /// Change and list the rules for IPv4, with the command line of iptables.
     #[command(disable_help_flag = true)]
     Iptables(Foreign),
@@ -164,6 +170,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Manual(arguments) => completions::run_manual(&arguments),
         Command::Profile(arguments) => profile::run(&arguments),
         Command::Timeout(arguments) => timeout::run(&arguments),
+        Command::Set { options } => Ok(crate::ipset::run(&options)),
         Command::Sysctl { options } => {
             let name = std::iter::once("sysctl".to_owned());
             Ok(crate::sysctl::run(&name.chain(options).collect::<Vec<_>>()))

@@ -23,8 +23,8 @@ use super::connection::{Output, failure};
 use super::plane::PlaneError;
 use super::rules::ApplyError;
 use super::{
-    Origin, Shared, bans, commands, cookies, defence, edit, expectations, flows, survey, sysctl,
-    timeouts,
+    Origin, Shared, bans, commands, cookies, defence, edit, expectations, flows, sets, survey,
+    sysctl, timeouts,
 };
 
 /// Answers one request, all but those that end the conversation. Errors are the client's.
@@ -54,6 +54,9 @@ pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> 
         Request::Find { query } => Ok(flows::find(shared, &query)),
         Request::Insert { flow } => Ok(edit::insert(shared, &flow, output)),
         Request::Bans { list } => return bans::list(shared, list, output),
+        Request::ListSets { name, terse } => {
+            return sets::list(shared, name.as_deref(), terse, output);
+        }
         Request::Sysctl { name } => return sysctl::tell(shared, name.as_deref(), output),
         Request::Status => status(shared).map(|status| Reply::Status(Box::new(status))),
         Request::Apply { files, mode } => match shared.rules.apply(&*shared.plane, &files, mode) {
@@ -90,6 +93,7 @@ pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> 
         }
         Request::Unban { list, networks } => Ok(bans::remove(shared, list, &networks)),
         Request::FlushBans { list } => Ok(bans::flush(shared, list)),
+        Request::Sets { commands, exist } => Ok(sets::run_commands(shared, &commands, exist)),
         Request::Cookies => cookies::status(shared).map(Reply::Cookies),
         Request::SetCookies { mode, high, low } => cookies::set(shared, mode, high, low),
         Request::Defence => defence::status(shared),

@@ -22,6 +22,7 @@ mod log;
 pub mod memory;
 mod plane;
 mod rules;
+mod sets;
 mod survey;
 pub(crate) mod sysctl;
 pub mod tables;
@@ -90,6 +91,7 @@ pub(crate) struct Shared {
     pub(crate) timeouts: Timeouts,
     pub(crate) bans: Bans,
     pub(crate) defence: defence::Keeper,
+    pub(crate) sets: sets::Sets,
     pub(crate) tally: Tally,
     /// Held by whoever makes an expectation.
     pub(crate) expectations: Mutex<()>,
@@ -219,6 +221,7 @@ impl Server {
         let directory = rules.directory();
         let bans = Bans::recall(&*plane, directory.clone());
         let defence = defence::Keeper::recall(directory.clone());
+        let sets = sets::recall(&*plane);
         let shared = Arc::new(Shared {
             instance,
             plane,
@@ -231,6 +234,7 @@ impl Server {
             timeouts: Timeouts::recall(directory, &settings),
             bans,
             defence,
+            sets,
             tally: Tally::default(),
             expectations: Mutex::new(()),
             settings: Mutex::new(()),
@@ -252,6 +256,7 @@ impl Server {
         server.spawn("guard", guard::run)?;
         server.spawn("bans", |shared| bans::run(shared))?;
         server.spawn("defence", |shared| defence::run(shared))?;
+        server.spawn("sets", |shared| sets::run(shared))?;
         server.spawn("events", move |shared| read_events(shared, source))?;
         Ok(server)
     }

@@ -10,7 +10,8 @@ use keepstate_engine::event::{Event, EventKind};
 use keepstate_engine::limits::{
     ACCOUNTING_WORDS, ANSWER_RATES, BAN_BUCKET_WORDS, EXPECTATION_SLOTS, EXPECTATION_WORDS,
     HELPER_STATE_WORDS, HELPER_STATES, LABEL_BUCKETS, LABEL_WORDS, LABELS_PER_BUCKET, METER_SLOTS,
-    METER_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
+    METER_WORDS, SET_BUCKET_WORDS, SET_HEAD_WORDS, SETS_MAX, SLOT_WORDS_V4, SLOT_WORDS_V6,
+    SLOTS_PER_BUCKET, WARM_WORDS,
 };
 use keepstate_engine::notice::{Notice, NoticeKind};
 use keepstate_engine::process::{Arrival, Checksums, Outcome, Path};
@@ -26,7 +27,8 @@ use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::{Hook, Verdict};
 use keepstate_engine::wire::{Link, parse};
 use keepstate_flowmemory::{
-    FRAGMENT_TABLE_WORDS, FamilySlices, HelperSlices, MeterSlices, SliceTable, buckets_for,
+    FRAGMENT_TABLE_WORDS, FamilySlices, HelperSlices, MeterSlices, SetSlices, SliceTable,
+    buckets_for,
 };
 use keepstate_plane::{METER_HEADS, REPORT_NONE, Report};
 use keepstate_policy::Compiled;
@@ -59,6 +61,8 @@ const XDP_TX: u32 = 3;
 
 /// Buckets of bans.
 pub(crate) const BAN_BUCKETS: u32 = 8;
+/// Buckets of sets.
+const SET_BUCKETS: u32 = 16;
 const TC_SHOT: u32 = 2;
 /// `TC_ACT_UNSPEC`, minus one.
 const TC_NEXT: u32 = u32::MAX;
@@ -89,6 +93,7 @@ pub(crate) fn settings() -> Settings {
     let buckets = buckets_for(FLOWS_MAX);
     let mut settings = Settings::defaults(FLOWS_MAX, [buckets, buckets]);
     settings.bans.buckets = BAN_BUCKETS;
+    settings.sets.buckets = SET_BUCKETS;
     settings.flags |= SETTING_ACCOUNTING | SETTING_TIMESTAMP;
     settings.flags |= SETTING_FLOW_EVENTS | SETTING_DROP_EVENTS | SETTING_SAMPLES;
     for (index, key) in settings.hash_keys.iter_mut().enumerate() {
@@ -112,6 +117,8 @@ pub(crate) struct Memory {
     meters: Vec<AtomicU64>,
     meter_heads: Vec<AtomicU64>,
     bans: Vec<AtomicU64>,
+    sets: Vec<AtomicU64>,
+    set_heads: Vec<AtomicU64>,
     answer_rates: Vec<AtomicU64>,
 }
 
@@ -139,6 +146,8 @@ impl Memory {
             meters: words(METER_SLOTS * METER_WORDS),
             meter_heads: words(METER_HEADS),
             bans: words(BAN_BUCKETS * BAN_BUCKET_WORDS),
+            sets: words(SET_BUCKETS * SET_BUCKET_WORDS),
+            set_heads: words(SETS_MAX * SET_HEAD_WORDS),
             answer_rates: words(ANSWER_RATES),
         }
     }
@@ -161,6 +170,10 @@ impl Memory {
             .with_conditions(&common.condition_states)
             .with_answers(&common.answer_rates)
             .with_bans(&common.bans)
+            .with_sets(SetSlices {
+                buckets: &common.sets,
+                heads: &common.set_heads,
+            })
             .with_meters(MeterSlices {
                 slots: &common.meters,
                 heads: &common.meter_heads,
@@ -184,6 +197,13 @@ impl Memory {
             let accounting = kernel.families()[family].accounting;
             same_accounting(&self.accounting[family], accounting, what);
         }
+    }
+
+    /// Sets, and what they are.
+    #[track_caller]
+    pub(crate) fn compare_sets(&self, maps: &Maps, what: &str) {
+        same(&self.sets, maps.sets.words(), what);
+        same(&self.set_heads, maps.set_heads.words(), what);
     }
 
     /// What all tables have in common, but what conditions remember.
