@@ -54,9 +54,11 @@ pub(crate) fn note<H: Host>(host: &H, scratch: &Scratch, noted: Noted) {
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn tell<H: Host>(host: &H, scratch: &Scratch, noted: Noted) {
     let Scratch { info, outcome, .. } = scratch;
-    let oriented = conntrack::tuple_of(info, scratch.zone).orient();
+    let oriented = conntrack::tuple_of(info, 0).orient();
     let mut what = noted as u32 | (info.tcp_flags as u32) << 8 | (info.fragment as u32) << 16;
-    if matches!(scratch.tracked.direction(), Some(Direction::Reply)) {
+    // Of a packet that was refused before its flow was looked for, an earlier one has left zone and direction.
+    let is_progress = matches!(noted, Noted::Replied | Noted::Completed);
+    if is_progress && matches!(scratch.tracked.direction(), Some(Direction::Reply)) {
         what |= AGAINST;
     }
     let mut event = Event {
