@@ -10,6 +10,8 @@ use crate::host::Host;
 use crate::process::Scratch;
 use crate::settings::SETTING_SAMPLES;
 use crate::tuple::Direction;
+use crate::wire::Fragment;
+use crate::wire::transport::TCP;
 
 /// What a packet was, for whoever counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +44,9 @@ impl Noted {
 /// packets it stands for.
 pub const AGAINST: u32 = 1 << 24;
 
+/// Without options.
+const TCP_HEADER_BYTES: u32 = 20;
+
 /// Notes a packet, if its turn has come.
 #[inline(always)]
 pub(crate) fn note<H: Host>(host: &H, scratch: &Scratch, noted: Noted) {
@@ -54,9 +59,15 @@ pub(crate) fn note<H: Host>(host: &H, scratch: &Scratch, noted: Noted) {
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn tell<H: Host>(host: &H, scratch: &Scratch, noted: Noted) {
     let Scratch { info, outcome, .. } = scratch;
-    let oriented = conntrack::tuple_of(info, scratch.zone).orient();
-    let mut what = noted as u32 | (info.tcp_flags as u32) << 8 | (info.fragment as u32) << 16;
-    if matches!(scratch.tracked.direction(), Some(Direction::Reply)) {
+    let oriented = conntrack::tuple_of(info, 0).orient();
+    let has_flags = info.protocol == TCP
+        && !matches!(info.fragment, Fragment::Later)
+        && info.transport_length >= TCP_HEADER_BYTES;
+    let flags = if has_flags { info.tcp_flags } else { 0 };
+    let mut what = noted as u32 | (flags as u32) << 8 | (info.fragment as u32) << 16;
+    // Of a packet that was refused before its flow was looked for, an earlier one has left zone and direction.
+    let is_progress = matches!(noted, Noted::Replied | Noted::Completed);
+    if is_progress && matches!(scratch.tracked.direction(), Some(Direction::Reply)) {
         what |= AGAINST;
     }
     let mut event = Event {
