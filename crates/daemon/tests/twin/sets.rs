@@ -11,7 +11,7 @@ use keepstate_sim::traffic::{Mood, Random, Traffic};
 use crate::pair::{Memory, Twins};
 use crate::{compiled_for, ethernet};
 
-const PACKETS: usize = 20_000;
+const PACKETS: usize = 10_000;
 
 /// `@` stands for the number of the family.
 const RULES: &str = "*raw
