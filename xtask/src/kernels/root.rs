@@ -100,7 +100,9 @@ pub(super) fn pack_base(directory: &Path, programs: &Programs) -> anyhow::Result
     // The tests know the program, and the examples' rules, by where they are here.
     copy_in(&tree, &programs.keepstate, &programs.keepstate)?;
     for entry in std::fs::read_dir(shell::root().join("examples"))?.flatten() {
-        copy_in(&tree, &entry.path(), &entry.path())?;
+        if entry.path().is_file() {
+            copy_in(&tree, &entry.path(), &entry.path())?;
+        }
     }
     for tool in GUEST_TOOLS {
         install(&tree, tool)?;
