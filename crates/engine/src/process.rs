@@ -528,25 +528,11 @@ fn conclude<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
     }
     host.trace(Step::Verdict(scratch.outcome.verdict));
     emit_refusal(host, scratch);
-    if let Some(noted) = noted(scratch) {
-        sample::note(host, scratch, noted);
-    }
+    sample::note_passed(host, scratch);
     if matches!(scratch.info.fragment, Fragment::First) {
         return Stage::Settle;
     }
     Stage::Done
-}
-
-/// What a packet that was let through is to whoever counts new flows.
-const fn noted(scratch: &Scratch) -> Option<Noted> {
-    if scratch.outcome.reason.is_some() {
-        return None;
-    }
-    match (scratch.cookie, scratch.outcome.state) {
-        (cookie::Part::Proven, _) => Some(Noted::Completed),
-        (_, State::New) => Some(Noted::New),
-        _ => None,
-    }
 }
 
 /// The end of a packet that [`Outcome::refused`] before the rules.

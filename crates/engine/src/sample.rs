@@ -5,11 +5,13 @@
 //! same however large it is. The daemon says one in how many, and counts each for as many.
 
 use crate::conntrack;
+use crate::cookie;
 use crate::event::{Event, EventKind};
 use crate::host::Host;
 use crate::process::Scratch;
 use crate::settings::SETTING_SAMPLES;
 use crate::tuple::Direction;
+use crate::verdict::State;
 use crate::wire::Fragment;
 use crate::wire::transport::TCP;
 
@@ -53,6 +55,19 @@ pub(crate) fn note<H: Host>(host: &H, scratch: &Scratch, noted: Noted) {
     let settings = host.settings();
     if settings.has(SETTING_SAMPLES) && host.random() & settings.samples.mask == 0 {
         tell(host, scratch, noted);
+    }
+}
+
+/// As [`note`], of a packet whose way has ended: what it was to whoever counts new flows.
+#[inline(always)]
+pub(crate) fn note_passed<H: Host>(host: &H, scratch: &Scratch) {
+    if scratch.outcome.reason.is_some() {
+        return;
+    }
+    match (scratch.cookie, scratch.outcome.state) {
+        (cookie::Part::Proven, _) => note(host, scratch, Noted::Completed),
+        (_, State::New) => note(host, scratch, Noted::New),
+        _ => {}
     }
 }
 
