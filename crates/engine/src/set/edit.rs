@@ -4,7 +4,7 @@ use super::entry::{
     FOR_EVER, NOMATCH, NOWHERE, SPILLED, TAKEN, USED, at, exchange, is_over, is_same,
 };
 use super::entry::{HIGHS, LOWS, RESTS};
-use super::{Search, TIMEOUT_OF_SET, head, longest, next_bucket, side};
+use super::{Search, TIMEOUT_OF_SET, head, longest, next, side};
 use crate::host::{FlowMemory, Repeat, Words};
 use crate::limits::{SET_BUCKET_SLOTS, SET_BUCKETS_PROBED_MAX, SET_TRIES_MAX};
 use crate::set::head::{Shape, Type};
@@ -307,7 +307,7 @@ impl<M: FlowMemory> Repeat for Walk<'_, M> {
                 return true;
             }
         }
-        search.bucket = next_bucket(self.settings, search.bucket, &search.name);
+        search.bucket = next(self.settings, search.bucket, &search.name);
         true
     }
 }

@@ -1,7 +1,7 @@
 //! Whether a packet is in a set.
 
 use super::entry::{NOMATCH, SPILLED, is_over, is_same};
-use super::{Name, PROTOCOL_SHIFT, Search, head, next_bucket, side};
+use super::{Name, PROTOCOL_SHIFT, Search, head, next, side};
 use crate::condition::Held;
 use crate::host::{FlowMemory, Host, Repeat, Words};
 use crate::limits::{SET_BUCKET_SLOTS, SET_BUCKETS_PROBED_MAX, SET_LENGTHS_MAX, SET_MEMBERS_MAX};
@@ -258,7 +258,7 @@ impl<M: FlowMemory> Repeat for Lookup<'_, M> {
             }
             Scanned::GoesOn if search.probe + 1 < SET_BUCKETS_PROBED_MAX => {
                 search.probe += 1;
-                search.bucket = next_bucket(self.settings, search.bucket, &search.name);
+                search.bucket = next(self.settings, search.bucket, &search.name);
             }
             _ => search.probe = 0,
         }

@@ -30,7 +30,7 @@ pub use self::lookup::{Target, find, longest};
 pub(crate) use self::lookup::{add, ask, delete};
 
 use crate::settings::Settings;
-use crate::table::words_hash;
+use crate::table::{leading, next_bucket, words_hash};
 use crate::time::Tick;
 use crate::tuple::{Address, Family};
 
@@ -159,26 +159,8 @@ impl Search {
     }
 }
 
-/// A mask of this many leading bits; more than 64 count as 64.
 #[inline(always)]
-const fn leading(bits: u32) -> u64 {
-    match bits {
-        0 => 0,
-        1..64 => u64::MAX << (64 - bits),
-        _ => u64::MAX,
-    }
-}
-
-/// The bucket after one, for a name: by steps of its own, so that full buckets do not grow together.
-#[inline(always)]
-const fn next_bucket(settings: &Settings, bucket: u32, name: &Name) -> u32 {
-    let buckets = settings.sets.buckets;
-    let others = buckets.wrapping_sub(1) as u64;
-    let step = 1 + (((name.fingerprint >> 48) * others) >> 16) as u32;
-    let next = bucket.wrapping_add(step);
-    if next < buckets && next >= bucket {
-        next
-    } else {
-        next.wrapping_sub(buckets)
-    }
+const fn next(settings: &Settings, bucket: u32, name: &Name) -> u32 {
+    let fingerprint = (name.fingerprint >> 48) as u16;
+    next_bucket(settings.sets.buckets, bucket, fingerprint)
 }

@@ -50,7 +50,7 @@
 //!   meant for user space ([`remove()`], [`confirm`], [`sweep()`], [`visit`], [`recover`]) takes a lock.
 
 mod hash;
-pub(crate) use self::hash::words_hash;
+pub(crate) use self::hash::{leading, next_bucket, words_hash};
 mod insert;
 mod lookup;
 mod remove;
