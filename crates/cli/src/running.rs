@@ -20,6 +20,17 @@ pub(crate) struct InstanceArgument {
     pub(crate) instance: Instance,
 }
 
+/// What commands take that ask or tell a daemon one thing.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) instance: InstanceArgument,
+}
+
 impl InstanceArgument {
     /// A connection to the daemon, `None` where none is running.
     pub(crate) fn connect_if_running(&self) -> anyhow::Result<Option<Client>> {

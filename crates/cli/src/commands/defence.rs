@@ -10,7 +10,7 @@ use keepstate_defence::{Action, Attack, Mode, Step, StepState};
 
 use crate::duration::in_words;
 use crate::output::stdout;
-use crate::running::{InstanceArgument, unexpected};
+use crate::running::{Options, unexpected};
 
 /// Recognise floods, and act against them step by step.
 #[derive(Debug, Args)]
@@ -55,16 +55,6 @@ enum What {
         #[command(flatten)]
         options: Options,
     },
-}
-
-#[derive(Debug, Args)]
-struct Options {
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-
-    #[command(flatten)]
-    instance: InstanceArgument,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
