@@ -34,6 +34,7 @@ pub struct Maps {
     pub rule_counters: PerCpuArray<MapData, Raw<RuleCounter>>,
     pub counters: PerCpuArray<MapData, Raw<Counters>>,
     pub interfaces: HashMap<MapData, Raw<InterfaceKey>, Raw<Interface>>,
+    pub answer_rates: Array<MapData, u64>,
     /// These three are taken by whoever reads them.
     pub events: Option<Map>,
     pub notices: Option<Map>,
@@ -75,6 +76,7 @@ impl Maps {
             rule_counters: take(names::RULE_COUNTERS)?.try_into()?,
             counters: take(names::COUNTERS)?.try_into()?,
             interfaces: take(names::INTERFACES)?.try_into()?,
+            answer_rates: take(names::ANSWER_RATES)?.try_into()?,
             events: Some(take(names::EVENTS)?),
             notices: Some(take(names::NOTICES)?),
             answers: Some(take(names::ANSWERS)?),

@@ -121,6 +121,7 @@ pub(super) fn pack_base(directory: &Path, programs: &Programs) -> anyhow::Result
 pub(super) fn with_modules(
     directory: &Path,
     base: &Path,
+    package: &str,
     kernel: &Kernel,
 ) -> anyhow::Result<PathBuf> {
     let tree = fresh(&directory.join("modules"))?;
@@ -144,7 +145,7 @@ pub(super) fn with_modules(
         }
     }
     let packed = pack(&tree, &directory.join("modules.cpio"))?;
-    let whole = directory.join("initrd");
+    let whole = directory.join(format!("{package}.initrd"));
     let mut bytes = std::fs::read(base)?;
     bytes.extend(std::fs::read(packed)?);
     std::fs::write(&whole, bytes)?;

@@ -1,6 +1,8 @@
 //! Both planes side by side.
 
 use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use keepstate_daemon::kernel::Maps;
@@ -233,10 +235,52 @@ impl Observer for Listener {
     }
 }
 
+/// Loaded programs that no test works with now.
+static LOADED: Mutex<Vec<Twin>> = Mutex::new(Vec::new());
+
+/// Programs that another test can have afterwards.
+pub(crate) struct Borrowed(Option<Twin>);
+
+impl Borrowed {
+    fn new(settings: &Settings) -> Self {
+        let found = LOADED.lock().expect("nobody panics with it").pop();
+        let twin = match found {
+            Some(mut twin) => {
+                twin.reset(settings).expect("the maps can be written");
+                twin
+            }
+            None => Twin::new(settings).expect("the programs load"),
+        };
+        Self(Some(twin))
+    }
+}
+
+impl Deref for Borrowed {
+    type Target = Twin;
+
+    fn deref(&self) -> &Twin {
+        self.0.as_ref().expect("it is given back when dropped")
+    }
+}
+
+impl DerefMut for Borrowed {
+    fn deref_mut(&mut self) -> &mut Twin {
+        self.0.as_mut().expect("it is given back when dropped")
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        if let (Some(twin), Ok(mut loaded)) = (self.0.take(), LOADED.lock()) {
+            loaded.push(twin);
+        }
+    }
+}
+
 pub(crate) struct Twins<'a> {
     memory: &'a Memory,
     pub(crate) native: Plane<SliceTable<'a>, Listener>,
-    pub(crate) kernel: Twin,
+    pub(crate) kernel: Borrowed,
     pub(crate) compared: usize,
     pub(crate) left_out: usize,
     /// Events that told of a record's end.
@@ -258,7 +302,7 @@ impl<'a> Twins<'a> {
         // Without local addresses every packet is forwarded.
         native.locals = Locals::default();
         native.cookies = Some(Cookies::Told(RefCell::default()));
-        let mut kernel = Twin::new(&settings).expect("the programs load");
+        let mut kernel = Borrowed::new(&settings);
         kernel.set_hook(Hook::Forward);
         kernel.load_policy(policy).expect("the policy fits");
         Self {
