@@ -10,6 +10,7 @@ use crate::flow::Flow;
 use crate::frame::{self, FrameError, REPLY_BYTES_MAX};
 use crate::instance::Instance;
 use crate::message::{Failure, Hello, PROTOCOL, Reply, Request};
+use crate::meter::{MeterEntry, MeterList};
 
 /// How long a daemon that hangs up before it has said anything may take to be gone: while a process
 /// dies its socket takes connections that nobody will answer.
@@ -178,6 +179,22 @@ impl Client {
             match self.reply()? {
                 Reply::Flow(flow) => show(*flow)?,
                 Reply::FlowsEnd { shown } => return Ok(shown),
+                _ => return Err(ClientError::Unexpected.into()),
+            }
+        }
+    }
+
+    /// Lists what rules remember of sources.
+    pub fn meter<E: From<ClientError>>(
+        &mut self,
+        list: MeterList,
+        mut show: impl FnMut(MeterEntry) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.send(&Request::MeterEntries { list })?;
+        loop {
+            match self.reply()? {
+                Reply::MeterEntry { entry } => show(entry)?,
+                Reply::FlowsEnd { .. } => return Ok(()),
                 _ => return Err(ClientError::Unexpected.into()),
             }
         }

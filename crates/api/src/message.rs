@@ -10,12 +10,13 @@ use crate::event::{Event, EventKinds};
 use crate::expectation::Expectation;
 use crate::filter::Filter;
 use crate::flow::{Flow, RawRecord};
+use crate::meter::{MeterEntry, MeterList, RecentChange};
 use crate::set::{SetCommand, SetEntry, SetInfo};
 use crate::status::{RulesText, Status};
 use crate::survey::{Order, Survey};
 
 /// Version of everything in this crate that crosses the socket. A client refuses another.
-pub const PROTOCOL: u32 = 6;
+pub const PROTOCOL: u32 = 7;
 
 /// The first line, from the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,6 +154,12 @@ pub enum Request {
         /// Without entries.
         terse: bool,
     },
+    /// What rules remember of sources: the lists that they name. Answered by [`Reply::MeterLists`].
+    MeterLists,
+    /// Answered by any number of [`Reply::MeterEntry`], then [`Reply::FlowsEnd`].
+    MeterEntries { list: MeterList },
+    /// Changes a list of `recent`. Answered by [`Reply::Done`].
+    ChangeRecent { name: String, change: RecentChange },
     /// Answered by [`Reply::Done`]; then the daemon ends.
     Shutdown { leave: Shutdown },
 }
@@ -175,6 +182,8 @@ impl Request {
             | Self::Sysctl { .. }
             | Self::Bans { .. }
             | Self::ListSets { .. }
+            | Self::MeterLists
+            | Self::MeterEntries { .. }
             | Self::Cookies
             | Self::Defence
             | Self::TimeoutPolicies => true,
@@ -200,6 +209,7 @@ impl Request {
             | Self::FlushExpectations
             | Self::SetSysctl { .. }
             | Self::Sets { .. }
+            | Self::ChangeRecent { .. }
             | Self::AddTimeoutPolicy { .. }
             | Self::RemoveTimeoutPolicy { .. }
             | Self::Shutdown { .. } => false,
@@ -316,6 +326,12 @@ pub enum Reply {
     Set(SetInfo),
     SetEntries {
         entries: Vec<SetEntry>,
+    },
+    MeterLists {
+        lists: Vec<MeterList>,
+    },
+    MeterEntry {
+        entry: MeterEntry,
     },
     FlowsEnd {
         shown: u64,

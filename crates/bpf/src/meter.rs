@@ -5,9 +5,10 @@
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
+use keepstate_engine::host::Host as _;
 use keepstate_engine::meter::{Change, Edit, edit, let_go, sweep};
 use keepstate_engine::tuple::Family;
-use keepstate_plane::{METER_FAILED, METER_LET_GO, METER_SWEEP, MeterOrder};
+use keepstate_plane::{METER_FAILED, METER_LET_GO, METER_NOW, METER_SWEEP, MeterOrder};
 
 use crate::egress::SkbContext;
 use crate::host::{self, KernelHost};
@@ -45,6 +46,9 @@ fn carry_out(context: &TcContext) -> Option<u32> {
     if order.what == METER_LET_GO {
         let_go(&host, order.first, order.buckets, now, meter);
         return Some(0);
+    }
+    if order.what == METER_NOW {
+        return Some(host.jiffies(now) as u32);
     }
     let family = match order.family {
         0 => Family::V4,

@@ -34,6 +34,11 @@ pub(crate) fn multiplier(rate: u32) -> u64 {
     (u64::from(TICKS_PER_SECOND) << TICK_SHIFT) / u64::from(rate)
 }
 
+/// The rate that a multiplier is for. It was rounded down, so the quotient is the rate and less than one more.
+pub(crate) fn rate(multiplier: u64) -> u32 {
+    ((u64::from(TICKS_PER_SECOND) << TICK_SHIFT) / multiplier.max(1)) as u32
+}
+
 /// Jiffies in a second. The multiplier must be [`JIFFIES`].
 pub(crate) fn measure_rate(programs: &mut Programs) -> Result<u32, KernelError> {
     let (first, begun) = edge(programs, Duration::ZERO)?;

@@ -16,7 +16,9 @@ use keepstate_engine::settings::{SETTING_NEWER_TABLE, SETTING_OLDER_TABLE, Setti
 use keepstate_engine::table;
 use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
 use keepstate_flowmemory::{HelperSlices, MeterSlices, SetSlices, SliceTable, rated_flows};
-use keepstate_plane::{Counters, MeterOrder, Plane as PlaneWords, RuleCounter, TICK_SHIFT};
+use keepstate_plane::{
+    Counters, METER_FAILED, METER_NOW, MeterOrder, Plane as PlaneWords, RuleCounter,
+};
 use keepstate_policy::Compiled;
 use keepstate_policy::model::Counters as RuleCounters;
 use rustix::time::{ClockId, clock_gettime};
@@ -549,11 +551,17 @@ impl Plane for KernelPlane {
         Ok(())
     }
 
-    fn jiffies(&self) -> (u64, u32) {
-        let multiplier = self.words().tick_multiplier.max(1);
-        let hertz = (u64::from(TICKS_PER_SECOND) << TICK_SHIFT) / multiplier;
-        let jiffies = (u64::from(self.now().0) * hertz) / u64::from(TICKS_PER_SECOND);
-        (jiffies, hertz as u32)
+    fn jiffies(&self) -> Result<(u64, u32), PlaneError> {
+        let hertz = clock::rate(self.words().tick_multiplier);
+        // Rough, but no half of 32 bits away.
+        let rough = u64::from(self.now().0) * u64::from(hertz) / u64::from(TICKS_PER_SECOND);
+        let order = MeterOrder {
+            what: METER_NOW,
+            ..MeterOrder::default()
+        };
+        let exact = self.run_meter(&order)?.unwrap_or(METER_FAILED);
+        let ahead = exact.wrapping_sub(rough as u32).cast_signed();
+        Ok((rough.saturating_add_signed(i64::from(ahead)), hertz))
     }
 
     fn attachments(&self) -> Vec<Attachment> {

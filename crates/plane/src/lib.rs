@@ -378,6 +378,9 @@ pub const METER_SWEEP: u32 = 3;
 /// Lets flows go that are no more, from slot [`MeterOrder::first`] on.
 pub const METER_LET_GO: u32 = 4;
 
+/// Returns the lower half of the jiffies.
+pub const METER_NOW: u32 = 5;
+
 /// Returned by the program where it could not do as it was told.
 pub const METER_FAILED: u32 = u32::MAX;
 

@@ -22,6 +22,7 @@ mod fault;
 mod file;
 mod lexer;
 mod matches;
+mod meters;
 pub mod model;
 mod network;
 mod options;

@@ -18,6 +18,7 @@ pub(crate) mod explain;
 mod flows;
 mod metrics;
 mod profile;
+mod recent;
 mod replay;
 mod save;
 mod shell;
@@ -107,6 +108,8 @@ enum Command {
     Manual(completions::ManualArguments),
     Profile(profile::Arguments),
     Timeout(timeout::Arguments),
+    Recent(recent::Arguments),
+    Hashlimit(recent::RateArguments),
     /// Read and set the knobs of the tracker, with the command line of sysctl.
     #[command(disable_help_flag = true)]
     Sysctl {
@@ -170,6 +173,8 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Manual(arguments) => completions::run_manual(&arguments),
         Command::Profile(arguments) => profile::run(&arguments),
         Command::Timeout(arguments) => timeout::run(&arguments),
+        Command::Recent(arguments) => recent::run(&arguments),
+        Command::Hashlimit(arguments) => recent::run_rates(&arguments),
         Command::Set { options } => Ok(crate::ipset::run(&options)),
         Command::Sysctl { options } => {
             let name = std::iter::once("sysctl".to_owned());

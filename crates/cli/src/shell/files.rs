@@ -11,8 +11,10 @@ use fuser::{
     INodeNo, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
     ReplyOpen, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
-use keepstate_api::{Client, ClientError, Filter, Instance, Reply};
+use keepstate_api::{Client, ClientError, Filter, Instance, MeterKind, MeterList, Reply};
 use keepstate_listing::sysctl::{Kind, knobs};
+
+use super::lists::{self, DIRECTORIES, Lists};
 
 /// Knobs of the host's TCP that scripts set beside the tracker's. Keepstate has none of them: they keep
 /// what is written for as long as the script runs, and it is said that nothing else comes of it.
@@ -38,6 +40,14 @@ pub(super) fn covered() -> Vec<(String, String)> {
     covered
 }
 
+/// What lies over which name below /proc/net.
+pub(super) fn below_net() -> Vec<&'static str> {
+    let lists = DIRECTORIES.map(|(name, _)| name);
+    [FLOWS].into_iter().chain(lists).collect()
+}
+
+const FLOWS: &str = "nf_conntrack";
+
 struct Node {
     name: String,
     /// Index of its directory; the root is its own.
@@ -51,13 +61,29 @@ enum Content {
         writable: bool,
     },
     Flows,
+    /// Of lists, whose files are not among the nodes.
+    Lists(MeterKind),
     /// What the host has, and what was written since.
     Host(Mutex<String>),
+}
+
+impl Content {
+    /// With permissions.
+    const fn kind(&self) -> (FileType, u16) {
+        match self {
+            Self::Directory | Self::Lists(_) => (FileType::Directory, 0o555),
+            Self::Knob { writable: true } | Self::Host(_) => (FileType::RegularFile, 0o644),
+            Self::Knob { writable: false } => (FileType::RegularFile, 0o444),
+            Self::Flows => (FileType::RegularFile, 0o440),
+        }
+    }
 }
 
 pub(super) struct Files {
     instance: Instance,
     nodes: Vec<Node>,
+    /// Their files come after the nodes.
+    lists: Lists,
     open: Mutex<Open>,
 }
 
@@ -79,13 +105,14 @@ impl Files {
         let mut nodes = vec![
             node("", ROOT, Content::Directory),
             node("netfilter", ROOT, Content::Directory),
-            node("nf_conntrack", ROOT, Content::Flows),
+            node(FLOWS, ROOT, Content::Flows),
             node("nf_conntrack_max", ROOT, Content::Knob { writable: true }),
         ];
         nodes.extend(knobs().into_iter().map(|knob| {
             let writable = !matches!(knob.kind, Kind::Count);
             node(knob.name, NETFILTER, Content::Knob { writable })
         }));
+        nodes.extend(DIRECTORIES.map(|(name, kind)| node(name, ROOT, Content::Lists(kind))));
         nodes.extend(TCP_KNOBS.map(|name| {
             let host = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}"));
             node(
@@ -97,6 +124,7 @@ impl Files {
         Self {
             instance,
             nodes,
+            lists: Lists::default(),
             open: Mutex::default(),
         }
     }
@@ -106,9 +134,23 @@ impl Files {
             .get(usize::try_from(u64::from(ino)).ok()?.checked_sub(1)?)
     }
 
-    fn text(&self, node: &Node) -> Result<String, Errno> {
+    /// A list by its file.
+    fn list(&self, ino: INodeNo) -> Option<MeterList> {
+        let index = usize::try_from(u64::from(ino)).ok()?.checked_sub(1)?;
+        self.lists.get(index.checked_sub(self.nodes.len())?)
+    }
+
+    fn list_ino(&self, number: usize) -> INodeNo {
+        INodeNo((self.nodes.len() + number) as u64 + 1)
+    }
+
+    fn text(&self, ino: INodeNo) -> Result<String, Errno> {
+        if let Some(list) = self.list(ino) {
+            return lists::text(&self.instance, list).map_err(|error| failed(&error));
+        }
+        let node = self.node(ino).ok_or(Errno::ENOENT)?;
         match &node.content {
-            Content::Directory => Err(Errno::EISDIR),
+            Content::Directory | Content::Lists(_) => Err(Errno::EISDIR),
             Content::Host(value) => Ok(lock(value).clone()),
             Content::Knob { .. } => self.knob(&node.name).map_err(|error| failed(&error)),
             Content::Flows => self.flows().map_err(|error| failed(&error)),
@@ -136,7 +178,11 @@ impl Files {
         Ok(text)
     }
 
-    fn put(&self, node: &Node, data: &[u8]) -> Result<(), Errno> {
+    fn put(&self, ino: INodeNo, data: &[u8]) -> Result<(), Errno> {
+        if let Some(list) = self.list(ino) {
+            return lists::put(&self.instance, list, data);
+        }
+        let node = self.node(ino).ok_or(Errno::ENOENT)?;
         let value = String::from_utf8_lossy(data);
         let value = value.trim();
         match &node.content {
@@ -171,11 +217,10 @@ impl Files {
     }
 
     fn attributes(&self, ino: INodeNo) -> Option<FileAttr> {
-        let (kind, perm) = match &self.node(ino)?.content {
-            Content::Directory => (FileType::Directory, 0o555),
-            Content::Knob { writable: true } | Content::Host(_) => (FileType::RegularFile, 0o644),
-            Content::Knob { writable: false } => (FileType::RegularFile, 0o444),
-            Content::Flows => (FileType::RegularFile, 0o440),
+        let (kind, perm) = match self.list(ino) {
+            Some(list) if list.kind == MeterKind::Recent => (FileType::RegularFile, 0o644),
+            Some(_) => (FileType::RegularFile, 0o444),
+            None => self.node(ino)?.content.kind(),
         };
         Some(FileAttr {
             ino,
@@ -200,6 +245,16 @@ impl Files {
 
 impl Filesystem for Files {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if let Some(Content::Lists(kind)) = self.node(parent).map(|node| &node.content) {
+            let name = name.to_str().unwrap_or_default();
+            let number = self.lists.find(&self.instance, *kind, name);
+            let ino = number.map(|number| self.list_ino(number));
+            match ino.and_then(|ino| self.attributes(ino)) {
+                Some(attributes) => reply.entry(&NO_TIME, &attributes, Generation(0)),
+                None => reply.error(Errno::ENOENT),
+            }
+            return;
+        }
         let found = self.nodes.iter().enumerate().skip(1).find(|(_, node)| {
             node.parent as u64 + 1 == u64::from(parent) && name == node.name.as_str()
         });
@@ -243,13 +298,9 @@ impl Filesystem for Files {
     }
 
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let Some(node) = self.node(ino) else {
-            reply.error(Errno::ENOENT);
-            return;
-        };
         let text = match flags.acc_mode() {
             fuser::OpenAccMode::O_WRONLY => Ok(String::new()),
-            _ => self.text(node),
+            _ => self.text(ino),
         };
         let text = match text {
             Ok(text) => text,
@@ -305,11 +356,7 @@ impl Filesystem for Files {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let written = match self.node(ino) {
-            Some(node) => self.put(node, data),
-            None => Err(Errno::ENOENT),
-        };
-        match written {
+        match self.put(ino, data) {
             Ok(()) => reply.written(data.len() as u32),
             Err(error) => reply.error(error),
         }
@@ -342,14 +389,28 @@ impl Filesystem for Files {
         mut reply: ReplyDirectory,
     ) {
         let own = u64::from(ino);
-        let dots = [(own, ".", true), (1, "..", true)];
-        let entries = self.nodes.iter().enumerate().skip(1);
-        let entries = entries
-            .filter(|(_, node)| node.parent as u64 + 1 == own)
-            .map(|(index, node)| {
-                let is_directory = matches!(node.content, Content::Directory);
-                (index as u64 + 1, node.name.as_str(), is_directory)
-            });
+        let dots = [(own, "."), (1, "..")].map(|(ino, name)| (ino, name.to_owned(), true));
+        let mut entries: Vec<_> = Vec::new();
+        if let Some(Content::Lists(kind)) = self.node(ino).map(|node| &node.content) {
+            let lists = match self.lists.all(&self.instance, *kind) {
+                Ok(lists) => lists,
+                Err(error) => {
+                    reply.error(failed(&error));
+                    return;
+                }
+            };
+            let files = lists.into_iter();
+            entries.extend(files.map(|(number, list)| {
+                let ino = u64::from(self.list_ino(number));
+                (ino, list.name, false)
+            }));
+        }
+        let nodes = self.nodes.iter().enumerate().skip(1);
+        let nodes = nodes.filter(|(_, node)| node.parent as u64 + 1 == own);
+        entries.extend(nodes.map(|(index, node)| {
+            let is_directory = matches!(node.content.kind().0, FileType::Directory);
+            (index as u64 + 1, node.name.clone(), is_directory)
+        }));
         let all = dots.into_iter().chain(entries).zip(1_u64..);
         for ((ino, name, is_directory), next) in all.skip(offset as usize) {
             let kind = match is_directory {
@@ -369,7 +430,7 @@ fn failed(error: &ClientError) -> Errno {
     Errno::EIO
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is behind it is replaced as a whole: a panic elsewhere leaves it right.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

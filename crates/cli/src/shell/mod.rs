@@ -7,6 +7,7 @@
 //! The kernel takes all of it away with the last process of the namespace.
 
 mod files;
+mod lists;
 mod mounts;
 mod service;
 

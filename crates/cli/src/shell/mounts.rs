@@ -82,7 +82,7 @@ impl Stage {
         cover_config(config)?;
         let files = mount_files(instance, &stage("files"))?;
         cover_sysctls(&stage("files"))?;
-        cover_flows(&stage("files"), &stage("net"))?;
+        cover_net(&stage("files"), &stage("net"))?;
         Ok(Self {
             directory,
             _files: files,
@@ -195,16 +195,18 @@ fn cover_sysctls(files: &Path) -> anyhow::Result<()> {
 }
 
 /// `/proc/net` is a link to a directory that each process has of its own; another link is laid over it,
-/// to a directory of links to all that is there, and to our list of flows.
-fn cover_flows(files: &Path, net: &Path) -> anyhow::Result<()> {
-    const FLOWS: &str = "nf_conntrack";
+/// to a directory of links to all that is there, and to what we answer for.
+fn cover_net(files: &Path, net: &Path) -> anyhow::Result<()> {
+    let own = super::files::below_net();
     for entry in fs::read_dir("/proc/self/net")?.flatten() {
         let name = entry.file_name();
-        if name != FLOWS {
+        if !own.iter().any(|own| name == *own) {
             symlink(Path::new("/proc/self/net").join(&name), net.join(&name))?;
         }
     }
-    symlink(files.join(FLOWS), net.join(FLOWS))?;
+    for name in own {
+        symlink(files.join(name), net.join(name))?;
+    }
     let link = net.with_file_name("net-link");
     symlink(net, &link)?;
     let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;

@@ -6,5 +6,6 @@ mod iptables;
 mod manual;
 mod offline;
 mod shell;
+mod sources;
 mod targets;
 mod templates;

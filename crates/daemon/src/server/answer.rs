@@ -23,8 +23,8 @@ use super::connection::{Output, failure};
 use super::plane::PlaneError;
 use super::rules::ApplyError;
 use super::{
-    Origin, Shared, bans, commands, cookies, defence, edit, expectations, flows, sets, survey,
-    sysctl, timeouts,
+    Origin, Shared, bans, commands, cookies, defence, edit, expectations, flows, meters, sets,
+    survey, sysctl, timeouts,
 };
 
 /// Answers one request, all but those that end the conversation. Errors are the client's.
@@ -57,6 +57,11 @@ pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> 
         Request::ListSets { name, terse } => {
             return sets::list(shared, name.as_deref(), terse, output);
         }
+        Request::MeterLists => Ok(meters::lists(shared)),
+        Request::MeterEntries { list } => {
+            return meters::told(meters::list(shared, &list, output), output);
+        }
+        Request::ChangeRecent { name, change } => meters::change(shared, &name, change),
         Request::Sysctl { name } => return sysctl::tell(shared, name.as_deref(), output),
         Request::Status => status(shared).map(|status| Reply::Status(Box::new(status))),
         Request::Apply { files, mode } => match shared.rules.apply(&*shared.plane, &files, mode) {

@@ -20,6 +20,7 @@ mod flows;
 mod guard;
 mod log;
 pub mod memory;
+mod meters;
 mod plane;
 mod rules;
 mod sets;

@@ -103,8 +103,8 @@ pub trait Plane: Send + Sync {
     }
 
     /// Jiffies, and how many there are in a second.
-    fn jiffies(&self) -> (u64, u32) {
-        (u64::from(self.now().0), TICKS_PER_SECOND)
+    fn jiffies(&self) -> Result<(u64, u32), PlaneError> {
+        Ok((u64::from(self.now().0), TICKS_PER_SECOND))
     }
 
     fn attachments(&self) -> Vec<Attachment>;

@@ -52,6 +52,34 @@ impl State {
             .flat_map(|known| &known.compiled.conditions)
     }
 
+    /// The lists of `recent` and `hashlimit` that rules in force name, with the kind of their condition.
+    pub(super) fn meter_lists(&self) -> impl Iterator<Item = (Family, &str, u16)> {
+        let policy = match &self.in_force {
+            InForce::Known(known) => Some(&known.policy),
+            InForce::Nothing | InForce::Unknown => None,
+        };
+        policy.into_iter().flat_map(Policy::meter_lists)
+    }
+
+    /// The conditions of the rules in force, each with the family of its rule and the condition behind it.
+    pub(super) fn condition_pairs(&self) -> impl Iterator<Item = (Family, [Condition; 2])> {
+        let known = match &self.in_force {
+            InForce::Known(known) => Some(known),
+            InForce::Nothing | InForce::Unknown => None,
+        };
+        known.into_iter().flat_map(|known| {
+            let compiled = &known.compiled;
+            let rules = compiled.rules.iter().zip(&compiled.sources);
+            rules.flat_map(|(rule, source)| {
+                let first = rule.conditions as usize;
+                let end = first + rule.condition_count as usize;
+                let own = compiled.conditions.get(first..end).unwrap_or_default();
+                let pairs = own.windows(2).filter_map(|pair| pair.try_into().ok());
+                pairs.map(|pair| (source.family, pair))
+            })
+        })
+    }
+
     /// Whether rules that may come back name a set.
     pub(super) fn would_name(&self, set: &str) -> bool {
         let kept = self.pending.as_ref().map(Pending::before);

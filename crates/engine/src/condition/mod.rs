@@ -142,6 +142,8 @@ pub mod recent {
     pub const REAP: u32 = 1 << 5;
     /// The condition is turned round, which `--update` must know.
     pub const NOT: u32 = 1 << 6;
+    /// No packet does it: the TTL that an entry has stays.
+    pub const BY_HAND: u32 = 1 << 7;
 }
 
 /// How [`kind::RATE`] counts, and what it tells apart.

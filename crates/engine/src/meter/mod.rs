@@ -26,7 +26,7 @@ mod recent;
 mod survey;
 
 pub use self::memory::{WORD_BUSY, WORD_EVICTED, WORD_FULL, WORD_LIST_MAX, WORD_USED};
-pub use self::survey::{Change, Edit, RateEntry, RecentEntry, cost, edit, is_used};
+pub use self::survey::{Change, Edit, RateEntry, RecentEntry, edit, is_used};
 pub use self::survey::{let_go, rate_entries, recent_entries, sweep};
 
 use crate::condition::{Held, kind};

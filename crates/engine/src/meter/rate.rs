@@ -30,13 +30,30 @@ const CAP: u32 = STATE + 2;
 const WAS_OVER: u32 = STATE + 3;
 
 /// What a list of `hashlimit` is told.
-struct Config {
+pub(super) struct Config {
     mode: u32,
     average: u64,
     burst: u32,
     expire: u32,
     most: u32,
     interval: u32,
+}
+
+impl Config {
+    /// Of a condition and the one behind it.
+    #[inline(always)]
+    pub(super) const fn of(condition: &Condition, more: &Condition) -> Self {
+        let [_, _, mode, _, burst, expire, most] = condition.data;
+        let [low, high, interval, ..] = more.data;
+        Self {
+            mode,
+            average: (high as u64) << 32 | low as u64,
+            burst,
+            expire,
+            most,
+            interval,
+        }
+    }
 }
 
 /// In pieces, as `recent`.
@@ -71,17 +88,8 @@ fn prepare<P: Packet, H: Host>(
 
 #[inline(always)]
 fn config<H: Host>(host: &H, condition: &Condition, index: u32) -> Option<Config> {
-    let [_, _, mode, _, burst, expire, most] = condition.data;
     let more = host.condition(index.wrapping_add(1) % CONDITIONS_MAX)?;
-    let [low, high, interval, ..] = more.data;
-    Some(Config {
-        mode,
-        average: (high as u64) << 32 | low as u64,
-        burst,
-        expire,
-        most,
-        interval,
-    })
+    Some(Config::of(condition, more))
 }
 
 /// Fills in the key; `false` where a packet should have ports and has none.
@@ -257,7 +265,7 @@ impl Scale {
     }
 
     #[inline(always)]
-    pub(super) const fn credits(self, user: u64) -> u64 {
+    const fn credits(self, user: u64) -> u64 {
         let second = self.hertz * self.per_jiffy();
         if SCALE >= second {
             return match user.checked_div(SCALE / nonzero(second)) {
@@ -320,6 +328,22 @@ impl Scale {
         }
         let full = self.credits(config.average.wrapping_mul(config.burst as u64));
         account.grow(passed, self.per_jiffy(), full);
+    }
+
+    /// An entry as it stands now, see [`super::RateEntry::credit`].
+    pub(super) fn shown<W: Words>(self, config: &Config, words: W, now: u64) -> [u64; 3] {
+        let mut account = Account::load(words);
+        self.recalculate(config, &mut account, now);
+        if config.mode & rate::MATCH != 0 {
+            let credit = account.was_over << 32 | u64::from(config.interval);
+            return [credit, account.cap, rate_of(config)];
+        }
+        if config.mode & rate::BYTES != 0 {
+            return [account.credit, account.cap, self.byte_cost(config.average)];
+        }
+        let full = config.average.wrapping_mul(u64::from(config.burst));
+        let cost = self.credits(config.average);
+        [account.credit, self.credits(full), cost]
     }
 
     /// Whether a packet is within the limit.

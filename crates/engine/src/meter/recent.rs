@@ -444,7 +444,11 @@ fn stamp<M: FlowMemory>(flows: &M, meter: &mut Meter) {
         meta.stamps()
     };
     let more = Meta(entry.load(LAST)).more();
-    entry.store(LAST, Meta::new(meter.hops, next, stamps, more).0);
+    let ttl = match meter.what & recent::BY_HAND {
+        0 => meter.hops,
+        _ => meta.ttl(),
+    };
+    entry.store(LAST, Meta::new(ttl, next, stamps, more).0);
     detach(flows, meter.header, meter.found);
     append(flows, meter);
 }

@@ -1,14 +1,15 @@
 //! Work on what is remembered, for the daemon and for listings.
 
 use super::memory::{
-    KEY, LAST, LINKS, LIST, NEXT, STATE, WORD_USED, list_of, lock, lock_list, release, unlock_list,
+    KEY, LAST, LINKS, LIST, NEXT, WORD_USED, list_of, lock, lock_list, release, unlock_list,
 };
-use super::rate::Scale;
+use super::rate::{Config, Scale};
 use super::recent::{self, Meta, stamp_at};
-use super::{Meter, Trouble, connections, content, family_bit, memory};
+use super::{Meter, Trouble, connections, content, family_bit, list_number, memory};
 use crate::condition;
 use crate::host::{FlowMemory, Host, Repeat, Words};
 use crate::limits::{METER_BUCKETS, METER_CHAIN_MAX, METER_SLOTS, RECENT_STAMPS_MAX};
+use crate::policy::Condition;
 use crate::time::Tick;
 use crate::tuple::{Address, Family};
 
@@ -67,7 +68,7 @@ fn edit_list<H: Host>(host: &H, edit: &Edit, now: u64, meter: &mut Meter) -> Res
     meter.key = [high, low, 0, 0, 0];
     meter.ring = edit.ring;
     meter.what = match edit.what {
-        Change::Add => condition::recent::SET,
+        Change::Add => condition::recent::SET | condition::recent::BY_HAND,
         _ => condition::recent::REMOVE,
     };
     recent::carry_out(host, meter).map(|_| ())
@@ -319,38 +320,44 @@ pub struct RateEntry {
     pub destination: Address,
     pub source_port: u16,
     pub destination_port: u16,
-    /// Jiffies until it is over.
-    pub left: u64,
+    /// Jiffies until it is over; below zero where it is, and not taken out yet.
+    pub left: i64,
+    /// What xt_hashlimit prints of it: credit, its bound and what a packet takes; with rate-match the interval in
+    /// seconds with 2^32 if the last one was over the rate, what came in this one, and the rate.
     pub credit: u64,
+    pub cap: u64,
+    pub cost: u64,
 }
 
-/// Shows the entries of a list of `hashlimit`. For user space, as above; `now` in jiffies.
+/// Shows the entries of the list of `hashlimit` that a condition and the one behind it speak of, as they stand at a
+/// time in jiffies. For user space, as above.
 pub fn rate_entries<M: FlowMemory>(
     flows: &M,
-    list: u64,
-    now: u64,
+    [condition, more]: [&Condition; 2],
+    (now, hertz): (u64, u32),
     mut show: impl FnMut(&RateEntry),
 ) {
+    let [low, high, ..] = condition.data;
+    let config = Config::of(condition, more);
+    let scale = Scale {
+        hertz: u64::from(hertz),
+    };
+    let list = list_number(low, high);
     entries(flows, list, content::RATE, |_, words, family| {
         let ports = words.load(LAST);
+        let [credit, cap, cost] = scale.shown(&config, words, now);
         show(&RateEntry {
             family,
             source: address(words, KEY),
             destination: address(words, KEY + 2),
             source_port: (ports >> 16) as u16,
             destination_port: ports as u16,
-            left: words.load(LINKS).saturating_sub(now),
-            credit: words.load(STATE + 1),
+            left: words.load(LINKS).wrapping_sub(now) as i64,
+            credit,
+            cap,
+            cost,
         });
     });
-}
-
-/// Credit that a packet of a rate takes, see [`RateEntry::credit`].
-pub const fn cost(average: u64, hertz: u32) -> u64 {
-    Scale {
-        hertz: hertz as u64,
-    }
-    .credits(average)
 }
 
 fn entries<M: FlowMemory>(

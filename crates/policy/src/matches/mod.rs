@@ -31,6 +31,7 @@ use keepstate_engine::tuple::Family;
 pub(crate) use set::NAMING as NAMING_SETS;
 pub use set::SET_NAME_BYTES_MAX;
 pub(crate) use sources::{connections_list, list_words};
+pub(crate) use sources::recent_name;
 pub use sources::{rate_list, recent_list};
 pub use targets::{Note, NoteTarget};
 pub use tcp::TcpFlags;
@@ -242,10 +243,10 @@ pub struct Extension {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Given {
+pub(crate) struct Given {
     name: &'static str,
     negated: bool,
-    value: Value,
+    pub(crate) value: Value,
 }
 
 impl PartialEq for Extension {
@@ -396,7 +397,7 @@ impl Extension {
         (self.module.lower)(self, lowered);
     }
 
-    fn find(&self, name: &str) -> Option<&Given> {
+    pub(crate) fn find(&self, name: &str) -> Option<&Given> {
         self.given.iter().find(|given| given.name == name)
     }
 

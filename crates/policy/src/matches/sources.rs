@@ -162,12 +162,13 @@ fn list_recent(extension: &Extension, _: bool) -> String {
     let mask = extension.find("mask").map(|given| given.value.to_string());
     text + &format!(
         " name: {} side: {side} mask: {}",
-        list_name(extension),
+        recent_name(extension),
         mask.unwrap_or_default()
     )
 }
 
-fn list_name(extension: &Extension) -> &str {
+/// The list that a match names.
+pub(crate) fn recent_name(extension: &Extension) -> &str {
     match extension.find("name").map(|given| &given.value) {
         Some(Value::Text(name)) => name,
         _ => NAME_DEFAULT,
@@ -192,7 +193,7 @@ fn lower_recent(extension: &Extension, lowered: &mut Lowered) {
     };
     let seconds = extension.number("seconds").unwrap_or(0) as u32;
     let hits = extension.number("hitcount").unwrap_or(0) as u32;
-    let [low, high] = list_words(recent_list(list_name(extension)));
+    let [low, high] = list_words(recent_list(recent_name(extension)));
     let data = [low, high, what, seconds, hits, recent_ring(hits)];
     let count = 1 << flag::COUNT_SHIFT;
     lowered.ask_packet(kind::RECENT, not(negated) | side | count, &data);
