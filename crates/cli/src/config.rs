@@ -46,6 +46,11 @@ pub(crate) fn rule_files(directory: &Path) -> [PathBuf; 2] {
     ["rules.v4", "rules.v6"].map(|name| directory.join(name))
 }
 
+/// The sets that these rules name, as ipset-persistent names them.
+pub(crate) fn set_file(directory: &Path) -> PathBuf {
+    directory.join("ipsets")
+}
+
 /// Files of settings in the order in which they are read, those that exist.
 pub(crate) fn system_files(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory.join("sysctl.d"));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use keepstate_api::{ApplyMode, Instance, RuleFile, RuleProblem, Shutdown};
+use keepstate_api::{ApplyMode, Instance, RuleFile, RuleProblem, SetCommand, Shutdown};
 use keepstate_engine::settings::Settings;
 use keepstate_flowmemory::{ban_buckets_for, random_hash_keys, set_buckets_for, table_size};
 use keepstate_listing::sysctl::{self as knobs, Sysctl};
@@ -22,6 +22,7 @@ use crate::kernel_plane::KernelPlane;
 use crate::netlink::LinkChanges;
 use crate::notices;
 use crate::resize;
+use crate::server::sets;
 use crate::server::sysctl;
 use crate::server::{ApplyError, Origin, Plane, PlaneError, Rules, Server, ServerError};
 
@@ -56,10 +57,20 @@ pub struct Options {
     /// Put in force instead when there are no such rules and nothing filters yet: what was saved before
     /// the machine started anew.
     pub saved_rules: Vec<RuleFile>,
+    /// The sets that were saved with them. They are made before any rules when nothing filters yet.
+    pub saved_sets: SavedSets,
     pub sysctls: Vec<Sysctl>,
     pub bans_max: u32,
     /// Entries of all sets.
     pub set_entries_max: u32,
+}
+
+/// A file of sets, in the words of `ipset save`.
+#[derive(Clone, Debug, Default)]
+pub struct SavedSets {
+    pub path: PathBuf,
+    /// Each with the number of its line.
+    pub commands: Vec<(u64, SetCommand)>,
 }
 
 /// Why the daemon did not start, or not end well.
@@ -72,6 +83,12 @@ pub enum RunError {
     File(PathBuf, #[source] io::Error),
     #[error("bpffs cannot be mounted on {BPFFS}")]
     Mount(#[source] rustix::io::Errno),
+    #[error("{}:{line}: {message}", path.display())]
+    Sets {
+        path: PathBuf,
+        line: u64,
+        message: String,
+    },
     #[error("the rules have errors")]
     Rules(Vec<RuleProblem>),
     #[error(transparent)]
@@ -126,6 +143,9 @@ fn serve(
     let plane: Arc<dyn Plane> = Arc::<KernelPlane>::clone(&kernel);
     let rules = Arc::new(Rules::new(instance.state_directory()));
     rules.recall(&*plane)?;
+    if origin == Origin::Fresh {
+        restore_sets(&*plane, &rules, &options.saved_sets)?;
+    }
     let files = match origin {
         Origin::Fresh if options.rules.is_empty() => &options.saved_rules,
         Origin::Fresh | Origin::Adopted => &options.rules,
@@ -159,6 +179,18 @@ fn serve(
     };
     ending.answer(result.as_ref().copied().map_err(ToString::to_string));
     Ok(result?)
+}
+
+fn restore_sets(plane: &dyn Plane, rules: &Rules, saved: &SavedSets) -> Result<(), RunError> {
+    let commands = saved.commands.iter().map(|(_, command)| command);
+    sets::restore(plane, rules, commands).map_err(|(number, message)| {
+        let line = saved.commands.get(number as usize);
+        RunError::Sets {
+            path: saved.path.clone(),
+            line: line.map_or(0, |(line, _)| *line),
+            message,
+        }
+    })
 }
 
 /// Changes the settings of a firewall that was there before. What cannot be changed while the table is

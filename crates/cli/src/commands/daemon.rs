@@ -9,11 +9,12 @@ use clap::{Args, ValueEnum};
 use keepstate_api::{RuleFamily, RuleFile};
 use keepstate_daemon::kernel::AttachMode;
 use keepstate_daemon::run::{
-    BANS_MAX_DEFAULT, Options, RunError, SET_ENTRIES_MAX_DEFAULT, run as run_daemon,
+    BANS_MAX_DEFAULT, Options, RunError, SET_ENTRIES_MAX_DEFAULT, SavedSets, run as run_daemon,
 };
 use keepstate_sim::sysctl::Sysctl;
 
 use crate::config::{self, ConfigArgument};
+use crate::ipset;
 use crate::running::InstanceArgument;
 
 /// Run the daemon in the foreground, as a service manager wants it.
@@ -114,6 +115,7 @@ pub(crate) fn serve(start: &StartArguments) -> anyhow::Result<ExitCode> {
         },
         rules: rule_files(start.rules.as_deref(), start.rules6.as_deref())?,
         saved_rules: saved_rules(&start.config.directory())?,
+        saved_sets: saved_sets(&start.config.directory())?,
         sysctls,
         bans_max: start.bans_max,
         set_entries_max: start.set_entries_max,
@@ -164,6 +166,15 @@ fn saved_rules(directory: &Path) -> anyhow::Result<Vec<RuleFile>> {
         .filter(|(path, _)| path.exists())
         .map(|(path, family)| rule_file(&path, family))
         .collect()
+}
+
+fn saved_sets(directory: &Path) -> anyhow::Result<SavedSets> {
+    let path = config::set_file(directory);
+    let commands = match path.exists() {
+        true => ipset::read(&path)?,
+        false => Vec::new(),
+    };
+    Ok(SavedSets { path, commands })
 }
 
 fn rule_file(path: &Path, family: RuleFamily) -> anyhow::Result<RuleFile> {

@@ -8,15 +8,17 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 use keepstate_api::{Client, Reply, Request};
-use keepstate_policy::{ShowCounters, missing_sets, save, save_tables};
+use keepstate_policy::{ShowCounters, save};
 
 use crate::config::{self, ConfigArgument};
+use crate::ipset;
 use crate::running::{InstanceArgument, rules_in_force, unexpected};
 use crate::when::now_as_date_prints_it;
 
 /// Keep the rules in force: `keepstate up` puts them in force again after the machine was off.
 ///
-/// They lie in rules.v4 and rules.v6 below /etc/keepstate, as iptables-save prints them.
+/// They lie in rules.v4 and rules.v6 below /etc/keepstate, as iptables-save prints them, and all sets in the file ipsets beside
+/// them, as `ipset save` does.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -45,33 +47,39 @@ fn keep(client: &mut Client, directory: &Path) -> anyhow::Result<()> {
         );
     }
     let policy = rules_in_force(client)?;
-    let named = [&policy.v4, &policy.v6].map(|ruleset| save_tables(ruleset, ShowCounters::No));
-    if named
-        .iter()
-        .any(|text| !missing_sets(text, |_| false).is_empty())
-    {
-        bail!(
-            "the rules name sets, which are not there yet when the machine starts: they would be refused, \
-             and nothing would filter. Keep rules without sets, and put these in force behind \
-             `keepstate set restore`"
-        );
-    }
     fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
+    keep_sets(client, &config::set_file(directory))?;
     let when = now_as_date_prints_it();
     let rulesets = [&policy.v4, &policy.v6];
     for (ruleset, path) in rulesets.into_iter().zip(config::rule_files(directory)) {
         let text = save(ruleset, ShowCounters::No, &when);
-        replace(&path, &text).with_context(|| path.display().to_string())?;
+        replace(&path, text.as_bytes()).with_context(|| path.display().to_string())?;
         println!("{}: {} rules", path.display(), ruleset.rule_count());
     }
     Ok(())
 }
 
+/// Before the rules that name them.
+fn keep_sets(client: &mut Client, path: &Path) -> anyhow::Result<()> {
+    let name = || path.display().to_string();
+    match ipset::saved(client)? {
+        Some(text) => {
+            replace(path, &text).with_context(name)?;
+            let sets = text.split(|byte| *byte == b'\n');
+            let sets = sets.filter(|line| line.starts_with(b"create "));
+            println!("{}: {} sets", path.display(), sets.count());
+        }
+        None if path.exists() => fs::remove_file(path).with_context(name)?,
+        None => {}
+    }
+    Ok(())
+}
+
 /// A machine that loses its power meanwhile has the old file or the new one.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
+fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     let next = path.with_extension(format!("{}.new", std::process::id()));
     let written = File::create(&next).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
+        file.write_all(text)?;
         file.sync_all()
     });
     let moved = written.and_then(|()| fs::rename(&next, path));

@@ -170,29 +170,55 @@ fn restore(options: &Options) -> Result<(), Problem> {
     };
     let mut batch = Batch::default();
     for (number, line) in (1..).zip(std::io::BufReader::new(input).lines()) {
-        let line = line?;
-        let words = options::words(&line);
-        if words.is_empty() || words[0].starts_with('#') || words == ["COMMIT"] {
-            continue;
-        }
-        let in_line = |message| Problem::Said(format!("Error in line {number}: {message}"), FAILED);
-        let parsed = match options::parse(&words) {
-            Ok(parsed) => parsed,
+        match in_file(&line?) {
+            Ok(None) => {}
+            Ok(Some((command, exist))) => {
+                batch.take(&mut client, number, command, options.exist || exist)?;
+            }
             Err(message) => {
                 batch.send(&mut client)?;
-                return Err(in_line(message));
-            }
-        };
-        let exist = options.exist || parsed.exist;
-        match parsed.task {
-            Task::Change(command) => batch.take(&mut client, number, command, exist)?,
-            _ => {
-                batch.send(&mut client)?;
-                return Err(in_line("no command that a file may hold".to_owned()));
+                let message = format!("Error in line {number}: {message}");
+                return Err(Problem::Said(message, FAILED));
             }
         }
     }
     batch.send(&mut client)
+}
+
+/// The command of a line of a file, and whether what is there already is no error.
+fn in_file(line: &str) -> Result<Option<(SetCommand, bool)>, String> {
+    let words = options::words(line);
+    if words.is_empty() || words[0].starts_with('#') || words == ["COMMIT"] {
+        return Ok(None);
+    }
+    let parsed = options::parse(&words)?;
+    match parsed.task {
+        Task::Change(command) => Ok(Some((command, parsed.exist))),
+        _ => Err("no command that a file may hold".to_owned()),
+    }
+}
+
+/// The commands of a file, each with the number of its line.
+pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<(u64, SetCommand)>> {
+    let name = path.display();
+    let file = std::fs::File::open(path).with_context(|| name.to_string())?;
+    let mut commands = Vec::new();
+    for (number, line) in (1..).zip(std::io::BufReader::new(file).lines()) {
+        let line = line.with_context(|| format!("{name}:{number}"))?;
+        match in_file(&line) {
+            Ok(command) => commands.extend(command.map(|(command, _)| (number, command))),
+            Err(message) => anyhow::bail!("{name}:{number}: {message}"),
+        }
+    }
+    Ok(commands)
+}
+
+/// All sets, as `ipset save` prints them; `None` where there are none.
+pub(crate) fn saved(client: &mut Client) -> anyhow::Result<Option<Vec<u8>>> {
+    let sets = ask_for_sets(client, None, false)?;
+    let mut text = Vec::new();
+    print::save_all(&mut text, &sets)?;
+    Ok((!sets.is_empty()).then_some(text))
 }
 
 /// Commands that are sent together, with the lines that they stand in.

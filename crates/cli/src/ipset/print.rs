@@ -13,12 +13,7 @@ pub(super) fn print(out: &mut dyn Write, options: &Options, sets: &[Listed]) -> 
         return print_json(out, options, sets);
     }
     if options.format == Format::Save {
-        // Lists come after what they hold.
-        let (lists, others): (Vec<_>, Vec<_>) = sets.iter().partition(|set| is_list(&set.info));
-        return others
-            .into_iter()
-            .chain(lists)
-            .try_for_each(|set| save(out, set));
+        return save_all(out, sets);
     }
     for (number, set) in sets.iter().enumerate() {
         if options.names {
@@ -31,6 +26,13 @@ pub(super) fn print(out: &mut dyn Write, options: &Options, sets: &[Listed]) -> 
         plain(out, set)?;
     }
     Ok(())
+}
+
+pub(super) fn save_all(out: &mut dyn Write, sets: &[Listed]) -> io::Result<()> {
+    // Lists come after what they hold.
+    let (lists, others): (Vec<_>, Vec<_>) = sets.iter().partition(|set| is_list(&set.info));
+    let all = others.into_iter().chain(lists);
+    all.into_iter().try_for_each(|set| save(out, set))
 }
 
 fn print_json(out: &mut dyn Write, options: &Options, sets: &[Listed]) -> io::Result<()> {

@@ -172,3 +172,78 @@ fn kept_rules_are_in_force_after_the_next_start() {
         "the kept rules replaced those that were named"
     );
 }
+
+#[test]
+fn sets_are_kept_with_the_rules_that_name_them() {
+    const NAME: &str = "sets_are_kept_with_the_rules_that_name_them";
+    let Some(bench) = Bench::up(NAME, "kept-sets") else {
+        return;
+    };
+    let set = |words: &str| {
+        let words: Vec<&str> = ["set"].into_iter().chain(words.split(' ')).collect();
+        let done = bench.keepstate_plain(&words);
+        assert_eq!(done.code, 0, "{words:?}: {}", done.stderr);
+        done.stdout
+    };
+    set("create bad hash:net timeout 0 maxelem 1000");
+    set("add bad 10.9.0.2");
+    set("add bad 198.51.100.0/24 timeout 3600");
+    set("create six hash:ip family inet6");
+    set("add six 2001:db8::1");
+    set("create web hash:ip,port");
+    set("add web 192.0.2.1,tcp:80");
+    // The list is made before what it holds, and must be read after it.
+    set("create all list:set size 4");
+    set("add all bad");
+    set("add all web");
+    let rules = bench.file(
+        "named",
+        "iptables -A INPUT -m set --match-set all src -j DROP\n",
+    );
+    bench.succeeds(&["apply", &rules]);
+    assert!(!bench.answers(), "the set does not count");
+    let said = bench.succeeds(&["save"]);
+    assert!(said.contains("ipsets: 4 sets"), "{said}");
+    let file = bench.directory.join("etc/ipsets");
+    let read = || std::fs::read_to_string(&file).expect("sets are kept");
+    let without_times = |text: &str| -> Vec<String> {
+        let lines = text.lines().map(|line| line.split(" timeout 3").next());
+        lines
+            .map(|line| line.unwrap_or_default().to_owned())
+            .collect()
+    };
+    assert_eq!(without_times(&read()), without_times(&set("save")));
+
+    // The machine starts anew.
+    bench.succeeds(&["down"]);
+    assert!(bench.answers());
+    bench.succeeds(&["up"]);
+    assert!(!bench.answers(), "the rules or their sets are not in force");
+    assert_eq!(without_times(&read()), without_times(&set("save")));
+    set("del bad 10.9.0.2");
+    assert!(bench.answers(), "the rules do not ask the set");
+
+    // A line that is wrong stops the start, and is named.
+    bench.succeeds(&["down"]);
+    let kept = read();
+    for (line, wrong) in [
+        (1, "add nobody 10.0.0.1\n"),
+        (2, "create x hash:ip\ncreate x hash:net\n"),
+        (1, "create y hash:mac\n"),
+    ] {
+        std::fs::write(&file, wrong).expect("it can be written");
+        let refused = bench.keepstate(&["up"]);
+        assert!(!refused.status.success(), "{wrong}");
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(said.contains(&format!("ipsets:{line}: ")), "{said}");
+    }
+    std::fs::write(&file, kept).expect("it can be written");
+    bench.succeeds(&["up"]);
+
+    // Without sets there is no file.
+    let open = bench.file("open", OPEN);
+    bench.succeeds(&["apply", &open]);
+    set("destroy");
+    bench.succeeds(&["save"]);
+    assert!(!file.exists(), "the file of sets stayed");
+}

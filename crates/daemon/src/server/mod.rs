@@ -23,7 +23,7 @@ pub mod memory;
 mod meters;
 mod plane;
 mod rules;
-mod sets;
+pub(crate) mod sets;
 mod survey;
 pub(crate) mod sysctl;
 pub mod tables;

@@ -3,11 +3,13 @@
 
 mod entries;
 mod listing;
+mod saved;
 mod sweep;
 #[cfg(test)]
 mod tests;
 
 pub(super) use self::listing::list;
+pub(crate) use self::saved::restore;
 pub(super) use self::sweep::run;
 
 use std::sync::Mutex;
@@ -28,6 +30,7 @@ use keepstate_policy::SET_NAME_BYTES_MAX;
 use super::Shared;
 use super::connection::failure;
 use super::plane::Plane;
+use super::rules::Rules;
 use super::tables::Table;
 use crate::lock;
 
@@ -84,7 +87,8 @@ fn text_of(name: &Name) -> String {
 
 /// A run of commands.
 struct Batch<'a> {
-    shared: &'a Shared,
+    sets: &'a Sets,
+    rules: &'a Rules,
     table: &'a Table,
     settings: Settings,
     now: Tick,
@@ -103,13 +107,30 @@ pub(super) fn run_commands(shared: &Shared, commands: &[SetCommand], exist: bool
         let message = format!("more than {SET_COMMANDS_MAX} commands in one request");
         return failure(FailureKind::Invalid, message);
     }
-    let _writing = lock(&shared.sets.writing);
-    let (table, settings) = (shared.plane.table(), shared.plane.settings());
+    let places = (&*shared.plane, &shared.sets, &*shared.rules);
+    let (done, found, failure) = carry_out(places, commands.iter(), exist);
+    Reply::SetsDone {
+        done,
+        found,
+        failure,
+    }
+}
+
+/// How many commands were carried out, what the last one found if it was a test, and what is wrong with the one
+/// after them.
+fn carry_out<'a>(
+    (plane, sets, rules): (&dyn Plane, &Sets, &Rules),
+    commands: impl Iterator<Item = &'a SetCommand>,
+    exist: bool,
+) -> (u64, Option<bool>, Option<String>) {
+    let _writing = lock(&sets.writing);
+    let (table, settings) = (plane.table(), plane.settings());
     let mut batch = Batch {
-        shared,
+        sets,
+        rules,
         table: &table,
         settings,
-        now: shared.plane.now(),
+        now: plane.now(),
         exist,
         used: total(&table.flows()),
         room: u64::from(bans_for(settings.sets.buckets)),
@@ -118,20 +139,14 @@ pub(super) fn run_commands(shared: &Shared, commands: &[SetCommand], exist: bool
         found: None,
     };
     let mut done = 0;
-    let mut failure = None;
     for command in commands {
         batch.found = None;
         if let Err(message) = batch.run(command) {
-            failure = Some(message);
-            break;
+            return (done, batch.found, Some(message));
         }
         done += 1;
     }
-    Reply::SetsDone {
-        done,
-        found: batch.found,
-        failure,
-    }
+    (done, batch.found, None)
 }
 
 /// Entries of all sets.
@@ -300,7 +315,7 @@ impl<'a> Batch<'a> {
                 return Err("Element cannot be deleted from the set: it's not added".into());
             }
         }
-        self.shared.sets.has_gaps.store(true, Ordering::Relaxed);
+        self.sets.has_gaps.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -345,7 +360,7 @@ impl<'a> Batch<'a> {
         }
         self.empty(content);
         self.used = total(&flows);
-        self.shared.sets.has_gaps.store(true, Ordering::Relaxed);
+        self.sets.has_gaps.store(true, Ordering::Relaxed);
     }
 
     fn empty(&self, content: u32) {
@@ -361,7 +376,7 @@ impl<'a> Batch<'a> {
         let numbers = self.named(name)?;
         let flows = self.flows();
         // No rules come meanwhile.
-        let rules = self.shared.rules.lock();
+        let rules = self.rules.lock();
         let mut in_use = numbers
             .iter()
             .map(|number| references(&rules, &flows, *number));
@@ -383,7 +398,7 @@ impl<'a> Batch<'a> {
         let number = self.set(from)?;
         let name = name_of(to).ok_or("A name of a set has 1 to 31 bytes")?;
         let flows = self.flows();
-        let rules = self.shared.rules.lock();
+        let rules = self.rules.lock();
         if find(&flows, to).is_some() {
             return Err("Set cannot be renamed: a set with the new name already exists".into());
         }
