@@ -4,13 +4,14 @@ use core::ffi::c_void;
 use core::mem::size_of;
 
 use aya_ebpf::maps::RingBuf;
+use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::helpers::generated::{
     bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop, bpf_ringbuf_output,
 };
 use keepstate_engine::answer::Answer;
 use keepstate_engine::cookie::Check;
 use keepstate_engine::event::Event;
-use keepstate_engine::host::{Host, NATIVE_HERTZ, Packet, Repeat, Route};
+use keepstate_engine::host::{Host, Local, NATIVE_HERTZ, Packet, Repeat, Route};
 use keepstate_engine::index::IndexLine;
 use keepstate_engine::limits::{
     CONDITIONS_MAX, HELPER_BYTES_MAX, INDEX_LINES_MAX, NOTICE_BYTES_MAX, RULES_MAX,
@@ -19,8 +20,9 @@ use keepstate_engine::notice::{Notice, NoticeKind};
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_engine::settings::Settings;
 use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
+use keepstate_engine::tuple::{Address, Family};
 use keepstate_engine::wire::PacketInfo;
-use keepstate_plane::{InterfaceKey, PLANE_TEST_CLOCK, Plane, TICK_SHIFT};
+use keepstate_plane::{InterfaceKey, LOCAL_KEY_BITS, PLANE_TEST_CLOCK, Plane, TICK_SHIFT, local_key};
 
 use crate::cookie;
 use crate::maps;
@@ -261,6 +263,20 @@ impl<C: Context> Host for KernelHost<C> {
     #[inline(always)]
     fn interface(&self) -> u32 {
         route::incoming(self)
+    }
+
+    #[inline(always)]
+    fn local(&self, family: Family, address: &Address) -> Option<Local> {
+        let bits = match family {
+            Family::V4 => 32,
+            Family::V6 => 128,
+        };
+        let key = Key::new(LOCAL_KEY_BITS + bits, local_key(family, address));
+        let value = *maps::LOCALS.get(&key)?;
+        Some(Local {
+            kind: value as u32,
+            interface: (value >> 32) as u32,
+        })
     }
 
     #[inline(never)]

@@ -14,11 +14,9 @@ use keepstate_engine::meter;
 use keepstate_engine::policy::{Condition, POLICY_NONE, POLICY_UNSETTLED, PolicyHeader, Rule};
 use keepstate_engine::settings::{SETTING_NEWER_TABLE, SETTING_OLDER_TABLE, Settings};
 use keepstate_engine::table;
-use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
+use keepstate_engine::time::Tick;
 use keepstate_flowmemory::{HelperSlices, MeterSlices, SetSlices, SliceTable, rated_flows};
-use keepstate_plane::{
-    Counters, METER_FAILED, METER_NOW, MeterOrder, Plane as PlaneWords, RuleCounter,
-};
+use keepstate_plane::{Counters, MeterOrder, Plane as PlaneWords, RuleCounter};
 use keepstate_policy::Compiled;
 use keepstate_policy::model::Counters as RuleCounters;
 use rustix::time::{ClockId, clock_gettime};
@@ -152,6 +150,7 @@ impl KernelPlane {
             rule_counters,
             counters,
             interfaces,
+            locals,
             events,
             notices,
             answers,
@@ -188,6 +187,7 @@ impl KernelPlane {
                 rule_counters,
                 counters,
                 interfaces,
+                locals,
                 patterns: [None, None],
                 places: [None, None],
                 flipped: Instant::now(),
@@ -300,7 +300,9 @@ impl KernelPlane {
         if self.words().wall_offset.abs_diff(offset) > 10_000_000 {
             self.change(|plane| plane.wall_offset = offset);
         }
-        lock(&self.tables).tell_interfaces()
+        let mut tables = lock(&self.tables);
+        tables.locals.follow()?;
+        tables.tell_interfaces()
     }
 
     /// As they are for the newer table, where there are two.
@@ -552,16 +554,10 @@ impl Plane for KernelPlane {
     }
 
     fn jiffies(&self) -> Result<(u64, u32), PlaneError> {
-        let hertz = clock::rate(self.words().tick_multiplier);
-        // Rough, but no half of 32 bits away.
-        let rough = u64::from(self.now().0) * u64::from(hertz) / u64::from(TICKS_PER_SECOND);
-        let order = MeterOrder {
-            what: METER_NOW,
-            ..MeterOrder::default()
-        };
-        let exact = self.run_meter(&order)?.unwrap_or(METER_FAILED);
-        let ahead = exact.wrapping_sub(rough as u32).cast_signed();
-        Ok((rough.saturating_add_signed(i64::from(ahead)), hertz))
+        let multiplier = self.words().tick_multiplier;
+        Ok(meters::jiffies(multiplier, self.now(), |order| {
+            self.run_meter(order)
+        })?)
     }
 
     fn attachments(&self) -> Vec<Attachment> {

@@ -6,6 +6,7 @@ mod clock;
 mod follow;
 pub mod kernel;
 pub mod kernel_plane;
+mod locals;
 pub mod mapped;
 mod maps;
 mod meters;

@@ -9,6 +9,7 @@ use keepstate_engine::settings::Settings;
 use keepstate_plane::{Counters, Interface, InterfaceKey, LAYOUT, Plane, RuleCounter, names};
 
 use crate::kernel::{KernelError, missing, object_number};
+use crate::locals::Locals;
 use crate::mapped::{Mapping, Raw, from_bytes};
 use crate::table_maps::TableMaps;
 
@@ -35,6 +36,7 @@ pub struct Maps {
     pub counters: PerCpuArray<MapData, Raw<Counters>>,
     pub interfaces: HashMap<MapData, Raw<InterfaceKey>, Raw<Interface>>,
     pub answer_rates: Array<MapData, u64>,
+    pub locals: Locals,
     /// These three are taken by whoever reads them.
     pub events: Option<Map>,
     pub notices: Option<Map>,
@@ -77,6 +79,7 @@ impl Maps {
             counters: take(names::COUNTERS)?.try_into()?,
             interfaces: take(names::INTERFACES)?.try_into()?,
             answer_rates: take(names::ANSWER_RATES)?.try_into()?,
+            locals: Locals::new(take(names::LOCALS)?.try_into()?),
             events: Some(take(names::EVENTS)?),
             notices: Some(take(names::NOTICES)?),
             answers: Some(take(names::ANSWERS)?),

@@ -10,10 +10,12 @@ use keepstate_engine::condition::kind;
 use keepstate_engine::limits::METER_SLOTS;
 use keepstate_engine::meter::{content, list_number};
 use keepstate_engine::policy::Condition;
+use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
 use keepstate_plane::{
-    METER_CLEAR, METER_FAILED, METER_HEADS, METER_LET_GO, METER_SWEEP, MeterOrder, names,
+    METER_CLEAR, METER_FAILED, METER_HEADS, METER_LET_GO, METER_NOW, METER_SWEEP, MeterOrder, names,
 };
 
+use crate::clock;
 use crate::kernel::{KernelError, Programs};
 use crate::mapped::bytes_of;
 
@@ -33,6 +35,23 @@ pub(crate) fn run(programs: &mut Programs, order: &MeterOrder) -> Result<Option<
     };
     let result = programs.classifier(names::METER)?.test_run(options)?;
     Ok((result.return_value != METER_FAILED).then_some(result.return_value))
+}
+
+/// The kernel's jiffies, and how many there are in a second.
+pub(crate) fn jiffies(
+    multiplier: u64,
+    now: Tick,
+    run: impl Fn(&MeterOrder) -> Result<Option<u32>, KernelError>,
+) -> Result<(u64, u32), KernelError> {
+    let hertz = clock::rate(multiplier);
+    // Rough, but by far less than half of 32 bits.
+    let rough = u64::from(now.0) * u64::from(hertz) / u64::from(TICKS_PER_SECOND);
+    let exact = run(&MeterOrder {
+        what: METER_NOW,
+        ..MeterOrder::default()
+    })?;
+    let ahead = exact.map_or(0, |exact| exact.wrapping_sub(rough as u32).cast_signed());
+    Ok((rough.saturating_add_signed(i64::from(ahead)), hertz))
 }
 
 /// Takes out what is over.

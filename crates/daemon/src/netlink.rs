@@ -3,7 +3,7 @@
 //! One request, its answers, no state. Messages are built as bytes, attribute by attribute.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -39,6 +39,7 @@ const IFLA_VLAN_ID: u16 = 1;
 const VETH_INFO_PEER: u16 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const IFA_BROADCAST: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const TCA_KIND: u16 = 1;
 
@@ -92,6 +93,18 @@ pub struct Interface {
     pub vlan: Option<(u16, u32)>,
 }
 
+/// An address of this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostAddress {
+    pub address: IpAddr,
+    /// Length of its network's prefix.
+    pub prefix: u8,
+    /// The broadcast address that it was given.
+    pub broadcast: Option<Ipv4Addr>,
+    pub interface: u32,
+    pub is_loopback: bool,
+}
+
 /// A socket for requests about the network namespace that the thread is in.
 pub struct Netlink {
     socket: OwnedFd,
@@ -132,6 +145,24 @@ impl Netlink {
         self.ask(request, |kind, body| {
             if kind == RTM_NEWADDR {
                 list.extend(address(body));
+            }
+        })?;
+        Ok(list)
+    }
+
+    /// The same, with what comes with each.
+    pub fn host_addresses(&self) -> io::Result<Vec<HostAddress>> {
+        let interfaces = self.interfaces()?.into_iter();
+        let loopbacks: Vec<u32> = interfaces
+            .filter(|interface| interface.layer == LinkLayer::Loopback)
+            .map(|interface| interface.index)
+            .collect();
+        let mut request = Message::new(RTM_GETADDR, NLM_F_REQUEST | NLM_F_DUMP);
+        request.bytes.extend([AF_UNSPEC, 0, 0, 0, 0, 0, 0, 0]);
+        let mut list = Vec::new();
+        self.ask(request, |kind, body| {
+            if kind == RTM_NEWADDR {
+                list.extend(host_address(body, &loopbacks));
             }
         })?;
         Ok(list)
@@ -242,7 +273,7 @@ impl Netlink {
     }
 }
 
-/// A socket that hears of interfaces that come, go and change.
+/// A socket that hears of interfaces that come, go and change, and of their addresses.
 pub struct LinkChanges {
     socket: OwnedFd,
 }
@@ -250,7 +281,9 @@ pub struct LinkChanges {
 impl LinkChanges {
     pub fn open() -> io::Result<Self> {
         const GROUP_LINK: u32 = 1;
-        let socket = open(GROUP_LINK)?;
+        const GROUP_ADDRESSES_V4: u32 = 0x10;
+        const GROUP_ADDRESSES_V6: u32 = 0x100;
+        let socket = open(GROUP_LINK | GROUP_ADDRESSES_V4 | GROUP_ADDRESSES_V6)?;
         Ok(Self { socket })
     }
 
@@ -424,6 +457,20 @@ fn address(body: &[u8]) -> Option<IpAddr> {
         AF_INET6 => Some(IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?)),
         _ => None,
     }
+}
+
+fn host_address(body: &[u8], loopbacks: &[u32]) -> Option<HostAddress> {
+    let interface = number(body, 4)?;
+    let attributes = body.get(ADDRESS_HEADER_BYTES..)?;
+    let broadcast = find(attributes, IFA_BROADCAST);
+    let broadcast = broadcast.and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
+    Some(HostAddress {
+        address: address(body)?,
+        prefix: *body.get(1)?,
+        broadcast: broadcast.map(Ipv4Addr::from),
+        interface,
+        is_loopback: loopbacks.contains(&interface),
+    })
 }
 
 fn octets(address: IpAddr) -> (u8, Vec<u8>) {

@@ -8,6 +8,7 @@ use keepstate_engine::policy::{PolicyHeader, SettledInterfaces};
 use keepstate_plane::{Counters, Interface, InterfaceKey, RuleCounter};
 
 use crate::kernel::KernelError;
+use crate::locals::Locals;
 use crate::mapped::Raw;
 use crate::patterns::{matching, settled};
 use crate::remembered::Places;
@@ -20,6 +21,7 @@ pub(crate) struct Tables {
     pub(crate) rule_counters: PerCpuArray<MapData, Raw<RuleCounter>>,
     pub(crate) counters: PerCpuArray<MapData, Raw<Counters>>,
     pub(crate) interfaces: HashMap<MapData, Raw<InterfaceKey>, Raw<Interface>>,
+    pub(crate) locals: Locals,
     /// Interface patterns of each policy slot; `None` where a daemon before this one wrote them
     /// and their text is lost.
     pub(crate) patterns: [Option<Vec<String>>; 2],

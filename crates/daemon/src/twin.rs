@@ -26,7 +26,9 @@ use keepstate_plane::{
 use keepstate_policy::Compiled;
 
 use crate::kernel::{Kernel, KernelError, Maps, Programs, write};
+use crate::locals::entries;
 use crate::mapped::{Raw, bytes_of, from_bytes};
+use crate::netlink::HostAddress;
 use crate::resize::{self, Beside};
 use crate::table_maps::TableMaps;
 
@@ -149,6 +151,7 @@ impl Twin {
         let none = || PerCpuValues::try_from(vec![Raw(Counters::default()); cpus]);
         maps.counters
             .set(0, none().map_err(KernelError::Cpus)?, 0)?;
+        maps.locals.put(&entries(&[]))?;
         maps.begin(settings);
         set_test_flags(maps);
         Ok(())
@@ -210,6 +213,11 @@ impl Twin {
         self.kernel
             .maps
             .change_plane(|plane| plane.test_hook = hook as u32);
+    }
+
+    /// The addresses of the host.
+    pub fn set_addresses(&mut self, addresses: &[HostAddress]) -> Result<(), KernelError> {
+        self.kernel.maps.locals.put(&entries(addresses))
     }
 
     /// Puts a policy in force.

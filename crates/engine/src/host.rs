@@ -9,7 +9,7 @@ use crate::policy::{Condition, PolicyHeader, Rule};
 use crate::settings::Settings;
 use crate::time::{TICKS_PER_SECOND, Tick};
 use crate::trace::Step;
-use crate::tuple::Family;
+use crate::tuple::{Address, Family};
 use crate::verdict::Hook;
 use crate::wire::PacketInfo;
 
@@ -183,6 +183,15 @@ pub struct Route {
     pub out_index: u32,
 }
 
+/// An address that is the host's own, or means it with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Local {
+    /// One of [`crate::condition::address_type`].
+    pub kind: u32,
+    /// Index of the interface that has it.
+    pub interface: u32,
+}
+
 /// Jiffies in a second where no kernel says otherwise.
 pub const NATIVE_HERTZ: u32 = 1000;
 
@@ -241,6 +250,11 @@ pub trait Host {
     /// Index of the interface that the packet is seen on, zero where there is none.
     fn interface(&self) -> u32 {
         0
+    }
+
+    /// Whether an address is the host's own, or the broadcast address of a network of its own.
+    fn local(&self, _family: Family, _address: &Address) -> Option<Local> {
+        None
     }
 
     /// Hands the first bytes of the packet, as many as [`Notice::captured`] says, to whoever carries out

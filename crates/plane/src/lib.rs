@@ -13,10 +13,11 @@ use keepstate_engine::limits::{FRAGMENT_BUCKET_WORDS, FRAGMENT_SLOTS, FRAGMENT_W
 use keepstate_engine::limits::{LABEL_WORDS, LABELS_PER_BUCKET};
 use keepstate_engine::limits::{METER_BUCKETS, METER_LIST_BUCKETS};
 use keepstate_engine::settings::Settings;
+use keepstate_engine::tuple::{Address, Family};
 use keepstate_engine::verdict::REASON_COUNTERS;
 
 /// Version of everything in this file.
-pub const LAYOUT: u32 = 6;
+pub const LAYOUT: u32 = 7;
 
 /// Two policies: the one in force, and the one being written.
 pub const POLICY_SLOTS: u32 = 2;
@@ -87,6 +88,8 @@ pub mod names {
     pub const NOTICES: &str = "NOTICES";
     pub const ANSWERS: &str = "ANSWERS";
     pub const ANSWER_RATES: &str = "ANSWER_RATES";
+    /// Addresses of the host, see [`super::local_key`].
+    pub const LOCALS: &str = "LOCALS";
     pub const REPORT: &str = "REPORT";
     /// Programs of the later stages. Pinned too: an array of programs that no process and no pin
     /// holds forgets them.
@@ -164,7 +167,7 @@ pub mod names {
     ];
 
     /// The other maps.
-    pub const COMMON: [&str; 23] = [
+    pub const COMMON: [&str; 24] = [
         GAUGES,
         FRAGMENTS,
         EXPECTATIONS,
@@ -188,6 +191,7 @@ pub mod names {
         ANSWER_RATES,
         SETS,
         SET_HEADS,
+        LOCALS,
     ];
 
     /// All maps, in the order in which they are pinned.
@@ -349,6 +353,26 @@ pub struct Report {
     pub direction: u32,
     pub tcp_state: u32,
 }
+
+/// Addresses of the host and broadcast addresses of its networks that there is room for: far more than any host has.
+/// What finds no room is said, and counts for an address of somebody else.
+pub const LOCALS_MAX: u32 = 16_384;
+
+/// Key of an address in [`names::LOCALS`]: the family's number, then the address, all in network byte order. The value is
+/// the kind (one of [`keepstate_engine::condition::address_type`]) in the lower half, the interface's index in the upper.
+pub const fn local_key(family: Family, address: &Address) -> [u32; 5] {
+    let [a, b, c, d] = *address;
+    [
+        (family as u32).to_be(),
+        a.to_be(),
+        b.to_be(),
+        c.to_be(),
+        d.to_be(),
+    ]
+}
+
+/// Bits of such a key before those of the address.
+pub const LOCAL_KEY_BITS: u32 = 32;
 
 /// What the program [`names::METER`] is to do: the bytes that it is run with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

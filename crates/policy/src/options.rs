@@ -250,7 +250,6 @@ pub(crate) fn unrecognised(word: &str) -> (Problem, Option<String>) {
 
 /// Matches of iptables that are not supported yet.
 pub(crate) const FOREIGN_MATCHES: &[&str] = &[
-    "addrtype",
     "ah",
     "bpf",
     "cgroup",
@@ -321,10 +320,13 @@ pub(crate) fn instead_of(name: &str) -> Option<String> {
         "u32" | "bpf" => {
             "`-m string --hex-string', `-m length', `-m tos', `--tcp-flags' see parts of it"
         }
-        "rpfilter" => "the sysctl rp_filter of the interface does this for IPv4",
+        "rpfilter" => {
+            "where packets are judged the kernel tells a way back only on hosts that forward; for IPv4 the sysctl \
+             net.ipv4.conf.all.rp_filter does it (1 as here, 2 as `--loose'), for IPv6 match the networks of the interface"
+        }
         "ah" | "esp" => "`-p ah' and `-p esp' match the protocol without its numbers",
+        "rt" => "Linux drops routing headers of type 0 by itself (RFC 5095)",
         "frag" => "later fragments go the way of their first one",
-        "addrtype" => "`-m pkttype' tells broadcast and multicast apart",
         "policy" => "match the addresses of the tunnel, or `-p esp'",
         "quota" => "`-m connbytes' counts what a flow has carried",
         "MASQUERADE" | "SNAT" | "DNAT" | "REDIRECT" | "NETMAP" => {

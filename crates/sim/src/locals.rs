@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::ParseIntError;
 use std::str::FromStr;
 
+use keepstate_engine::condition::address_type;
+use keepstate_engine::host::Local;
 use keepstate_engine::process::Path;
 use keepstate_engine::tuple::{Address, Family};
 use keepstate_engine::verdict::Hook;
@@ -76,6 +78,20 @@ impl Locals {
         } else {
             Path::Ingress
         }
+    }
+
+    /// What is known of an address for `-m addrtype`.
+    pub fn local(&self, family: Family, address: &Address) -> Option<Local> {
+        let address = keepstate_listing::address(family, address);
+        let kind = if self.0.iter().any(|local| local.address == address) {
+            address_type::LOCAL
+        } else if self.0.iter().any(|local| local.takes(address)) {
+            address_type::BROADCAST
+        } else {
+            return None;
+        };
+        // Interfaces have no numbers here.
+        Some(Local { kind, interface: 0 })
     }
 
     /// Chain of a packet from outside, as Linux chooses it: what is for an address of the host,

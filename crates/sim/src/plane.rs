@@ -7,7 +7,7 @@ use keepstate_engine::answer::Answer;
 use keepstate_engine::between::{Table, process_between};
 use keepstate_engine::cookie::Check;
 use keepstate_engine::event::Event;
-use keepstate_engine::host::{FlowMemory, Host, Packet, Payload, Route};
+use keepstate_engine::host::{FlowMemory, Host, Local, Packet, Payload, Route};
 use keepstate_engine::index::IndexLine;
 use keepstate_engine::limits::POLICY_EPOCHS;
 use keepstate_engine::notice::Notice;
@@ -17,7 +17,7 @@ use keepstate_engine::settings::{SETTING_NEWER_TABLE, SETTING_OLDER_TABLE, Setti
 use keepstate_engine::table::{self, Moved};
 use keepstate_engine::time::Tick;
 use keepstate_engine::trace::Step;
-use keepstate_engine::tuple::Family;
+use keepstate_engine::tuple::{Address, Family};
 use keepstate_engine::wire::PacketInfo;
 
 use crate::cookies::Cookies;
@@ -456,6 +456,10 @@ impl<M: FlowMemory, O: Observer> Host for Plane<M, O> {
             out_interfaces: self.out_interfaces,
             out_index: 0,
         }
+    }
+
+    fn local(&self, family: Family, address: &Address) -> Option<Local> {
+        self.locals.local(family, address)
     }
 
     fn cpu(&self) -> u32 {

@@ -18,6 +18,7 @@ use keepstate_engine::wire::Link;
 use keepstate_flowmemory::{Accounting, OwnedTable, buckets_for};
 use keepstate_policy::model::Counters;
 use keepstate_policy::{FileKind, Policy, compile, parse_rules};
+use keepstate_sim::locals::Locals;
 use keepstate_sim::plane::Plane;
 use keepstate_sim::traffic::Random;
 use keepstate_testkit::{Namespace, programs_or_skip, root_or_skip};
@@ -100,9 +101,23 @@ const BOTH: &str = "
 -m hashlimit --hashlimit-above 2/sec --hashlimit-burst 9 --hashlimit-mode srcip --hashlimit-name i0 --hashlimit-rate-match --hashlimit-rate-interval 3600
 -m hashlimit --hashlimit-upto 5kb/s --hashlimit-mode srcip --hashlimit-name i1 --hashlimit-rate-match --hashlimit-rate-interval 3600
 -m length --length 0:100 -m dscp ! --dscp 0 -p udp -m multiport --dports 0:30000
+-m addrtype --dst-type LOCAL
+-m addrtype ! --dst-type LOCAL --src-type UNICAST
+-m addrtype --src-type LOCAL
+-m addrtype --dst-type MULTICAST
+-m addrtype --dst-type UNICAST
+-m addrtype ! --src-type UNICAST
+-m addrtype --dst-type UNSPEC
+-m addrtype --dst-type LOCAL --limit-iface-in
 ";
 
+/// Addresses of the host.
+const OWN: [&str; 2] = ["10.0.0.5/29", "2001:db8::6/128"];
+
 const V4: &str = "
+-m addrtype --dst-type BROADCAST
+-m addrtype --dst-type LOCAL,BROADCAST,MULTICAST
+-m addrtype ! --dst-type UNICAST,MULTICAST
 -m hashlimit --hashlimit-upto 1/hour --hashlimit-burst 9 --hashlimit-name h0
 -m recent --set --name masked --mask 255.255.255.252
 -m recent --rcheck --hitcount 33 --name masked --mask 255.255.255.252
@@ -122,6 +137,9 @@ const V4: &str = "
 ";
 
 const V6: &str = "
+-m addrtype --dst-type LOCAL,UNICAST
+-m addrtype --dst-type LOCAL,MULTICAST
+-m addrtype ! --dst-type MULTICAST --src-type UNICAST
 -m recent --set --name masked6 --mask ffff:ffff:ffff:ffff:ffff:ffff:ffff:fff8
 -m recent --rcheck --hitcount 60 --name masked6 --mask ffff:ffff:ffff:ffff:ffff:ffff:ffff:fff8
 -m iprange --src-range 2001:db8::3-2001:db8::9
@@ -236,7 +254,9 @@ fn judge(policy: &mut Policy, frames: &[Vec<u8>]) {
         .with_sets(sets::BUCKETS)
         .with_meters();
     sets::define(&memory.as_slices(), &settings);
-    let plane = Plane::new(memory.as_slices(), settings, loaded, ());
+    let mut plane = Plane::new(memory.as_slices(), settings, loaded, ());
+    let own = OWN.map(|address| address.parse().expect("an address"));
+    plane.locals = Locals::new(own.to_vec());
     let now = std::time::UNIX_EPOCH.elapsed().expect("it is after 1970");
     plane.set_wall_clock(now.as_nanos() as u64);
     for frame in frames {
@@ -299,6 +319,15 @@ fn prepare(namespace: &Namespace) {
         drop(input);
         assert!(child.wait().expect("it ends").success(), "{program}");
         namespace.run(program, &["-t", "raw", "-D", "PREROUTING", "1"]);
+        // Nothing is answered, and nobody asked for.
+        namespace.run(program, &["-t", "raw", "-A", "OUTPUT", "-j", "DROP"]);
+    }
+    for address in OWN {
+        let mut words = vec!["address", "add", address, "dev", "receiver"];
+        if address.contains(':') {
+            words.push("nodad");
+        }
+        namespace.run("ip", &words);
     }
 }
 
@@ -368,23 +397,38 @@ fn frame(random: &mut Random) -> Vec<u8> {
         packet.extend([0, 0]);
         packet.extend((transport.len() as u16).to_be_bytes());
         packet.extend([protocol, hops]);
-        for last in [from, to] {
-            packet.extend([
-                0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last,
-            ]);
-        }
+        packet.extend(v6_address(from, SOURCES_V6, random));
+        packet.extend(v6_address(to, DESTINATIONS_V6, random));
     } else {
         packet.extend([0x08, 0x00]);
         let mut header = vec![0x45, class];
         header.extend((20 + transport.len() as u16).to_be_bytes());
         header.extend([0, 1, 0, 0, hops, protocol, 0, 0]);
-        header.extend([10, 0, 0, from, 10, 0, 0, to]);
+        header.extend([10, 0, 0, from]);
+        header.extend(match random.below(20) {
+            0 => [224, 0, 0, 5],
+            1 => [255; 4],
+            _ => [10, 0, 0, to],
+        });
         let sum = sum(&header);
         header[10..12].copy_from_slice(&sum.to_be_bytes());
         packet.extend(header);
     }
     packet.extend(transport);
     packet
+}
+
+/// Beginnings of addresses of other kinds.
+const SOURCES_V6: [[u8; 2]; 3] = [[0xfc, 0], [0xe0, 0], [0x01, 0]];
+const DESTINATIONS_V6: [[u8; 2]; 3] = [[0xff, 0x0e], [0xe0, 0], [0xfd, 0]];
+
+fn v6_address(last: u8, others: [[u8; 2]; 3], random: &mut Random) -> [u8; 16] {
+    let [a, b] = match random.below(30) {
+        chosen @ 0..3 => others[chosen as usize],
+        _ => [0x20, 0x01],
+    };
+    let [c, d] = if a == 0x20 { [0x0d, 0xb8] } else { [0; 2] };
+    [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]
 }
 
 fn transport(random: &mut Random, protocol: u8) -> Vec<u8> {

@@ -1,6 +1,7 @@
 //! The same packets through the native engine and through the loaded programs: same outcome, and
 //! the same tables afterwards, word by word.
 
+mod addresses;
 mod conditions;
 mod cpus;
 mod floods;

@@ -13,6 +13,7 @@
 //! fragment, the flow of an INVALID packet) holds neither way, as in iptables.
 
 mod act;
+mod address;
 mod counted;
 mod flow;
 mod header;
@@ -130,6 +131,21 @@ pub mod kind {
     pub const RESTORE_MARK: u16 = 85;
     /// Number of a label of the flow; not zero if it shall be set where it is not.
     pub const FLOW_LABEL: u16 = 90;
+    /// Kinds of an address, bits of [`super::address_type`]; whose it must be.
+    pub const ADDRESS_TYPE: u16 = 91;
+}
+
+/// What [`kind::ADDRESS_TYPE`] tells apart, and whose address it asks for.
+pub mod address_type {
+    pub const UNSPEC: u32 = 1 << 0;
+    pub const UNICAST: u32 = 1 << 1;
+    pub const LOCAL: u32 = 1 << 2;
+    pub const BROADCAST: u32 = 1 << 3;
+    pub const MULTICAST: u32 = 1 << 5;
+    /// Of the interface that the packet came by, where there is one.
+    pub const OF_INCOMING: u32 = 1;
+    /// Of the one that it leaves by, where that is known.
+    pub const OF_OUTGOING: u32 = 2;
 }
 
 /// What [`kind::RECENT`] is to do; one of the first four.
@@ -327,6 +343,7 @@ fn ask<P: Packet, H: Host>(
         kind::FLOW_MARK..=kind::FLOW_COUNTERS | kind::FLOW_LABEL => {
             flow::ask(run, scratch, condition)
         }
+        kind::ADDRESS_TYPE => address::ask(run, scratch, condition),
         kind::NTH..=kind::LIMIT => counted::ask(run, condition, index),
         kind::TIME => when::ask(run.host, condition),
         kind::TEXT => text::ask(run, scratch, condition, index),

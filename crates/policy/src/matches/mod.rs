@@ -4,6 +4,7 @@
 //! Names, checks and messages are those of iptables 1.8.9; a test holds them against the program.
 
 mod address;
+mod addrtype;
 mod counted;
 mod flow;
 mod frame;
@@ -30,8 +31,8 @@ use keepstate_engine::tuple::Family;
 
 pub(crate) use set::NAMING as NAMING_SETS;
 pub use set::SET_NAME_BYTES_MAX;
-pub(crate) use sources::{connections_list, list_words};
 pub(crate) use sources::recent_name;
+pub(crate) use sources::{connections_list, list_words};
 pub use sources::{rate_list, recent_list};
 pub use targets::{Note, NoteTarget};
 pub use tcp::TcpFlags;
@@ -496,6 +497,7 @@ const MODULES: &[&Module] = &[
     &tcp::TCPMSS,
     &frame::MAC,
     &frame::PKTTYPE,
+    &addrtype::ADDRTYPE,
     &counted::STATISTIC,
     &counted::LIMIT,
     &rate::HASHLIMIT,

@@ -780,6 +780,16 @@ fn matches_are_read_and_printed_as_iptables_does() {
         iptables -A INPUT -m pkttype --pkt-type host
         iptables -A INPUT -m pkttype --pkt-type bcast
         iptables -A INPUT -m pkttype --pkt-type foo
+        iptables -A INPUT -m addrtype --dst-type LOCAL
+        iptables -A INPUT -m addrtype --src-type local,BROADCAST ! --dst-type unicast,MULTICAST,UNSPEC
+        iptables -A INPUT -m addrtype ! --src-type loc --limit-iface-in
+        iptables -A FORWARD -m addrtype --dst-type LOCAL --limit-iface-out -j ACCEPT
+        iptables -A INPUT -m addrtype --dst-type LOCAL --limit-iface-out --limit-iface-in
+        iptables -A INPUT -m addrtype --dst-type NOWHERE
+        iptables -A INPUT -m addrtype --limit-iface-in
+        iptables -A INPUT -m addrtype
+        ip6tables -A INPUT -m addrtype --dst-type LOCAL ! --src-type UNICAST
+        ip6tables -A INPUT -m addrtype --dst-type BROADCAST
         iptables -A INPUT -m pkttype
         iptables -A INPUT -m statistic --mode nth --every 3
         iptables -A INPUT -m statistic --mode nth --every 3 --packet 2

@@ -8,7 +8,7 @@ use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{Address, Family};
 use keepstate_flowmemory::SliceTable;
 
-pub(crate) const BUCKETS: u32 = 128;
+pub(crate) const BUCKETS: u32 = 512;
 
 /// The last one is a list of the first and second.
 const SETS: [(&str, Type, u8); 5] = [
