@@ -1,6 +1,8 @@
 //! What rules match here, and what Linux's own match: the same frames into a namespace with the real
 //! iptables and into the native plane, and the same counters afterwards.
 
+#[path = "support/connections.rs"]
+mod connections;
 #[path = "support/loaded.rs"]
 mod loaded;
 #[path = "support/sets.rs"]
