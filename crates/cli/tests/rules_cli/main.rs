@@ -2,6 +2,7 @@
 
 mod bench;
 mod guard;
+mod hosts;
 mod iptables;
 mod manual;
 mod offline;
@@ -9,3 +10,4 @@ mod shell;
 mod sources;
 mod targets;
 mod templates;
+mod tutorial;
