@@ -155,7 +155,7 @@ mod tests {
         let v4 = (Family::V4 as u32).to_be();
         let local = 7 << 32 | u64::from(address_type::LOCAL);
         let broadcast = 7 << 32 | u64::from(address_type::BROADCAST);
-        let get = |bits, text| {
+        let get = |bits: u32, text| {
             entries
                 .get(&(32 + bits, [v4, word(text), 0, 0, 0]))
                 .copied()

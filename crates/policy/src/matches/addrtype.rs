@@ -78,7 +78,7 @@ fn types(_: &Context<'_>, text: &str) -> Result<Value, Problem> {
             let beginning = name.get(..word.len());
             beginning.is_some_and(|beginning| beginning.eq_ignore_ascii_case(word))
         };
-        let number = TYPES.iter().position(|name| begins(&name));
+        let number = TYPES.iter().position(begins);
         match number {
             Some(number) if !word.is_empty() => bits |= 1 << number,
             _ => return Err(Problem::Match(format!("addrtype: bad type \"{text}\""))),
