@@ -21,6 +21,7 @@ mod flow;
 pub mod frame;
 mod instance;
 mod message;
+mod packet;
 mod set;
 mod status;
 mod survey;
@@ -48,6 +49,7 @@ pub use self::message::{
     Printed, Query, Reply, Request, Restore, RuleFamily, RuleFile, RuleProblem, Running, Shutdown,
     TimeoutPolicy,
 };
+pub use self::packet::{JudgedPacket, Packets, Way};
 pub use self::set::{SET_COMMANDS_MAX, SetChange, SetCommand, SetEntry, SetInfo};
 pub use self::status::{
     Attachment, ControlStatus, EventStatus, ExpiryStatus, PolicyStatus, RulesText, Status,

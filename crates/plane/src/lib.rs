@@ -16,7 +16,7 @@ use keepstate_engine::settings::Settings;
 use keepstate_engine::verdict::REASON_COUNTERS;
 
 /// Version of everything in this file.
-pub const LAYOUT: u32 = 6;
+pub const LAYOUT: u32 = 7;
 
 /// Two policies: the one in force, and the one being written.
 pub const POLICY_SLOTS: u32 = 2;
@@ -37,6 +37,9 @@ pub const EVENT_RING_BYTES: u32 = 1 << 20;
 pub const NOTICE_RING_BYTES: u32 = 1 << 20;
 pub const ANSWER_RING_BYTES: u32 = 1 << 18;
 
+/// Bytes of the ring that carries [`Witness`]es, likewise: some thousand packets of a few hundred bytes.
+pub const WITNESS_RING_BYTES: u32 = 1 << 20;
+
 /// Words of a bucket in each of the maps that make up a flow table.
 pub const BUCKET_SLOT_WORDS_V4: usize = (SLOTS_PER_BUCKET * SLOT_WORDS_V4) as usize;
 pub const BUCKET_SLOT_WORDS_V6: usize = (SLOTS_PER_BUCKET * SLOT_WORDS_V6) as usize;
@@ -55,6 +58,9 @@ pub const LABEL_VALUE_WORDS: usize = (LABELS_PER_BUCKET * LABEL_WORDS) as usize;
 /// Places for stages of a packet's way that are programs of their own, by number of the
 /// [`keepstate_engine::process::Stage`]. Not each number has one.
 pub const STAGES: u32 = 48;
+
+/// Place beside the stages of the program that hands over judged packets: the last one.
+pub const WITNESS_STAGE: u32 = STAGES - 1;
 
 /// Names of maps and programs in the object, and of their pins.
 pub mod names {
@@ -86,6 +92,7 @@ pub mod names {
     pub const EVENTS: &str = "EVENTS";
     pub const NOTICES: &str = "NOTICES";
     pub const ANSWERS: &str = "ANSWERS";
+    pub const WITNESSES: &str = "WITNESSES";
     pub const ANSWER_RATES: &str = "ANSWER_RATES";
     pub const REPORT: &str = "REPORT";
     /// Programs of the later stages. Pinned too: an array of programs that no process and no pin
@@ -142,6 +149,9 @@ pub mod names {
         (Stage::Answer, "tc_answer"),
     ];
 
+    /// The programs that hand over judged packets, of XDP and of TC.
+    pub const WITNESS: [&str; 2] = ["xdp_witness", "tc_witness"];
+
     /// Where a packet goes on that comes from the other of two tables, by XDP and by TC. Pinned, so that they
     /// can be put among the stages of another load.
     pub const ELSEWHERE: [&str; 2] = ["xdp_elsewhere", "tc_elsewhere"];
@@ -164,7 +174,7 @@ pub mod names {
     ];
 
     /// The other maps.
-    pub const COMMON: [&str; 23] = [
+    pub const COMMON: [&str; 24] = [
         GAUGES,
         FRAGMENTS,
         EXPECTATIONS,
@@ -188,6 +198,7 @@ pub mod names {
         ANSWER_RATES,
         SETS,
         SET_HEADS,
+        WITNESSES,
     ];
 
     /// All maps, in the order in which they are pinned.
@@ -259,6 +270,10 @@ pub const PLANE_TEST_CLOCK: u32 = 1 << 0;
 pub const PLANE_TEST_HOOK: u32 = 1 << 1;
 /// Each outcome is written to the map [`names::REPORT`].
 pub const PLANE_TEST_REPORT: u32 = 1 << 2;
+/// Packets that are dropped are handed over, see [`Witness`].
+pub const PLANE_WITNESS_DROPS: u32 = 1 << 3;
+/// All packets are.
+pub const PLANE_WITNESS_ALL: u32 = 1 << 4;
 
 /// The table is being made: nobody uses it yet.
 pub const TABLE_MADE: u32 = 1;
@@ -312,7 +327,8 @@ pub struct Counters {
     pub notices_lost: u64,
     /// Packets that were to be answered, likewise.
     pub answers_lost: u64,
-    pub reserved: u64,
+    /// Judged packets that were to be handed over, likewise.
+    pub witnesses_lost: u64,
 }
 
 impl Default for Counters {
@@ -324,7 +340,7 @@ impl Default for Counters {
             events_lost: 0,
             notices_lost: 0,
             answers_lost: 0,
-            reserved: 0,
+            witnesses_lost: 0,
         }
     }
 }
@@ -349,6 +365,40 @@ pub struct Report {
     pub direction: u32,
     pub tcp_state: u32,
 }
+
+/// A packet that was judged, and its outcome: enumerations by their numbers, [`REPORT_NONE`] for none. The first bytes
+/// of the packet follow it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Witness {
+    /// Tick of the engine's time.
+    pub now: u32,
+    /// Length of the frame in bytes, and how many of them follow.
+    pub length: u32,
+    pub captured: u32,
+    /// Number of a [`keepstate_engine::wire::Link`], that the bytes begin with.
+    pub link: u32,
+    /// Number of a [`keepstate_engine::process::Path`].
+    pub path: u32,
+    /// Number of the checksums' standing ([`keepstate_engine::process::Checksums`]).
+    pub checksums: u32,
+    /// Index of the interface that the packet was seen on.
+    pub interface: u32,
+    /// Index of the one that it leaves by, where its way asked for the route; else of no meaning.
+    pub out_interface: u32,
+    pub state: u32,
+    pub verdict: u32,
+    pub reason: u32,
+    pub hook: u32,
+    pub rule: u32,
+    /// One when the packet has a flow.
+    pub has_flow: u32,
+}
+
+/// Bytes of a packet that are handed over at most, a power of two.
+pub const WITNESS_BYTES_MAX: u32 = 2048;
+
+const _: () = assert!(size_of::<Witness>() == 56);
 
 /// What the program [`names::METER`] is to do: the bytes that it is run with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

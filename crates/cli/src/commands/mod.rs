@@ -3,6 +3,7 @@
 mod apply;
 mod backtest;
 mod ban;
+mod capture;
 mod check;
 mod completions;
 mod confirm;
@@ -26,6 +27,7 @@ mod status;
 mod template;
 mod timeout;
 mod top;
+mod trace;
 mod tune;
 mod up;
 mod web;
@@ -66,6 +68,8 @@ enum Command {
     Flows(flows::Arguments),
     Events(events::Arguments),
     Explain(explain::Arguments),
+    Trace(trace::Arguments),
+    Capture(capture::Arguments),
     Replay(replay::Arguments),
     Simulate(simulate::Arguments),
     Daemon(daemon::Arguments),
@@ -154,6 +158,8 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Events(arguments) => events::run(&arguments),
         Command::Daemon(arguments) => daemon::run(&arguments),
         Command::Explain(arguments) => explain::run(arguments),
+        Command::Trace(arguments) => trace::run(&arguments),
+        Command::Capture(arguments) => capture::run(&arguments),
         Command::Replay(arguments) => replay::run(arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Iptables(words) => words.run("iptables"),

@@ -100,7 +100,10 @@ pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> 
         Request::SetDefence { mode } => defence::set_mode(shared, mode),
         Request::UndoDefence { step } => Ok(defence::undo(shared, step)),
         Request::SetSysctl { assignment } => Ok(sysctl::set(shared, &assignment)),
-        Request::Events { .. } | Request::ReadOnly | Request::Shutdown { .. } => {
+        Request::Events { .. }
+        | Request::Packets { .. }
+        | Request::ReadOnly
+        | Request::Shutdown { .. } => {
             unreachable!("answered by the connection itself")
         }
     };

@@ -12,7 +12,7 @@ use keepstate_api::frame::{self, FrameError, REQUEST_BYTES_MAX};
 use keepstate_api::{EventKinds, Failure, FailureKind, Hello, PROTOCOL, Reply, Request};
 use rustix::net::RecvFlags;
 
-use super::{Ending, Shared, answer, open};
+use super::{Ending, Shared, answer, open, witnesses};
 
 /// Clients at a time.
 const CONNECTIONS_MAX: u32 = 64;
@@ -21,7 +21,7 @@ const CONNECTIONS_MAX: u32 = 64;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often a listener without events is looked after.
-const LISTENER_PATIENCE: Duration = Duration::from_millis(500);
+pub(super) const LISTENER_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Events that are written before the buffer is flushed, while more wait.
 const EVENTS_PER_FLUSH: u32 = 256;
@@ -127,6 +127,7 @@ fn serve(shared: &Arc<Shared>, stream: UnixStream) -> io::Result<()> {
                 frame::write(&mut output, &Reply::Done)?;
             }
             Request::Events { kinds } => return follow(shared, kinds, &mut output),
+            Request::Packets { which } => return witnesses::follow(shared, which, &mut output),
             Request::Shutdown { leave } => {
                 let client = Some(output.get_ref().try_clone()?);
                 shared.end(Ending { leave, client });
@@ -182,7 +183,7 @@ fn tell(
     }
 }
 
-fn has_hung_up(stream: &UnixStream) -> bool {
+pub(super) fn has_hung_up(stream: &UnixStream) -> bool {
     let mut byte = [0; 1];
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
     matches!(rustix::net::recv(stream, &mut byte, flags), Ok((0, _)))

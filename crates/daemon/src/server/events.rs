@@ -277,15 +277,20 @@ fn kind(event: &EngineEvent) -> Option<EventKind> {
     }
 }
 
-fn packet(event: &EngineEvent, rules: &Rules) -> PacketEvent {
-    let hook = Hook::from_number(u32::from(event.hook));
-    let decided = (event.rule != NO_RULE)
-        .then(|| rules.name(event.rule))
-        .flatten();
-    let (chain, rule) = match decided {
+/// Chain and number of the rule that decided, as far as there is one.
+pub(super) fn decided(rules: &Rules, rule: u32, hook: u32) -> (Option<String>, Option<u32>) {
+    let decided = (rule != NO_RULE).then(|| rules.name(rule)).flatten();
+    match decided {
         Some(RuleName { chain, number }) => (Some(chain), (number != 0).then_some(number)),
-        None => (hook.map(|hook| hook.chain().to_owned()), None),
-    };
+        None => {
+            let hook = Hook::from_number(hook);
+            (hook.map(|hook| hook.chain().to_owned()), None)
+        }
+    }
+}
+
+fn packet(event: &EngineEvent, rules: &Rules) -> PacketEvent {
+    let (chain, rule) = decided(rules, event.rule, u32::from(event.hook));
     PacketEvent {
         state: super::state_name(event.state).to_owned(),
         verdict: super::verdict_name(event.verdict).to_owned(),

@@ -27,6 +27,7 @@ mod survey;
 pub(crate) mod sysctl;
 pub mod tables;
 mod timeouts;
+mod witnesses;
 
 #[cfg(test)]
 mod survey_tests;
@@ -51,7 +52,7 @@ use self::bans::Bans;
 use self::events::Hub;
 use self::expiry::Expiry;
 use self::log::InvalidLog;
-pub use self::plane::{EventSource, Plane, PlaneError};
+pub use self::plane::{EventSource, Plane, PlaneError, WitnessSource};
 pub use self::rules::{ApplyError, Rules};
 use self::timeouts::Timeouts;
 use crate::lock;
@@ -87,6 +88,7 @@ pub(crate) struct Shared {
     pub(crate) started: u64,
     pub(crate) hub: Hub,
     pub(crate) expiry: Expiry,
+    pub(crate) witnesses: witnesses::Hub,
     pub(crate) log: InvalidLog,
     pub(crate) timeouts: Timeouts,
     pub(crate) bans: Bans,
@@ -215,6 +217,7 @@ impl Server {
             _ => {}
         }
         let source = plane.events()?;
+        let witnesses = plane.witnesses()?;
         let listener = UnixListener::bind(socket).map_err(listen)?;
         std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(listen)?;
         let settings = plane.settings();
@@ -230,6 +233,7 @@ impl Server {
             started: unix_seconds(),
             hub: Hub::default(),
             expiry: Expiry::default(),
+            witnesses: witnesses::Hub::default(),
             log: InvalidLog::default(),
             timeouts: Timeouts::recall(directory, &settings),
             bans,
@@ -243,6 +247,7 @@ impl Server {
         });
         // An earlier daemon may have been killed with listeners.
         shared.update_wanted_events();
+        shared.plane.want_witnesses(0);
         let aftermath = Aftermath::find(&shared.plane.table());
         let mut server = Self {
             shared,
@@ -258,6 +263,9 @@ impl Server {
         server.spawn("defence", |shared| defence::run(shared))?;
         server.spawn("sets", |shared| sets::run(shared))?;
         server.spawn("events", move |shared| read_events(shared, source))?;
+        if let Some(source) = witnesses {
+            server.spawn("witnesses", move |shared| witnesses::run(shared, source))?;
+        }
         Ok(server)
     }
 
