@@ -6,9 +6,10 @@ mod ban;
 mod capture;
 mod check;
 mod completions;
+mod config;
 mod confirm;
 mod cookies;
-mod daemon;
+pub(crate) mod daemon;
 mod defence;
 mod demo;
 mod diff;
@@ -107,6 +108,7 @@ enum Command {
     NeverBan(ban::NeverArguments),
     Cookies(cookies::Arguments),
     Defence(defence::Arguments),
+    Config(config::Arguments),
     Completions(completions::Arguments),
     Manual(completions::ManualArguments),
     Profile(profile::Arguments),
@@ -172,6 +174,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::NeverBan(arguments) => ban::run_never(&arguments),
         Command::Cookies(arguments) => cookies::run(&arguments),
         Command::Defence(arguments) => defence::run(&arguments),
+        Command::Config(arguments) => config::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Manual(arguments) => completions::run_manual(&arguments),
         Command::Profile(arguments) => profile::run(&arguments),

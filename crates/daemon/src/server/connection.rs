@@ -12,7 +12,9 @@ use keepstate_api::frame::{self, FrameError, REQUEST_BYTES_MAX};
 use keepstate_api::{EventKinds, Failure, FailureKind, Hello, PROTOCOL, Reply, Request};
 use rustix::net::RecvFlags;
 
+use super::access::{self, Carried, Peer};
 use super::{Ending, Shared, answer, open, witnesses};
+use crate::lock;
 
 /// Clients at a time.
 const CONNECTIONS_MAX: u32 = 64;
@@ -88,10 +90,11 @@ fn serve(shared: &Arc<Shared>, stream: UnixStream) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut input = BufReader::new(stream.try_clone()?);
+    let peer = Peer::of(&stream);
+    let mut is_read_only = !lock(&shared.access).may_change(&peer);
     let mut output = BufWriter::new(stream);
     frame::write(&mut output, &hello(shared))?;
     output.flush()?;
-    let mut is_read_only = false;
     loop {
         let request: Request = match frame::read(&mut input, REQUEST_BYTES_MAX) {
             Ok(Some(request)) => request,
@@ -119,7 +122,13 @@ fn serve(shared: &Arc<Shared>, stream: UnixStream) -> io::Result<()> {
         match request {
             request if is_read_only && !request.only_asks() => {
                 shared.tally.refused.fetch_add(1, Ordering::Relaxed);
-                let message = "this connection may change nothing";
+                let message = "this connection may change nothing: root may, and whom the configuration names";
+                access::tell(
+                    &shared.journal,
+                    &peer,
+                    &access::words(&request),
+                    Carried::Forbidden,
+                );
                 frame::write(&mut output, &failure(FailureKind::Forbidden, message))?;
             }
             Request::ReadOnly => {
@@ -129,11 +138,30 @@ fn serve(shared: &Arc<Shared>, stream: UnixStream) -> io::Result<()> {
             Request::Events { kinds } => return follow(shared, kinds, &mut output),
             Request::Packets { which } => return witnesses::follow(shared, which, &mut output),
             Request::Shutdown { leave } => {
+                access::tell(
+                    &shared.journal,
+                    &peer,
+                    &access::words(&request),
+                    Carried::Done,
+                );
                 let client = Some(output.get_ref().try_clone()?);
                 shared.end(Ending { leave, client });
                 return Ok(());
             }
-            request => answer::answer(shared, request, &mut output)?,
+            request if request.only_asks() => {
+                answer::answer(shared, request, &mut output).map(drop)?
+            }
+            request => {
+                let words = access::words(&request);
+                let carried = answer::answer(shared, request, &mut output);
+                access::tell(
+                    &shared.journal,
+                    &peer,
+                    &words,
+                    *carried.as_ref().unwrap_or(&Carried::Failed),
+                );
+                carried?;
+            }
         }
         output.flush()?;
     }

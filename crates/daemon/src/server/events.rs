@@ -302,6 +302,32 @@ fn packet(event: &EngineEvent, rules: &Rules) -> PacketEvent {
     }
 }
 
+/// What a journal is told of a packet, a field each.
+pub(super) fn fields(event: &Event) -> Vec<(&'static str, String)> {
+    let Some(packet) = &event.packet else {
+        return Vec::new();
+    };
+    let ends = &event.flow.original;
+    let number = |number: Option<u16>| number.map(|number| number.to_string());
+    let fields = [
+        ("KEEPSTATE_VERDICT", Some(packet.verdict.clone())),
+        ("KEEPSTATE_STATE", Some(packet.state.clone())),
+        ("KEEPSTATE_REASON", packet.reason.clone()),
+        ("KEEPSTATE_CHAIN", packet.chain.clone()),
+        ("KEEPSTATE_RULE", packet.rule.map(|rule| rule.to_string())),
+        ("KEEPSTATE_PROTOCOL", Some(event.flow.protocol_name.clone())),
+        ("KEEPSTATE_SOURCE", Some(ends.source.to_string())),
+        ("KEEPSTATE_DESTINATION", Some(ends.destination.to_string())),
+        ("KEEPSTATE_SOURCE_PORT", number(ends.source_port)),
+        ("KEEPSTATE_DESTINATION_PORT", number(ends.destination_port)),
+        ("KEEPSTATE_LENGTH", Some(packet.length.to_string())),
+    ];
+    let fields = fields.into_iter();
+    fields
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
+}
+
 fn window(event: &EngineEvent) -> Option<WindowEvent> {
     let [sequence, end, lower, upper] = event.detail;
     let is_told = event.detail != [0; 4] || event.control != 0;
