@@ -1,5 +1,6 @@
 //! The subcommands, one file each.
 
+mod alerts;
 mod apply;
 mod backtest;
 mod ban;
@@ -18,6 +19,7 @@ mod down;
 pub(crate) mod events;
 pub(crate) mod explain;
 mod flows;
+mod ipfix;
 mod metrics;
 mod profile;
 mod replay;
@@ -64,6 +66,8 @@ enum Command {
     Top(top::Arguments),
     Web(web::Arguments),
     Metrics(metrics::Arguments),
+    Alerts(alerts::Arguments),
+    Ipfix(ipfix::Arguments),
     Doctor(doctor::Arguments),
     Tune(tune::Arguments),
     Flows(flows::Arguments),
@@ -153,6 +157,8 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Status(arguments) => status::run(&arguments),
         Command::Top(arguments) => top::run(&arguments),
         Command::Web(arguments) => web::run(&arguments),
+        Command::Alerts(arguments) => alerts::run(&arguments),
+        Command::Ipfix(arguments) => ipfix::run(&arguments),
         Command::Metrics(arguments) => metrics::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Tune(arguments) => tune::run(&arguments),
