@@ -154,8 +154,8 @@ fn ended_flows_are_read_by_another_programs_decoder() {
         // Three packets of 48 bytes; nobody answers by UDP.
         "Octets: 144",
         "Packets: 3",
-        "Reverse Octets: 0",
-        "Reverse Packets: 0",
+        "Octets: 0 (Reverse Type 1 BYTES)",
+        "Packets: 0 (Reverse Type 2 PKTS)",
         "StartTime: ",
         "EndTime: ",
     ] {
