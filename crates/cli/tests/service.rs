@@ -216,6 +216,8 @@ fn what_is_read_anew_is_put_in_force_or_nothing_is() {
     service.succeeds(&["sysctl", "-w", "net.netfilter.nf_conntrack_max=300000"]);
     let status = service.succeeds(&["status", "--json"]);
     assert!(status.contains("\"flows_max\": 300000"), "{status}");
+    let log = service.log();
+    assert!(!log.contains("not restricted"), "{log}");
     let pid = service.daemon.as_ref().unwrap().id();
     let stands = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = |name: &str| stands.lines().find(|line| line.starts_with(name));

@@ -6,8 +6,7 @@ use std::path::Path;
 
 use caps::{CapSet, Capability, CapsHashSet};
 use landlock::{
-    ABI, Access as _, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr as _,
-    RulesetCreatedAttr as _,
+    ABI, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _,
 };
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
@@ -69,7 +68,7 @@ pub(crate) fn confine() {
     ];
     for (what, result) in results {
         if let Err(error) = result {
-            eprintln!("keepstate: {what} are not restricted: {error}");
+            eprintln!("keepstate: not restricted: {what}: {error}");
         }
     }
 }
@@ -105,7 +104,7 @@ fn restrict_files() -> Result<(), String> {
         .map_err(|error| told(&error))?;
     for path in WRITTEN.iter().filter(|path| Path::new(path).exists()) {
         let directory = PathFd::new(path).map_err(|error| told(&error))?;
-        let rule = PathBeneath::new(directory, AccessFs::from_all(abi));
+        let rule = PathBeneath::new(directory, AccessFs::from_write(abi));
         rules = rules.add_rule(rule).map_err(|error| told(&error))?;
     }
     // A kernel without Landlock restricts nothing, which is no error.

@@ -162,7 +162,10 @@ mod tests {
                 "2:17: others than root",
             ),
             ("socket_mode = \"+660\"\n", "1:15: no mode"),
-            ("never_ban = [\"10.0.0.0/8\", \"ten\"]\n", "1:29: "),
+            (
+                "never_ban = [\"10.0.0.0/8\", \"ten\"]\n",
+                "1:13: `ten` is neither",
+            ),
             ("rules = 3\n", "1:9: invalid type"),
             (
                 "defence = \"act\"\ndefence = \"off\"\n",
