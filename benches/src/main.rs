@@ -4,6 +4,7 @@
 
 mod count;
 mod engine;
+mod flood;
 mod frames;
 mod kernel;
 mod nf_conntrack;
@@ -35,6 +36,7 @@ fn main() -> anyhow::Result<()> {
             "engine" => engine()?,
             "kernel" => kernel()?,
             "rules" => rules()?,
+            "flood" => flood::run()?,
             "count-tcp-single" => count::established(Kind::Tcp, Handover::Single, packets()?)?,
             "count-tcp-batch" => count::established(Kind::Tcp, Handover::Batch, packets()?)?,
             "count-udp-batch" => count::established(Kind::Udp, Handover::Batch, packets()?)?,

@@ -1,7 +1,8 @@
 //! `cargo xtask bench`: what a packet costs, in both planes and in the kernel's own tracker.
 //!
 //! Without arguments: the engine in user space, then in the kernel beside nf_conntrack, then
-//! instructions a packet. An argument names one part.
+//! instructions a packet. An argument names one part; `flood` is done by its name alone, since it keeps both
+//! processors busy for minutes.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -30,6 +31,21 @@ const TOOLS: &[Tool] = &[
         program: "valgrind",
         package: "valgrind",
         purpose: "instruction counts",
+    },
+    Tool {
+        program: "nft",
+        package: "nftables",
+        purpose: "floods against nft",
+    },
+    Tool {
+        program: "iptables-restore",
+        package: "iptables",
+        purpose: "floods against SYNPROXY",
+    },
+    Tool {
+        program: "ethtool",
+        package: "ethtool",
+        purpose: "floods",
     },
 ];
 
@@ -76,6 +92,8 @@ fn build() -> anyhow::Result<PathBuf> {
         "--quiet",
         "--package",
         "keepstate-benches",
+        "--package",
+        "keepstate-cli",
     ]))?;
     Ok(shell::target_directory()?.join("measured/keepstate-benches"))
 }

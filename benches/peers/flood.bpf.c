@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//
+// An attacker, and the wire that its victim's answers go back over. `flood` makes each frame of a test run one of
+// another sender and sends it out; `wire` throws away what goes to senders that are not there.
+// Compiled by clang when the benchmark runs; needs no headers.
+
+#define SEC(name) __attribute__((section(name), used))
+#define __uint(name, value) int(*name)[value]
+#define __type(name, value) typeof(value) *name
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+enum { MAP_TYPE_ARRAY = 2, XDP_ABORTED = 0, XDP_DROP = 1, XDP_PASS = 2 };
+
+struct xdp_md {
+	u32 data, data_end;
+};
+
+static void *(*const map_lookup)(void *map, const void *key) = (void *)1;
+static long (*const redirect)(u32 device, u64 flags) = (void *)23;
+
+struct state {
+	u64 random;
+	u32 device;	   // frames leave by it
+	u32 ip_sum;	   // of the rest of the header, as 16-bit numbers in the frame's byte order
+	u32 transport_sum; // of the rest of pseudo-header and header, likewise
+	u32 reserved;
+};
+
+struct {
+	__uint(type, MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct state);
+} states SEC(".maps");
+
+// Senders are of 10.128.0.0/9.
+enum { SENDERS = 0x0a800000, SENDERS_MASK = 0xff800000 };
+
+enum {
+	TYPE_AT = 12,
+	IP_CHECKSUM_AT = 24,
+	SOURCE_AT = 26,
+	DESTINATION_AT = 30,
+	SOURCE_PORT_AT = 34,
+	SEQUENCE_AT = 38,
+	TCP_CHECKSUM_AT = 50,
+	FRAME_BYTES = 74,
+	IP_HEADERS_BYTES = 34,
+};
+
+static __attribute__((always_inline)) u16 fold(u32 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (u16)~sum;
+}
+
+static __attribute__((always_inline)) u32 halves(u32 word)
+{
+	return (word & 0xffff) + (word >> 16);
+}
+
+#define FIELD(type, offset) (*(type *)(data + (offset)))
+
+SEC("xdp")
+int flood(struct xdp_md *ctx)
+{
+	u8 *data = (u8 *)(u64)ctx->data;
+	u8 *end = (u8 *)(u64)ctx->data_end;
+	u32 zero = 0, source, sequence;
+	struct state *s = map_lookup(&states, &zero);
+	u16 port;
+	u64 x;
+	if (!s || data + FRAME_BYTES > end)
+		return XDP_ABORTED;
+	x = s->random;
+	x ^= x << 13;
+	x ^= x >> 7;
+	x ^= x << 17;
+	s->random = x;
+	source = __builtin_bswap32(SENDERS | ((u32)x & ~SENDERS_MASK));
+	sequence = (u32)(x >> 32);
+	port = (u16)(x >> 24) | 0x0004;
+	FIELD(u32, SOURCE_AT) = source;
+	FIELD(u16, SOURCE_PORT_AT) = port;
+	FIELD(u32, SEQUENCE_AT) = sequence;
+	FIELD(u16, IP_CHECKSUM_AT) = fold(s->ip_sum + halves(source));
+	FIELD(u16, TCP_CHECKSUM_AT) = fold(s->transport_sum + halves(source) + port + halves(sequence));
+	return redirect(s->device, 0);
+}
+
+SEC("xdp")
+int wire(struct xdp_md *ctx)
+{
+	u8 *data = (u8 *)(u64)ctx->data;
+	u8 *end = (u8 *)(u64)ctx->data_end;
+	if (data + IP_HEADERS_BYTES > end || FIELD(u16, TYPE_AT) != __builtin_bswap16(0x0800))
+		return XDP_PASS;
+	if ((__builtin_bswap32(FIELD(u32, DESTINATION_AT)) & SENDERS_MASK) == SENDERS)
+		return XDP_DROP;
+	return XDP_PASS;
+}
+
+char licence_of_program[] SEC("license") = "Dual MIT/GPL";

@@ -1,0 +1,153 @@
+//! SYNs of forged senders, made by test runs of a program whose frames leave by a device.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use aya::Ebpf;
+use aya::maps::Array;
+use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
+use keepstate_sim::build::{Body, Packet, SYN, Tcp};
+use keepstate_testkit::run;
+
+use super::network::{Network, PORT, SERVER};
+use crate::scratch::Scratch;
+
+const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/flood.bpf.c");
+/// Frames go out in bursts: a veth's queue holds 256, and of the numbers that each test run takes there are 65,534,
+/// which come back in a second or so.
+const BURST_FRAMES: u32 = 128;
+const BURST_MAX: Duration = Duration::from_millis(1);
+const BATCH: u32 = 64;
+/// What was missed is made up for by bursts of so many at most.
+const BURSTS_MAX: u32 = 4;
+const LOOPBACK: u32 = 1;
+const RANDOM: u64 = 0x2545_f491_4f6c_dd1d;
+
+pub(super) struct Attacker<'a> {
+    network: &'a Network,
+    object: Ebpf,
+    frame: Vec<u8>,
+}
+
+impl<'a> Attacker<'a> {
+    /// Loads the attack, and puts the wire behind it.
+    pub(super) fn new(network: &'a Network) -> anyhow::Result<Self> {
+        let scratch = Scratch::new()?;
+        let file = scratch.file("flood.o");
+        run(Command::new("clang")
+            .args([
+                "-O2", "-g", "-target", "bpf", "-mcpu=v3", "-c", SOURCE, "-o",
+            ])
+            .arg(&file));
+        let mut object = Ebpf::load_file(&file)?;
+        let frame = frame(network.server_link()?);
+        let state = state(&frame, network.client_index()?);
+        let states = object.map_mut("states").context("the map of the attack")?;
+        Array::<_, [u8; 24]>::try_from(states)?.set(0, state, 0)?;
+        for name in ["flood", "wire"] {
+            program(&mut object, name)?.load()?;
+        }
+        let index = network.client_index()?;
+        let wire = program(&mut object, "wire")?;
+        network.at_client(|| wire.attach_to_if_index(index, XdpMode::Driver))??;
+        // A test run of a program that is attached nowhere changes the kernel's code and waits for all processors.
+        // Nothing comes by the loopback.
+        let flood = program(&mut object, "flood")?;
+        network.at_client(|| flood.attach_to_if_index(LOOPBACK, XdpMode::Skb))??;
+        Ok(Self {
+            network,
+            object,
+            frame,
+        })
+    }
+
+    /// Sends so many frames a second for so long; how many a second they were.
+    pub(super) fn flood(&mut self, rate: u32, lasts: Duration) -> anyhow::Result<f64> {
+        let Self {
+            network,
+            object,
+            frame,
+        } = self;
+        let program = program(object, "flood")?;
+        network.at_client(|| {
+            let begun = Instant::now();
+            if rate == 0 {
+                std::thread::sleep(lasts);
+                return Ok(0.0);
+            }
+            let pause = BURST_MAX.min(Duration::from_secs(1) * BURST_FRAMES / rate);
+            let mut sent = 0_u64;
+            while begun.elapsed() < lasts {
+                let due = (begun.elapsed().as_secs_f64() * f64::from(rate)) as u64 - sent;
+                let frames = (due as u32).min(BURST_FRAMES * BURSTS_MAX);
+                if frames == 0 {
+                    std::thread::sleep(pause);
+                    continue;
+                }
+                program.test_run(TestRunOptions {
+                    data_in: Some(frame),
+                    repeat: frames,
+                    attrs: TestRunAttrs::new().xdp_live_frames(BATCH.min(frames)),
+                    ..TestRunOptions::default()
+                })?;
+                sent += u64::from(frames);
+                std::thread::sleep(pause);
+            }
+            Ok(sent as f64 / begun.elapsed().as_secs_f64())
+        })?
+    }
+}
+
+fn program<'a>(object: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Xdp> {
+    let program = object
+        .program_mut(name)
+        .with_context(|| format!("no program {name}"))?;
+    Ok(program.try_into()?)
+}
+
+/// A SYN with the options of Linux, without sender, number and checksums.
+fn frame(server: [u8; 6]) -> Vec<u8> {
+    let segment = Tcp {
+        source_port: 0,
+        destination_port: PORT,
+        sequence: 0,
+        flags: SYN,
+        window: 64_240,
+        options: vec![
+            2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 7, 0, 0, 0, 0, 1, 3, 3, 7,
+        ],
+        ..Tcp::default()
+    };
+    let nobody = std::net::Ipv4Addr::UNSPECIFIED.into();
+    let mut frame = Packet::new(nobody, SERVER.into(), Body::Tcp(segment)).ethernet();
+    frame[..6].copy_from_slice(&server);
+    for checksum in [24, 50] {
+        frame[checksum..checksum + 2].fill(0);
+    }
+    frame
+}
+
+/// `struct state` of the program.
+fn state(frame: &[u8], device: u32) -> [u8; 24] {
+    let (ip, transport) = (&frame[14..34], &frame[34..]);
+    let pseudo = [0, 6, 0, transport.len() as u8];
+    let transport_sum = sum(&ip[12..]) + sum(&pseudo) + sum(transport);
+    let mut state = [0; 24];
+    state[..8].copy_from_slice(&RANDOM.to_ne_bytes());
+    for (place, word) in state[8..]
+        .chunks_mut(4)
+        .zip([device, sum(ip), transport_sum])
+    {
+        place.copy_from_slice(&word.to_ne_bytes());
+    }
+    state
+}
+
+/// Sum of 16-bit numbers as the machine reads them.
+fn sum(bytes: &[u8]) -> u32 {
+    let pairs = bytes.chunks_exact(2);
+    pairs
+        .map(|pair| u32::from(u16::from_ne_bytes([pair[0], pair[1]])))
+        .sum()
+}
