@@ -27,6 +27,12 @@ const TOOLS: &[Tool] = &[
     tool("hping3", "hping3", "segments out of window"),
     tool("scapy3", "python3-scapy", "SCTP and GRE"),
     tool("python3", "python3", "small servers in network namespaces"),
+    tool("setpriv", "util-linux", "commands of users without rights"),
+    tool(
+        "tshark",
+        "tshark",
+        "captures and flow records read by another program",
+    ),
 ];
 
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {

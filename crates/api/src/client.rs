@@ -123,6 +123,11 @@ impl Client {
         })
     }
 
+    /// The connection once more, to end it from another thread that does not wait for a reply.
+    pub fn hang_up_handle(&self) -> io::Result<UnixStream> {
+        self.input.get_ref().try_clone()
+    }
+
     /// The connection, for another process to go on with; between two conversations nothing is buffered.
     pub fn into_parts(self) -> io::Result<(UnixStream, Hello)> {
         let stream = self.output.into_inner().map_err(io::Error::from)?;

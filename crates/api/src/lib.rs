@@ -22,6 +22,7 @@ pub mod frame;
 mod instance;
 mod message;
 mod meter;
+mod packet;
 mod set;
 mod status;
 mod survey;
@@ -50,6 +51,7 @@ pub use self::message::{
     TimeoutPolicy,
 };
 pub use self::meter::{MeterEntry, MeterKind, MeterList, RateEntry, RecentChange, RecentEntry};
+pub use self::packet::{JudgedPacket, Packets, Way};
 pub use self::set::{SET_COMMANDS_MAX, SetChange, SetCommand, SetEntry, SetInfo};
 pub use self::status::{
     Attachment, ControlStatus, EventStatus, ExpiryStatus, PolicyStatus, RulesText, Status,

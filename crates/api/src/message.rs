@@ -11,6 +11,7 @@ use crate::expectation::Expectation;
 use crate::filter::Filter;
 use crate::flow::{Flow, RawRecord};
 use crate::meter::{MeterEntry, MeterList, RecentChange};
+use crate::packet::{JudgedPacket, Packets};
 use crate::set::{SetCommand, SetEntry, SetInfo};
 use crate::status::{RulesText, Status};
 use crate::survey::{Order, Survey};
@@ -92,6 +93,9 @@ pub enum Request {
     /// Answered by [`Reply::Listening`], then any number of [`Reply::Event`] and
     /// [`Reply::EventsLost`] until the client hangs up.
     Events { kinds: EventKinds },
+    /// Packets with their bytes, as they are judged from now on. Answered by [`Reply::Listening`], then any number
+    /// of [`Reply::Packet`] and [`Reply::EventsLost`] until the client hangs up.
+    Packets { which: Packets },
     /// What `keepstate explain` needs to judge a packet as the kernel would. Answered by
     /// [`Reply::Running`].
     Running { query: Option<Query> },
@@ -188,6 +192,8 @@ impl Request {
             | Self::Defence
             | Self::TimeoutPolicies => true,
             Self::Apply { mode, .. } => matches!(mode, ApplyMode::Check),
+            // Nothing changes, but what others say to each other is not for everybody.
+            Self::Packets { .. } => false,
             // Whether a command of iptables changes something only its arguments say.
             Self::Iptables { .. }
             | Self::Restore { .. }
@@ -276,7 +282,7 @@ pub enum Shutdown {
 }
 
 /// A flow by the addresses of one of its packets, as the engine's tuple has them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Query {
     pub source: std::net::IpAddr,
@@ -341,6 +347,7 @@ pub enum Reply {
     },
     Listening,
     Event(Box<Event>),
+    Packet(Box<JudgedPacket>),
     /// So many events were not told, since the client or the daemon was too slow.
     EventsLost {
         count: u64,

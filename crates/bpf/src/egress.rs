@@ -10,12 +10,13 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use keepstate_engine::process::{Checksums, Path, Stage};
 use keepstate_engine::wire::Link;
-use keepstate_plane::ANSWER_PRIORITY;
+use keepstate_plane::{ANSWER_PRIORITY, WITNESS_STAGE};
 
 use crate::host::{self, Context};
 use crate::judge::{self, Fate, Way, begin, proceed};
 use crate::maps;
 use crate::packet::PacketView;
+use crate::witness;
 
 /// On to the next program, or to the device.
 pub const TC_NEXT: i32 = TC_ACT_UNSPEC;
@@ -124,18 +125,36 @@ stages! {
     tc_answer Answer
 }
 
+/// Hands over a packet whose way has ended.
+#[classifier]
+pub fn tc_witness(context: TcContext) -> i32 {
+    witness::hand_over(SkbContext(context.skb.skb), context.len());
+    fate(judge::end())
+}
+
 /// Jumps to the program of a stage, or ends.
 #[inline(always)]
 pub fn go_on(context: &TcContext, stage: Option<Stage>) -> i32 {
     let fate = match stage {
         None => Fate::Pass,
-        Some(Stage::Done) => judge::end(),
+        Some(Stage::Done) => {
+            if witness::is_wanted() {
+                // SAFETY: as below.
+                unsafe { maps::STAGES_TC.tail_call(context, WITNESS_STAGE) };
+            }
+            judge::end()
+        }
         Some(stage) => {
             // SAFETY: the array holds TC programs alone.
             unsafe { maps::STAGES_TC.tail_call(context, stage as u32) };
             judge::lost()
         }
     };
+    self::fate(fate)
+}
+
+#[inline(always)]
+const fn fate(fate: Fate) -> i32 {
     match fate {
         Fate::Pass => TC_NEXT,
         // Nothing is sent back from here, see `Context::CAN_ANSWER`.

@@ -22,6 +22,7 @@ use crate::jump;
 use crate::judge::{self, Fate, Way, begin, proceed};
 use crate::maps;
 use crate::packet::PacketView;
+use crate::witness;
 
 /// A packet whose first piece is shorter lies in one piece: drivers fill a first buffer, which
 /// holds at least a full Ethernet frame with two tags, before they begin a second.
@@ -89,18 +90,36 @@ stages! {
     xdp_answer Answer
 }
 
+/// Hands over a packet whose way has ended.
+#[xdp(frags)]
+pub fn xdp_witness(context: XdpContext) -> u32 {
+    witness::hand_over(Frame(context.ctx), view(&context).len());
+    fate(judge::end())
+}
+
 /// Jumps to the program of a stage, or ends.
 #[inline(always)]
 fn go_on(context: &XdpContext, stage: Option<Stage>) -> u32 {
     let fate = match stage {
         None => Fate::Pass,
-        Some(Stage::Done) => judge::end(),
+        Some(Stage::Done) => {
+            if witness::is_wanted() {
+                // SAFETY: as below.
+                unsafe { jump::to_witness(context.ctx.cast(), &maps::STAGES_XDP) };
+            }
+            judge::end()
+        }
         Some(stage) => {
             // SAFETY: the array holds XDP programs alone.
             unsafe { jump::to_stage(context.ctx.cast(), &maps::STAGES_XDP, stage) };
             judge::lost()
         }
     };
+    self::fate(fate)
+}
+
+#[inline(always)]
+const fn fate(fate: Fate) -> u32 {
     match fate {
         Fate::Pass => XDP_PASS,
         Fate::Drop => XDP_DROP,

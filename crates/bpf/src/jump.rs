@@ -6,6 +6,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::maps::ProgramArray;
 use keepstate_engine::process::Stage;
+use keepstate_plane::WITNESS_STAGE;
 
 /// Jumps to the program of a stage, of those in `programs`; comes back only if there is none.
 ///
@@ -43,6 +44,17 @@ pub unsafe fn to_stage(context: *mut c_void, programs: &'static ProgramArray, st
             Stage::Done | Stage::Steady => {}
         }
     }
+}
+
+/// As [`to_stage`], to the program that hands over judged packets.
+///
+/// # Safety
+///
+/// As there.
+#[inline(always)]
+pub unsafe fn to_witness(context: *mut c_void, programs: &'static ProgramArray) {
+    // SAFETY: as the caller says.
+    unsafe { jump::<{ WITNESS_STAGE as i32 }>(context, programs) }
 }
 
 /// A tail call (helper 12) whose number stands in the instruction: the kernel then makes a plain

@@ -23,6 +23,7 @@ mod memory;
 mod meter;
 mod packet;
 mod route;
+mod witness;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

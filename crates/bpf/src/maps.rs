@@ -12,7 +12,7 @@ use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_engine::process::{Arrival, Scratch};
 use keepstate_engine::table::gauges;
 use keepstate_plane::{
-    BUCKET_ACCOUNTING_WORDS, BUCKET_SLOT_WORDS_V4, BUCKET_SLOT_WORDS_V6, BUCKET_WARM_WORDS, CONDITION_ENTRIES, Counters, EVENT_RING_BYTES, FRAGMENT_VALUE_WORDS, INTERFACES_MAX, METER_HEADS as METER_HEADS_MAX, Interface, InterfaceKey, POLICY_SLOTS, Plane, RULE_ENTRIES, Report, RuleCounter, STAGES, ANSWER_RING_BYTES, INDEX_ENTRIES, LABEL_VALUE_WORDS, LOCALS_MAX, NOTICE_RING_BYTES,
+    BUCKET_ACCOUNTING_WORDS, BUCKET_SLOT_WORDS_V4, BUCKET_SLOT_WORDS_V6, BUCKET_WARM_WORDS, CONDITION_ENTRIES, Counters, EVENT_RING_BYTES, FRAGMENT_VALUE_WORDS, INTERFACES_MAX, METER_HEADS as METER_HEADS_MAX, Interface, InterfaceKey, POLICY_SLOTS, Plane, RULE_ENTRIES, Report, RuleCounter, STAGES, ANSWER_RING_BYTES, INDEX_ENTRIES, LABEL_VALUE_WORDS, LOCALS_MAX, NOTICE_RING_BYTES, WITNESS_BYTES_MAX, WITNESS_RING_BYTES, Witness,
 };
 
 #[map]
@@ -139,6 +139,20 @@ pub struct NoticeBytes {
 
 #[map]
 pub static NOTICE: PerCpuArray<NoticeBytes> = PerCpuArray::with_max_entries(1, 0);
+
+/// Judged packets for whoever traces: [`WitnessBytes`] as far as they are filled.
+#[map]
+pub static WITNESSES: RingBuf = RingBuf::with_byte_size(WITNESS_RING_BYTES, 0);
+
+/// A judged packet, while it is put together.
+#[repr(C)]
+pub struct WitnessBytes {
+    pub witness: Witness,
+    pub bytes: [u8; WITNESS_BYTES_MAX as usize],
+}
+
+#[map]
+pub static WITNESS: PerCpuArray<WitnessBytes> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 pub static REPORT: Array<Report> = Array::with_max_entries(1, BPF_F_MMAPABLE);

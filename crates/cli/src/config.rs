@@ -1,6 +1,8 @@
 //! What is kept for the next start: files below `/etc/keepstate`, or the directory that the
 //! environment names.
 
+mod configuration;
+
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -8,7 +10,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use keepstate_listing::sysctl::{Assignment, Item, Sysctl, SysctlError, expand, knobs, parse};
 
+pub(crate) use self::configuration::{Configuration, ROOM_MAX};
+
 const DIRECTORY: &str = "/etc/keepstate";
+
+/// See [`Configuration`].
+const FILE: &str = "keepstate.toml";
 
 /// Names another directory, for tests and for several firewalls on a machine.
 pub(crate) const VARIABLE: &str = "KEEPSTATE_CONFIG";
@@ -19,12 +26,17 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Where the files are.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ConfigArgument {
-    /// Directory of sysctl.conf and sysctl.d, instead of /etc/keepstate.
+    /// Directory of keepstate.toml, sysctl.conf and sysctl.d, instead of /etc/keepstate.
     #[arg(long, value_name = "DIRECTORY")]
     config: Option<PathBuf>,
 }
 
 impl ConfigArgument {
+    /// The file that says how the daemon starts.
+    pub(crate) fn file(&self) -> PathBuf {
+        self.directory().join(FILE)
+    }
+
     pub(crate) fn directory(&self) -> PathBuf {
         self.config.clone().unwrap_or_else(directory)
     }

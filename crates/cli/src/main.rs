@@ -1,6 +1,7 @@
 //! `keepstate`: see [`commands`] for what it can do. Called by the name of `conntrack`, `sysctl` or
 //! one of the programs of iptables, it is that.
 
+mod alerts;
 mod commands;
 mod config;
 mod conntrack;
@@ -11,6 +12,7 @@ mod exactly;
 mod expression;
 mod failure;
 mod health;
+mod ipfix;
 mod ipset;
 mod iptables;
 mod lockout;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keepstate_daemon::server::memory::MemoryPlane;
-use keepstate_daemon::server::{Origin, Plane as _, Rules, Server};
+use keepstate_daemon::server::{Access, Origin, Plane as _, Rules, Server};
 use keepstate_engine::conntrack::tcp::TcpState;
 use keepstate_engine::record::{ASSURED, Record, SEEN_REPLY, Warm};
 use keepstate_engine::settings::SETTING_ACCOUNTING;
@@ -38,7 +38,7 @@ fn main() {
     let rules = Arc::new(Rules::new(directory.to_owned()));
     let instance = "crowd".parse().expect("it is a name");
     let shown: Arc<MemoryPlane> = Arc::clone(&plane);
-    let _server = Server::start(instance, &socket, shown, rules, Origin::Fresh);
+    let _server = Server::start(instance, &socket, shown, rules, Origin::Fresh, Access::ROOT);
     let _server = _server.expect("the server starts");
     eprintln!("{flows} flows on {}", socket.display());
     let begun = Instant::now();

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use keepstate_api::Shutdown;
 use keepstate_daemon::server::memory::MemoryPlane;
-use keepstate_daemon::server::{Origin, Plane as _, Rules, Server};
+use keepstate_daemon::server::{Access, Origin, Plane as _, Rules, Server};
 use keepstate_engine::host::FlowMemory as _;
 use keepstate_engine::host::Words as _;
 use keepstate_engine::record::{Record, Warm};
@@ -41,6 +41,7 @@ fn main() {
         Arc::clone(&plane) as Arc<_>,
         rules,
         Origin::Fresh,
+        Access::ROOT,
     );
     let server = server.expect("the server starts");
     let stopper = server.stopper();

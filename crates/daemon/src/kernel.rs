@@ -13,7 +13,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use keepstate_engine::limits::ACCOUNTING_WORDS;
 use keepstate_engine::settings::{SETTING_ACCOUNTING, SETTING_TIMESTAMP, Settings};
 use keepstate_engine::table::NOT_COUNTED;
-use keepstate_plane::{LAYOUT, names};
+use keepstate_plane::{LAYOUT, WITNESS_STAGE, names};
 use thiserror::Error;
 
 use crate::mapped::Mapping;
@@ -331,15 +331,19 @@ fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
     for name in names::PROGRAMS {
         load_program(object, name)?;
     }
-    for (array, stages) in [
-        (names::STAGES_XDP, &names::XDP_STAGES[..]),
-        (names::STAGES_TC, &names::TC_STAGES[..]),
+    let [of_xdp, of_tc] = names::WITNESS;
+    for (array, stages, witness) in [
+        (names::STAGES_XDP, &names::XDP_STAGES[..], of_xdp),
+        (names::STAGES_TC, &names::TC_STAGES[..], of_tc),
     ] {
         for &(stage, name) in stages {
             let program = load_program(object, name)?;
             let map = object.map_mut(array).ok_or_else(|| missing(array))?;
             ProgramArray::try_from(map)?.set(stage as u32, &program, 0)?;
         }
+        let witness = load_program(object, witness)?;
+        let map = object.map_mut(array).ok_or_else(|| missing(array))?;
+        ProgramArray::try_from(map)?.set(WITNESS_STAGE, &witness, 0)?;
     }
     Ok(())
 }
@@ -433,7 +437,9 @@ impl Programs {
     pub fn verified(&mut self) -> Result<Vec<Verified>, KernelError> {
         let mut list = Vec::new();
         if let Self::Object(object) = self {
-            for (_, program) in names::XDP_STAGES.into_iter().chain(names::TC_STAGES) {
+            let stages = names::XDP_STAGES.into_iter().chain(names::TC_STAGES);
+            let stages = stages.map(|(_, program)| program);
+            for program in stages.chain(names::WITNESS) {
                 let info = match object.program(program) {
                     Some(Program::Xdp(program)) => program.info()?,
                     Some(Program::SchedClassifier(program)) => program.info()?,

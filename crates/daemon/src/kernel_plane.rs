@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-use aya::maps::{Map, PerCpuValues, RingBuf};
+use aya::maps::{Map, PerCpuValues};
 use aya::util::nr_cpus;
 use keepstate_api::Attachment;
 use keepstate_engine::index::IndexLine;
@@ -32,9 +32,9 @@ use crate::mapped::{Mapping, Raw, read_value, store};
 use crate::meters;
 use crate::policy_maps::Tables;
 use crate::remembered::Places;
-use crate::ring::RingEvents;
+use crate::ring;
 use crate::server::tables::{Table, TableMemory};
-use crate::server::{EventSource, Plane, PlaneError};
+use crate::server::{EventSource, Plane, PlaneError, WitnessSource};
 use crate::table_maps::TableMaps;
 use crate::{lock, read};
 
@@ -68,6 +68,7 @@ pub struct KernelPlane {
     follower: Mutex<Follower>,
     events: Mutex<Option<Map>>,
     pub(crate) notices: Mutex<Option<[Map; 2]>>,
+    witnesses: Mutex<Option<Map>>,
     clock: Clock,
     /// Held while the plane's words are read, changed and written back.
     changing: Mutex<()>,
@@ -154,6 +155,7 @@ impl KernelPlane {
             events,
             notices,
             answers,
+            witnesses,
             ..
         } = maps;
         let mut flow_tables = vec![Arc::new(table)];
@@ -200,6 +202,7 @@ impl KernelPlane {
                     .zip(answers)
                     .map(|(notices, answers)| [notices, answers]),
             ),
+            witnesses: Mutex::new(witnesses),
             clock: Clock::default(),
             changing: Mutex::new(()),
         };
@@ -466,6 +469,7 @@ impl Plane for KernelPlane {
             }
             sum.events_lost += each.events_lost;
             sum.notices_lost += each.notices_lost;
+            sum.witnesses_lost += each.witnesses_lost;
             sum.answers_lost += each.answers_lost;
         }
         Ok(sum)
@@ -565,10 +569,15 @@ impl Plane for KernelPlane {
     }
 
     fn events(&self) -> Result<Box<dyn EventSource>, PlaneError> {
-        let missing = || KernelError::Missing("EVENTS".to_owned());
-        let map = lock(&self.events).take().ok_or_else(missing)?;
-        let ring = RingBuf::try_from(map).map_err(KernelError::from)?;
-        Ok(Box::new(RingEvents(ring)))
+        ring::open_events(lock(&self.events).take())
+    }
+
+    fn witnesses(&self) -> Result<Option<Box<dyn WitnessSource>>, PlaneError> {
+        ring::open_witnesses(lock(&self.witnesses).take())
+    }
+
+    fn want_witnesses(&self, flags: u32) {
+        self.set_witnesses(flags);
     }
 
     fn remove(&self) -> Result<(), PlaneError> {

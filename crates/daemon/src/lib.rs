@@ -3,7 +3,9 @@
 
 pub mod attach;
 mod clock;
+mod confine;
 mod follow;
+mod journal;
 pub mod kernel;
 pub mod kernel_plane;
 mod locals;
@@ -13,6 +15,7 @@ mod meters;
 mod mover;
 pub mod netlink;
 mod notices;
+mod notify;
 mod patterns;
 mod policy_maps;
 mod remembered;

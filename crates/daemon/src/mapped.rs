@@ -11,7 +11,9 @@ use keepstate_engine::event::Event;
 use keepstate_engine::index::{IndexLine, KEYS};
 use keepstate_engine::notice::Notice;
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
-use keepstate_plane::{Counters, Interface, InterfaceKey, MeterOrder, Plane, Report, RuleCounter};
+use keepstate_plane::{
+    Counters, Interface, InterfaceKey, MeterOrder, Plane, Report, RuleCounter, Witness,
+};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 /// A type without padding, of which every pattern of bits is a value.
@@ -28,7 +30,7 @@ macro_rules! plain {
     };
 }
 
-plain! { Condition Counters Event IndexLine Interface InterfaceKey MeterOrder Notice Plane PolicyHeader Report Rule RuleCounter }
+plain! { Condition Counters Event IndexLine Interface InterfaceKey MeterOrder Notice Plane PolicyHeader Report Rule RuleCounter Witness }
 
 // No gaps: the sizes are the sums of the sizes of the fields.
 const _: () = assert!(size_of::<Plane>() == 64 + size_of::<keepstate_engine::settings::Settings>());
@@ -46,6 +48,7 @@ const _: () = assert!(size_of::<Report>() == 40);
 const _: () = assert!(size_of::<Event>() == 80);
 const _: () = assert!(size_of::<MeterOrder>() == 8 + 4 * (4 + 5 + 3));
 const _: () = assert!(size_of::<Notice>() == 44);
+const _: () = assert!(size_of::<Witness>() == 4 * 14);
 
 /// A [`Plain`] value for aya's typed maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -41,6 +41,7 @@ pub struct Maps {
     pub events: Option<Map>,
     pub notices: Option<Map>,
     pub answers: Option<Map>,
+    pub witnesses: Option<Map>,
 }
 
 impl Maps {
@@ -83,6 +84,7 @@ impl Maps {
             events: Some(take(names::EVENTS)?),
             notices: Some(take(names::NOTICES)?),
             answers: Some(take(names::ANSWERS)?),
+            witnesses: Some(take(names::WITNESSES)?),
         })
     }
 

@@ -2,29 +2,33 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use keepstate_api::{ApplyMode, Instance, RuleFile, RuleProblem, SetCommand, Shutdown};
+use keepstate_api::{ApplyMode, Instance, Prefix, RuleFile, RuleProblem, SetCommand, Shutdown};
 use keepstate_engine::settings::Settings;
 use keepstate_flowmemory::{ban_buckets_for, random_hash_keys, set_buckets_for, table_size};
 use keepstate_listing::sysctl::{self as knobs, Sysctl};
 use keepstate_plane::LAYOUT;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::attach::{self, AttachError};
+use crate::confine;
 use crate::kernel::{AttachMode, Kernel, KernelError, object_number, pinned_build};
 use crate::kernel_plane::KernelPlane;
 use crate::netlink::LinkChanges;
 use crate::notices;
+use crate::notify::Manager;
 use crate::resize;
 use crate::server::sets;
 use crate::server::sysctl;
-use crate::server::{ApplyError, Origin, Plane, PlaneError, Rules, Server, ServerError};
+use crate::server::{
+    Access, ApplyError, Changer, Origin, Plane, PlaneError, Rules, Server, ServerError,
+};
 
 /// Flows that a table is made for unless told otherwise, as with Linux on larger machines.
 pub const FLOWS_MAX_DEFAULT: u32 = 262_144;
@@ -63,6 +67,7 @@ pub struct Options {
     pub bans_max: u32,
     /// Entries of all sets.
     pub set_entries_max: u32,
+    pub changing: Changing,
 }
 
 /// A file of sets, in the words of `ipset save`.
@@ -72,6 +77,28 @@ pub struct SavedSets {
     /// Each with the number of its line.
     pub commands: Vec<(u64, SetCommand)>,
 }
+
+/// What can be changed while the daemon runs.
+#[derive(Clone, Debug, Default)]
+pub struct Changing {
+    pub access: Access,
+    /// Networks that are never banned, besides those that are on the list.
+    pub never_ban: Vec<Prefix>,
+    /// What is done about floods; `None` for what it was before.
+    pub defence: Option<keepstate_defence::Mode>,
+}
+
+/// What is read anew when the daemon is told to (SIGHUP).
+#[derive(Clone, Debug, Default)]
+pub struct Reloaded {
+    /// Put in force in place of those that are; those that are stay where there are none.
+    pub rules: Vec<RuleFile>,
+    pub sysctls: Vec<Sysctl>,
+    pub changing: Changing,
+}
+
+/// Reads it, or says why it cannot be read: then everything stays as it is.
+pub type Reload = Box<dyn Fn() -> Result<Reloaded, String> + Send>;
 
 /// Why the daemon did not start, or not end well.
 #[derive(Debug, thiserror::Error)]
@@ -105,21 +132,29 @@ pub enum RunError {
     Notices(#[source] io::Error),
     #[error("signals cannot be caught")]
     Signals(#[source] io::Error),
+    #[error("what the configuration says cannot be done: {0}")]
+    Changing(String),
     #[error("there are no random numbers: {0}")]
     Random(getrandom::Error),
 }
 
 /// Runs until a signal or a client ends it. Calls `ready` when requests are answered.
-pub fn run(options: &Options, ready: impl FnOnce(&dyn Plane, Origin)) -> Result<(), RunError> {
+pub fn run(
+    options: &Options,
+    reload: Reload,
+    ready: impl FnOnce(&dyn Plane, Origin),
+) -> Result<(), RunError> {
     let instance = &options.instance;
     make_directory(Instance::run_directory())?;
+    open_directory(Instance::run_directory(), &options.changing.access)?;
     let _lock = lock_instance(instance)?;
     // From here on signals wait until there is somebody to hear them.
-    let signals = Signals::new([SIGINT, SIGTERM]).map_err(RunError::Signals)?;
+    let signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(RunError::Signals)?;
     mount_bpffs()?;
+    confine::confine();
     make_directory(&instance.state_directory())?;
     let (kernel, origin) = load(options)?;
-    match serve(options, kernel, origin, signals, ready) {
+    match serve(options, kernel, origin, (signals, reload), ready) {
         Err(error) if origin == Origin::Fresh => {
             // Nothing of a start that failed stays behind.
             let _ = attach::remove_pins(&instance.pins());
@@ -135,7 +170,7 @@ fn serve(
     options: &Options,
     kernel: Kernel,
     origin: Origin,
-    signals: Signals,
+    (signals, reload): (Signals, Reload),
     ready: impl FnOnce(&dyn Plane, Origin),
 ) -> Result<(), RunError> {
     let instance = &options.instance;
@@ -168,11 +203,26 @@ fn serve(
     kernel.settle_interfaces()?;
     notices::start(&kernel, &rules, instance.as_str()).map_err(RunError::Notices)?;
     let socket = instance.socket();
-    let server = Server::start(instance.clone(), &socket, Arc::clone(&plane), rules, origin)?;
-    listen_to_signals(&server, signals)?;
+    let server = Server::start(
+        instance.clone(),
+        &socket,
+        Arc::clone(&plane),
+        rules,
+        origin,
+        options.changing.access,
+    )?;
+    change(&server.changer(), &options.changing).map_err(RunError::Changing)?;
+    let manager = Manager::of_environment();
+    listen_to_signals(&server, (signals, reload), &manager)?;
+    let changer = server.changer();
+    manager
+        .watch(move || changer.is_alive())
+        .map_err(RunError::Signals)?;
     follow_system(&kernel, changes)?;
     ready(&*plane, origin);
+    manager.ready(&server.changer().status());
     let ending = server.wait();
+    manager.stopping();
     let result = match ending.leave {
         Shutdown::Filtering => Ok(()),
         Shutdown::Nothing => plane.remove().map(|()| remove_files(instance)),
@@ -256,15 +306,57 @@ fn settings(options: &Options) -> Result<Settings, RunError> {
     Ok(settings)
 }
 
-fn listen_to_signals(server: &Server, mut signals: Signals) -> Result<(), RunError> {
-    let stopper = server.stopper();
+fn listen_to_signals(
+    server: &Server,
+    (mut signals, reload): (Signals, Reload),
+    manager: &Manager,
+) -> Result<(), RunError> {
+    let manager = manager.try_clone().map_err(RunError::Signals)?;
+    let (stopper, changer) = (server.stopper(), server.changer());
     let thread = thread::Builder::new().name("signals".to_owned());
     let spawned = thread.spawn(move || {
-        if signals.forever().next().is_some() {
-            stopper.stop(Shutdown::Filtering);
+        for signal in signals.forever() {
+            if signal != SIGHUP {
+                return stopper.stop(Shutdown::Filtering);
+            }
+            manager.reloading();
+            match reload().and_then(|read| take_over(&changer, &read)) {
+                Ok(()) => eprintln!("keepstate: configuration and rules were read anew"),
+                Err(error) => changer.warn(&format!("nothing was read anew: {error}")),
+            }
+            manager.ready(&changer.status());
         }
     });
     spawned.map(drop).map_err(RunError::Signals)
+}
+
+/// Puts in force what was read anew, the rules first: if they are wrong, nothing changes.
+fn take_over(changer: &Changer, read: &Reloaded) -> Result<(), String> {
+    if !read.rules.is_empty() {
+        changer.apply(&read.rules).map_err(|error| match error {
+            ApplyError::Rules(problems) => {
+                let problems = problems.iter().map(|problem| &*problem.rendered);
+                let problems: Vec<_> = problems.collect();
+                format!("the rules have errors\n{}", problems.join("\n"))
+            }
+            error => error.to_string(),
+        })?;
+    }
+    for problem in changer.set_sysctls(&read.sysctls) {
+        eprintln!("keepstate: {problem}");
+    }
+    change(changer, &read.changing)
+}
+
+fn change(changer: &Changer, changing: &Changing) -> Result<(), String> {
+    let told = |error: &dyn std::fmt::Display| error.to_string();
+    let access = &changing.access;
+    open_directory(Instance::run_directory(), access).map_err(|error| told(&error))?;
+    changer.set_access(*access).map_err(|error| told(&error))?;
+    if let Some(mode) = changing.defence {
+        changer.set_defence(mode).map_err(|error| told(&error))?;
+    }
+    changer.never_ban(&changing.never_ban)
 }
 
 /// A thread that ends with the process.
@@ -349,6 +441,16 @@ fn make_directory(path: &Path) -> Result<(), RunError> {
         .mode(0o700)
         .create(path);
     made.map_err(|error| RunError::File(path.to_owned(), error))
+}
+
+/// Lets the group of the control socket reach it.
+fn open_directory(path: &Path, access: &Access) -> Result<(), RunError> {
+    let Some(group) = access.group else {
+        return Ok(());
+    };
+    let opened = std::os::unix::fs::chown(path, None, Some(group))
+        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o710)));
+    opened.map_err(|error| RunError::File(path.to_owned(), error))
 }
 
 fn mount_bpffs() -> Result<(), RunError> {

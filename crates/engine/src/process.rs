@@ -170,6 +170,12 @@ impl Scratch {
         self.mark
     }
 
+    /// Index of the interface by which a packet leaves that was forwarded after the rules were asked; else of
+    /// no meaning.
+    pub const fn out_interface(&self) -> u32 {
+        self.asked.out_index
+    }
+
     /// What was decided, once [`Stage::Done`] is reached.
     pub const fn outcome(&self) -> &Outcome {
         &self.outcome

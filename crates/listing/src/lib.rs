@@ -7,6 +7,7 @@ pub mod calendar;
 mod expectation;
 mod forms;
 mod packet_log;
+pub mod pcapng;
 pub mod sysctl;
 pub mod timeout;
 

@@ -38,6 +38,9 @@ pub const EVENT_RING_BYTES: u32 = 1 << 20;
 pub const NOTICE_RING_BYTES: u32 = 1 << 20;
 pub const ANSWER_RING_BYTES: u32 = 1 << 18;
 
+/// Bytes of the ring that carries [`Witness`]es, likewise: some thousand packets of a few hundred bytes.
+pub const WITNESS_RING_BYTES: u32 = 1 << 20;
+
 /// Words of a bucket in each of the maps that make up a flow table.
 pub const BUCKET_SLOT_WORDS_V4: usize = (SLOTS_PER_BUCKET * SLOT_WORDS_V4) as usize;
 pub const BUCKET_SLOT_WORDS_V6: usize = (SLOTS_PER_BUCKET * SLOT_WORDS_V6) as usize;
@@ -56,6 +59,9 @@ pub const LABEL_VALUE_WORDS: usize = (LABELS_PER_BUCKET * LABEL_WORDS) as usize;
 /// Places for stages of a packet's way that are programs of their own, by number of the
 /// [`keepstate_engine::process::Stage`]. Not each number has one.
 pub const STAGES: u32 = 48;
+
+/// Place beside the stages of the program that hands over judged packets: the last one.
+pub const WITNESS_STAGE: u32 = STAGES - 1;
 
 /// Names of maps and programs in the object, and of their pins.
 pub mod names {
@@ -87,6 +93,7 @@ pub mod names {
     pub const EVENTS: &str = "EVENTS";
     pub const NOTICES: &str = "NOTICES";
     pub const ANSWERS: &str = "ANSWERS";
+    pub const WITNESSES: &str = "WITNESSES";
     pub const ANSWER_RATES: &str = "ANSWER_RATES";
     /// Addresses of the host, see [`super::local_key`].
     pub const LOCALS: &str = "LOCALS";
@@ -145,6 +152,9 @@ pub mod names {
         (Stage::Answer, "tc_answer"),
     ];
 
+    /// The programs that hand over judged packets, of XDP and of TC.
+    pub const WITNESS: [&str; 2] = ["xdp_witness", "tc_witness"];
+
     /// Where a packet goes on that comes from the other of two tables, by XDP and by TC. Pinned, so that they
     /// can be put among the stages of another load.
     pub const ELSEWHERE: [&str; 2] = ["xdp_elsewhere", "tc_elsewhere"];
@@ -167,7 +177,7 @@ pub mod names {
     ];
 
     /// The other maps.
-    pub const COMMON: [&str; 24] = [
+    pub const COMMON: [&str; 25] = [
         GAUGES,
         FRAGMENTS,
         EXPECTATIONS,
@@ -192,6 +202,7 @@ pub mod names {
         SETS,
         SET_HEADS,
         LOCALS,
+        WITNESSES,
     ];
 
     /// All maps, in the order in which they are pinned.
@@ -263,6 +274,10 @@ pub const PLANE_TEST_CLOCK: u32 = 1 << 0;
 pub const PLANE_TEST_HOOK: u32 = 1 << 1;
 /// Each outcome is written to the map [`names::REPORT`].
 pub const PLANE_TEST_REPORT: u32 = 1 << 2;
+/// Packets that are dropped are handed over, see [`Witness`].
+pub const PLANE_WITNESS_DROPS: u32 = 1 << 3;
+/// All packets are.
+pub const PLANE_WITNESS_ALL: u32 = 1 << 4;
 
 /// The table is being made: nobody uses it yet.
 pub const TABLE_MADE: u32 = 1;
@@ -316,7 +331,8 @@ pub struct Counters {
     pub notices_lost: u64,
     /// Packets that were to be answered, likewise.
     pub answers_lost: u64,
-    pub reserved: u64,
+    /// Judged packets that were to be handed over, likewise.
+    pub witnesses_lost: u64,
 }
 
 impl Default for Counters {
@@ -328,7 +344,7 @@ impl Default for Counters {
             events_lost: 0,
             notices_lost: 0,
             answers_lost: 0,
-            reserved: 0,
+            witnesses_lost: 0,
         }
     }
 }
@@ -373,6 +389,39 @@ pub const fn local_key(family: Family, address: &Address) -> [u32; 5] {
 
 /// Bits of such a key before those of the address.
 pub const LOCAL_KEY_BITS: u32 = 32;
+/// A packet that was judged, and its outcome: enumerations by their numbers, [`REPORT_NONE`] for none. The first bytes
+/// of the packet follow it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Witness {
+    /// Tick of the engine's time.
+    pub now: u32,
+    /// Length of the frame in bytes, and how many of them follow.
+    pub length: u32,
+    pub captured: u32,
+    /// Number of a [`keepstate_engine::wire::Link`], that the bytes begin with.
+    pub link: u32,
+    /// Number of a [`keepstate_engine::process::Path`].
+    pub path: u32,
+    /// Number of the checksums' standing ([`keepstate_engine::process::Checksums`]).
+    pub checksums: u32,
+    /// Index of the interface that the packet was seen on.
+    pub interface: u32,
+    /// Index of the one that it leaves by, where its way asked for the route; else of no meaning.
+    pub out_interface: u32,
+    pub state: u32,
+    pub verdict: u32,
+    pub reason: u32,
+    pub hook: u32,
+    pub rule: u32,
+    /// One when the packet has a flow.
+    pub has_flow: u32,
+}
+
+/// Bytes of a packet that are handed over at most, a power of two.
+pub const WITNESS_BYTES_MAX: u32 = 2048;
+
+const _: () = assert!(size_of::<Witness>() == 56);
 
 /// What the program [`names::METER`] is to do: the bytes that it is run with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

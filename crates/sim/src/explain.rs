@@ -439,5 +439,8 @@ const fn direction_name(direction: Direction) -> &'static str {
     }
 }
 
+mod live;
 #[cfg(test)]
 mod tests;
+
+pub use self::live::{Live, Shadow};

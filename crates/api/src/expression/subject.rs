@@ -8,7 +8,7 @@ use keepstate_engine::verdict::State;
 use keepstate_listing as listing;
 
 use super::{Field, Flag, OfSource};
-use crate::event::{Event, EventKind};
+use crate::event::{Event, EventKind, PacketEvent};
 
 /// A flow, or a packet of which an event tells.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +86,36 @@ impl<'a> Subject<'a> {
             rule: packet.rule,
             length: Some(packet.length),
             ..flow
+        }
+    }
+
+    /// Of a packet by its tuple.
+    pub fn of_packet(tuple: &Tuple, packet: &'a PacketEvent) -> Self {
+        let event = match (&*packet.verdict, state_named(&packet.state)) {
+            ("ACCEPT", Some(State::Invalid)) => Some(EventKind::Invalid),
+            ("ACCEPT", _) => None,
+            _ => Some(EventKind::Drop),
+        };
+        Self {
+            family: tuple.family,
+            protocol: tuple.protocol,
+            zone: tuple.zone,
+            addresses: [&tuple.source, &tuple.destination]
+                .map(|address| listing::address(tuple.family, address)),
+            ports: ports(tuple),
+            protocol_state: None,
+            packet_state: state_named(&packet.state),
+            status: 0,
+            mark: 0,
+            left: None,
+            helper: None,
+            counters: None,
+            event,
+            verdict: Some(&packet.verdict),
+            reason: packet.reason.as_deref(),
+            chain: packet.chain.as_deref(),
+            rule: packet.rule,
+            length: Some(packet.length),
         }
     }
 

@@ -9,11 +9,13 @@ use clap::{Args, ValueEnum};
 use keepstate_api::{RuleFamily, RuleFile};
 use keepstate_daemon::kernel::AttachMode;
 use keepstate_daemon::run::{
-    BANS_MAX_DEFAULT, Options, RunError, SET_ENTRIES_MAX_DEFAULT, SavedSets, run as run_daemon,
+    BANS_MAX_DEFAULT, Options, Reloaded, RunError, SET_ENTRIES_MAX_DEFAULT, SavedSets,
+    run as run_daemon,
 };
 use keepstate_sim::sysctl::Sysctl;
+use serde::Deserialize;
 
-use crate::config::{self, ConfigArgument};
+use crate::config::{self, ConfigArgument, Configuration, ROOM_MAX};
 use crate::ipset;
 use crate::running::InstanceArgument;
 
@@ -52,20 +54,20 @@ pub(crate) struct StartArguments {
     pub(crate) rules6: Option<PathBuf>,
 
     /// Flows that there is room for (nf_conntrack_max).
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 26))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(ROOM_MAX)))]
     pub(crate) flows_max: Option<u32>,
 
-    /// Bans that there is room for. 48 bytes each are taken from the start.
-    #[arg(long, value_name = "N", default_value_t = BANS_MAX_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=1 << 26))]
-    pub(crate) bans_max: u32,
+    /// Bans that there is room for, 2^20 unless told otherwise. 48 bytes each are taken from the start.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(ROOM_MAX)))]
+    pub(crate) bans_max: Option<u32>,
 
-    /// Entries of sets that there is room for. 48 bytes each are taken from the start.
-    #[arg(long, value_name = "N", default_value_t = SET_ENTRIES_MAX_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=1 << 26))]
-    pub(crate) set_entries_max: u32,
+    /// Entries of sets that there is room for, 2^20 unless told otherwise. 48 bytes each are taken from the start.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(ROOM_MAX)))]
+    pub(crate) set_entries_max: Option<u32>,
 
-    /// How to attach: in the driver where it can (auto), only there, or generic.
-    #[arg(long, value_enum, default_value = "auto")]
-    pub(crate) xdp: XdpArgument,
+    /// How to attach: in the driver where it can (auto, unless told otherwise), only there, or generic.
+    #[arg(long, value_enum)]
+    pub(crate) xdp: Option<XdpArgument>,
 
     /// A setting of the tracker by its sysctl name. Counts for more than what files say.
     #[arg(long = "sysctl", value_name = "NAME=VALUE", value_parser = Sysctl::parse)]
@@ -78,7 +80,8 @@ pub(crate) struct StartArguments {
     pub(crate) instance: InstanceArgument,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum XdpArgument {
     Auto,
     Native,
@@ -99,28 +102,40 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 /// Runs the daemon to its end.
 pub(crate) fn serve(start: &StartArguments) -> anyhow::Result<ExitCode> {
-    let (mut sysctls, problems) = config::settings(&start.config.directory());
-    for problem in problems {
-        eprintln!("keepstate: {problem}");
-    }
-    sysctls.extend(&start.sysctls);
-    sysctls.extend(start.flows_max.map(Sysctl::FlowsMax));
+    let configuration = configuration(start)?;
+    let Reloaded {
+        rules,
+        sysctls,
+        changing,
+    } = changeable(start, &configuration)?;
+    let interfaces = match start.interfaces.is_empty() {
+        true => &configuration.interfaces,
+        false => &start.interfaces,
+    };
+    let bans_max = start.bans_max.or(configuration.bans_max);
+    let set_entries_max = start.set_entries_max.or(configuration.set_entries_max);
     let options = Options {
         instance: start.instance.instance.clone(),
-        interfaces: start.interfaces.clone(),
-        mode: match start.xdp {
-            XdpArgument::Auto => AttachMode::Best,
-            XdpArgument::Native => AttachMode::Native,
-            XdpArgument::Generic => AttachMode::Generic,
+        interfaces: interfaces.clone(),
+        mode: match start.xdp.or(configuration.xdp) {
+            None | Some(XdpArgument::Auto) => AttachMode::Best,
+            Some(XdpArgument::Native) => AttachMode::Native,
+            Some(XdpArgument::Generic) => AttachMode::Generic,
         },
-        rules: rule_files(start.rules.as_deref(), start.rules6.as_deref())?,
+        rules,
         saved_rules: saved_rules(&start.config.directory())?,
         saved_sets: saved_sets(&start.config.directory())?,
         sysctls,
-        bans_max: start.bans_max,
-        set_entries_max: start.set_entries_max,
+        bans_max: bans_max.unwrap_or(BANS_MAX_DEFAULT),
+        set_entries_max: set_entries_max.unwrap_or(SET_ENTRIES_MAX_DEFAULT),
+        changing,
     };
-    let result = run_daemon(&options, |plane, origin| {
+    let again = start.clone();
+    let reload = Box::new(move || {
+        let read = self::configuration(&again).and_then(|read| changeable(&again, &read));
+        read.map_err(|error| format!("{error:#}"))
+    });
+    let result = run_daemon(&options, reload, |plane, origin| {
         eprintln!("keepstate: ready ({origin:?})");
         for attachment in plane.attachments() {
             let name = &attachment.name;
@@ -144,6 +159,31 @@ pub(crate) fn serve(start: &StartArguments) -> anyhow::Result<ExitCode> {
         ),
         Err(error) => Err(error.into()),
     }
+}
+
+fn configuration(start: &StartArguments) -> anyhow::Result<Configuration> {
+    Configuration::read(&start.config.file()).map_err(anyhow::Error::msg)
+}
+
+/// What a running daemon can take over. Options count for more than the file.
+fn changeable(start: &StartArguments, configuration: &Configuration) -> anyhow::Result<Reloaded> {
+    let (mut sysctls, problems) = config::settings(&start.config.directory());
+    for problem in problems {
+        eprintln!("keepstate: {problem}");
+    }
+    let flows_max = configuration.flows_max.map(Sysctl::FlowsMax);
+    sysctls.extend(flows_max);
+    sysctls.extend(&start.sysctls);
+    sysctls.extend(start.flows_max.map(Sysctl::FlowsMax));
+    let (v4, v6) = match (&start.rules, &start.rules6) {
+        (None, None) => (&configuration.rules, &configuration.rules6),
+        (v4, v6) => (v4, v6),
+    };
+    Ok(Reloaded {
+        rules: rule_files(v4.as_deref(), v6.as_deref())?,
+        sysctls,
+        changing: configuration.changing().map_err(anyhow::Error::msg)?,
+    })
 }
 
 /// The files of rules that a command names.

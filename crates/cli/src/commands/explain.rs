@@ -75,7 +75,9 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         // clap requires one of them.
         (None, _, _) => bail!("no packet is named"),
     };
-    print(&explanation)?;
+    let mut out = stdout();
+    print(&mut out, &explanation, Colour::of_stdout())?;
+    out.flush()?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -122,9 +124,12 @@ fn of_capture(capture: &Path, packet: u64, arguments: &Arguments) -> anyhow::Res
     bail!("{}: there are only {} packets", name(), reader.frames());
 }
 
-fn print(explanation: &Explanation) -> anyhow::Result<()> {
-    let mut out = stdout();
-    let colour = Colour::of_stdout();
+/// A line for each step.
+pub(crate) fn print(
+    out: &mut impl Write,
+    explanation: &Explanation,
+    colour: Colour,
+) -> std::io::Result<()> {
     for line in &explanation.lines {
         let paint = match line.tone {
             Tone::Plain => Paint::Plain,
@@ -134,6 +139,5 @@ fn print(explanation: &Explanation) -> anyhow::Result<()> {
         };
         writeln!(out, "{:<8} {}", line.topic, colour.paint(paint, &line.text))?;
     }
-    out.flush()?;
     Ok(())
 }

@@ -1,13 +1,16 @@
 //! The subcommands, one file each.
 
+mod alerts;
 mod apply;
 mod backtest;
 mod ban;
+mod capture;
 mod check;
 mod completions;
+mod config;
 mod confirm;
 mod cookies;
-mod daemon;
+pub(crate) mod daemon;
 mod defence;
 mod demo;
 mod diff;
@@ -16,6 +19,7 @@ mod down;
 pub(crate) mod events;
 pub(crate) mod explain;
 mod flows;
+mod ipfix;
 mod metrics;
 mod profile;
 mod recent;
@@ -27,6 +31,7 @@ mod status;
 mod template;
 mod timeout;
 mod top;
+mod trace;
 mod tune;
 mod up;
 mod web;
@@ -62,11 +67,15 @@ enum Command {
     Top(top::Arguments),
     Web(web::Arguments),
     Metrics(metrics::Arguments),
+    Alerts(alerts::Arguments),
+    Ipfix(ipfix::Arguments),
     Doctor(doctor::Arguments),
     Tune(tune::Arguments),
     Flows(flows::Arguments),
     Events(events::Arguments),
     Explain(explain::Arguments),
+    Trace(trace::Arguments),
+    Capture(capture::Arguments),
     Replay(replay::Arguments),
     Simulate(simulate::Arguments),
     Daemon(daemon::Arguments),
@@ -104,6 +113,7 @@ enum Command {
     NeverBan(ban::NeverArguments),
     Cookies(cookies::Arguments),
     Defence(defence::Arguments),
+    Config(config::Arguments),
     Completions(completions::Arguments),
     Manual(completions::ManualArguments),
     Profile(profile::Arguments),
@@ -150,6 +160,8 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Status(arguments) => status::run(&arguments),
         Command::Top(arguments) => top::run(&arguments),
         Command::Web(arguments) => web::run(&arguments),
+        Command::Alerts(arguments) => alerts::run(&arguments),
+        Command::Ipfix(arguments) => ipfix::run(&arguments),
         Command::Metrics(arguments) => metrics::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Tune(arguments) => tune::run(&arguments),
@@ -157,6 +169,8 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Events(arguments) => events::run(&arguments),
         Command::Daemon(arguments) => daemon::run(&arguments),
         Command::Explain(arguments) => explain::run(arguments),
+        Command::Trace(arguments) => trace::run(&arguments),
+        Command::Capture(arguments) => capture::run(&arguments),
         Command::Replay(arguments) => replay::run(arguments),
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Iptables(words) => words.run("iptables"),
@@ -169,6 +183,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::NeverBan(arguments) => ban::run_never(&arguments),
         Command::Cookies(arguments) => cookies::run(&arguments),
         Command::Defence(arguments) => defence::run(&arguments),
+        Command::Config(arguments) => config::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Manual(arguments) => completions::run_manual(&arguments),
         Command::Profile(arguments) => profile::run(&arguments),

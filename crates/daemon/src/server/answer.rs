@@ -19,6 +19,7 @@ use keepstate_engine::tuple::{Side, Tuple, is_icmp};
 use keepstate_engine::verdict::Reason;
 use keepstate_plane::Counters;
 
+use super::access::Carried;
 use super::connection::{Output, failure};
 use super::plane::PlaneError;
 use super::rules::ApplyError;
@@ -28,22 +29,37 @@ use super::{
 };
 
 /// Answers one request, all but those that end the conversation. Errors are the client's.
-pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> io::Result<()> {
+pub(super) fn answer(
+    shared: &Shared,
+    request: Request,
+    output: &mut Output,
+) -> io::Result<Carried> {
+    let Some(reply) = reply_to(shared, request, output)? else {
+        return Ok(Carried::Done);
+    };
+    frame::write(output, &reply)?;
+    Ok(Carried::of(&reply))
+}
+
+/// The reply to a request; `None` where replies were written already.
+fn reply_to(shared: &Shared, request: Request, output: &mut Output) -> io::Result<Option<Reply>> {
     let reply = match request {
-        Request::Flows { filter } => return flows::list(shared, &filter, output),
+        Request::Flows { filter } => return flows::list(shared, &filter, output).map(|()| None),
         Request::Survey {
             filter,
             order,
             count,
         } => Ok(survey::survey(shared, &filter, order, count)),
-        Request::ResetCounters { filter } => return flows::reset_counters(shared, &filter, output),
-        Request::Remove { filter } => return flows::remove(shared, &filter, output),
-        Request::Flush { filter } => return flows::flush(shared, &filter, output),
+        Request::ResetCounters { filter } => {
+            return flows::reset_counters(shared, &filter, output).map(|()| None);
+        }
+        Request::Remove { filter } => return flows::remove(shared, &filter, output).map(|()| None),
+        Request::Flush { filter } => return flows::flush(shared, &filter, output).map(|()| None),
         Request::Change { filter, change } => {
-            return edit::change(shared, &filter, &change, output);
+            return edit::change(shared, &filter, &change, output).map(|()| None);
         }
         Request::Expectations { family } => {
-            return expectations::list(shared, family.as_deref(), output);
+            return expectations::list(shared, family.as_deref(), output).map(|()| None);
         }
         Request::FindExpectation { query } => Ok(expectations::find(shared, &query)),
         Request::RemoveExpectation { query } => Ok(expectations::remove(shared, &query)),
@@ -53,16 +69,18 @@ pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> 
         Request::FlushExpectations => Ok(expectations::flush(shared)),
         Request::Find { query } => Ok(flows::find(shared, &query)),
         Request::Insert { flow } => Ok(edit::insert(shared, &flow, output)),
-        Request::Bans { list } => return bans::list(shared, list, output),
+        Request::Bans { list } => return bans::list(shared, list, output).map(|()| None),
         Request::ListSets { name, terse } => {
-            return sets::list(shared, name.as_deref(), terse, output);
+            return sets::list(shared, name.as_deref(), terse, output).map(|()| None);
+        }
+        Request::Sysctl { name } => {
+            return sysctl::tell(shared, name.as_deref(), output).map(|()| None);
         }
         Request::MeterLists => Ok(meters::lists(shared)),
         Request::MeterEntries { list } => {
-            return meters::told(meters::list(shared, &list, output), output);
+            return meters::told(meters::list(shared, &list, output), output).map(|()| None);
         }
         Request::ChangeRecent { name, change } => meters::change(shared, &name, change),
-        Request::Sysctl { name } => return sysctl::tell(shared, name.as_deref(), output),
         Request::Status => status(shared).map(|status| Reply::Status(Box::new(status))),
         Request::Apply { files, mode } => match shared.rules.apply(&*shared.plane, &files, mode) {
             Ok(applied) => Ok(Reply::Applied(applied)),
@@ -105,12 +123,15 @@ pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> 
         Request::SetDefence { mode } => defence::set_mode(shared, mode),
         Request::UndoDefence { step } => Ok(defence::undo(shared, step)),
         Request::SetSysctl { assignment } => Ok(sysctl::set(shared, &assignment)),
-        Request::Events { .. } | Request::ReadOnly | Request::Shutdown { .. } => {
+        Request::Events { .. }
+        | Request::Packets { .. }
+        | Request::ReadOnly
+        | Request::Shutdown { .. } => {
             unreachable!("answered by the connection itself")
         }
     };
     let reply = reply.unwrap_or_else(|error| failure(FailureKind::Failed, chain(&error)));
-    frame::write(output, &reply)
+    Ok(Some(reply))
 }
 
 fn done(result: Result<(), ApplyError>) -> Reply {
@@ -182,7 +203,7 @@ fn status(shared: &Shared) -> Result<Status, PlaneError> {
     })
 }
 
-fn table_status(shared: &Shared) -> TableStatus {
+pub(super) fn table_status(shared: &Shared) -> TableStatus {
     let settings = shared.plane.settings();
     let table = shared.plane.table();
     let memory = table.flows();

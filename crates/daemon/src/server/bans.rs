@@ -226,6 +226,25 @@ pub(super) fn add(shared: &Shared, wish: &Wish, networks: &[Prefix]) -> Reply {
     Reply::Banned(banned)
 }
 
+/// Networks that a configuration says are never banned.
+pub(super) fn never(shared: &Shared, networks: &[Prefix]) -> Result<(), String> {
+    let wish = Wish {
+        list: BanList::Never,
+        seconds: None,
+        cause: Some("configuration".to_owned()),
+        more: false,
+    };
+    for networks in networks.chunks(PREFIXES_MAX) {
+        match add(shared, &wish, networks) {
+            Reply::Banned(banned) if banned.refused == 0 => {}
+            Reply::Banned(banned) => return Err(format!("no room for {} of them", banned.refused)),
+            Reply::Failed(failure) => return Err(failure.message),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Ends the flows that have an end in a banned network.
 fn end_flows(shared: &Shared) -> u64 {
     let (settings, now) = (shared.plane.settings(), shared.plane.now());

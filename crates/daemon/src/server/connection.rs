@@ -12,7 +12,9 @@ use keepstate_api::frame::{self, FrameError, REQUEST_BYTES_MAX};
 use keepstate_api::{EventKinds, Failure, FailureKind, Hello, PROTOCOL, Reply, Request};
 use rustix::net::RecvFlags;
 
-use super::{Ending, Shared, answer, open};
+use super::access::{self, Carried, Peer};
+use super::{Ending, Shared, answer, open, witnesses};
+use crate::lock;
 
 /// Clients at a time.
 const CONNECTIONS_MAX: u32 = 64;
@@ -21,7 +23,7 @@ const CONNECTIONS_MAX: u32 = 64;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often a listener without events is looked after.
-const LISTENER_PATIENCE: Duration = Duration::from_millis(500);
+pub(super) const LISTENER_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Events that are written before the buffer is flushed, while more wait.
 const EVENTS_PER_FLUSH: u32 = 256;
@@ -88,10 +90,11 @@ fn serve(shared: &Arc<Shared>, stream: UnixStream) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut input = BufReader::new(stream.try_clone()?);
+    let peer = Peer::of(&stream);
+    let mut is_read_only = !lock(&shared.access).may_change(&peer);
     let mut output = BufWriter::new(stream);
     frame::write(&mut output, &hello(shared))?;
     output.flush()?;
-    let mut is_read_only = false;
     loop {
         let request: Request = match frame::read(&mut input, REQUEST_BYTES_MAX) {
             Ok(Some(request)) => request,
@@ -119,7 +122,13 @@ fn serve(shared: &Arc<Shared>, stream: UnixStream) -> io::Result<()> {
         match request {
             request if is_read_only && !request.only_asks() => {
                 shared.tally.refused.fetch_add(1, Ordering::Relaxed);
-                let message = "this connection may change nothing";
+                let message = "this connection may change nothing: root may, and whom the configuration names";
+                access::tell(
+                    &shared.journal,
+                    &peer,
+                    &access::words(&request),
+                    Carried::Forbidden,
+                );
                 frame::write(&mut output, &failure(FailureKind::Forbidden, message))?;
             }
             Request::ReadOnly => {
@@ -127,12 +136,32 @@ fn serve(shared: &Arc<Shared>, stream: UnixStream) -> io::Result<()> {
                 frame::write(&mut output, &Reply::Done)?;
             }
             Request::Events { kinds } => return follow(shared, kinds, &mut output),
+            Request::Packets { which } => return witnesses::follow(shared, which, &mut output),
             Request::Shutdown { leave } => {
+                access::tell(
+                    &shared.journal,
+                    &peer,
+                    &access::words(&request),
+                    Carried::Done,
+                );
                 let client = Some(output.get_ref().try_clone()?);
                 shared.end(Ending { leave, client });
                 return Ok(());
             }
-            request => answer::answer(shared, request, &mut output)?,
+            request if request.only_asks() => {
+                answer::answer(shared, request, &mut output).map(drop)?
+            }
+            request => {
+                let words = access::words(&request);
+                let carried = answer::answer(shared, request, &mut output);
+                access::tell(
+                    &shared.journal,
+                    &peer,
+                    &words,
+                    *carried.as_ref().unwrap_or(&Carried::Failed),
+                );
+                carried?;
+            }
         }
         output.flush()?;
     }
@@ -182,7 +211,7 @@ fn tell(
     }
 }
 
-fn has_hung_up(stream: &UnixStream) -> bool {
+pub(super) fn has_hung_up(stream: &UnixStream) -> bool {
     let mut byte = [0; 1];
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
     matches!(rustix::net::recv(stream, &mut byte, flags), Ok((0, _)))

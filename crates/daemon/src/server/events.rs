@@ -277,15 +277,20 @@ fn kind(event: &EngineEvent) -> Option<EventKind> {
     }
 }
 
-fn packet(event: &EngineEvent, rules: &Rules) -> PacketEvent {
-    let hook = Hook::from_number(u32::from(event.hook));
-    let decided = (event.rule != NO_RULE)
-        .then(|| rules.name(event.rule))
-        .flatten();
-    let (chain, rule) = match decided {
+/// Chain and number of the rule that decided, as far as there is one.
+pub(super) fn decided(rules: &Rules, rule: u32, hook: u32) -> (Option<String>, Option<u32>) {
+    let decided = (rule != NO_RULE).then(|| rules.name(rule)).flatten();
+    match decided {
         Some(RuleName { chain, number }) => (Some(chain), (number != 0).then_some(number)),
-        None => (hook.map(|hook| hook.chain().to_owned()), None),
-    };
+        None => {
+            let hook = Hook::from_number(hook);
+            (hook.map(|hook| hook.chain().to_owned()), None)
+        }
+    }
+}
+
+fn packet(event: &EngineEvent, rules: &Rules) -> PacketEvent {
+    let (chain, rule) = decided(rules, event.rule, u32::from(event.hook));
     PacketEvent {
         state: super::state_name(event.state).to_owned(),
         verdict: super::verdict_name(event.verdict).to_owned(),
@@ -295,6 +300,32 @@ fn packet(event: &EngineEvent, rules: &Rules) -> PacketEvent {
         length: event.length,
         window: window(event),
     }
+}
+
+/// What a journal is told of a packet, a field each.
+pub(super) fn fields(event: &Event) -> Vec<(&'static str, String)> {
+    let Some(packet) = &event.packet else {
+        return Vec::new();
+    };
+    let ends = &event.flow.original;
+    let number = |number: Option<u16>| number.map(|number| number.to_string());
+    let fields = [
+        ("KEEPSTATE_VERDICT", Some(packet.verdict.clone())),
+        ("KEEPSTATE_STATE", Some(packet.state.clone())),
+        ("KEEPSTATE_REASON", packet.reason.clone()),
+        ("KEEPSTATE_CHAIN", packet.chain.clone()),
+        ("KEEPSTATE_RULE", packet.rule.map(|rule| rule.to_string())),
+        ("KEEPSTATE_PROTOCOL", Some(event.flow.protocol_name.clone())),
+        ("KEEPSTATE_SOURCE", Some(ends.source.to_string())),
+        ("KEEPSTATE_DESTINATION", Some(ends.destination.to_string())),
+        ("KEEPSTATE_SOURCE_PORT", number(ends.source_port)),
+        ("KEEPSTATE_DESTINATION_PORT", number(ends.destination_port)),
+        ("KEEPSTATE_LENGTH", Some(packet.length.to_string())),
+    ];
+    let fields = fields.into_iter();
+    fields
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
 }
 
 fn window(event: &EngineEvent) -> Option<WindowEvent> {

@@ -1,10 +1,11 @@
 //! The control socket, the expiry of flows and the distribution of events, over any [`Plane`].
 //!
 //! One thread accepts, one reads events, one looks for expired flows, and each client has one.
-//! Clients come from root alone (the socket has mode 0600), and yet nothing that they send is
+//! Clients come from root, and from a group if it is said so ([`Access`]); and yet nothing that they send is
 //! trusted: lines are bounded, requests are parsed into types, and the number of clients has a
 //! limit.
 
+mod access;
 mod aftermath;
 mod answer;
 mod bans;
@@ -28,6 +29,7 @@ mod survey;
 pub(crate) mod sysctl;
 pub mod tables;
 mod timeouts;
+mod witnesses;
 
 #[cfg(test)]
 mod survey_tests;
@@ -35,7 +37,6 @@ mod survey_tests;
 mod tests;
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -43,18 +44,21 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use keepstate_api::{Instance, Shutdown};
+use keepstate_api::{ApplyMode, Instance, Prefix, RuleFile, Shutdown};
 use keepstate_engine::settings::{SETTING_DROP_EVENTS, SETTING_EVENTS_NEVER, SETTING_FLOW_EVENTS};
 use keepstate_engine::verdict::State;
+use keepstate_listing::sysctl::Sysctl;
 
+pub use self::access::Access;
 use self::aftermath::Aftermath;
 use self::bans::Bans;
 use self::events::Hub;
 use self::expiry::Expiry;
 use self::log::InvalidLog;
-pub use self::plane::{EventSource, Plane, PlaneError};
+pub use self::plane::{EventSource, Plane, PlaneError, WitnessSource};
 pub use self::rules::{ApplyError, Rules};
 use self::timeouts::Timeouts;
+use crate::journal::{Journal, Priority};
 use crate::lock;
 
 /// How long the reader of events waits before it looks whether the server ends.
@@ -82,12 +86,15 @@ pub enum Origin {
 /// What all threads of a server share.
 pub(crate) struct Shared {
     pub(crate) instance: Instance,
+    access: Mutex<Access>,
+    pub(crate) journal: Journal,
     pub(crate) plane: Arc<dyn Plane>,
     pub(crate) rules: Arc<Rules>,
     pub(crate) origin: Origin,
     pub(crate) started: u64,
     pub(crate) hub: Hub,
     pub(crate) expiry: Expiry,
+    pub(crate) witnesses: witnesses::Hub,
     pub(crate) log: InvalidLog,
     pub(crate) timeouts: Timeouts,
     pub(crate) bans: Bans,
@@ -200,6 +207,76 @@ impl Stopper {
     }
 }
 
+/// Changes what a configuration says, from where it is read.
+#[derive(Clone)]
+pub struct Changer {
+    shared: Arc<Shared>,
+    socket: PathBuf,
+}
+
+impl Changer {
+    /// In a line, for a service manager.
+    pub fn status(&self) -> String {
+        let interfaces = self.shared.plane.attachments().len();
+        let flows = answer::table_status(&self.shared).flows;
+        let rules = match self.shared.rules.status(&*self.shared.plane) {
+            Ok(Some(_)) => "rules in force",
+            _ => "no rules",
+        };
+        format!("{interfaces} interfaces, {flows} flows, {rules}")
+    }
+
+    /// Says what somebody should look at.
+    pub fn warn(&self, line: &str) {
+        self.shared.journal.write(Priority::Warning, line, &[]);
+    }
+
+    /// Whether it answers requests: it takes the locks that they take.
+    pub fn is_alive(&self) -> bool {
+        drop(lock(&self.shared.settings));
+        drop(lock(&self.shared.expectations));
+        self.status();
+        self.shared.plane.counters().is_ok()
+    }
+
+    /// From now on these may connect, and change something. Whoever is connected stays as they are.
+    pub fn set_access(&self, access: Access) -> io::Result<()> {
+        *lock(&self.shared.access) = access;
+        access.put(&self.socket)
+    }
+
+    /// Networks that are never banned, besides those that are on the list.
+    pub fn never_ban(&self, networks: &[Prefix]) -> Result<(), String> {
+        bans::never(&self.shared, networks)
+    }
+
+    /// What is done about floods.
+    pub fn set_defence(&self, mode: keepstate_defence::Mode) -> Result<(), PlaneError> {
+        defence::set_mode(&self.shared, mode).map(drop)
+    }
+
+    /// Puts settings in force, one change after the other.
+    pub fn set_sysctls(&self, sysctls: &[Sysctl]) -> Vec<String> {
+        let plane = &*self.shared.plane;
+        let changes = sysctls.iter().filter_map(|sysctl| {
+            let fits = sysctl::fit(plane, *sysctl);
+            let put = fits.and_then(|()| {
+                self.shared
+                    .change_settings(|settings| sysctl::put(plane, settings, *sysctl))
+            });
+            put.err()
+        });
+        changes.collect()
+    }
+
+    /// Puts rules in force as `keepstate apply` does.
+    pub fn apply(&self, files: &[RuleFile]) -> Result<(), ApplyError> {
+        let shared = &self.shared;
+        let applied = shared.rules.apply(&*shared.plane, files, ApplyMode::Swap);
+        applied.map(drop)
+    }
+}
+
 impl Server {
     /// Starts all threads. Requests are answered from now on.
     pub fn start(
@@ -208,6 +285,7 @@ impl Server {
         plane: Arc<dyn Plane>,
         rules: Arc<Rules>,
         origin: Origin,
+        access: Access,
     ) -> Result<Self, ServerError> {
         let listen = |error| ServerError::Listen(socket.to_owned(), error);
         // One that a killed daemon left behind. The caller holds the instance's lock.
@@ -216,8 +294,9 @@ impl Server {
             _ => {}
         }
         let source = plane.events()?;
+        let witnesses = plane.witnesses()?;
         let listener = UnixListener::bind(socket).map_err(listen)?;
-        std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(listen)?;
+        access.put(socket).map_err(listen)?;
         let settings = plane.settings();
         let directory = rules.directory();
         let bans = Bans::recall(&*plane, directory.clone());
@@ -225,12 +304,15 @@ impl Server {
         let sets = sets::recall(&*plane);
         let shared = Arc::new(Shared {
             instance,
+            access: Mutex::new(access),
+            journal: Journal::open(),
             plane,
             rules,
             origin,
             started: unix_seconds(),
             hub: Hub::default(),
             expiry: Expiry::default(),
+            witnesses: witnesses::Hub::default(),
             log: InvalidLog::default(),
             timeouts: Timeouts::recall(directory, &settings),
             bans,
@@ -244,6 +326,7 @@ impl Server {
         });
         // An earlier daemon may have been killed with listeners.
         shared.update_wanted_events();
+        shared.plane.want_witnesses(0);
         let aftermath = Aftermath::find(&shared.plane.table());
         let mut server = Self {
             shared,
@@ -259,7 +342,18 @@ impl Server {
         server.spawn("defence", |shared| defence::run(shared))?;
         server.spawn("sets", |shared| sets::run(shared))?;
         server.spawn("events", move |shared| read_events(shared, source))?;
+        if let Some(source) = witnesses {
+            server.spawn("witnesses", move |shared| witnesses::run(shared, source))?;
+        }
         Ok(server)
+    }
+
+    /// What can be changed while it runs.
+    pub fn changer(&self) -> Changer {
+        Changer {
+            shared: Arc::clone(&self.shared),
+            socket: self.socket.clone(),
+        }
     }
 
     pub fn stopper(&self) -> Stopper {
@@ -317,7 +411,7 @@ fn read_events(shared: &Arc<Shared>, mut source: Box<dyn EventSource>) {
                 shared.hub.publish(event);
             }
         });
-        say(shared.log.close(Instant::now()));
+        say(shared, shared.log.close(Instant::now()), &[]);
         if let Err(error) = result {
             eprintln!("keepstate: events cannot be read any more: {error}");
             return;
@@ -331,14 +425,21 @@ fn log_invalid(shared: &Shared, event: &keepstate_api::Event) {
         .as_ref()
         .is_some_and(|packet| packet.state == State::Invalid.name());
     if is_invalid && shared.plane.settings().logs_invalid(event.flow.protocol) {
-        say(shared.log.note(event, Instant::now()));
+        let fields = events::fields(event);
+        say(shared, shared.log.note(event, Instant::now()), &fields);
     }
 }
 
-/// Writes to where a service manager listens.
-fn say(lines: impl IntoIterator<Item = String>) {
-    for line in lines {
-        eprintln!("keepstate: {line}");
+/// Writes to where a service manager listens. Fields are those of the last line.
+fn say(shared: &Shared, lines: impl IntoIterator<Item = String>, fields: &[(&str, String)]) {
+    let lines: Vec<String> = lines.into_iter().collect();
+    for (number, line) in lines.iter().enumerate() {
+        let fields = if number + 1 == lines.len() {
+            fields
+        } else {
+            &[]
+        };
+        shared.journal.write(Priority::Info, line, fields);
     }
 }
 

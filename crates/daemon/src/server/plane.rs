@@ -9,7 +9,7 @@ use keepstate_engine::event::Event;
 use keepstate_engine::policy::{PolicyHeader, Rule};
 use keepstate_engine::settings::Settings;
 use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
-use keepstate_plane::{Counters, MeterOrder};
+use keepstate_plane::{Counters, MeterOrder, Witness};
 use keepstate_policy::Compiled;
 use keepstate_policy::model::Counters as RuleCounters;
 
@@ -112,8 +112,23 @@ pub trait Plane: Send + Sync {
     /// The reader of events; there is one.
     fn events(&self) -> Result<Box<dyn EventSource>, PlaneError>;
 
+    /// The reader of judged packets, once; `None` where there is none.
+    fn witnesses(&self) -> Result<Option<Box<dyn WitnessSource>>, PlaneError> {
+        Ok(None)
+    }
+
+    /// Which judged packets are to be handed over: `PLANE_WITNESS_*`, or zero for none.
+    fn want_witnesses(&self, _flags: u32) {}
+
     /// Detaches and removes everything.
     fn remove(&self) -> Result<(), PlaneError>;
+}
+
+/// Judged packets, in the order in which each CPU judged them.
+pub trait WitnessSource: Send {
+    /// As [`EventSource::wait`], each with the first bytes of its frame.
+    fn wait(&mut self, patience: Duration, show: &mut dyn FnMut(&Witness, &[u8]))
+    -> io::Result<()>;
 }
 
 /// Events of the programs, in the order in which they happened on each CPU.

@@ -22,7 +22,7 @@ use keepstate_engine::tuple::{Family, Tuple};
 use keepstate_engine::verdict::State;
 
 use super::memory::MemoryPlane;
-use super::{Origin, Plane, Rules, Server};
+use super::{Access, Origin, Plane, Rules, Server};
 
 const BASE: &str = "*filter
 :INPUT DROP [0:0]
@@ -64,7 +64,7 @@ impl Bench {
         rules.recall(&*plane).unwrap();
         let socket = self.socket();
         let instance = Instance::default();
-        let server = Server::start(instance, &socket, plane, rules, Origin::Fresh);
+        let server = Server::start(instance, &socket, plane, rules, Origin::Fresh, Access::ROOT);
         self.server = Some(server.unwrap());
     }
 

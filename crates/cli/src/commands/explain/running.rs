@@ -55,7 +55,7 @@ pub(crate) fn query(tuple: &Tuple) -> Query {
     }
 }
 
-fn compiled(running: &Running) -> anyhow::Result<Compiled> {
+pub(crate) fn compiled(running: &Running) -> anyhow::Result<Compiled> {
     match policy_of(&running.policy)? {
         Some(policy) => {
             let compiled = compile(&policy)?;

@@ -1,0 +1,235 @@
+//! `keepstate.toml`: how the daemon starts, where no option says it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use keepstate_api::Prefix;
+use keepstate_daemon::run::Changing;
+use keepstate_daemon::server::Access;
+use keepstate_defence::Mode;
+use serde::{Deserialize, Deserializer};
+
+use crate::commands::daemon::XdpArgument;
+
+/// All that the file can say. What it does not say is as if there were no file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Configuration {
+    /// Interfaces to filter on; all where none is named.
+    pub(crate) interfaces: Vec<String>,
+    /// `auto`, `native` or `generic`.
+    pub(crate) xdp: Option<XdpArgument>,
+    /// Files of rules. Paths begin at the file's directory.
+    pub(crate) rules: Option<PathBuf>,
+    pub(crate) rules6: Option<PathBuf>,
+    #[serde(deserialize_with = "room")]
+    pub(crate) flows_max: Option<u32>,
+    #[serde(deserialize_with = "room")]
+    pub(crate) bans_max: Option<u32>,
+    #[serde(deserialize_with = "room")]
+    pub(crate) set_entries_max: Option<u32>,
+    /// Networks that are never banned.
+    never_ban: Vec<Prefix>,
+    /// `off`, `observe` or `act`.
+    defence: Option<Mode>,
+    /// Name or number of the group that may use the control socket.
+    socket_group: Option<String>,
+    /// Of the control socket, such as `"0660"`.
+    #[serde(deserialize_with = "mode")]
+    socket_mode: Option<u32>,
+    /// Whether that group may change anything, and not only look.
+    group_may_change: bool,
+}
+
+/// Room that options and this file may ask for.
+pub(crate) const ROOM_MAX: u32 = 1 << 26;
+
+fn room<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    use serde::de::Error as _;
+    let room = u32::deserialize(from)?;
+    if !(1..=ROOM_MAX).contains(&room) {
+        return Err(D::Error::custom(format!("not within 1 and {ROOM_MAX}")));
+    }
+    Ok(Some(room))
+}
+
+fn mode<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    use serde::de::Error as _;
+    let text = String::deserialize(from)?;
+    let mode = u32::from_str_radix(&text, 8).ok();
+    match mode.filter(|mode| *mode <= 0o777 && !text.starts_with('+')) {
+        // Who is neither root nor of the group has no business here.
+        Some(mode) if mode & 0o007 == 0 => Ok(Some(mode)),
+        Some(_) => Err(D::Error::custom(
+            "others than root and the group are let in by no mode",
+        )),
+        None => Err(D::Error::custom("no mode, such as \"0660\"")),
+    }
+}
+
+impl Configuration {
+    /// What a file says; all defaults where there is none. An error names file, line and column.
+    pub(crate) fn read(path: &Path) -> Result<Self, String> {
+        match super::read(path) {
+            Ok(text) => Self::parse(&text, path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(format!("{}: {error}", path.display())),
+        }
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, String> {
+        let parsed: Result<Self, toml::de::Error> = toml::from_str(text);
+        let mut configuration = parsed.map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start);
+            let (line, column) = place(text, at);
+            let what = error.message();
+            format!("{}:{line}:{column}: {what}", path.display())
+        })?;
+        let directory = path.parent().unwrap_or(Path::new(""));
+        let files = [&mut configuration.rules, &mut configuration.rules6];
+        for file in files.into_iter().flatten() {
+            *file = directory.join(&file);
+        }
+        Ok(configuration)
+    }
+
+    /// What can be changed while the daemon runs. The group must exist.
+    pub(crate) fn changing(&self) -> Result<Changing, String> {
+        let group = match &self.socket_group {
+            None => None,
+            Some(name) => {
+                let missing = || format!("there is no group `{name}` in {GROUPS}");
+                Some(group_number(name).ok_or_else(missing)?)
+            }
+        };
+        let usual = if group.is_some() { 0o660 } else { 0o600 };
+        Ok(Changing {
+            access: Access {
+                group,
+                mode: self.socket_mode.unwrap_or(usual),
+                others_may_change: self.group_may_change,
+            },
+            never_ban: self.never_ban.clone(),
+            defence: self.defence,
+        })
+    }
+}
+
+/// Line and column, in characters from one, of a place in a text.
+fn place(text: &str, at: usize) -> (usize, usize) {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let begun = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (line, before.get(begun..).unwrap_or("").chars().count() + 1)
+}
+
+/// The program is linked statically, and so asks nobody but this file.
+const GROUPS: &str = "/etc/group";
+
+fn group_number(name: &str) -> Option<u32> {
+    if let Ok(number) = name.parse() {
+        return Some(number);
+    }
+    let groups = fs::read_to_string(GROUPS).ok()?;
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let is_it = fields.next() == Some(name);
+        let number = fields.nth(1)?.parse().ok()?;
+        is_it.then_some(number)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use keepstate_daemon::run::{BANS_MAX_DEFAULT, FLOWS_MAX_DEFAULT, SET_ENTRIES_MAX_DEFAULT};
+
+    use super::*;
+
+    fn parsed(text: &str) -> Result<Configuration, String> {
+        Configuration::parse(text, Path::new("/etc/keepstate/keepstate.toml"))
+    }
+
+    #[test]
+    fn mistakes_are_told_with_their_place() {
+        for (text, told) in [
+            ("interface = [\"a\"]\n", "1:1: unknown field `interface`"),
+            ("\nflows_max = 0\n", "2:13: not within 1 and"),
+            ("flows_max = 99999999999\n", "1:13: "),
+            ("xdp = \"fast\"\n", "1:7: unknown variant `fast`"),
+            (
+                "# \u{e9}\n  socket_mode = \"0666\"\n",
+                "2:17: others than root",
+            ),
+            ("socket_mode = \"+660\"\n", "1:15: no mode"),
+            (
+                "never_ban = [\"10.0.0.0/8\", \"ten\"]\n",
+                "1:13: `ten` is neither",
+            ),
+            ("rules = 3\n", "1:9: invalid type"),
+            (
+                "defence = \"act\"\ndefence = \"off\"\n",
+                "2:1: duplicate key",
+            ),
+            ("interfaces = [\"a\"", "1:18: "),
+            ("[socket]\ngroup = \"x\"\n", "1:2: unknown field `socket`"),
+        ] {
+            let error = parsed(text).unwrap_err();
+            let wanted = format!("/etc/keepstate/keepstate.toml:{told}");
+            assert!(error.starts_with(&wanted), "{wanted}: {error}");
+        }
+    }
+
+    /// Keys of the file that is shipped, with what it says of each.
+    #[test]
+    fn the_file_that_is_shipped_names_all_keys_and_is_right() {
+        let path = keepstate_testkit::workspace_root().join("packaging/keepstate.toml");
+        let shipped = fs::read_to_string(path).unwrap();
+        assert!(parsed(&shipped).is_ok());
+        let lines = shipped.lines().filter(|line| !line.starts_with("##"));
+        let lines = lines.filter(|line| line.contains(" = "));
+        let spoken: Vec<&str> = lines.filter_map(|line| line.strip_prefix("# ")).collect();
+        let spoken = spoken.join("\n");
+        let all = parsed(&spoken).unwrap();
+        assert_eq!(all.flows_max, Some(FLOWS_MAX_DEFAULT));
+        assert_eq!(all.bans_max, Some(BANS_MAX_DEFAULT));
+        assert_eq!(all.set_entries_max, Some(SET_ENTRIES_MAX_DEFAULT));
+        let unknown = parsed("no_such_key = 1").unwrap_err();
+        let (_, known) = unknown.split_once("expected one of ").unwrap();
+        let known: Vec<&str> = known.split(", ").map(|key| key.trim_matches('`')).collect();
+        assert!(known.len() > 10, "{unknown}");
+        let manual = keepstate_testkit::workspace_root().join("docs/operating.md");
+        let manual = fs::read_to_string(manual).unwrap();
+        for key in known {
+            let begins = |text: &str| {
+                text.lines()
+                    .any(|line| line.starts_with(&format!("{key} = ")))
+            };
+            assert!(begins(&spoken), "packaging/keepstate.toml lacks {key}");
+            assert!(begins(&manual), "docs/operating.md lacks {key}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_said_is_as_without_a_file() {
+        let all = parsed(
+            "interfaces = [\"eth0\", \"wg0\"]\nrules = \"rules.v4\"\nflows_max = 1000\n\
+             never_ban = [\"10.0.0.0/8\"]\ndefence = \"act\"\nsocket_group = \"0\"\n\
+             group_may_change = true\n",
+        )
+        .unwrap();
+        assert_eq!(all.interfaces, ["eth0", "wg0"]);
+        assert_eq!(
+            all.rules.as_deref(),
+            Some(Path::new("/etc/keepstate/rules.v4"))
+        );
+        let changing = all.changing().unwrap();
+        assert_eq!(changing.access.mode, 0o660);
+        assert_eq!(changing.access.group, Some(0));
+        assert!(changing.access.others_may_change);
+        let none = parsed("").unwrap().changing().unwrap();
+        assert_eq!(none.access, Access::ROOT);
+        let error = parsed("socket_group = \"no-such-group\"").unwrap();
+        assert!(error.changing().unwrap_err().contains("no-such-group"));
+    }
+}
