@@ -122,6 +122,8 @@ stages! {
     tc_label Label
     tc_weigh Weigh
     tc_answer Answer
+    tc_synproxy Synproxy
+    tc_translate Translate
 }
 
 /// Jumps to the program of a stage, or ends.

@@ -11,6 +11,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use keepstate_engine::answer::Answer;
+use keepstate_engine::answer::segment::Heading;
 use keepstate_engine::host::{Header as _, Packet as _};
 use keepstate_engine::limits::{ANSWER_WORDS, LINK_HEADER_BYTES_MAX};
 use keepstate_engine::process::{Checksums, Path, Stage};
@@ -30,6 +31,9 @@ const FIRST_PIECE_BYTES_MIN: usize = 1536;
 /// The headers of IPv4 and TCP; and as much as an answer holds.
 const ANSWER_BYTES_MIN: u32 = 40;
 const ANSWER_BYTES_MAX: u32 = ANSWER_WORDS as u32 * 4;
+
+const TCP_HEADER_BYTES_MIN: u32 = 20;
+const TCP_HEADER_BYTES_MAX: u32 = 60;
 
 /// Offset of the type in an Ethernet header, and of the tag after it.
 const ETHERNET_TYPE: u32 = 12;
@@ -87,6 +91,11 @@ stages! {
     xdp_cookie Cookie
     xdp_prove Prove
     xdp_answer Answer
+    xdp_synproxy Synproxy
+    xdp_open Open
+    xdp_translate Translate
+    xdp_greet Greet
+    xdp_rewrite Rewrite
 }
 
 /// Jumps to the program of a stage, or ends.
@@ -188,7 +197,7 @@ impl Context for Frame {
     }
 
     #[inline(always)]
-    fn answer(&self, offset: u32, answer: &Answer) -> bool {
+    fn answer(&self, offset: u32, answer: &Answer, heading: Heading) -> bool {
         // The verifier wants to see it checked.
         let length = black_box(answer.length);
         if length < ANSWER_BYTES_MIN || length > ANSWER_BYTES_MAX || offset > LINK_HEADER_BYTES_MAX
@@ -200,11 +209,26 @@ impl Context for Frame {
             let frame = bpf_xdp_get_buff_len(self.0) as i32;
             bpf_xdp_adjust_tail(self.0, (offset + length) as i32 - frame)
         };
-        if resized != 0 || !swap_addresses(&XdpContext::new(self.0)) {
+        if resized != 0 {
+            return false;
+        }
+        if matches!(heading, Heading::Back) && !swap_addresses(&XdpContext::new(self.0)) {
             return false;
         }
         let words = answer.words.as_ptr().cast_mut().cast();
         // SAFETY: the answer is that long.
+        unsafe { bpf_xdp_store_bytes(self.0, offset, words, length) == 0 }
+    }
+
+    #[inline(always)]
+    fn store(&self, offset: u32, header: &Answer) -> bool {
+        // The verifier wants to see it checked.
+        let length = black_box(header.length);
+        if length < TCP_HEADER_BYTES_MIN || length > TCP_HEADER_BYTES_MAX {
+            return false;
+        }
+        let words = header.words.as_ptr().cast_mut().cast();
+        // SAFETY: the context is the program's own, and the header that long.
         unsafe { bpf_xdp_store_bytes(self.0, offset, words, length) == 0 }
     }
 

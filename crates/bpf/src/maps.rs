@@ -4,7 +4,7 @@ use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use keepstate_engine::limits::{
-    EXPECTATION_SLOTS, EXPECTATION_WORDS, FRAGMENT_BUCKETS, HELPER_BYTES_MAX, HELPER_STATE_WORDS, HELPER_STATES as HELPER_STATES_MAX, METER_SLOTS, METER_WORDS, ANSWER_RATES as ANSWER_RATES_MAX, BAN_BUCKET_WORDS, LABEL_BUCKETS, NOTICE_BYTES_MAX,
+    EXPECTATION_SLOTS, EXPECTATION_WORDS, FRAGMENT_BUCKETS, HELPER_BYTES_MAX, HELPER_STATE_WORDS, HELPER_STATES as HELPER_STATES_MAX, METER_SLOTS, METER_WORDS, ANSWER_RATES as ANSWER_RATES_MAX, BAN_BUCKET_WORDS, LABEL_BUCKETS, NOTICE_BYTES_MAX, SYNPROXY_BUCKETS,
 };
 use keepstate_engine::index::IndexLine;
 use keepstate_engine::notice::Notice;
@@ -12,7 +12,7 @@ use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_engine::process::{Arrival, Scratch};
 use keepstate_engine::table::gauges;
 use keepstate_plane::{
-    BUCKET_ACCOUNTING_WORDS, BUCKET_SLOT_WORDS_V4, BUCKET_SLOT_WORDS_V6, BUCKET_WARM_WORDS, CONDITION_ENTRIES, Counters, EVENT_RING_BYTES, FRAGMENT_VALUE_WORDS, INTERFACES_MAX, METER_HEADS as METER_HEADS_MAX, Interface, InterfaceKey, POLICY_SLOTS, Plane, RULE_ENTRIES, Report, RuleCounter, STAGES, ANSWER_RING_BYTES, INDEX_ENTRIES, LABEL_VALUE_WORDS, NOTICE_RING_BYTES,
+    BUCKET_ACCOUNTING_WORDS, BUCKET_SLOT_WORDS_V4, BUCKET_SLOT_WORDS_V6, BUCKET_WARM_WORDS, CONDITION_ENTRIES, Counters, EVENT_RING_BYTES, FRAGMENT_VALUE_WORDS, INTERFACES_MAX, METER_HEADS as METER_HEADS_MAX, Interface, InterfaceKey, POLICY_SLOTS, Plane, RULE_ENTRIES, Report, RuleCounter, STAGES, ANSWER_RING_BYTES, INDEX_ENTRIES, LABEL_VALUE_WORDS, SYNPROXY_VALUE_WORDS, NOTICE_RING_BYTES,
 };
 
 #[map]
@@ -66,6 +66,10 @@ pub static BANS: Array<[u64; BAN_BUCKET_WORDS as usize]> =
 #[map]
 pub static LABELS: Array<[u64; LABEL_VALUE_WORDS]> =
     Array::with_max_entries(LABEL_BUCKETS, BPF_F_MMAPABLE);
+/// What is known of connections that SYNPROXY has opened.
+#[map]
+pub static SYNPROXY: Array<[u64; SYNPROXY_VALUE_WORDS]> =
+    Array::with_max_entries(SYNPROXY_BUCKETS, BPF_F_MMAPABLE);
 
 /// Bytes of the packet at hand that a helper reads.
 #[map]

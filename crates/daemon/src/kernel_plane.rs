@@ -90,6 +90,7 @@ struct CommonMaps {
     meter_heads: Mapping,
     bans: Mapping,
     labels: Mapping,
+    synproxy: Mapping,
 }
 
 /// A table as the server sees it.
@@ -112,6 +113,7 @@ impl TableMemory for Mapped {
                 expectations: self.common.expectations.words(),
                 states: self.common.helper_states.words(),
                 labels: self.common.labels.words(),
+                synproxy: self.common.synproxy.words(),
             })
     }
 }
@@ -132,6 +134,7 @@ impl KernelPlane {
             helper_states,
             bans,
             labels,
+            synproxy,
             rules,
             conditions,
             index,
@@ -165,6 +168,7 @@ impl KernelPlane {
                 meter_heads,
                 bans,
                 labels,
+                synproxy,
             }),
             resizing: Mutex::new(Known::No),
             rules,

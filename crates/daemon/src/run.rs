@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use keepstate_api::{ApplyMode, Instance, RuleFile, RuleProblem, Shutdown};
 use keepstate_engine::settings::Settings;
-use keepstate_flowmemory::{ban_buckets_for, random_hash_keys, table_size};
+use keepstate_flowmemory::{ban_buckets_for, random_hash_keys, random_secret, table_size};
 use keepstate_listing::sysctl::{self as knobs, Sysctl};
 use keepstate_plane::LAYOUT;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -212,6 +212,9 @@ fn settings(options: &Options) -> Result<Settings, RunError> {
     let mut settings = Settings::defaults(flows_max, [buckets; 2]);
     settings.bans.buckets = ban_buckets_for(options.bans_max);
     settings.hash_keys = random_hash_keys().map_err(RunError::Random)?;
+    for secret in &mut settings.synproxy.secrets {
+        *secret = random_secret().map_err(RunError::Random)?;
+    }
     for sysctl in sysctls {
         sysctl.apply(&mut settings);
     }

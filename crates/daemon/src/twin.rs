@@ -54,6 +54,7 @@ fn slices<'a>(own: &'a TableMaps, common: &'a Maps) -> SliceTable<'a> {
             expectations: common.expectations.words(),
             states: common.helper_states.words(),
             labels: common.labels.words(),
+            synproxy: common.synproxy.words(),
         })
 }
 

@@ -41,6 +41,7 @@ pub mod reject;
 pub mod settings;
 mod stage;
 mod steady;
+pub mod synproxy;
 pub mod table;
 mod tell;
 pub mod time;

@@ -98,6 +98,9 @@ pub const SETTING_BANS: u32 = 1 << 13;
 /// SYN cookies are or may be sent, see [`CookieSettings::mode`].
 pub const SETTING_COOKIES: u32 = 1 << 14;
 
+/// There are or were rules with SYNPROXY, see [`crate::synproxy`].
+pub const SETTING_SYNPROXY: u32 = 1 << 15;
+
 /// [`CookieSettings::mode`]: while more flows are half-open than there should be.
 pub const COOKIES_AUTO: u32 = 1;
 /// [`CookieSettings::mode`]: for every SYN that the rules accept.
@@ -155,6 +158,7 @@ pub struct Settings {
     pub fragments: [FragmentSettings; 2],
     pub bans: BanSettings,
     pub cookies: CookieSettings,
+    pub synproxy: SynproxySettings,
 }
 
 /// What packets know of the table of bans, see [`crate::ban`].
@@ -184,6 +188,15 @@ pub struct CookieSettings {
     pub scale: u32,
     /// Window, at most 65,535 bytes.
     pub window: u32,
+}
+
+/// What cookies of SYNPROXY are made with, see [`crate::synproxy`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct SynproxySettings {
+    /// Random. They take turns, see [`crate::synproxy::turn`]: one whose turn is over, and whose cookies are, can be
+    /// changed.
+    pub secrets: [[u32; 4]; 2],
 }
 
 /// What is said of unfinished datagrams of one family.
@@ -260,6 +273,9 @@ impl Settings {
                 options: 0,
                 scale: 7,
                 window: 64_000,
+            },
+            synproxy: SynproxySettings {
+                secrets: [[0; 4]; 2],
             },
         }
     }

@@ -62,6 +62,15 @@ pub fn bans_for(buckets: u32) -> u32 {
     u32::try_from(slots * 2 / 3).unwrap_or(u32::MAX)
 }
 
+/// A random secret for cookies.
+pub fn random_secret() -> Result<[u32; 4], getrandom::Error> {
+    let mut secret = [0; 4];
+    for word in &mut secret {
+        *word = getrandom::u32()?;
+    }
+    Ok(secret)
+}
+
 /// Random keys for the table's hash.
 pub fn random_hash_keys() -> Result<[u32; 12], getrandom::Error> {
     let mut keys = [0; 12];

@@ -12,11 +12,12 @@ use keepstate_engine::limits::{CONDITIONS_MAX, INDEX_LINES_MAX, RULES_MAX, WARM_
 use keepstate_engine::limits::{FRAGMENT_BUCKET_WORDS, FRAGMENT_SLOTS, FRAGMENT_WORDS};
 use keepstate_engine::limits::{LABEL_WORDS, LABELS_PER_BUCKET};
 use keepstate_engine::limits::{METER_BUCKETS, METER_LIST_BUCKETS};
+use keepstate_engine::limits::{SYNPROXY_PER_BUCKET, SYNPROXY_WORDS};
 use keepstate_engine::settings::Settings;
 use keepstate_engine::verdict::REASON_COUNTERS;
 
 /// Version of everything in this file.
-pub const LAYOUT: u32 = 5;
+pub const LAYOUT: u32 = 6;
 
 /// Two policies: the one in force, and the one being written.
 pub const POLICY_SLOTS: u32 = 2;
@@ -52,6 +53,9 @@ pub const METER_HEADS: u32 = METER_BUCKETS + METER_LIST_BUCKETS;
 /// Words of a bucket of labels.
 pub const LABEL_VALUE_WORDS: usize = (LABELS_PER_BUCKET * LABEL_WORDS) as usize;
 
+/// Words of a bucket of connections that SYNPROXY has opened.
+pub const SYNPROXY_VALUE_WORDS: usize = (SYNPROXY_PER_BUCKET * SYNPROXY_WORDS) as usize;
+
 /// Places for stages of a packet's way that are programs of their own, by number of the
 /// [`keepstate_engine::process::Stage`]. Not each number has one.
 pub const STAGES: u32 = 48;
@@ -73,6 +77,7 @@ pub mod names {
     pub const METERS: &str = "METERS";
     pub const METER_HEADS: &str = "METER_HEADS";
     pub const LABELS: &str = "LABELS";
+    pub const SYNPROXY: &str = "SYNPROXY";
     pub const POLICIES: &str = "POLICIES";
     pub const RULES: &str = "RULES";
     pub const CONDITIONS: &str = "CONDITIONS";
@@ -91,7 +96,7 @@ pub mod names {
     pub const STAGES_XDP: &str = "STAGES_XDP";
     pub const STAGES_TC: &str = "STAGES_TC";
 
-    pub const XDP_STAGES: [(Stage, &str); 23] = [
+    pub const XDP_STAGES: [(Stage, &str); 28] = [
         (Stage::Look, "xdp_look"),
         (Stage::Advance, "xdp_advance"),
         (Stage::Write, "xdp_write"),
@@ -115,8 +120,13 @@ pub mod names {
         (Stage::Cookie, "xdp_cookie"),
         (Stage::Prove, "xdp_prove"),
         (Stage::Answer, "xdp_answer"),
+        (Stage::Synproxy, "xdp_synproxy"),
+        (Stage::Open, "xdp_open"),
+        (Stage::Translate, "xdp_translate"),
+        (Stage::Greet, "xdp_greet"),
+        (Stage::Rewrite, "xdp_rewrite"),
     ];
-    pub const TC_STAGES: [(Stage, &str); 21] = [
+    pub const TC_STAGES: [(Stage, &str); 23] = [
         (Stage::Look, "tc_look"),
         (Stage::Advance, "tc_advance"),
         (Stage::Write, "tc_write"),
@@ -138,6 +148,8 @@ pub mod names {
         (Stage::Label, "tc_label"),
         (Stage::Weigh, "tc_weigh"),
         (Stage::Answer, "tc_answer"),
+        (Stage::Synproxy, "tc_synproxy"),
+        (Stage::Translate, "tc_translate"),
     ];
 
     /// Where a packet goes on that comes from the other of two tables, by XDP and by TC. Pinned, so that they
@@ -162,7 +174,7 @@ pub mod names {
     ];
 
     /// The other maps.
-    pub const COMMON: [&str; 21] = [
+    pub const COMMON: [&str; 22] = [
         GAUGES,
         FRAGMENTS,
         EXPECTATIONS,
@@ -184,6 +196,7 @@ pub mod names {
         NOTICES,
         ANSWERS,
         ANSWER_RATES,
+        SYNPROXY,
     ];
 
     /// All maps, in the order in which they are pinned.

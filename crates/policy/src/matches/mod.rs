@@ -14,6 +14,7 @@ mod marking;
 mod ports;
 mod rate;
 mod sources;
+mod synproxy;
 mod targets;
 mod tcp;
 mod text;
@@ -528,6 +529,7 @@ const TARGETS: &[&Module] = &[
     &targets::NFLOG,
     &marking::MARK,
     &marking::CONNMARK,
+    &synproxy::SYNPROXY,
 ];
 
 /// The target of this name.

@@ -1,0 +1,653 @@
+//! SYN cookies for hosts behind this one: the target SYNPROXY (RFC 4987 section 3.6).
+//!
+//! A SYN is answered in the place of the server, with a cookie for its number and a window of zero. The segment that
+//! brings the cookie back becomes our SYN to the server, with the client's number and options, and makes the record
+//! ([`open`]). The server's SYN-ACK becomes the news of a window for the client ([`rewrite`]); its answer completes
+//! the handshake with the server. From then on numbers are translated ([`translate`]): the server's are off by as
+//! much as the cookie is from the number that it has chosen, and likewise its timestamps.
+//!
+//! The record holds the numbers of each side as that side sends them.
+//!
+//! One packet comes out for each that comes in, so the server's SYN-ACK cannot be acknowledged and the client be
+//! told at once, as Linux does. Instead the client is sent a byte that it has (the place of our SYN), and so
+//! answers (RFC 9293 section 3.8.4). Where it does not, the server's next SYN-ACK is acknowledged here.
+
+mod header;
+mod number;
+mod places;
+
+pub use number::{TURN_SHIFT, period, turn};
+pub(crate) use places::moved;
+
+use crate::answer::segment::{self, Heading, Segment};
+use crate::conntrack::{self, tcp};
+use crate::cookie::{self, Kept};
+use crate::expect;
+use crate::helper;
+use crate::host::{FlowMemory, Host, Packet, Words};
+use crate::judge::Judgement;
+use crate::limits::COOKIE_SYN_BYTES;
+use crate::policy::NO_RULE;
+use crate::process::{Outcome, Run, Scratch, Stage, tell_refusal};
+use crate::record::{ASSIGNED, CONTROL_WORD, Control, FlowAssigned, Warm};
+use crate::settings::{SETTING_COOKIES, SETTING_SYNPROXY, TimeoutPolicy};
+use crate::table;
+use crate::track::{self, Flow, Tracked};
+use crate::tuple::Direction;
+use crate::verdict::{Hook, Reason, State, Verdict};
+use crate::wire;
+use crate::wire::tcp_options::SynOptions;
+use crate::wire::transport::{TCP, tcp_flag};
+use places::{Search, WORD_AGREED, WORD_NUMBERS};
+
+/// What is to be done with the packet once it was let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Part {
+    None = 0,
+    /// Becomes the SYN to the server, of a connection whose record is new.
+    Open = 1,
+    /// Becomes that SYN once more.
+    OpenAgain = 2,
+    /// The server's SYN-ACK becomes the news for the client.
+    Tell = 3,
+    /// The server's SYN-ACK, which has come before, is answered.
+    Acknowledge = 4,
+    /// Numbers are translated.
+    Translate = 5,
+}
+
+/// What the stages here hand on, in scratch memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Synproxy {
+    pub(crate) part: Part,
+    numbers: Numbers,
+    agreed: Agreed,
+    search: Search,
+    shift: header::Shift,
+    walk: header::Walk,
+}
+
+impl Synproxy {
+    pub(crate) const NOTHING: Self = Self {
+        part: Part::None,
+        numbers: Numbers(0),
+        agreed: Agreed(0),
+        search: Search::NOTHING,
+        shift: header::Shift::NONE,
+        walk: header::Walk::NOTHING,
+    };
+}
+
+/// Two numbers of 32 bits. Until the server has answered: the cookie, and the timestamp that the client was
+/// answered with. From then on how far the client's idea of them is from the server's: the cookie less the
+/// server's number, and the server's timestamp less that one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Numbers(u64);
+
+impl Numbers {
+    const fn new(sequence: u32, timestamp: u32) -> Self {
+        Self((sequence as u64) << 32 | timestamp as u64)
+    }
+
+    const fn sequence(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    const fn timestamp(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+/// What was agreed on with the client, and what is known of the connection: size of segments (16),
+/// options as the timestamp kept them (6), timestamps (1), and bits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Agreed(u64);
+
+/// The server has answered.
+const READY: u64 = 1 << 0;
+/// Segments of the client, and of the server, come with checksums that are partial.
+const PARTIAL: u64 = 1 << 1;
+const KEPT_SHIFT: u32 = 8;
+const TIMESTAMPS: u64 = 1 << 14;
+const SIZE_SHIFT: u32 = 16;
+
+impl Agreed {
+    const fn new(mss: u16, echo: Option<u32>) -> Self {
+        let kept = match echo {
+            Some(echo) => (echo as u64 & 0x3f) << KEPT_SHIFT | TIMESTAMPS,
+            None => 0,
+        };
+        Self((mss as u64) << SIZE_SHIFT | kept)
+    }
+
+    const fn has(self, bit: u64) -> bool {
+        self.0 & bit != 0
+    }
+
+    const fn mss(self) -> u16 {
+        (self.0 >> SIZE_SHIFT) as u16
+    }
+
+    const fn kept(self) -> Kept {
+        if self.has(TIMESTAMPS) {
+            Kept::of((self.0 >> KEPT_SHIFT) as u32)
+        } else {
+            Kept::NOTHING
+        }
+    }
+}
+
+/// The options of a rule, as [`crate::policy::Rule::assigned`] holds them: bits, the window scale from bit 8 on, and
+/// the size of segments from bit 16 on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleOptions(pub u64);
+
+/// Bits of [`RuleOptions`] (`XT_SYNPROXY_OPT_*`).
+pub const OPTION_MSS: u64 = 0x01;
+pub const OPTION_SCALE: u64 = 0x02;
+pub const OPTION_SACK: u64 = 0x04;
+pub const OPTION_TIMESTAMPS: u64 = 0x08;
+pub const OPTION_ECN: u64 = 0x10;
+
+impl RuleOptions {
+    pub const fn new(bits: u64, scale: u8, mss: u16) -> Self {
+        Self(bits | (scale as u64) << 8 | (mss as u64) << 16)
+    }
+
+    const fn has(self, bit: u64) -> bool {
+        self.0 & bit != 0
+    }
+}
+
+/// Answers a SYN that a rule has given to SYNPROXY, or looks at the cookie that a segment brings back.
+#[inline(always)]
+pub(crate) fn ask<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
+    let host = run.host;
+    let is_syn = scratch.info.tcp_flags & tcp_flag::SYN != 0;
+    if matches!(scratch.judgement.hook, Hook::Input) && host.settings().has(SETTING_COOKIES) {
+        // For this host its own cookies do. One that comes back was looked at before the rules.
+        if is_syn && host.can_answer() {
+            return Stage::Cookie;
+        }
+    }
+    let is_forward = matches!(scratch.judgement.hook, Hook::Forward);
+    let is_sound = scratch.info.damage.is_none();
+    if !is_forward || !is_sound || !host.can_answer() || !cookie::is_answerable(&scratch.info) {
+        return refuse(scratch, Reason::SynproxyUnanswerable);
+    }
+    // The short way has not read them.
+    wire::read_options(run.packet, host, &mut scratch.info);
+    if is_syn {
+        return match answer(host, scratch) {
+            true => {
+                scratch.cookie = cookie::Part::Answered;
+                refuse(scratch, Reason::SynproxySent)
+            }
+            false => refuse(scratch, Reason::SynproxyUnanswerable),
+        };
+    }
+    match prove(run, scratch) {
+        Some(()) => Stage::Insert,
+        None => refuse(scratch, Reason::SynproxyRefused),
+    }
+}
+
+const fn refuse(scratch: &mut Scratch, reason: Reason) -> Stage {
+    scratch.synproxy.part = Part::None;
+    scratch.refusal = Some(reason);
+    Stage::Conclude
+}
+
+/// Sends the SYN-ACK with a cookie.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn answer<H: Host>(host: &H, scratch: &mut Scratch) -> bool {
+    let Scratch {
+        info,
+        answer,
+        now,
+        judgement,
+        ..
+    } = scratch;
+    let rule = host.rule(judgement.rule);
+    let allowed = RuleOptions(rule.map_or(0, |rule| rule.assigned.0));
+    if !wire::tcp_options::has_options(info) {
+        // Of another packet.
+        info.options = wire::tcp_options::Options::NONE;
+    }
+    let options = info.options;
+    let echo = options.timestamps.map(|[value, _]| value);
+    let echo = echo.filter(|_| allowed.has(OPTION_TIMESTAMPS));
+    let kept = match echo {
+        Some(_) => Kept {
+            scale: options.syn.scale.filter(|_| allowed.has(OPTION_SCALE)),
+            sack_permitted: options.syn.sack_permitted && allowed.has(OPTION_SACK),
+            ecn: cookie::is_ecn_setup(info) && allowed.has(OPTION_ECN),
+        },
+        None => Kept::NOTHING,
+    };
+    let ecn = if kept.ecn { tcp_flag::ECE } else { 0 };
+    let has_mss = options.mss != 0 && allowed.has(OPTION_MSS);
+    let syn_ack = Segment {
+        heading: Heading::Back,
+        sequence: number::make(host.settings(), info, options.mss, *now),
+        acknowledgement: info.tcp_sequence.wrapping_add(1),
+        flags: tcp_flag::SYN | tcp_flag::ACK | ecn,
+        // Nothing is to be sent before there is a server to take it.
+        window: 0,
+        mss: has_mss.then_some((allowed.0 >> 16) as u16),
+        timestamps: echo.map(|echo| [kept.timestamp(host.milliseconds(*now)), echo]),
+        scale: kept.scale.map(|_| (allowed.0 >> 8) as u8),
+        sack_permitted: kept.sack_permitted,
+        probes: false,
+        is_partial: false,
+    };
+    segment::write(info, &syn_ack, answer);
+    host.answer(info, answer)
+}
+
+/// Makes the record of a connection whose cookie has come back, as its SYN would have.
+#[inline(always)]
+fn prove<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Option<()> {
+    if matches!(
+        scratch.tracked.flow,
+        Flow::Known(_) | Flow::Ended(_) | Flow::Passing(_)
+    ) {
+        return None;
+    }
+    let (mss, sequence) = check(run.host, scratch)?;
+    track::name_flow(run, scratch).ok()?;
+    expect::nothing_expected(scratch);
+    let info = &scratch.info;
+    let timestamps = match wire::tcp_options::has_options(info) {
+        true => info.options.timestamps,
+        false => None,
+    };
+    let echo = timestamps.map(|[_, echo]| echo);
+    scratch.synproxy.agreed = Agreed::new(mss, echo);
+    scratch.synproxy.numbers = Numbers::new(info.tcp_ack.wrapping_sub(1), echo.unwrap_or(0));
+    scratch.synproxy.part = Part::Open;
+    begin(run, scratch, sequence).then_some(())?;
+    scratch.tracked = Tracked {
+        state: State::New,
+        reason: None,
+        flow: Flow::Begins,
+    };
+    scratch.judgement.verdict = Verdict::Accept;
+    scratch.judgement.reason = None;
+    scratch.judgement.cacheable = None;
+    Some(())
+}
+
+/// The size of segments that the cookie holds, and the number of the client's SYN. What looks into a window of zero
+/// has the number before its next (RFC 9293 section 3.8.6.1).
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn check<H: Host>(host: &H, scratch: &Scratch) -> Option<(u16, u32)> {
+    let info = &scratch.info;
+    for back in [1, 0] {
+        let sequence = info.tcp_sequence.wrapping_sub(back);
+        if let Some(mss) = number::check(host.settings(), info, sequence, scratch.now) {
+            return Some((mss, sequence));
+        }
+    }
+    None
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn begin<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch, sequence: u32) -> bool {
+    let timeouts = TimeoutPolicy(scratch.assigned.timeout());
+    let assigned = FlowAssigned::new(scratch.assigned, run.now).with_synproxy();
+    let kept = scratch.synproxy.agreed.kept();
+    let Scratch {
+        oriented,
+        info,
+        record,
+        warm,
+        given,
+        ..
+    } = scratch;
+    info.tcp_flags = tcp_flag::SYN;
+    info.tcp_sequence = sequence;
+    info.tcp_ack = 0;
+    info.tcp_header_length = COOKIE_SYN_BYTES;
+    info.transport_length = u32::from(COOKIE_SYN_BYTES);
+    info.options.syn = SynOptions {
+        scale: kept.scale,
+        sack_permitted: kept.sack_permitted,
+    };
+    record.timeouts = timeouts;
+    *warm = Warm::default();
+    let begun = tcp::begin(run, info, record, warm);
+    record.timeouts = timeouts;
+    conntrack::note_originator(oriented, record);
+    record.status |= ASSIGNED;
+    warm.assigned = assigned;
+    *given = assigned;
+    begun.is_ok()
+}
+
+/// The stage that comes before [`Stage::Advance`] for a record that was found: this one, where numbers may have to
+/// be translated.
+#[inline(always)]
+pub(crate) fn before_advancing<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
+    scratch.synproxy.part = Part::None;
+    let is_tcp = scratch.info.protocol == TCP;
+    if is_tcp && scratch.record.has(ASSIGNED) && host.settings().has(SETTING_SYNPROXY) {
+        Stage::Translate
+    } else {
+        Stage::Advance
+    }
+}
+
+/// Turns the numbers of a packet into those that the record goes by, and says what is to be done with the packet.
+#[inline(always)]
+pub(crate) fn translate<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
+    let host = run.host;
+    let given = helper::given(host, scratch.seen.place, &scratch.record);
+    if !given.has_synproxy() {
+        return Stage::Advance;
+    }
+    if !host.can_answer() {
+        return drop_early(host, scratch, Reason::SynproxyUnanswerable);
+    }
+    let name = (scratch.hash.id, scratch.oriented.key.family, given.born());
+    let Some(words) = places::find(host.flows(), &mut scratch.synproxy.search, name) else {
+        return drop_early(host, scratch, Reason::SynproxyLost);
+    };
+    // In this order: what is ready has its numbers.
+    scratch.synproxy.agreed = Agreed(words.load(WORD_AGREED));
+    scratch.synproxy.numbers = Numbers(words.load(WORD_NUMBERS));
+    let is_ready = scratch.synproxy.agreed.has(READY);
+    let part = match track::direction_of(scratch) {
+        Direction::Original => from_client(scratch, is_ready),
+        Direction::Reply => from_server(scratch, is_ready),
+    };
+    let Some(part) = part else {
+        return drop_early(host, scratch, Reason::SynproxyEarly);
+    };
+    scratch.synproxy.part = part;
+    if matches!(part, Part::OpenAgain) {
+        // The rules have let the connection in, and its record stays as old as it is.
+        wire::read_options(run.packet, host, &mut scratch.info);
+        scratch.tracked = Tracked {
+            state: State::New,
+            reason: None,
+            flow: Flow::Passing(Direction::Original),
+        };
+        scratch.judgement = Judgement {
+            hook: Hook::Forward,
+            rule: NO_RULE,
+            ..Judgement::NOTHING
+        };
+        return Stage::Conclude;
+    }
+    Stage::Advance
+}
+
+fn drop_early<H: Host>(host: &H, scratch: &mut Scratch, reason: Reason) -> Stage {
+    scratch.outcome = Outcome::refused(reason);
+    tell_refusal(host, scratch);
+    Stage::Done
+}
+
+fn from_client(scratch: &mut Scratch, is_ready: bool) -> Option<Part> {
+    use tcp_flag::{ACK, RST, SYN};
+    let Scratch { info, synproxy, .. } = scratch;
+    let flags = info.tcp_flags & (SYN | ACK | RST);
+    if !is_ready {
+        return Some(match flags {
+            // Our SYN was lost, or the answer to it.
+            ACK => Part::OpenAgain,
+            _ => Part::None,
+        });
+    }
+    let back = 0_u32.wrapping_sub(synproxy.numbers.sequence());
+    synproxy.shift = header::Shift {
+        sequence: 0,
+        acknowledgement: if flags & ACK == 0 { 0 } else { back },
+        value: 0,
+        echo: synproxy.numbers.timestamp(),
+    };
+    if flags & ACK != 0 {
+        info.tcp_ack = info.tcp_ack.wrapping_add(back);
+        info.options.highest = info.options.highest.wrapping_add(back);
+    }
+    Some(Part::Translate)
+}
+
+fn from_server(scratch: &mut Scratch, is_ready: bool) -> Option<Part> {
+    use tcp_flag::{ACK, RST, SYN};
+    let Scratch {
+        info,
+        synproxy,
+        record,
+        ..
+    } = scratch;
+    let flags = info.tcp_flags & (SYN | ACK | RST);
+    let sequence = synproxy.numbers.sequence();
+    let is_first = matches!(record.tcp_state, tcp::TcpState::SynSent);
+    synproxy.shift = header::Shift::NONE;
+    match (flags, is_ready) {
+        (SYN_ACK, false) if is_first => Some(Part::Tell),
+        // Who has sent nothing but that has not got the answer.
+        (SYN_ACK, true) if info.tcp_sequence.wrapping_add(1) == record.windows[1].end => {
+            Some(Part::Acknowledge)
+        }
+        (SYN_ACK, _) => None,
+        (flags, false) if flags & RST != 0 => {
+            // RFC 5961 section 3.2: the number that is expected, and no other.
+            let next = sequence.wrapping_add(1);
+            synproxy.shift.sequence = next.wrapping_sub(info.tcp_sequence);
+            Some(Part::Translate)
+        }
+        (_, false) => None,
+        (_, true) => {
+            synproxy.shift.sequence = sequence;
+            synproxy.shift.value = 0_u32.wrapping_sub(synproxy.numbers.timestamp());
+            Some(Part::Translate)
+        }
+    }
+}
+
+const SYN_ACK: u8 = tcp_flag::SYN | tcp_flag::ACK;
+
+/// The stage that comes before [`Stage::Conclude`] for a packet that was judged, if there is one.
+#[inline(always)]
+pub(crate) const fn before_concluding(scratch: &Scratch) -> Option<Stage> {
+    let is_accepted = matches!(scratch.judgement.verdict, Verdict::Accept);
+    match scratch.synproxy.part {
+        Part::None => None,
+        _ if !is_accepted || scratch.refusal.is_some() => None,
+        Part::Open => Some(Stage::Open),
+        Part::Translate => Some(Stage::Rewrite),
+        Part::OpenAgain | Part::Tell | Part::Acknowledge => Some(Stage::Greet),
+    }
+}
+
+/// Finds room for what must be known of a new connection.
+#[inline(always)]
+pub(crate) fn open<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
+    let flows = host.flows();
+    let place = scratch.seen.place;
+    let name = (
+        scratch.hash.id,
+        scratch.oriented.key.family,
+        scratch.given.born(),
+    );
+    let Synproxy {
+        search,
+        numbers,
+        agreed,
+        ..
+    } = &mut scratch.synproxy;
+    let words = ([numbers.0, agreed.0], host.settings().has_two_tables());
+    if places::lease(flows, search, name, place, words) {
+        scratch.synproxy.part = Part::OpenAgain;
+        return Stage::Greet;
+    }
+    if let Some(words) = flows.slot(place.family, place.bucket, place.slot) {
+        table::remove(flows, place, Control(words.load(CONTROL_WORD)));
+    }
+    refuse(scratch, Reason::SynproxyFull)
+}
+
+/// Puts a segment of our own in the place of one of the handshake.
+#[inline(always)]
+pub(crate) fn greet<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
+    let host = run.host;
+    let part = scratch.synproxy.part;
+    scratch.synproxy.part = Part::None;
+    if !matches!(scratch.tracked.state, State::New | State::Established) {
+        return refuse(scratch, Reason::SynproxyEarly);
+    }
+    if matches!(part, Part::Tell) && !make_ready(host, scratch) {
+        return refuse(scratch, Reason::SynproxyLost);
+    }
+    let mut segment = match part {
+        Part::Tell => news(scratch),
+        Part::Acknowledge => acknowledgement(scratch),
+        _ => syn(scratch),
+    };
+    segment.is_partial = header::is_partial(run, scratch);
+    if matches!(segment.heading, Heading::Back) {
+        // Sent from here: nobody adds anything.
+        segment.is_partial = false;
+    }
+    write(scratch, &segment);
+    let Scratch { info, answer, .. } = scratch;
+    let is_sent = match segment.heading {
+        Heading::Back => host.answer(info, answer),
+        Heading::Onward => host.send_on(info, answer),
+    };
+    if !is_sent {
+        return refuse(scratch, Reason::SynproxyUnanswerable);
+    }
+    if matches!(segment.heading, Heading::Back) {
+        scratch.cookie = cookie::Part::Answered;
+        return refuse(scratch, Reason::SynproxyAnswered);
+    }
+    Stage::Conclude
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn write(scratch: &mut Scratch, segment: &Segment) {
+    let Scratch { info, answer, .. } = scratch;
+    segment::write(info, segment, answer);
+}
+
+/// Notes how far the server's numbers are from the client's.
+fn make_ready<H: Host>(host: &H, scratch: &mut Scratch) -> bool {
+    let info = &scratch.info;
+    let old = scratch.synproxy.numbers;
+    let timestamps = info.options.timestamps;
+    let value = timestamps.filter(|_| scratch.synproxy.agreed.has(TIMESTAMPS));
+    let numbers = Numbers::new(
+        old.sequence().wrapping_sub(info.tcp_sequence),
+        value.map_or(0, |[value, _]| value.wrapping_sub(old.timestamp())),
+    );
+    let Some(words) = places::found(host.flows(), &scratch.synproxy.search) else {
+        return false;
+    };
+    words.store(WORD_NUMBERS, numbers.0);
+    words.store(WORD_AGREED, scratch.synproxy.agreed.0 | READY);
+    scratch.synproxy.numbers = numbers;
+    true
+}
+
+/// Our SYN: the client's, as far as it is known.
+fn syn(scratch: &Scratch) -> Segment {
+    let Scratch {
+        info,
+        record,
+        synproxy,
+        ..
+    } = scratch;
+    let kept = synproxy.agreed.kept();
+    let ecn = if kept.ecn {
+        tcp_flag::ECE | tcp_flag::CWR
+    } else {
+        0
+    };
+    let value = info.options.timestamps.map(|[value, _]| [value, 0]);
+    let value = value.filter(|_| synproxy.agreed.has(TIMESTAMPS));
+    Segment {
+        heading: Heading::Onward,
+        sequence: record.windows[0].end.wrapping_sub(1),
+        acknowledgement: 0,
+        flags: tcp_flag::SYN | ecn,
+        window: info.tcp_window,
+        mss: Some(synproxy.agreed.mss()),
+        timestamps: value,
+        scale: kept.scale,
+        sack_permitted: kept.sack_permitted && value.is_some(),
+        probes: false,
+        is_partial: false,
+    }
+}
+
+/// Tells the client that there is a window.
+fn news(scratch: &Scratch) -> Segment {
+    let Scratch { info, synproxy, .. } = scratch;
+    let numbers = synproxy.numbers;
+    let timestamps = info.options.timestamps;
+    let timestamps = timestamps.filter(|_| synproxy.agreed.has(TIMESTAMPS));
+    let scale = match synproxy.agreed.kept().scale {
+        Some(_) => info.options.syn.scale.unwrap_or(0),
+        None => 0,
+    };
+    Segment {
+        heading: Heading::Onward,
+        sequence: info.tcp_sequence.wrapping_add(numbers.sequence()),
+        acknowledgement: info.tcp_ack,
+        flags: tcp_flag::ACK,
+        window: info.tcp_window >> (scale & 0xf),
+        mss: None,
+        timestamps: timestamps.map(|[value, echo]| [value.wrapping_sub(numbers.timestamp()), echo]),
+        scale: None,
+        sack_permitted: false,
+        probes: true,
+        is_partial: false,
+    }
+}
+
+/// Completes the handshake with the server.
+fn acknowledgement(scratch: &Scratch) -> Segment {
+    let Scratch {
+        info,
+        record,
+        synproxy,
+        ..
+    } = scratch;
+    let client = &record.windows[0];
+    let window = client.max_window >> (client.scale & 0xf);
+    let timestamps = info.options.timestamps;
+    let timestamps = timestamps.filter(|_| synproxy.agreed.has(TIMESTAMPS));
+    Segment {
+        heading: Heading::Back,
+        sequence: info.tcp_ack,
+        acknowledgement: info.tcp_sequence.wrapping_add(1),
+        flags: tcp_flag::ACK,
+        window: if window > 0xffff {
+            0xffff
+        } else {
+            window as u16
+        },
+        mss: None,
+        timestamps: timestamps.map(|[value, echo]| [echo, value]),
+        scale: None,
+        sack_permitted: false,
+        probes: false,
+        is_partial: false,
+    }
+}
+
+/// Writes the translated numbers into the packet.
+#[inline(always)]
+pub(crate) fn rewrite<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
+    scratch.synproxy.part = Part::None;
+    if header::rewrite(run, scratch) {
+        Stage::Conclude
+    } else {
+        refuse(scratch, Reason::SynproxyUnanswerable)
+    }
+}
