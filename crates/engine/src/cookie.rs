@@ -8,7 +8,7 @@
 //! The options of the SYN are kept where TCP itself keeps them when it sends cookies: the size of
 //! segments in the cookie, window scale, SACK and ECN in the low bits of the timestamp.
 
-use crate::answer::segment::{self, Heading, Segment};
+use crate::answer::segment::{self, Heading, NO_SCALE, Segment};
 use crate::conntrack::tcp::Advance;
 use crate::conntrack::{self, tcp};
 use crate::expect;
@@ -155,12 +155,13 @@ fn send<H: Host>(host: &H, scratch: &mut Scratch) -> Option<()> {
         acknowledgement: info.tcp_sequence.wrapping_add(1),
         flags: ecn | tcp_flag::SYN | tcp_flag::ACK,
         window: cookies.window as u16,
-        mss: (options.mss != 0).then_some(options.mss.min(mss)),
-        timestamps: echo.map(|echo| [kept.timestamp(host.milliseconds(*now)), echo]),
-        scale: kept
-            .scale
-            .filter(|_| may(COOKIE_SCALING))
-            .map(|_| cookies.scale as u8),
+        mss: options.mss.min(mss),
+        has_timestamps: echo.is_some(),
+        timestamps: [kept.timestamp(host.milliseconds(*now)), echo.unwrap_or(0)],
+        scale: match kept.scale {
+            Some(_) if may(COOKIE_SCALING) => cookies.scale as u8,
+            _ => NO_SCALE,
+        },
         sack_permitted: kept.sack_permitted,
         probes: false,
         is_partial: false,

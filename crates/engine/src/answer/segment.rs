@@ -15,7 +15,11 @@ pub enum Heading {
     Onward,
 }
 
-/// A segment to be sent.
+/// In place of a window scale.
+pub const NO_SCALE: u8 = u8::MAX;
+
+/// A segment to be sent. Nothing in it is undefined where it is not there: Linux 6.1 does not let programs pass on
+/// what it does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
     pub heading: Heading,
@@ -24,11 +28,13 @@ pub struct Segment {
     pub flags: u8,
     /// Not scaled.
     pub window: u16,
-    /// In an answer to a SYN `None` for what the client did not send: so it is never longer than that.
-    pub mss: Option<u16>,
+    /// In an answer to a SYN zero, for none, where the client sent none; likewise below: so it is never longer than that.
+    pub mss: u16,
+    pub has_timestamps: bool,
     /// Value and echo (RFC 7323 section 3.2).
-    pub timestamps: Option<[u32; 2]>,
-    pub scale: Option<u8>,
+    pub timestamps: [u32; 2],
+    /// Or [`NO_SCALE`].
+    pub scale: u8,
     /// With timestamps alone: where there are none, nobody remembers it.
     pub sack_permitted: bool,
     /// One byte of zero, which the receiver has had: it answers at once (RFC 9293 section 3.8.4).
@@ -74,13 +80,13 @@ pub fn write(info: &PacketInfo, segment: &Segment, answer: &mut Answer) {
 
 const fn option_bytes(segment: &Segment) -> u32 {
     let mut bytes = 0;
-    if segment.mss.is_some() {
+    if segment.mss != 0 {
         bytes += 4;
     }
-    if segment.timestamps.is_some() {
+    if segment.has_timestamps {
         bytes += 12;
     }
-    if segment.scale.is_some() {
+    if segment.scale != NO_SCALE {
         bytes += 4;
     }
     bytes
@@ -134,10 +140,11 @@ fn tcp(info: &PacketInfo, segment: &Segment, writer: &mut Writer<'_>) {
     writer.put(header << 28 | u32::from(segment.flags) << 16 | u32::from(segment.window));
     let of_checksum = writer.at;
     writer.put(0);
-    if let Some(mss) = segment.mss {
-        writer.put(MSS | u32::from(mss));
+    if segment.mss != 0 {
+        writer.put(MSS | u32::from(segment.mss));
     }
-    if let Some([value, echo]) = segment.timestamps {
+    if segment.has_timestamps {
+        let [value, echo] = segment.timestamps;
         writer.put(if segment.sack_permitted {
             SACK_PERMITTED_AND_TIMESTAMPS
         } else {
@@ -146,8 +153,8 @@ fn tcp(info: &PacketInfo, segment: &Segment, writer: &mut Writer<'_>) {
         writer.put(value);
         writer.put(echo);
     }
-    if let Some(scale) = segment.scale {
-        writer.put(SCALE | u32::from(scale));
+    if segment.scale != NO_SCALE {
+        writer.put(SCALE | u32::from(segment.scale));
     }
     if segment.probes {
         writer.put(0);

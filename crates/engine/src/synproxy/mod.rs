@@ -15,11 +15,12 @@
 mod header;
 mod number;
 mod places;
+mod segments;
 
 pub use number::{TURN_SHIFT, period, turn};
 pub(crate) use places::moved;
 
-use crate::answer::segment::{self, Heading, Segment};
+use crate::answer::segment::{self, Heading, NO_SCALE, Segment};
 use crate::conntrack::{self, tcp};
 use crate::cookie::{self, Kept};
 use crate::expect;
@@ -235,9 +236,13 @@ fn answer<H: Host>(host: &H, scratch: &mut Scratch) -> bool {
         flags: tcp_flag::SYN | tcp_flag::ACK | ecn,
         // Nothing is to be sent before there is a server to take it.
         window: 0,
-        mss: has_mss.then_some((allowed.0 >> 16) as u16),
-        timestamps: echo.map(|echo| [kept.timestamp(host.milliseconds(*now)), echo]),
-        scale: kept.scale.map(|_| (allowed.0 >> 8) as u8),
+        mss: if has_mss { (allowed.0 >> 16) as u16 } else { 0 },
+        has_timestamps: echo.is_some(),
+        timestamps: [kept.timestamp(host.milliseconds(*now)), echo.unwrap_or(0)],
+        scale: match kept.scale {
+            Some(_) => (allowed.0 >> 8) as u8,
+            None => NO_SCALE,
+        },
         sack_permitted: kept.sack_permitted,
         probes: false,
         is_partial: false,
@@ -504,9 +509,9 @@ pub(crate) fn greet<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scrat
         return refuse(scratch, Reason::SynproxyLost);
     }
     let mut segment = match part {
-        Part::Tell => news(scratch),
-        Part::Acknowledge => acknowledgement(scratch),
-        _ => syn(scratch),
+        Part::Tell => segments::news(scratch),
+        Part::Acknowledge => segments::acknowledgement(scratch),
+        _ => segments::syn(scratch),
     };
     segment.is_partial = header::is_partial(run, scratch);
     if matches!(segment.heading, Heading::Back) {
@@ -552,93 +557,6 @@ fn make_ready<H: Host>(host: &H, scratch: &mut Scratch) -> bool {
     words.store(WORD_AGREED, scratch.synproxy.agreed.0 | READY);
     scratch.synproxy.numbers = numbers;
     true
-}
-
-/// Our SYN: the client's, as far as it is known.
-fn syn(scratch: &Scratch) -> Segment {
-    let Scratch {
-        info,
-        record,
-        synproxy,
-        ..
-    } = scratch;
-    let kept = synproxy.agreed.kept();
-    let ecn = if kept.ecn {
-        tcp_flag::ECE | tcp_flag::CWR
-    } else {
-        0
-    };
-    let value = info.options.timestamps.map(|[value, _]| [value, 0]);
-    let value = value.filter(|_| synproxy.agreed.has(TIMESTAMPS));
-    Segment {
-        heading: Heading::Onward,
-        sequence: record.windows[0].end.wrapping_sub(1),
-        acknowledgement: 0,
-        flags: tcp_flag::SYN | ecn,
-        window: info.tcp_window,
-        mss: Some(synproxy.agreed.mss()),
-        timestamps: value,
-        scale: kept.scale,
-        sack_permitted: kept.sack_permitted && value.is_some(),
-        probes: false,
-        is_partial: false,
-    }
-}
-
-/// Tells the client that there is a window.
-fn news(scratch: &Scratch) -> Segment {
-    let Scratch { info, synproxy, .. } = scratch;
-    let numbers = synproxy.numbers;
-    let timestamps = info.options.timestamps;
-    let timestamps = timestamps.filter(|_| synproxy.agreed.has(TIMESTAMPS));
-    let scale = match synproxy.agreed.kept().scale {
-        Some(_) => info.options.syn.scale.unwrap_or(0),
-        None => 0,
-    };
-    Segment {
-        heading: Heading::Onward,
-        sequence: info.tcp_sequence.wrapping_add(numbers.sequence()),
-        acknowledgement: info.tcp_ack,
-        flags: tcp_flag::ACK,
-        window: info.tcp_window >> (scale & 0xf),
-        mss: None,
-        timestamps: timestamps.map(|[value, echo]| [value.wrapping_sub(numbers.timestamp()), echo]),
-        scale: None,
-        sack_permitted: false,
-        probes: true,
-        is_partial: false,
-    }
-}
-
-/// Completes the handshake with the server.
-fn acknowledgement(scratch: &Scratch) -> Segment {
-    let Scratch {
-        info,
-        record,
-        synproxy,
-        ..
-    } = scratch;
-    let client = &record.windows[0];
-    let window = client.max_window >> (client.scale & 0xf);
-    let timestamps = info.options.timestamps;
-    let timestamps = timestamps.filter(|_| synproxy.agreed.has(TIMESTAMPS));
-    Segment {
-        heading: Heading::Back,
-        sequence: info.tcp_ack,
-        acknowledgement: info.tcp_sequence.wrapping_add(1),
-        flags: tcp_flag::ACK,
-        window: if window > 0xffff {
-            0xffff
-        } else {
-            window as u16
-        },
-        mss: None,
-        timestamps: timestamps.map(|[value, echo]| [echo, value]),
-        scale: None,
-        sack_permitted: false,
-        probes: false,
-        is_partial: false,
-    }
 }
 
 /// Writes the translated numbers into the packet.
