@@ -159,7 +159,13 @@ impl Network {
         let rules = |name: &str| network.directory.join(name).display().to_string();
         let (v4, v6) = (rules("v4"), rules("v6"));
         let files = ["--rules", &v4, "--rules6", &v6];
-        network.succeeds(&[&["up", "--interface", "eth0", "--interface", "eth1"][..], &files].concat());
+        network.succeeds(
+            &[
+                &["up", "--interface", "eth0", "--interface", "eth1"][..],
+                &files,
+            ]
+            .concat(),
+        );
         network.succeeds(&["sysctl", "-w", "net.netfilter.nf_conntrack_tcp_loose=0"]);
         // A veth takes what the other end's XDP sends back where it has a program too.
         for (host, name) in network.peers() {

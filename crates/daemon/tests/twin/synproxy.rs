@@ -35,7 +35,7 @@ const PORTS: u64 = 5;
 type Peer = (Family, u16);
 
 /// What a client knows of the answer to its SYN: cookie and timestamp.
-type Answers = HashMap<Peer, (u32, u32)>;
+type Answers = HashMap<(bool, u16), (u32, u32)>;
 
 #[test]
 fn synproxy_fares_alike() {
@@ -61,7 +61,10 @@ fn synproxy_fares_alike() {
         };
         let family = [Family::V4, Family::V6][random.below(2) as usize];
         let peer = (family, 4000 + random.below(PORTS) as u16);
-        let (from_client, segment) = segment(&mut random, answers.get(&peer).copied());
+        let (from_client, segment) = segment(
+            &mut random,
+            answers.get(&(family == Family::V4, peer.1)).copied(),
+        );
         let mut frame = ethernet(&packet(peer, from_client, segment.clone()));
         if random.below(4) == 0 {
             leave_partial(&mut frame);
@@ -73,7 +76,7 @@ fn synproxy_fares_alike() {
             let tcp = &answer[if family == Family::V4 { 20 } else { 40 }..];
             let word = |at: usize| u32::from_be_bytes(tcp[at..at + 4].try_into().expect("four"));
             let stamp = if tcp.len() >= 36 { word(28) } else { 0 };
-            answers.insert(peer, (word(4), stamp));
+            answers.insert((family == Family::V4, peer.1), (word(4), stamp));
         }
     }
     twins.compare_helpers("synproxy");

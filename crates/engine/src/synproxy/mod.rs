@@ -66,6 +66,8 @@ pub(crate) struct Synproxy {
     agreed: Agreed,
     search: Search,
     shift: header::Shift,
+    /// What was added to the acknowledgements that the packet was read with.
+    shifted: u32,
     walk: header::Walk,
 }
 
@@ -76,6 +78,7 @@ impl Synproxy {
         agreed: Agreed(0),
         search: Search::NOTHING,
         shift: header::Shift::NONE,
+        shifted: 0,
         walk: header::Walk::NOTHING,
     };
 }
@@ -352,6 +355,7 @@ pub(crate) fn translate<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut S
     if !given.has_synproxy() {
         return Stage::Advance;
     }
+    give_back(scratch);
     if !host.can_answer() {
         return drop_early(host, scratch, Reason::SynproxyUnanswerable);
     }
@@ -389,6 +393,17 @@ pub(crate) fn translate<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut S
     Stage::Advance
 }
 
+/// Undoes what was done to a packet that is tracked again, since another came in between.
+fn give_back(scratch: &mut Scratch) {
+    if scratch.rounds != 0 {
+        let back = scratch.synproxy.shifted;
+        let info = &mut scratch.info;
+        info.tcp_ack = info.tcp_ack.wrapping_sub(back);
+        info.options.highest = info.options.highest.wrapping_sub(back);
+    }
+    scratch.synproxy.shifted = 0;
+}
+
 fn drop_early<H: Host>(host: &H, scratch: &mut Scratch, reason: Reason) -> Stage {
     scratch.outcome = Outcome::refused(reason);
     tell_refusal(host, scratch);
@@ -413,10 +428,10 @@ fn from_client(scratch: &mut Scratch, is_ready: bool) -> Option<Part> {
         value: 0,
         echo: synproxy.numbers.timestamp(),
     };
-    if flags & ACK != 0 {
-        info.tcp_ack = info.tcp_ack.wrapping_add(back);
-        info.options.highest = info.options.highest.wrapping_add(back);
-    }
+    let back = synproxy.shift.acknowledgement;
+    info.tcp_ack = info.tcp_ack.wrapping_add(back);
+    info.options.highest = info.options.highest.wrapping_add(back);
+    synproxy.shifted = back;
     Some(Part::Translate)
 }
 
