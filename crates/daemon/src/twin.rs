@@ -225,8 +225,8 @@ impl Twin {
         frame: &[u8],
         repeat: u32,
     ) -> Result<Run, KernelError> {
-        // Programs make no frame longer.
-        let mut left = vec![0; frame.len()];
+        // SYNPROXY makes a SYN of an ACK, with up to twenty bytes of options.
+        let mut left = vec![0; frame.len() + 20];
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut left),
