@@ -13,7 +13,6 @@ mod loaded;
 mod long_chains;
 mod pair;
 mod resize;
-mod synproxy;
 mod zones;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
