@@ -16,7 +16,9 @@ use keepstate_daemon::kernel::{Kernel, write};
 use keepstate_daemon::mapped::{Raw, bytes_of};
 use keepstate_engine::index::IndexLine;
 use keepstate_engine::limits::{INDEX_LINES_MAX, RULES_MAX};
-use keepstate_engine::settings::{SETTING_ACCOUNTING, SETTING_TIMESTAMP, Settings};
+use keepstate_engine::settings::{
+    SETTING_ACCOUNTING, SETTING_SAMPLES, SETTING_TIMESTAMP, Settings,
+};
 use keepstate_engine::table::gauges;
 use keepstate_engine::verdict::{State, Verdict};
 use keepstate_flowmemory::{buckets_for, random_hash_keys};
@@ -39,6 +41,8 @@ const NEW_FLOW_ROUNDS: u32 = 8;
 /// Numbers of flows that are only begun, and of flows that are refused: none is filled in.
 const BEGUN_FROM: u32 = 1 << 22;
 const REFUSED_FROM: u32 = 1 << 23;
+/// As the daemon would have it at a million new flows a second.
+const SAMPLES_MASK: u32 = 511;
 const RANDOM: u64 = 0x2545_f491_4f6c_dd1d;
 
 /// Which flows a run's packets are of.
@@ -65,12 +69,13 @@ pub(crate) struct KernelEngine {
 }
 
 impl KernelEngine {
-    /// An empty table rated for `flows`, with accounting and start times.
+    /// An empty table rated for `flows`, with accounting, start times and samples.
     pub(crate) fn start(kind: Kind, flows: u32) -> anyhow::Result<Self> {
         let room = flows + NEW_FLOWS * NEW_FLOW_ROUNDS;
         let mut settings = Settings::defaults(room, [buckets_for(room), 2]);
         settings.half_open_max = settings.flows_max;
-        settings.flags |= SETTING_ACCOUNTING | SETTING_TIMESTAMP;
+        settings.flags |= SETTING_ACCOUNTING | SETTING_TIMESTAMP | SETTING_SAMPLES;
+        settings.samples.mask = SAMPLES_MASK;
         settings.hash_keys = random_hash_keys().map_err(|error| anyhow::anyhow!("{error}"))?;
         let mut kernel = Kernel::private(&settings)?;
         // What the routing table costs is no part of tracking.

@@ -12,6 +12,7 @@ mod engine;
 mod helper;
 mod random;
 mod rules;
+mod sets;
 mod sysctl;
 mod table;
 mod wire;
@@ -58,6 +59,11 @@ pub const TARGETS: &[Target] = &[
         name: "table",
         run: table::run,
         seeds: table::seeds,
+    },
+    Target {
+        name: "sets",
+        run: sets::run,
+        seeds: sets::seeds,
     },
     Target {
         name: "capture",

@@ -55,6 +55,15 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
          iptables -D INPUT 1 # a comment\nip6tables -A INPUT -p ipv6-icmp -j ACCEPT\n\
          iptables -A INPUT -m comment --comment \"two words\" -j DROP\niptables -Z\n",
         "iptables -F\niptables -X\niptables -A FORWARD -o eth1 -d 2001:db8::/32 -j ACCEPT\n",
+        // Labels of flows, and what the table raw says of them.
+        "*raw\n-A PREROUTING -p udp -m udp --dport 69 -j CT --helper tftp --zone 3\n\
+         -A PREROUTING -p tcp -j CT --ctevents new,destroy\n-A OUTPUT -j NOTRACK\nCOMMIT\n\
+         *filter\n-A INPUT -m connlabel --label 3 --set\n\
+         -A INPUT -m connlabel ! --label 127 -j ACCEPT\n\
+         -A INPUT -m connlabel --label 3 -j CONNMARK --set-xmark 0x5/0xff\nCOMMIT\n",
+        "iptables -A INPUT -m connlabel --label 128 -j ACCEPT\n\
+         iptables -A INPUT -m connlabel --label 0 --set -j DROP\n\
+         ip6tables -A FORWARD -m connlabel --label 64 --set -m connlabel --label 63 -j ACCEPT\n",
     ];
     texts.map(|text| text.as_bytes().to_vec()).to_vec()
 }

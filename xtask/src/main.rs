@@ -6,6 +6,7 @@ mod btf;
 mod docs;
 mod fuzz;
 mod kernels;
+mod package;
 mod shell;
 mod stack;
 mod tally;
@@ -64,6 +65,12 @@ const TASKS: &[Task] = &[
         arguments: "[--seconds N] [TARGET]...",
         help: "fuzz parsers and engine, guided by coverage, N seconds each (60)",
         run: fuzz::run,
+    },
+    Task {
+        name: "package",
+        arguments: "[deb | rpm | static]...",
+        help: "a static program, and packages of it",
+        run: package::run,
     },
     Task {
         name: "kernels",

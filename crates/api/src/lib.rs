@@ -11,6 +11,7 @@
 mod ban;
 mod client;
 mod cookies;
+mod defence;
 mod edit;
 mod event;
 mod expectation;
@@ -20,6 +21,7 @@ mod flow;
 pub mod frame;
 mod instance;
 mod message;
+mod set;
 mod status;
 mod survey;
 
@@ -28,6 +30,7 @@ pub use self::ban::{
 };
 pub use self::client::{Client, ClientError};
 pub use self::cookies::{CookieMode, CookieStatus};
+pub use self::defence::DefenceStatus;
 pub use self::edit::{FlowChange, MarkChange, NewExpectation, NewFlow, Unable};
 pub use self::event::{Event, EventKind, EventKinds, PacketEvent, Program, WindowEvent};
 pub use self::expectation::{Ends, Expectation};
@@ -45,6 +48,7 @@ pub use self::message::{
     Printed, Query, Reply, Request, Restore, RuleFamily, RuleFile, RuleProblem, Running, Shutdown,
     TimeoutPolicy,
 };
+pub use self::set::{SET_COMMANDS_MAX, SetChange, SetCommand, SetEntry, SetInfo};
 pub use self::status::{
     Attachment, ControlStatus, EventStatus, ExpiryStatus, PolicyStatus, RulesText, Status,
     TableStatus, Traffic,

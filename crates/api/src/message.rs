@@ -4,16 +4,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::ban::{Ban, BanList, Banned, Prefix};
 use crate::cookies::{CookieMode, CookieStatus};
+use crate::defence::DefenceStatus;
 use crate::edit::{FlowChange, NewExpectation, NewFlow, Unable};
 use crate::event::{Event, EventKinds};
 use crate::expectation::Expectation;
 use crate::filter::Filter;
 use crate::flow::{Flow, RawRecord};
+use crate::set::{SetCommand, SetEntry, SetInfo};
 use crate::status::{RulesText, Status};
 use crate::survey::{Order, Survey};
 
 /// Version of everything in this crate that crosses the socket. A client refuses another.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 /// The first line, from the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,6 +132,27 @@ pub enum Request {
         high: Option<u32>,
         low: Option<u32>,
     },
+    /// Answered by [`Reply::Defence`].
+    Defence,
+    /// Says what is done about floods. Answered by [`Reply::Defence`].
+    SetDefence { mode: keepstate_defence::Mode },
+    /// Undoes a step of the ladder, or all that are in force; they are not taken again against the same attack.
+    /// Answered by [`Reply::Undone`].
+    UndoDefence { step: Option<u32> },
+    /// Carries out commands on sets, [`crate::SET_COMMANDS_MAX`] at most, up to the first that fails. Answered by
+    /// [`Reply::SetsDone`].
+    Sets {
+        commands: Vec<SetCommand>,
+        /// What is there already, or is not there, is no error.
+        exist: bool,
+    },
+    /// Answered by [`Reply::Set`] for each set, with any number of [`Reply::SetEntries`] behind it, then
+    /// [`Reply::FlowsEnd`].
+    ListSets {
+        name: Option<String>,
+        /// Without entries.
+        terse: bool,
+    },
     /// Answered by [`Reply::Done`]; then the daemon ends.
     Shutdown { leave: Shutdown },
 }
@@ -151,7 +174,9 @@ impl Request {
             | Self::Running { .. }
             | Self::Sysctl { .. }
             | Self::Bans { .. }
+            | Self::ListSets { .. }
             | Self::Cookies
+            | Self::Defence
             | Self::TimeoutPolicies => true,
             Self::Apply { mode, .. } => matches!(mode, ApplyMode::Check),
             // Whether a command of iptables changes something only its arguments say.
@@ -169,9 +194,12 @@ impl Request {
             | Self::Unban { .. }
             | Self::FlushBans { .. }
             | Self::SetCookies { .. }
+            | Self::SetDefence { .. }
+            | Self::UndoDefence { .. }
             | Self::RemoveExpectation { .. }
             | Self::FlushExpectations
             | Self::SetSysctl { .. }
+            | Self::Sets { .. }
             | Self::AddTimeoutPolicy { .. }
             | Self::RemoveTimeoutPolicy { .. }
             | Self::Shutdown { .. } => false,
@@ -272,6 +300,23 @@ pub enum Reply {
     },
     Ban(Ban),
     Cookies(Box<CookieStatus>),
+    Defence(Box<DefenceStatus>),
+    /// Steps that were in force.
+    Undone {
+        steps: u32,
+    },
+    SetsDone {
+        /// Commands that were carried out.
+        done: u64,
+        /// Of the last of them, if it was a test.
+        found: Option<bool>,
+        /// What ipset says of the one after them.
+        failure: Option<String>,
+    },
+    Set(SetInfo),
+    SetEntries {
+        entries: Vec<SetEntry>,
+    },
     FlowsEnd {
         shown: u64,
     },

@@ -4,7 +4,7 @@ use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use keepstate_engine::limits::{
-    EXPECTATION_SLOTS, EXPECTATION_WORDS, FRAGMENT_BUCKETS, HELPER_BYTES_MAX, HELPER_STATE_WORDS, HELPER_STATES as HELPER_STATES_MAX, METER_SLOTS, METER_WORDS, ANSWER_RATES as ANSWER_RATES_MAX, BAN_BUCKET_WORDS, LABEL_BUCKETS, NOTICE_BYTES_MAX, SYNPROXY_BUCKETS,
+    EXPECTATION_SLOTS, EXPECTATION_WORDS, FRAGMENT_BUCKETS, HELPER_BYTES_MAX, HELPER_STATE_WORDS, HELPER_STATES as HELPER_STATES_MAX, METER_SLOTS, METER_WORDS, SET_BUCKET_WORDS, SET_HEAD_WORDS, SETS_MAX, ANSWER_RATES as ANSWER_RATES_MAX, BAN_BUCKET_WORDS, LABEL_BUCKETS, NOTICE_BYTES_MAX, SYNPROXY_BUCKETS,
 };
 use keepstate_engine::index::IndexLine;
 use keepstate_engine::notice::Notice;
@@ -63,6 +63,12 @@ pub static METER_HEADS: Array<u64> = Array::with_max_entries(METER_HEADS_MAX, BP
 #[map]
 pub static BANS: Array<[u64; BAN_BUCKET_WORDS as usize]> =
     Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+pub static SETS: Array<[u64; SET_BUCKET_WORDS as usize]> =
+    Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+pub static SET_HEADS: Array<[u64; SET_HEAD_WORDS as usize]> =
+    Array::with_max_entries(SETS_MAX, BPF_F_MMAPABLE);
 #[map]
 pub static LABELS: Array<[u64; LABEL_VALUE_WORDS]> =
     Array::with_max_entries(LABEL_BUCKETS, BPF_F_MMAPABLE);

@@ -166,6 +166,18 @@ impl FlowMemory for MapMemory {
     }
 
     #[inline(always)]
+    fn sets(&self, bucket: u32) -> Option<MapWords> {
+        let words = maps::SETS.get_ptr_mut(bucket)?;
+        Some(MapWords(words.cast()))
+    }
+
+    #[inline(always)]
+    fn set_head(&self, set: u32) -> Option<MapWords> {
+        let words = maps::SET_HEADS.get_ptr_mut(set)?;
+        Some(MapWords(words.cast()))
+    }
+
+    #[inline(always)]
     fn repeat<R: Repeat>(&self, limit: u32, body: &mut R) {
         crate::host::repeat(limit, body);
     }

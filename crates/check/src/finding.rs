@@ -26,10 +26,11 @@ pub enum Code {
     TablesKept,
     FiltersNothing,
     NotSearched,
+    RejectUnlimited,
 }
 
 /// Number, name and a sentence for each.
-const CODES: [(Code, &str, &str, &str); 19] = [
+const CODES: [(Code, &str, &str, &str); 20] = [
     (
         Code::NeverMatches,
         "KS001",
@@ -143,6 +144,12 @@ const CODES: [(Code, &str, &str, &str); 19] = [
         "KS019",
         "not-searched",
         "There are too many rules to compare all of them.",
+    ),
+    (
+        Code::RejectUnlimited,
+        "KS020",
+        "reject-unlimited",
+        "A REJECT without a limit answers a flood whose senders may be forged.",
     ),
 ];
 

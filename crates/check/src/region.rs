@@ -221,6 +221,11 @@ impl Region {
         matches!(&self.input, Set::In(interface) if interface.as_str() == "lo")
     }
 
+    /// Whether it is packets of some senders alone.
+    pub(crate) const fn names_sources(&self) -> bool {
+        matches!(self.source, Set::In(_))
+    }
+
     /// The same packets seen from the other end.
     pub(crate) fn mirrored(&self) -> Self {
         Self {

@@ -250,6 +250,22 @@ fn a_log_comes_before_what_ends_the_way_and_has_a_limit() {
 }
 
 #[test]
+fn a_reject_for_everybody_has_a_limit() {
+    let script = "iptables -A INPUT -p tcp --dport 3306 -j REJECT --reject-with tcp-reset\n";
+    finds(script, Code::RejectUnlimited, 1);
+    for words in ["-m limit --limit 20/sec", "-s 10.0.0.0/8"] {
+        let limited = script.replace("-j REJECT", &format!("{words} -j REJECT"));
+        is_silent(&limited, Code::RejectUnlimited);
+    }
+    let subject = subject(script);
+    let patch = patch(&subject.policy, &mend(&subject).policy, &[Family::V4]);
+    assert!(
+        patch.contains("--dport 3306 -m limit --limit 20/sec -j REJECT --reject-with tcp-reset"),
+        "{patch}"
+    );
+}
+
+#[test]
 fn mangle_only_marks_and_hides_nothing_of_filter() {
     is_silent(
         "iptables -t mangle -A PREROUTING -p tcp -j ACCEPT\n\

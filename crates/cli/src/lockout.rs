@@ -21,7 +21,7 @@ use keepstate_sim::locals::Locals;
 use keepstate_sim::replay::Options;
 
 use crate::commands::explain::running::{addresses_of_this_host, known, query, settings};
-use crate::rules::{interface_bits, loaded};
+use crate::rules::{interface_bits, loaded, warn_of_sets};
 use crate::running::{policy_of, unexpected};
 
 /// Generations that are looked at; a shell in a shell in a terminal multiplexer has some ten.
@@ -149,6 +149,15 @@ impl Way {
         policies: [&Policy; 2],
         cuts: &mut Vec<Cut>,
     ) -> anyhow::Result<()> {
+        for policy in policies {
+            let compiled = compile(policy)?;
+            if !compiled.sets.is_empty() {
+                // What is in them is not at hand here.
+                warn_of_sets(&compiled);
+                eprintln!("keepstate: whether the rules cut this connection was not looked at");
+                return Ok(());
+            }
+        }
         let locals = Locals::new(addresses_of_this_host()?);
         // Without flags of its own a segment takes what fits its flow.
         let flags = if running.record.is_some() { "" } else { "ack" };

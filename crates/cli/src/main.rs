@@ -11,6 +11,7 @@ mod exactly;
 mod expression;
 mod failure;
 mod health;
+mod ipset;
 mod iptables;
 mod lockout;
 mod metrics;
@@ -36,6 +37,9 @@ fn main() -> ExitCode {
     let program = arguments.first().map(Path::new).and_then(Path::file_name);
     if program.is_some_and(|name| name == "conntrack") {
         return conntrack::run(&arguments);
+    }
+    if program.is_some_and(|name| name == "ipset") {
+        return ipset::run(&arguments[1..]);
     }
     if program.is_some_and(|name| name == "sysctl") {
         return sysctl::run(&arguments);

@@ -9,7 +9,7 @@ use clap::Args;
 use keepstate_engine::tuple::Family;
 use keepstate_policy::model::Interface;
 use keepstate_policy::{Compiled, FileKind, Parsed, Policy, Style, compile, parse_rules};
-use keepstate_sim::plane::{LoadedPolicy, RuleName};
+pub(crate) use keepstate_simulate::loaded;
 
 #[derive(Debug, Args)]
 pub(crate) struct RuleArguments {
@@ -40,7 +40,17 @@ impl RuleArguments {
         if let Some(file) = &self.file6 {
             merge(&mut policy, file, FileKind::Save(Family::V6))?;
         }
-        Ok(Some(compile(&policy)?))
+        let compiled = compile(&policy)?;
+        warn_of_sets(&compiled);
+        Ok(Some(compiled))
+    }
+}
+
+/// Says that nothing is in the sets that rules name, where they are judged without the daemon.
+pub(crate) fn warn_of_sets(compiled: &Compiled) {
+    if !compiled.sets.is_empty() {
+        let names = compiled.sets.join(", ");
+        eprintln!("keepstate: what is in sets only the daemon knows, here they are empty: {names}");
     }
 }
 
@@ -80,27 +90,6 @@ pub(crate) fn read(file: &Path) -> anyhow::Result<String> {
     };
     let bytes = bytes.with_context(|| file.display().to_string())?;
     String::from_utf8(bytes).with_context(|| format!("{}: not text", file.display()))
-}
-
-/// The policy as the engine takes it, with its names; without one, everything is accepted.
-pub(crate) fn loaded(compiled: Option<&Compiled>) -> LoadedPolicy {
-    let Some(compiled) = compiled else {
-        return LoadedPolicy::NONE;
-    };
-    let names = compiled.sources.iter().map(|source| {
-        let chain = compiled.chains.get(source.chain as usize);
-        RuleName {
-            chain: chain.map(|chain| chain.name.clone()).unwrap_or_default(),
-            text: source.text.clone(),
-        }
-    });
-    LoadedPolicy {
-        header: compiled.header,
-        rules: compiled.rules.clone(),
-        conditions: compiled.conditions.clone(),
-        index: compiled.index.clone(),
-        names: names.collect(),
-    }
 }
 
 /// A bit for each interface pattern of the policy that the name matches.

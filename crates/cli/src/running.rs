@@ -10,8 +10,25 @@ use keepstate_policy::{FileKind, Policy, parse_rules};
 #[derive(Clone, Debug, Args)]
 pub(crate) struct InstanceArgument {
     /// Name of the daemon, where several run.
-    #[arg(long, value_name = "NAME", default_value = "default")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "default",
+        env = "KEEPSTATE_INSTANCE",
+        hide_env = true
+    )]
     pub(crate) instance: Instance,
+}
+
+/// What commands take that ask or tell a daemon one thing.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) instance: InstanceArgument,
 }
 
 impl InstanceArgument {

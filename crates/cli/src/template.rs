@@ -1,8 +1,8 @@
 //! Templates: what the rules of common hosts look like, done as they were meant.
 //!
-//! Each is one file for both families: INVALID first, then what belongs to known flows, then new
-//! connections; a policy of DROP that comes in the same step as the rules before it; IPv6 shut as IPv4
-//! is, but for what IPv6 cannot do without.
+//! Each is one file for both families: INVALID first, then what belongs to known flows, then limits, then
+//! new connections; a policy of DROP that comes in the same step as the rules before it; IPv6 shut as IPv4
+//! is, but for what IPv6 cannot do without. What is refused is logged, so much a minute and no more.
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
@@ -57,6 +57,16 @@ pub(crate) struct Parameters {
     /// The networks of a gateway whose servers strangers reach, and which reach nothing inside.
     #[arg(long, value_name = "NET,...", value_delimiter = ',', value_parser = network)]
     dmz: Vec<Network>,
+
+    /// TCP connections that one address (IPv6: one /64) may have open at once: of web 50, of database 10, of
+    /// those inside a gateway 100 when nothing is said.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    open_per_source: Option<u32>,
+
+    /// Connections that one address (IPv6: one /64) may begin a minute, as many at once: of web 30 when nothing
+    /// is said.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    new_per_minute: Option<u32>,
 }
 
 fn network(text: &str) -> Result<Network, String> {
@@ -93,9 +103,9 @@ impl Template {
     pub(crate) fn options(self) -> Vec<&'static str> {
         let own: &[&str] = match self {
             Self::Base => &[],
-            Self::Web => &["--tcp-ports"],
-            Self::Database => &["--tcp-ports", "--app-servers"],
-            Self::Gateway => &["--tcp-ports", "--inside", "--dmz"],
+            Self::Web => &["--tcp-ports", "--open-per-source", "--new-per-minute"],
+            Self::Database => &["--tcp-ports", "--app-servers", "--open-per-source"],
+            Self::Gateway => &["--tcp-ports", "--inside", "--dmz", "--open-per-source"],
             Self::Game => &["--udp-ports", "--tcp-ports"],
         };
         [&["--allow-ssh-from", "--ssh-port"], own].concat()
@@ -126,6 +136,8 @@ impl Template {
             ("--app-servers", !parameters.app_servers.is_empty()),
             ("--inside", !parameters.inside.is_empty()),
             ("--dmz", !parameters.dmz.is_empty()),
+            ("--open-per-source", parameters.open_per_source.is_some()),
+            ("--new-per-minute", parameters.new_per_minute.is_some()),
         ];
         for (option, is_given) in given {
             if is_given && !self.options().contains(&option) {
@@ -154,17 +166,24 @@ impl Template {
             ":INPUT DROP [0:0]".into(),
             ":FORWARD DROP [0:0]".into(),
             ":OUTPUT ACCEPT [0:0]".into(),
-            "-A INPUT -i lo -j ACCEPT".into(),
         ];
+        if self == Self::Web {
+            lines.push(":web - [0:0]".into());
+        }
+        lines.push("-A INPUT -i lo -j ACCEPT".into());
+        let rule = Rules { family };
         let known = |chain: &str| {
             [
+                logged(
+                    &format!("-A {chain} -m conntrack --ctstate INVALID"),
+                    "invalid: ",
+                ),
                 format!("-A {chain} -m conntrack --ctstate INVALID -j DROP"),
                 format!("-A {chain} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"),
             ]
         };
         lines.extend(known("INPUT"));
         lines.push(format!("-A INPUT {ping} -j ACCEPT"));
-        let rule = Rules { family };
         let ssh = [parameters.ssh_port];
         lines.extend(rule.from("INPUT", &parameters.allow_ssh_from, "tcp", &ssh));
         let tcp = |usual: &[u16]| match parameters.tcp_ports.as_slice() {
@@ -173,13 +192,8 @@ impl Template {
         };
         match self {
             Self::Base => {}
-            Self::Web => lines.extend(rule.from("INPUT", &[], "tcp", &tcp(&[80, 443]))),
-            Self::Database => {
-                let servers = &parameters.app_servers;
-                if servers.iter().any(|server| server.family == family) {
-                    lines.extend(rule.from("INPUT", servers, "tcp", &tcp(&[3306])));
-                }
-            }
+            Self::Web => lines.extend(rule.web(&tcp(&[80, 443]), parameters)),
+            Self::Database => lines.extend(rule.database(&tcp(&[3306]), parameters)),
             Self::Game => {
                 let udp = match parameters.udp_ports.as_slice() {
                     [] => &[27015],
@@ -191,12 +205,25 @@ impl Template {
             Self::Gateway => {
                 lines.extend(known("FORWARD"));
                 lines.extend(rule.gateway(parameters));
+                lines.push(logged("-A FORWARD", "refused: "));
             }
         }
+        lines.push(logged("-A INPUT", "refused: "));
         lines.push("COMMIT\n".into());
         lines.join("\n")
     }
 }
+
+/// A rule that logs, so little that a flood of what it logs fills no disk.
+fn logged(matching: &str, prefix: &str) -> String {
+    format!("{matching} -m limit --limit 10/min --limit-burst 20 -j LOG --log-prefix \"{prefix}\"")
+}
+
+/// Open connections and new ones a minute of one source, where nothing else is said: what the tutorial names.
+const WEB_OPEN: u32 = 50;
+const WEB_NEW_PER_MINUTE: u32 = 30;
+const DATABASE_OPEN: u32 = 10;
+const GATEWAY_OPEN: u32 = 100;
 
 /// Rules of one family.
 struct Rules {
@@ -234,16 +261,89 @@ impl Rules {
         rules.collect()
     }
 
-    /// The DMZ reaches nothing inside, the inside everything, strangers the DMZ's services.
+    /// Bits of an address that make a source: of IPv6, one customer has a /64 at least.
+    const fn source_bits(&self) -> u32 {
+        match self.family {
+            Family::V4 => 32,
+            Family::V6 => 64,
+        }
+    }
+
+    const fn refused_by_administrator(&self) -> &'static str {
+        match self.family {
+            Family::V4 => "icmp-admin-prohibited",
+            Family::V6 => "icmp6-adm-prohibited",
+        }
+    }
+
+    /// More connections open than that.
+    fn too_many(&self, open: u32) -> String {
+        let bits = self.source_bits();
+        format!("-m connlimit --connlimit-above {open} --connlimit-mask {bits} --connlimit-saddr")
+    }
+
+    /// Who has too many connections, or begins too many, is refused; all others are served.
+    fn web(&self, ports: &[u16], parameters: &Parameters) -> Vec<String> {
+        let open = parameters.open_per_source.unwrap_or(WEB_OPEN);
+        let new = parameters.new_per_minute.unwrap_or(WEB_NEW_PER_MINUTE);
+        let (too_many, bits) = (self.too_many(open), self.source_bits());
+        let not_too_fast = format!(
+            "-m hashlimit --hashlimit-upto {new}/min --hashlimit-burst {new} \
+             --hashlimit-mode srcip --hashlimit-name web --hashlimit-srcmask {bits}"
+        );
+        let mut lines: Vec<String> = new_to(ports)
+            .map(|matching| format!("-A INPUT {matching} -j web"))
+            .collect();
+        lines.extend([
+            format!("-A web -p tcp {too_many} -j REJECT --reject-with tcp-reset"),
+            format!("-A web {not_too_fast} -j ACCEPT"),
+            logged("-A web", "WEB_ABUSE: "),
+            "-A web -j DROP".to_owned(),
+        ]);
+        lines
+    }
+
+    /// The application servers, each with its share of connections; who else tries is logged and told no.
+    fn database(&self, ports: &[u16], parameters: &Parameters) -> Vec<String> {
+        let open = parameters.open_per_source.unwrap_or(DATABASE_OPEN);
+        let too_many = self.too_many(open);
+        let mut lines = Vec::new();
+        for matching in new_to(ports) {
+            for server in self.own(&parameters.app_servers) {
+                let from = format!("-A INPUT -s {server} {matching}");
+                lines.push(format!(
+                    "{from} {too_many} -j REJECT --reject-with tcp-reset"
+                ));
+                lines.push(format!("{from} -j ACCEPT"));
+            }
+            let others = format!("-A INPUT {matching}");
+            lines.push(logged(&others, "DB_ACCESS_DENIED: "));
+            lines.push(format!(
+                "{others} -m limit --limit 20/sec -j REJECT --reject-with tcp-reset"
+            ));
+        }
+        lines
+    }
+
+    /// The DMZ reaches nothing inside, the inside everything, with a limit to each host's connections;
+    /// strangers reach the DMZ's services.
     fn gateway(&self, parameters: &Parameters) -> Vec<String> {
         let state = "-m conntrack --ctstate NEW";
+        let open = parameters.open_per_source.unwrap_or(GATEWAY_OPEN);
+        let too_many = self.too_many(open);
+        let told = self.refused_by_administrator();
         let mut lines = Vec::new();
         for dmz in self.own(&parameters.dmz) {
             for inside in self.own(&parameters.inside) {
-                lines.push(format!("-A FORWARD -s {dmz} -d {inside} {state} -j DROP"));
+                let between = format!("-A FORWARD -s {dmz} -d {inside} {state}");
+                lines.push(logged(&between, "DMZ_DENIED: "));
+                lines.push(format!("{between} -j REJECT --reject-with {told}"));
             }
         }
         for inside in self.own(&parameters.inside) {
+            lines.push(format!(
+                "-A FORWARD -s {inside} -p tcp {state} {too_many} -j DROP"
+            ));
             lines.push(format!("-A FORWARD -s {inside} {state} -j ACCEPT"));
         }
         for dmz in self.own(&parameters.dmz) {
@@ -255,6 +355,23 @@ impl Rules {
         }
         lines
     }
+}
+
+/// What new connections to these ports match, as many at a time as multiport takes.
+fn new_to(ports: &[u16]) -> impl Iterator<Item = String> {
+    const PORTS_MAX: usize = 15;
+    let mut ports = ports.to_vec();
+    ports.sort_unstable();
+    ports.dedup();
+    let parts: Vec<String> = ports
+        .chunks(PORTS_MAX)
+        .map(|part| {
+            let texts: Vec<String> = part.iter().map(u16::to_string).collect();
+            let list = texts.join(",");
+            format!("-p tcp -m multiport --dports {list} -m conntrack --ctstate NEW")
+        })
+        .collect();
+    parts.into_iter()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ mod program;
 
 use std::time::Duration;
 
-use keepstate_testkit::{Namespace, programs_or_skip, root_or_skip};
+use keepstate_testkit::{Namespace, Running, programs_or_skip, root_or_skip};
 use serde_json::Value;
 
 const SERVER_V4: &str = "10.91.0.1";
@@ -275,4 +275,152 @@ fn the_banned_are_shut_out() {
         &["ban", "del", "1.2.3.4"],
     );
     assert!(!missing.status.success());
+}
+
+/// A flood of SYNs to the server's port, 2,000 a second, as long as it takes to see what comes of it.
+fn flood(network: &Network, from: &[&str]) -> Running {
+    let port = PORT.to_string();
+    let shape = ["-q", "-S", "-p", &port, "-i", "u500", "-c", "60000"];
+    network
+        .client
+        .spawn("hping3", &[&shape[..], from, &["10.91.0.1"]].concat())
+}
+
+impl Network {
+    fn defence(&self) -> Value {
+        self.json(&["defence", "history"])
+    }
+
+    /// Waits until the defence shows something, at most so many seconds.
+    #[track_caller]
+    fn waits_for(&self, seconds: u64, what: &str, is_there: impl Fn(&Value) -> bool) -> Value {
+        for _ in 0..seconds * 4 {
+            let status = self.defence();
+            if is_there(&status) {
+                return status;
+            }
+            std::thread::sleep(Duration::from_millis(250));
+        }
+        panic!("{what}: {:#}", self.defence());
+    }
+
+    fn rules(&self) -> String {
+        let mut command = self.server.command(program::KEEPSTATE);
+        command.env("KEEPSTATE_INSTANCE", &self.instance);
+        let saved = command.arg("iptables-save").output();
+        String::from_utf8_lossy(&saved.expect("it can be started").stdout).into_owned()
+    }
+}
+
+fn has_step(status: &Value, action: &str, state: &str) -> bool {
+    let steps = status["steps"].as_array().expect("a list");
+    steps
+        .iter()
+        .any(|step| step["action"] == action && step["state"] == state)
+}
+
+#[test]
+fn a_forged_flood_is_met_with_cookies() {
+    const NAME: &str = "a_forged_flood_is_met_with_cookies";
+    let programs = ["ip", "nsenter", "python3", "hping3"];
+    if !root_or_skip(NAME) || !programs_or_skip(NAME, &programs) {
+        return;
+    }
+    let network = Network::new("forged");
+    let _server = network.server.spawn("python3", &["-c", SERVE]);
+    network.server.wait_for_listener(PORT);
+    network.server.sysctl("net.ipv4.tcp_syncookies", "2");
+    network.server.sysctl("net.ipv4.tcp_timestamps", "2");
+    assert_eq!(network.defence()["mode"], "observe");
+    let _flood = flood(&network, &["--rand-source"]);
+    let seen = network.waits_for(15, "nothing is proposed", |status| {
+        has_step(status, "cookies", "proposed")
+    });
+    let attack = &seen["attacks"][0];
+    assert_eq!(
+        (&attack["kind"], &attack["destination"]),
+        (&"syn_flood".into(), &SERVER_V4.into())
+    );
+    assert_eq!(attack["heavy"].as_array().map(Vec::len), Some(0));
+    assert_eq!(network.json(&["cookies", "status"])["mode"], "never");
+    // Now it acts.
+    network.succeeds(&["defence", "mode", "act"]);
+    let acting = network.waits_for(15, "no cookies", |status| {
+        has_step(status, "cookies", "active")
+    });
+    assert_eq!(acting["steps"].as_array().map(Vec::len), Some(1));
+    network.waits_for(10, "it is not stopped", |status| {
+        status["attacks"][0]["passed"].as_f64() < Some(20.0)
+    });
+    assert!(network.fetches(SERVER_V4, "5"), "a client is kept out");
+    assert!(network.cookies("accepted") > 0);
+    let told = network.succeeds(&["defence", "explain"]);
+    assert!(
+        told.contains("SYN flood") && told.contains("because"),
+        "{told}"
+    );
+    // Undone, and not taken again.
+    network.succeeds(&["defence", "undo"]);
+    assert_eq!(network.json(&["cookies", "status"])["mode"], "never");
+    assert!(has_step(&network.defence(), "cookies", "undone"));
+    std::thread::sleep(Duration::from_secs(6));
+    assert!(!has_step(&network.defence(), "cookies", "active"));
+}
+
+#[test]
+fn a_flood_of_one_sender_is_limited() {
+    const NAME: &str = "a_flood_of_one_sender_is_limited";
+    let programs = ["ip", "nsenter", "python3", "hping3"];
+    if !root_or_skip(NAME) || !programs_or_skip(NAME, &programs) {
+        return;
+    }
+    let network = Network::new("limited");
+    let _server = network.server.spawn("python3", &["-c", SERVE]);
+    network.server.wait_for_listener(PORT);
+    let before = network.rules();
+    network.succeeds(&["defence", "mode", "act"]);
+    let _flood = flood(&network, &["-a", "10.94.0.9"]);
+    let limited = network.waits_for(15, "nothing is limited", |status| {
+        has_step(status, "limit", "active")
+    });
+    let rule = limited["steps"][0]["commands"][0].as_str().expect("a rule");
+    assert!(
+        rule.contains("-s 10.94.0.9") && rule.contains("hashlimit"),
+        "{rule}"
+    );
+    assert!(
+        network.rules().contains("-s 10.94.0.9/32"),
+        "{}",
+        network.rules()
+    );
+    network.waits_for(10, "it is not stopped", |status| {
+        status["attacks"][0]["passed"].as_f64() < Some(40.0)
+    });
+    assert!(network.fetches(SERVER_V4, "5"));
+    // Other rules are put in force, and ours come back.
+    let rules = network.directory.join("v4").display().to_string();
+    network.succeeds(&["apply", &rules]);
+    let mut is_back = false;
+    for _ in 0..40 {
+        is_back = network.rules().contains("-s 10.94.0.9/32");
+        if is_back {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(250));
+    }
+    assert!(is_back, "{}", network.rules());
+    // A daemon that is killed leaves its steps; the next one undoes them.
+    let pid = network.json(&["status"])["pid"].to_string();
+    network.server.run("kill", &["-9", &pid]);
+    network.succeeds(&["up", "--interface", "eth0"]);
+    let is_ours = |text: &str| text.contains("KEEPSTATE-DEFENCE");
+    for _ in 0..20 {
+        if !is_ours(&network.rules()) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(!is_ours(&network.rules()), "{}", network.rules());
+    assert_eq!(network.defence()["mode"], "act");
+    assert!(!is_ours(&before));
 }

@@ -316,6 +316,7 @@ fn loader(settings: &Settings) -> EbpfLoader<'static> {
     });
     let counted = settings.flags & (SETTING_ACCOUNTING | SETTING_TIMESTAMP) != 0;
     loader.map_max_entries(names::BANS, settings.bans.buckets);
+    loader.map_max_entries(names::SETS, settings.sets.buckets);
     for (family, buckets) in settings.buckets.into_iter().enumerate() {
         loader.map_max_entries(names::TAGS[family], buckets);
         loader.map_max_entries(names::SLOTS[family], buckets);

@@ -15,7 +15,7 @@ use keepstate_engine::policy::{Condition, POLICY_NONE, POLICY_UNSETTLED, PolicyH
 use keepstate_engine::settings::{SETTING_NEWER_TABLE, SETTING_OLDER_TABLE, Settings};
 use keepstate_engine::table;
 use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
-use keepstate_flowmemory::{HelperSlices, MeterSlices, SliceTable, rated_flows};
+use keepstate_flowmemory::{HelperSlices, MeterSlices, SetSlices, SliceTable, rated_flows};
 use keepstate_plane::{Counters, MeterOrder, Plane as PlaneWords, RuleCounter, TICK_SHIFT};
 use keepstate_policy::Compiled;
 use keepstate_policy::model::Counters as RuleCounters;
@@ -89,6 +89,8 @@ struct CommonMaps {
     meters: Mapping,
     meter_heads: Mapping,
     bans: Mapping,
+    sets: Mapping,
+    set_heads: Mapping,
     labels: Mapping,
     synproxy: Mapping,
 }
@@ -109,6 +111,10 @@ impl TableMemory for Mapped {
                 heads: self.common.meter_heads.words(),
             })
             .with_bans(self.common.bans.words())
+            .with_sets(SetSlices {
+                buckets: self.common.sets.words(),
+                heads: self.common.set_heads.words(),
+            })
             .with_helpers(HelperSlices {
                 expectations: self.common.expectations.words(),
                 states: self.common.helper_states.words(),
@@ -133,6 +139,8 @@ impl KernelPlane {
             expectations,
             helper_states,
             bans,
+            sets,
+            set_heads,
             labels,
             synproxy,
             rules,
@@ -167,6 +175,8 @@ impl KernelPlane {
                 meters,
                 meter_heads,
                 bans,
+                sets,
+                set_heads,
                 labels,
                 synproxy,
             }),

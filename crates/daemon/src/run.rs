@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use keepstate_api::{ApplyMode, Instance, RuleFile, RuleProblem, Shutdown};
 use keepstate_engine::settings::Settings;
-use keepstate_flowmemory::{ban_buckets_for, random_hash_keys, random_secret, table_size};
+use keepstate_flowmemory::{
+    ban_buckets_for, random_hash_keys, random_secret, set_buckets_for, table_size,
+};
 use keepstate_listing::sysctl::{self as knobs, Sysctl};
 use keepstate_plane::LAYOUT;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -30,6 +32,9 @@ pub const FLOWS_MAX_DEFAULT: u32 = 262_144;
 
 /// Bans that there is room for unless told otherwise.
 pub const BANS_MAX_DEFAULT: u32 = 1 << 20;
+
+/// Entries of sets that there is room for unless told otherwise.
+pub const SET_ENTRIES_MAX_DEFAULT: u32 = 1 << 20;
 
 /// How often the programs are told about interfaces and the wall clock, at least.
 const FOLLOW_SYSTEM: Duration = Duration::from_secs(2);
@@ -55,6 +60,8 @@ pub struct Options {
     pub saved_rules: Vec<RuleFile>,
     pub sysctls: Vec<Sysctl>,
     pub bans_max: u32,
+    /// Entries of all sets.
+    pub set_entries_max: u32,
 }
 
 /// Why the daemon did not start, or not end well.
@@ -211,6 +218,7 @@ fn settings(options: &Options) -> Result<Settings, RunError> {
     let (flows_max, buckets) = table_size(flows, buckets, FLOWS_MAX_DEFAULT);
     let mut settings = Settings::defaults(flows_max, [buckets; 2]);
     settings.bans.buckets = ban_buckets_for(options.bans_max);
+    settings.sets.buckets = set_buckets_for(options.set_entries_max);
     settings.hash_keys = random_hash_keys().map_err(RunError::Random)?;
     for secret in &mut settings.synproxy.secrets {
         *secret = random_secret().map_err(RunError::Random)?;

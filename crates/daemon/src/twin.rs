@@ -4,11 +4,13 @@
 //! `BPF_PROG_TEST_RUN`, and the clock stands where the test puts it.
 
 use std::path::Path;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-use aya::maps::{MapData, ProgramArray, RingBuf};
+use aya::maps::{MapData, PerCpuValues, ProgramArray, RingBuf};
 use aya::programs::{TestRun as _, TestRunOptions};
+use aya::util::nr_cpus;
 use keepstate_engine::between::Table;
 use keepstate_engine::event::Event;
 use keepstate_engine::notice::Notice;
@@ -47,6 +49,18 @@ pub struct Twin {
     notices: [RingBuf<MapData>; 2],
 }
 
+fn set_test_flags(maps: &Maps) {
+    maps.change_plane(|plane| {
+        plane.flags = PLANE_TEST_CLOCK | PLANE_TEST_HOOK | PLANE_TEST_REPORT;
+    });
+}
+
+fn clear(words: &[AtomicU64]) {
+    for word in words {
+        word.store(0, SeqCst);
+    }
+}
+
 fn slices<'a>(own: &'a TableMaps, common: &'a Maps) -> SliceTable<'a> {
     SliceTable::new(own.families(), common.gauges.words())
         .with_fragments(common.fragments.words())
@@ -82,9 +96,7 @@ impl Twin {
     }
 
     fn over(mut kernel: Kernel) -> Result<Self, KernelError> {
-        kernel.maps.change_plane(|plane| {
-            plane.flags = PLANE_TEST_CLOCK | PLANE_TEST_HOOK | PLANE_TEST_REPORT;
-        });
+        set_test_flags(&kernel.maps);
         let events = kernel.maps.events.take();
         let events = events.ok_or_else(|| KernelError::Missing(names::EVENTS.to_owned()))?;
         let missing = |name: &str| KernelError::Missing(name.to_owned());
@@ -97,6 +109,51 @@ impl Twin {
             events: RingBuf::try_from(events)?,
             notices: [RingBuf::try_from(notices)?, RingBuf::try_from(answers)?],
         })
+    }
+
+    /// As new, for another test: it takes the verifier seconds to load programs. The tables keep their size, rules
+    /// stay until others are loaded, and so does what programs leave in scratch memory.
+    pub fn reset(&mut self, settings: &Settings) -> Result<(), KernelError> {
+        self.events();
+        self.notices();
+        let maps = &mut self.kernel.maps;
+        let table = &maps.table;
+        let families = [&table.tags, &table.slots, &table.warm]
+            .into_iter()
+            .flatten();
+        let counters = table.accounting.iter().filter_map(OnceLock::get);
+        let common = [
+            &maps.gauges,
+            &maps.fragments,
+            &maps.expectations,
+            &maps.helper_states,
+            &maps.labels,
+            &maps.synproxy,
+            &maps.condition_states,
+            &maps.meters,
+            &maps.meter_heads,
+            &maps.report,
+            &maps.bans,
+            &maps.sets,
+            &maps.set_heads,
+        ];
+        for mapping in families.chain(counters).chain(common) {
+            clear(mapping.words());
+        }
+        for rate in 0..maps.answer_rates.len() {
+            maps.answer_rates.set(rate, 0, 0)?;
+        }
+        let interfaces: Vec<_> = maps.interfaces.keys().collect::<Result<_, _>>()?;
+        for key in interfaces {
+            maps.interfaces.remove(&key)?;
+        }
+        let cpus = nr_cpus().map_err(|(_, error)| KernelError::Cpus(error))?;
+        let none = || PerCpuValues::try_from(vec![Raw(Counters::default()); cpus]);
+        maps.counters
+            .set(0, none().map_err(KernelError::Cpus)?, 0)?;
+        maps.begin(settings);
+        set_test_flags(maps);
+        Ok(())
     }
 
     pub fn set_clock(&self, now: Tick) {
@@ -172,6 +229,12 @@ impl Twin {
         let lines: Vec<u8> = policy.index.iter().flat_map(bytes_of).copied().collect();
         write(maps.index.words(), &lines);
         maps.policies.set(0, Raw(policy.header), 0)?;
+        let cpus = nr_cpus().map_err(|(_, error)| KernelError::Cpus(error))?;
+        for rule in 0..policy.rules.len() as u32 {
+            let none = PerCpuValues::try_from(vec![Raw(RuleCounter::default()); cpus]);
+            let none = none.map_err(KernelError::Cpus)?;
+            maps.rule_counters.set(rule, none, 0)?;
+        }
         Ok(())
     }
 

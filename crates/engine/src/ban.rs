@@ -15,7 +15,7 @@ use crate::host::{FlowMemory, Host, Repeat, Words};
 use crate::limits::{BAN_BUCKET_SLOTS, BAN_BUCKETS_PROBED_MAX, BAN_LENGTHS_MAX};
 use crate::process::{Arrival, Outcome, Path, Scratch, Stage};
 use crate::settings::{SETTING_BANS, Settings, checked_index};
-use crate::table::words_hash;
+use crate::table::{leading, next_bucket, words_hash};
 use crate::time::Tick;
 use crate::trace::Step;
 use crate::tuple::{Address, Family};
@@ -264,29 +264,10 @@ impl Name {
     }
 }
 
-/// A mask of this many leading bits; more than 64 count as 64.
-#[inline(always)]
-const fn leading(bits: u32) -> u64 {
-    match bits {
-        0 => 0,
-        1..64 => u64::MAX << (64 - bits),
-        _ => u64::MAX,
-    }
-}
-
-/// The bucket after one, for a name: by steps of its own, so that full buckets do not grow together.
 #[inline(always)]
 const fn next(settings: &Settings, bucket: u32, name: &Name) -> u32 {
-    let buckets = settings.bans.buckets;
-    let fingerprint = name.meta >> FINGERPRINT_SHIFT;
-    let others = buckets.wrapping_sub(1);
-    let step = 1 + ((fingerprint as u64 * others as u64) >> 16) as u32;
-    let next = bucket.wrapping_add(step);
-    if next < buckets {
-        next
-    } else {
-        next.wrapping_sub(buckets)
-    }
+    let fingerprint = (name.meta >> FINGERPRINT_SHIFT) as u16;
+    next_bucket(settings.bans.buckets, bucket, fingerprint)
 }
 
 /// What a bucket has of a name.

@@ -23,6 +23,8 @@ pub enum EventKind {
     Expected = 5,
     /// An expectation has ended: it was met, or another took its place.
     Unexpected = 6,
+    /// A packet whose turn it was, see [`crate::sample`].
+    Sample = 7,
 }
 
 /// Which events are told of a flow, where a rule has chosen some (`CT --ctevents`, `--expevents`). Linux has

@@ -149,6 +149,16 @@ pub trait FlowMemory {
         None
     }
 
+    /// [`crate::limits::SET_BUCKET_WORDS`] words of a bucket of sets, see [`crate::set`]; `None` where there are none.
+    fn sets(&self, _bucket: u32) -> Option<Self::Words> {
+        None
+    }
+
+    /// [`crate::limits::SET_HEAD_WORDS`] words of a set's head.
+    fn set_head(&self, _set: u32) -> Option<Self::Words> {
+        None
+    }
+
     /// Called while waiting for another CPU.
     fn relax(&self) {}
 

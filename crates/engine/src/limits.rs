@@ -296,6 +296,28 @@ pub const BAN_BUCKET_WORDS: u32 = 4 * BAN_BUCKET_SLOTS;
 /// of a network are so for none of a hundred million (a test fills a table).
 pub const BAN_BUCKETS_PROBED_MAX: u32 = 12;
 
+/// Entries of a bucket of sets, and its words: head, two of the address, and the rest of the name for each.
+pub const SET_BUCKET_SLOTS: u32 = 8;
+pub const SET_BUCKET_WORDS: u32 = 4 * SET_BUCKET_SLOTS;
+
+/// Buckets in which an entry of a set may lie: as for bans.
+pub const SET_BUCKETS_PROBED_MAX: u32 = BAN_BUCKETS_PROBED_MAX;
+
+/// Lengths of prefix that one set may have: all there are.
+pub const SET_LENGTHS_MAX: u32 = 128;
+
+/// Sets that there may be. A kernel begins with room for 256.
+pub const SETS_MAX: u32 = 1024;
+
+/// Words of a set's head, see [`crate::set::head`].
+pub const SET_HEAD_WORDS: u32 = 48;
+
+/// Members of a list of sets; a power of two. Each may cost a packet as much as a set.
+pub const SET_MEMBERS_MAX: u32 = 32;
+
+/// Attempts to write an entry that other CPUs write too.
+pub const SET_TRIES_MAX: u32 = 4;
+
 /// Different lengths of prefix that bans of one family may have at a time: each costs a packet a lookup.
 /// All that IPv4 has.
 pub const BAN_LENGTHS_MAX: u32 = 32;

@@ -27,6 +27,8 @@ use crate::policy::{Assigned, DependsOn, Progress};
 use crate::raw;
 use crate::record::{FlowAssigned, Record, Warm};
 use crate::reject;
+use crate::sample::{self, Noted};
+use crate::set;
 use crate::settings::SETTING_DROP_EVENTS;
 pub use crate::stage::Stage;
 use crate::steady;
@@ -36,6 +38,7 @@ use crate::time::Tick;
 use crate::trace::Step;
 use crate::track::{self, Flow, Purpose, Sight, Tracked, WarmUse};
 use crate::tuple::{Family, Oriented};
+use crate::unseen;
 use crate::verdict::{Reason, State, Verdict};
 use crate::wire::{self, Extensions, Fragment, Link, PacketInfo, Unparsed};
 
@@ -122,6 +125,8 @@ pub struct Scratch {
     pub(crate) scan: Scan,
     /// A search in what rules remember of sources.
     pub(crate) meter: Meter,
+    /// A search in a set.
+    pub(crate) members: set::Search,
     /// Mark of the packet, see [`Host::mark`].
     pub(crate) mark: u32,
     /// What is told of the packet beside events.
@@ -225,6 +230,7 @@ impl Default for Scratch {
             walk: Progress::START,
             scan: Scan::NOTHING,
             meter: Meter::NOTHING,
+            members: set::Search::NOTHING,
             mark: 0,
             notice: Notice::NOTHING,
             assigned: Assigned::NOTHING,
@@ -260,7 +266,7 @@ pub(crate) enum OtherTable {
 
 /// How often a packet is tracked again because another CPU made, changed or removed its record in
 /// between. Each round means that another packet of the same flow got through.
-const ROUNDS_MAX: u32 = 4;
+pub(crate) const ROUNDS_MAX: u32 = 4;
 
 /// Steps that a packet can take at most: all of them in each round, with two tables to look into, and
 /// twice where a connection is opened again.
@@ -417,9 +423,10 @@ pub fn step<P: Packet, H: Host>(
         Stage::Elsewhere => track::look_elsewhere(host, scratch),
         Stage::Advance => track::advance(&run, scratch),
         Stage::Associate => associate::advance(&run, scratch),
-        Stage::Write => {
-            track::write(host, scratch).unwrap_or_else(|| again(host, scratch, Reason::RecordBusy))
-        }
+        Stage::Write => match track::write(host, scratch) {
+            Some(stage) => stage,
+            None => unwritten(host, scratch),
+        },
         Stage::Judge => judge(host, arrival.path, scratch),
         Stage::Insert => insert(host, scratch),
         Stage::Conclude => conclude(host, scratch),
@@ -510,6 +517,17 @@ fn give_up<H: Host>(host: &H, scratch: &mut Scratch, reason: Reason) -> Stage {
     Stage::Done
 }
 
+/// As [`again`], for a packet whose record was changed by others. It need not be dropped.
+#[inline(always)]
+fn unwritten<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
+    if scratch.rounds + 1 >= ROUNDS_MAX
+        && let Some(stage) = unseen::pass(host, scratch)
+    {
+        return stage;
+    }
+    again(host, scratch, Reason::RecordBusy)
+}
+
 #[inline(always)]
 fn conclude<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
     if let Some(stage) = synproxy::before_concluding(scratch) {
@@ -530,6 +548,7 @@ fn conclude<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
     }
     host.trace(Step::Verdict(scratch.outcome.verdict));
     emit_refusal(host, scratch);
+    sample::note_passed(host, scratch);
     if matches!(scratch.info.fragment, Fragment::First) {
         return Stage::Settle;
     }
@@ -579,6 +598,7 @@ fn emit_refusal<H: Host>(host: &H, scratch: &Scratch) {
     let Some(reason) = scratch.outcome.reason else {
         return;
     };
+    sample::note(host, scratch, Noted::Refused);
     let settings = host.settings();
     let is_logged = matches!(scratch.outcome.state, State::Invalid)
         && settings.logs_invalid(scratch.info.protocol);

@@ -98,8 +98,10 @@ pub const SETTING_BANS: u32 = 1 << 13;
 /// SYN cookies are or may be sent, see [`CookieSettings::mode`].
 pub const SETTING_COOKIES: u32 = 1 << 14;
 
+/// Packets are sampled, see [`crate::sample`].
+pub const SETTING_SAMPLES: u32 = 1 << 15;
 /// There are or were rules with SYNPROXY, see [`crate::synproxy`].
-pub const SETTING_SYNPROXY: u32 = 1 << 15;
+pub const SETTING_SYNPROXY: u32 = 1 << 16;
 
 /// [`CookieSettings::mode`]: while more flows are half-open than there should be.
 pub const COOKIES_AUTO: u32 = 1;
@@ -158,7 +160,27 @@ pub struct Settings {
     pub fragments: [FragmentSettings; 2],
     pub bans: BanSettings,
     pub cookies: CookieSettings,
+    pub samples: SampleSettings,
+    pub sets: SetSettings,
     pub synproxy: SynproxySettings,
+}
+
+/// Which packets are sampled, see [`crate::sample`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct SampleSettings {
+    /// Those whose random number has none of these bits: one less than a power of two.
+    pub mask: u32,
+    pub reserved: u32,
+}
+
+/// What packets know of the table of sets, see [`crate::set`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct SetSettings {
+    /// Of the table.
+    pub buckets: u32,
+    pub reserved: u32,
 }
 
 /// What packets know of the table of bans, see [`crate::ban`].
@@ -273,6 +295,14 @@ impl Settings {
                 options: 0,
                 scale: 7,
                 window: 64_000,
+            },
+            samples: SampleSettings {
+                mask: 0,
+                reserved: 0,
+            },
+            sets: SetSettings {
+                buckets: 1,
+                reserved: 0,
             },
             synproxy: SynproxySettings {
                 secrets: [[0; 4]; 2],

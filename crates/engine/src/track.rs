@@ -13,14 +13,16 @@ use crate::host::{FlowMemory, Host, Packet, Words};
 use crate::process::{Arrival, OtherTable, Run, Scratch, Stage};
 use crate::quoted;
 use crate::record::{
-    ASSIGNED, CachedOutcomes, Control, EXPECTED, FlowAssigned, Record, SEEN_REPLY, Warm,
+    ASSIGNED, ASSURED, CachedOutcomes, Control, EXPECTED, FlowAssigned, Record, SEEN_REPLY, Warm,
 };
+use crate::sample::{self, Noted};
 use crate::settings::{SETTING_NEWER_TABLE, SETTING_OLDER_TABLE, TimeoutPolicy};
 use crate::synproxy;
-use crate::table::{self, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Place, Seen, gauges};
+use crate::table::{self, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Place, Seen};
 use crate::tell::{changed, emit, emit_displaced};
 use crate::trace::Step;
 use crate::tuple::{Direction, Family, rest};
+use crate::unseen;
 use crate::verdict::{Reason, State};
 use crate::wire;
 
@@ -202,7 +204,7 @@ pub(crate) fn look<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
             Stage::Conclude
         }
         (Purpose::Flow, Sight::Busy) => {
-            count(host.flows(), gauges::BUSY);
+            unseen::note(host, scratch.hash.id, scratch.now);
             let tracked = Tracked {
                 state: State::Established,
                 reason: None,
@@ -288,6 +290,7 @@ pub(crate) fn advance<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scr
     scratch.uses_warm = read_warm(run.host, scratch);
     scratch.given = helper::given(run.host, scratch.seen.place, &scratch.record);
     scratch.record.timeouts = TimeoutPolicy(scratch.given.timeout());
+    unseen::forgets_windows(scratch);
     scratch.tracked = Tracked {
         state: state_of(&scratch.record, direction),
         reason: None,
@@ -297,6 +300,9 @@ pub(crate) fn advance<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scr
         info, record, warm, ..
     } = scratch;
     scratch.advance = conntrack::advance(run, info, direction, record, warm);
+    if unseen::may_explain(run.host, scratch) {
+        return Stage::Look;
+    }
     Stage::Write
 }
 
@@ -463,8 +469,20 @@ pub(crate) fn write_back<H: Host>(host: &H, scratch: &mut Scratch) -> Option<()>
             old_state != scratch.record.tcp_state,
         );
         emit(host, EventKind::Update, scratch, control, events);
+        note_progress(host, scratch, old_status);
     }
     Some(())
+}
+
+/// Where the other end has answered, or shown that it meant to.
+#[inline(always)]
+fn note_progress<H: Host>(host: &H, scratch: &Scratch, old: u8) {
+    let gained = scratch.record.status & !old;
+    if gained & ASSURED != 0 {
+        sample::note(host, scratch, Noted::Completed);
+    } else if gained & SEEN_REPLY != 0 {
+        sample::note(host, scratch, Noted::Replied);
+    }
 }
 
 /// What was found, for the table.

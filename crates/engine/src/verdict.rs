@@ -157,7 +157,7 @@ reasons! {
     35 IcmpErrorNoFlow "icmp_error_no_flow" "The packet that the ICMP error quotes belongs to no known flow."
     36 IcmpErrorWrongAddress "icmp_error_wrong_address" "The ICMP error is not addressed to the sender of the packet it quotes."
     37 SctpTruncated "sctp_truncated" "The packet ends within its SCTP header."
-    38 RecordBusy "record_busy" "Other CPUs kept changing the record while the packet was judged; the sender will try again."
+    38 RecordBusy "record_busy" "Other CPUs kept changing the record that a packet would have begun anew; the sender will try again."
     39 StageMissing "stage_missing" "A program of the kernel plane is missing, so the packet could not be judged."
     52 SctpBadChecksum "sctp_bad_checksum" "The SCTP checksum (CRC32c) is wrong."
     53 SctpBadChunks "sctp_bad_chunks" "The SCTP packet holds no chunk, an empty or cut one, or chunks that may not stand together."

@@ -19,10 +19,12 @@ mod slices;
 
 pub use self::owned::{Accounting, OwnedTable};
 pub use self::slices::{
-    FRAGMENT_TABLE_WORDS, FamilySlices, HelperSlices, MeterSlices, SliceTable, WordsAt,
+    FRAGMENT_TABLE_WORDS, FamilySlices, HelperSlices, MeterSlices, SetSlices, SliceTable, WordsAt,
 };
 
-use keepstate_engine::limits::{BAN_BUCKET_SLOTS, RATED_LOAD_PERCENT, SLOTS_PER_BUCKET};
+use keepstate_engine::limits::{
+    BAN_BUCKET_SLOTS, RATED_LOAD_PERCENT, SET_BUCKET_SLOTS, SLOTS_PER_BUCKET,
+};
 
 /// Buckets that hold this many flows of one family at the rated load: a multiple of four, since the
 /// engine uses pairs of buckets in two halves.
@@ -69,6 +71,12 @@ pub fn random_secret() -> Result<[u32; 4], getrandom::Error> {
         *word = getrandom::u32()?;
     }
     Ok(secret)
+}
+
+/// Buckets for so many entries of sets, and entries that so many buckets are for: as for bans.
+pub fn set_buckets_for(entries: u32) -> u32 {
+    const { assert!(SET_BUCKET_SLOTS == BAN_BUCKET_SLOTS) }
+    ban_buckets_for(entries)
 }
 
 /// Random keys for the table's hash.

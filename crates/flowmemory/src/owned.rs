@@ -6,13 +6,16 @@ use std::sync::atomic::AtomicU64;
 use keepstate_engine::limits::{
     ACCOUNTING_WORDS, ANSWER_RATES, BAN_BUCKET_WORDS, EXPECTATION_SLOTS, EXPECTATION_WORDS,
     HELPER_STATE_WORDS, HELPER_STATES, LABEL_BUCKETS, LABEL_WORDS, LABELS_PER_BUCKET,
-    METER_BUCKETS, METER_LIST_BUCKETS, METER_SLOTS, METER_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6,
-    SLOTS_PER_BUCKET, SYNPROXY_BUCKETS, SYNPROXY_PER_BUCKET, SYNPROXY_WORDS, WARM_WORDS,
+    METER_BUCKETS, METER_LIST_BUCKETS, METER_SLOTS, METER_WORDS, SET_BUCKET_WORDS, SET_HEAD_WORDS,
+    SETS_MAX, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, SYNPROXY_BUCKETS,
+    SYNPROXY_PER_BUCKET, SYNPROXY_WORDS, WARM_WORDS,
 };
 use keepstate_engine::table::gauges;
 use rustix::mm::{Advice, madvise};
 
-use crate::slices::{FRAGMENT_TABLE_WORDS, FamilySlices, HelperSlices, MeterSlices, SliceTable};
+use crate::slices::{
+    FRAGMENT_TABLE_WORDS, FamilySlices, HelperSlices, MeterSlices, SetSlices, SliceTable,
+};
 
 /// Whether a table has room for counters and start times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,8 @@ pub struct OwnedTable {
     meters: Lines,
     meter_heads: Lines,
     bans: Lines,
+    sets: Lines,
+    set_heads: Lines,
     answer_rates: Lines,
 }
 
@@ -86,6 +91,8 @@ impl OwnedTable {
             meters: Lines::new(0),
             meter_heads: Lines::new(0),
             bans: Lines::new(0),
+            sets: Lines::new(0),
+            set_heads: Lines::new(0),
             answer_rates: Lines::new(0),
         }
     }
@@ -130,6 +137,16 @@ impl OwnedTable {
         }
     }
 
+    /// The same table with so many buckets of sets, and all heads of sets.
+    #[must_use]
+    pub fn with_sets(self, buckets: u32) -> Self {
+        Self {
+            sets: Lines::new(buckets as usize * SET_BUCKET_WORDS as usize),
+            set_heads: Lines::new((SETS_MAX * SET_HEAD_WORDS) as usize),
+            ..self
+        }
+    }
+
     /// The same table with memory for the rates of answers.
     #[must_use]
     pub fn with_answers(self) -> Self {
@@ -159,6 +176,10 @@ impl OwnedTable {
                 heads: other.meter_heads.as_slice(),
             })
             .with_bans(other.bans.as_slice())
+            .with_sets(SetSlices {
+                buckets: other.sets.as_slice(),
+                heads: other.set_heads.as_slice(),
+            })
             .with_answers(other.answer_rates.as_slice())
             .with_helpers(HelperSlices {
                 expectations: other.expectations.as_slice(),

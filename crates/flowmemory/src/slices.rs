@@ -7,8 +7,8 @@ use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::limits::{
     ACCOUNTING_WORDS, BAN_BUCKET_WORDS, EXPECTATION_WORDS, FRAGMENT_BUCKET_WORDS, FRAGMENT_BUCKETS,
     FRAGMENT_SLOTS, FRAGMENT_WORDS, HELPER_STATE_WORDS, LABEL_WORDS, LABELS_PER_BUCKET,
-    METER_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, SYNPROXY_PER_BUCKET,
-    SYNPROXY_WORDS, WARM_WORDS,
+    METER_WORDS, SET_BUCKET_WORDS, SET_HEAD_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET,
+    SYNPROXY_PER_BUCKET, SYNPROXY_WORDS, WARM_WORDS,
 };
 use keepstate_engine::table::gauges;
 use keepstate_engine::tuple::Family;
@@ -43,6 +43,7 @@ pub struct SliceTable<'a> {
     condition_states: &'a [AtomicU64],
     meters: MeterSlices<'a>,
     bans: &'a [AtomicU64],
+    sets: SetSlices<'a>,
     answer_rates: &'a [AtomicU64],
 }
 
@@ -54,6 +55,13 @@ pub struct HelperSlices<'a> {
     pub states: &'a [AtomicU64],
     pub labels: &'a [AtomicU64],
     pub synproxy: &'a [AtomicU64],
+}
+
+/// Buckets of sets, and their heads. May be empty: then there are none.
+#[derive(Clone, Copy, Debug)]
+pub struct SetSlices<'a> {
+    pub buckets: &'a [AtomicU64],
+    pub heads: &'a [AtomicU64],
 }
 
 /// What rules remember of sources, and its buckets. May be empty: then such rules drop.
@@ -93,6 +101,10 @@ impl<'a> SliceTable<'a> {
                 heads: &[],
             },
             bans: &[],
+            sets: SetSlices {
+                buckets: &[],
+                heads: &[],
+            },
             answer_rates: &[],
         }
     }
@@ -128,6 +140,12 @@ impl<'a> SliceTable<'a> {
     #[must_use]
     pub const fn with_bans(self, bans: &'a [AtomicU64]) -> Self {
         Self { bans, ..self }
+    }
+
+    /// The same table with sets.
+    #[must_use]
+    pub const fn with_sets(self, sets: SetSlices<'a>) -> Self {
+        Self { sets, ..self }
     }
 
     /// The same table with the rates of answers.
@@ -267,6 +285,14 @@ impl<'a> FlowMemory for SliceTable<'a> {
 
     fn bans(&self, bucket: u32) -> Option<WordsAt<'a>> {
         part(self.bans, u64::from(bucket), BAN_BUCKET_WORDS)
+    }
+
+    fn sets(&self, bucket: u32) -> Option<WordsAt<'a>> {
+        part(self.sets.buckets, u64::from(bucket), SET_BUCKET_WORDS)
+    }
+
+    fn set_head(&self, set: u32) -> Option<WordsAt<'a>> {
+        part(self.sets.heads, u64::from(set), SET_HEAD_WORDS)
     }
 
     fn relax(&self) {

@@ -72,6 +72,8 @@ pub mod names {
     pub const GAUGES: &str = "GAUGES";
     pub const FRAGMENTS: &str = "FRAGMENTS";
     pub const BANS: &str = "BANS";
+    pub const SETS: &str = "SETS";
+    pub const SET_HEADS: &str = "SET_HEADS";
     pub const EXPECTATIONS: &str = "EXPECTATIONS";
     pub const HELPER_STATES: &str = "HELPER_STATES";
     pub const METERS: &str = "METERS";
@@ -174,7 +176,7 @@ pub mod names {
     ];
 
     /// The other maps.
-    pub const COMMON: [&str; 22] = [
+    pub const COMMON: [&str; 24] = [
         GAUGES,
         FRAGMENTS,
         EXPECTATIONS,
@@ -196,6 +198,8 @@ pub mod names {
         NOTICES,
         ANSWERS,
         ANSWER_RATES,
+        SETS,
+        SET_HEADS,
         SYNPROXY,
     ];
 

@@ -103,7 +103,7 @@ pub fn script_lines(text: &str) -> Vec<(u32, Vec<String>)> {
 }
 
 /// Whether the first line that says something could only be iptables-save's.
-fn looks_saved(text: &str) -> bool {
+pub(crate) fn looks_saved(text: &str) -> bool {
     let mut lines = text.lines().map(str::trim);
     let first = lines.find(|line| !line.is_empty() && !line.starts_with('#'));
     first.is_some_and(|line| line.starts_with(['*', ':', '[', '-']) || line == "COMMIT")

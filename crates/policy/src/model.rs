@@ -306,9 +306,9 @@ pub struct Counters {
 pub const CHAIN_NAME_BYTES_MAX: usize = 28;
 
 /// Words that iptables knows as targets, so that no chain may have their name.
-const TARGET_NAMES: [&str; 12] = [
+const TARGET_NAMES: [&str; 13] = [
     "ACCEPT", "DROP", "RETURN", "QUEUE", "REJECT", "LOG", "CT", "NOTRACK", "MARK", "CONNMARK",
-    "SYNPROXY", "NFLOG",
+    "SYNPROXY", "NFLOG", "SET",
 ];
 
 /// The name of a chain of the user: at most [`CHAIN_NAME_BYTES_MAX`] bytes, no spaces, not the

@@ -274,7 +274,6 @@ pub(crate) const FOREIGN_MATCHES: &[&str] = &[
     "rateest",
     "rpfilter",
     "rt",
-    "set",
     "socket",
     "u32",
 ];
@@ -301,7 +300,6 @@ pub(crate) const FOREIGN_TARGETS: &[&str] = &[
     "RATEEST",
     "REDIRECT",
     "SECMARK",
-    "SET",
     "SNAT",
     "SNPT",
     "SYNPROXY",

@@ -9,6 +9,7 @@ use keepstate_engine::cookie::Check;
 use keepstate_engine::event::Event;
 use keepstate_engine::host::{FlowMemory, Host, Packet, Payload, Route};
 use keepstate_engine::index::IndexLine;
+use keepstate_engine::limits::POLICY_EPOCHS;
 use keepstate_engine::notice::Notice;
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_engine::process::{Arrival, Outcome, Scratch, Stage, finish, prepare, process};
@@ -174,6 +175,18 @@ impl<M: FlowMemory, O: Observer> Plane<M, O> {
 
     pub const fn policy(&self) -> &LoadedPolicy {
         &self.policy
+    }
+
+    /// Puts another policy in force. No record knows what an earlier one decided, and what rules have counted is lost.
+    pub fn replace_policy(&mut self, policy: LoadedPolicy) {
+        let epoch = (self.policy.header.epoch + 1) % POLICY_EPOCHS;
+        let [v4, v6] = self.settings.buckets;
+        for (family, buckets) in [(Family::V4, v4), (Family::V6, v6)] {
+            table::forget_outcomes(&self.flows, family, 0..buckets, epoch);
+        }
+        self.counters = vec![Cell::default(); policy.rules.len()];
+        self.policy = policy;
+        self.policy.header.epoch = epoch;
     }
 
     /// What the rule with this index has matched.

@@ -3,21 +3,24 @@
 use std::cell::Cell;
 
 use keepstate_engine::host::{FlowMemory, Words};
+use keepstate_engine::limits::SLOTS_PER_BUCKET;
 use keepstate_engine::process::{Arrival, Checksums, Outcome, Path};
-use keepstate_engine::record::CONTROL_WORD;
+use keepstate_engine::record::{CONTROL_WORD, Control};
 use keepstate_engine::settings::Settings;
-use keepstate_engine::table::{self, gauges};
-use keepstate_engine::time::Tick;
+use keepstate_engine::table::gauges;
+use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
 use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::{Reason, State, Verdict};
 use keepstate_engine::wire::Link;
 use keepstate_flowmemory::{Accounting, OwnedTable, SliceTable, buckets_for};
-use keepstate_sim::build::{Body, Packet, Udp};
+use keepstate_sim::build::{ACK, Body, Packet, SYN, Tcp, Udp};
 use keepstate_sim::plane::{LoadedPolicy, Plane};
 
 const FLOWS_MAX: u32 = 100;
 const NOW: Tick = Tick(1000);
 const LATER: Tick = Tick(1100);
+/// When nothing is forgiven any more.
+const AFTERWARDS: Tick = Tick(NOW.0 + 6 * TICKS_PER_SECOND);
 
 /// A table that another CPU can be let loose on.
 struct Shared<'a> {
@@ -108,6 +111,10 @@ fn judge(plane: &Plane<Shared<'_>>, from: &str, to: &str, now: Tick) -> Outcome 
     };
     let address = |text: &str| text.parse().expect("an address");
     let packet = Packet::new(address(from), address(to), Body::Udp(datagram));
+    judge_packet(plane, &packet, now)
+}
+
+fn judge_packet(plane: &Plane<Shared<'_>>, packet: &Packet, now: Tick) -> Outcome {
     let arrival = Arrival {
         link: Link::Ipv4,
         path: Path::Ingress,
@@ -123,14 +130,17 @@ fn gauge(plane: &Plane<Shared<'_>>, gauge: u32) -> u64 {
 }
 
 #[test]
-fn a_record_that_keeps_changing_drops_with_a_reason() {
+fn a_packet_whose_record_keeps_changing_passes() {
     on_a_table(|plane, is_contended| {
         judge(plane, "10.0.0.1", "10.0.0.2", NOW);
         is_contended.set(true);
         let outcome = judge(plane, "10.0.0.2", "10.0.0.1", LATER);
-        assert_eq!(outcome.verdict, Verdict::Drop);
-        assert_eq!(outcome.reason, Some(Reason::RecordBusy));
-        assert_eq!(gauge(plane, gauges::CONTENDED), 1);
+        assert_eq!(
+            (outcome.state, outcome.verdict, outcome.reason),
+            (State::Established, Verdict::Accept, None)
+        );
+        assert_eq!(gauge(plane, gauges::BUSY), 1);
+        assert_eq!(gauge(plane, gauges::CONTENDED), 0);
         is_contended.set(false);
         let again = judge(plane, "10.0.0.2", "10.0.0.1", LATER);
         assert_eq!(
@@ -151,17 +161,27 @@ fn a_bucket_that_keeps_changing_drops_with_a_reason() {
     });
 }
 
+/// Whether another CPU is in the middle of writing the only record.
+fn set_locked(plane: &Plane<Shared<'_>>, is_locked: bool) {
+    let [v4, _] = plane.settings.buckets;
+    for place in (0..v4).flat_map(|bucket| (0..SLOTS_PER_BUCKET).map(move |slot| (bucket, slot))) {
+        let Some(words) = plane.flows.slot(Family::V4, place.0, place.1) else {
+            continue;
+        };
+        let control = Control(words.load(CONTROL_WORD));
+        if control.holds_record() {
+            let unlocked = control.0 & !Control(0).locked().0;
+            let locked = control.locked().0;
+            words.store(CONTROL_WORD, if is_locked { locked } else { unlocked });
+        }
+    }
+}
+
 #[test]
 fn a_record_that_is_being_written_holds_up_nobody() {
     on_a_table(|plane, _| {
         judge(plane, "10.0.0.1", "10.0.0.2", NOW);
-        let [v4, _] = plane.settings.buckets;
-        table::visit(&plane.flows, Family::V4, 0..v4, NOW, |entry| {
-            let (family, place) = (entry.place.family, entry.place);
-            let words = plane.flows.slot(family, place.bucket, place.slot);
-            let words = words.expect("a record has words");
-            words.store(CONTROL_WORD, entry.control.locked().0);
-        });
+        set_locked(plane, true);
         let outcome = judge(plane, "10.0.0.2", "10.0.0.1", LATER);
         assert_eq!(
             (outcome.state, outcome.verdict, outcome.reason),
@@ -169,5 +189,66 @@ fn a_record_that_is_being_written_holds_up_nobody() {
         );
         assert_eq!(gauge(plane, gauges::BUSY), 1);
         assert_eq!(gauge(plane, gauges::CONTENDED), 0);
+    });
+}
+
+/// One end of a connection, and what it says.
+fn segment(
+    plane: &Plane<Shared<'_>>,
+    from_client: bool,
+    flags: u8,
+    (sequence, acknowledgement, bytes): (u32, u32, usize),
+    now: Tick,
+) -> (State, Option<Reason>) {
+    let (mut from, mut to) = (("10.0.0.1", 4000), ("10.0.0.2", 80));
+    if !from_client {
+        (from, to) = (to, from);
+    }
+    let segment = Tcp {
+        source_port: from.1,
+        destination_port: to.1,
+        sequence,
+        acknowledgement,
+        flags,
+        window: 60_000,
+        options: Vec::new(),
+        payload: vec![b'x'; bytes],
+    };
+    let address = |text: &str| text.parse().expect("an address");
+    let packet = Packet::new(address(from.0), address(to.0), Body::Tcp(segment));
+    let outcome = judge_packet(plane, &packet, now);
+    (outcome.state, outcome.reason)
+}
+
+#[test]
+fn an_answer_to_what_passed_unseen_is_not_refused() {
+    const UNSEEN: Option<Reason> = Some(Reason::TcpAckOfUnseenData);
+    on_a_table(|plane, is_contended| {
+        segment(plane, true, SYN, (1000, 0, 0), NOW);
+        segment(plane, false, SYN | ACK, (5000, 1001, 0), NOW);
+        segment(plane, true, ACK, (1001, 5001, 0), NOW);
+        let established = (State::Established, None);
+        // A forger's guess, while nothing has passed unseen.
+        let guess = segment(plane, false, ACK, (5001, 1101, 0), NOW);
+        assert_eq!(guess, (State::Invalid, UNSEEN));
+        // The request passes while the record is locked, or keeps changing.
+        for (at, is_locked) in [(1001, true), (1201, false)] {
+            set_locked(plane, is_locked);
+            is_contended.set(!is_locked);
+            let request = segment(plane, true, ACK, (at, 5001, 200), NOW);
+            assert_eq!(request, established);
+            set_locked(plane, false);
+            is_contended.set(false);
+            let answer = segment(plane, false, ACK, (5001, at + 200, 0), NOW);
+            assert_eq!(answer, established);
+            // What was learned is held against the next ones.
+            let guess = segment(plane, false, ACK, (5001, at + 900, 0), AFTERWARDS);
+            assert_eq!(guess, (State::Invalid, UNSEEN));
+        }
+        assert_eq!(gauge(plane, gauges::BUSY), 2);
+        let more = segment(plane, true, ACK, (1401, 5001, 200), AFTERWARDS);
+        assert_eq!(more, established);
+        let answer = segment(plane, false, ACK, (5001, 1601, 200), AFTERWARDS);
+        assert_eq!(answer, established);
     });
 }

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 
 use compiled::compiled;
 use keepstate_engine::expect;
+use keepstate_engine::expect::by_hand::{Made, Wanted, make};
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::process::{Arrival, Checksums, Outcome, Path};
 use keepstate_engine::record::Warm;
@@ -309,6 +310,42 @@ fn a_flow_expects_one_at_a_time_and_all_flows_so_many() {
     assert_eq!(world.state((SERVER, 20), (CLIENT, 50_029)), State::Related);
     third.says("PORT 10,0,0,2,195,111\r\n");
     assert_eq!(world.state((SERVER, 22), (CLIENT, 50_031)), State::Related);
+}
+
+#[test]
+fn what_was_made_by_hand_and_what_a_helper_expects_push_each_other_out() {
+    let memory = table();
+    let world = World::new(&memory, HELPERS);
+    let mut control = Control::open(&world, 40_000);
+    let by_hand = |port| {
+        let mut owner = None;
+        let flows = &world.plane.flows;
+        let [buckets, _] = settings().buckets;
+        visit(flows, Family::V4, 0..buckets, world.now.get(), |entry| {
+            owner = Some(*entry);
+        });
+        let wanted = Wanted {
+            protocol: 6,
+            source: [0x0a00_0001, 0, 0, 0],
+            destination: [0x0a00_0002, 0, 0, 0],
+            source_port: 0,
+            destination_port: port,
+            source_mask: [u32::MAX; 4],
+            port_mask: 0,
+        };
+        let owner = owner.expect("there is a control connection");
+        let tables = std::slice::from_ref(flows);
+        make(tables, &settings(), &wanted, &owner, world.now.get())
+    };
+    control.says("PORT 10,0,0,2,195,100\r\n");
+    world.wait(1);
+    assert!(matches!(by_hand(7001), Made::Done(_, Some(_))));
+    assert_eq!(world.expected(), 1);
+    world.wait(1);
+    control.says("PORT 10,0,0,2,195,101\r\n");
+    assert_eq!(world.expected(), 1, "the older one went");
+    assert_eq!(world.state((SERVER, 20), (CLIENT, 7001)), State::New);
+    assert_eq!(world.state((SERVER, 20), (CLIENT, 50_021)), State::Related);
 }
 
 #[test]

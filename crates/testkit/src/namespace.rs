@@ -173,6 +173,15 @@ impl Running {
     pub fn stop(mut self) -> String {
         // Errors here mean that it has ended already.
         let _ = self.child.kill();
+        self.printed()
+    }
+
+    /// Waits until it has ended by itself, and returns what it printed.
+    pub fn finish(mut self) -> String {
+        self.printed()
+    }
+
+    fn printed(&mut self) -> String {
         let mut printed = String::new();
         if let Some(mut stream) = self.child.stdout.take() {
             let _ = stream.read_to_string(&mut printed);

@@ -34,15 +34,15 @@ pub(super) struct Programs {
     keepstate: PathBuf,
 }
 
-/// The twin test, the daemon's examples (one shows what the verifier says), and the tests of the
+/// The twin test, the example that shows what the verifier says, and the tests of the
 /// program in namespaces.
 pub(super) fn build_programs(directory: &Path) -> anyhow::Result<Programs> {
     let daemon = ["--package", "keepstate-daemon"];
     let cli = ["--package", "keepstate-cli"];
     let build =
         |command: &[&str], package: &[&str]| build_static(directory, &[command, package].concat());
-    // Examples are built as the programs that they are: `cargo test` would make empty tests of them.
-    let mut tests = build(&["build", "--examples"], &daemon)?;
+    // An example is built as the program that it is: `cargo test` would make an empty test of it.
+    let mut tests = build(&["build", "--example", "verified"], &daemon)?;
     tests.extend(build(&["test", "--no-run", "--test", "twin"], &daemon)?);
     tests.extend(build(&["test", "--no-run", "--test", "kernel"], &cli)?);
     let keepstate = build(&["build", "--bin", "keepstate"], &cli)?;
@@ -100,7 +100,9 @@ pub(super) fn pack_base(directory: &Path, programs: &Programs) -> anyhow::Result
     // The tests know the program, and the examples' rules, by where they are here.
     copy_in(&tree, &programs.keepstate, &programs.keepstate)?;
     for entry in std::fs::read_dir(shell::root().join("examples"))?.flatten() {
-        copy_in(&tree, &entry.path(), &entry.path())?;
+        if entry.path().is_file() {
+            copy_in(&tree, &entry.path(), &entry.path())?;
+        }
     }
     for tool in GUEST_TOOLS {
         install(&tree, tool)?;
@@ -119,6 +121,7 @@ pub(super) fn pack_base(directory: &Path, programs: &Programs) -> anyhow::Result
 pub(super) fn with_modules(
     directory: &Path,
     base: &Path,
+    package: &str,
     kernel: &Kernel,
 ) -> anyhow::Result<PathBuf> {
     let tree = fresh(&directory.join("modules"))?;
@@ -142,7 +145,7 @@ pub(super) fn with_modules(
         }
     }
     let packed = pack(&tree, &directory.join("modules.cpio"))?;
-    let whole = directory.join("initrd");
+    let whole = directory.join(format!("{package}.initrd"));
     let mut bytes = std::fs::read(base)?;
     bytes.extend(std::fs::read(packed)?);
     std::fs::write(&whole, bytes)?;

@@ -3,6 +3,7 @@
 use crate::checks::Look;
 use crate::facts::{Action, Facts, Module};
 use crate::finding::{Code, Finding, Severity};
+use keepstate_engine::limits::ANSWERS_PER_SECOND;
 use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::State;
 
@@ -11,6 +12,7 @@ pub(super) fn check(look: &Look<'_>, findings: &mut Vec<Finding>) {
         let facts = look.facts(chain);
         for (index, rule) in facts.iter().enumerate() {
             log_unlimited(look, chain, index, rule, findings);
+            reject_unlimited(look, chain, index, rule, findings);
             bypassed(look, chain, index, rule, findings);
             hit_count(look, chain, index, rule, findings);
             mask_comment(look, chain, index, rule, findings);
@@ -33,25 +35,60 @@ fn log_unlimited(
     let location = look.location(chain, index);
     let mut finding = look.finding(Code::LogUnlimited, Severity::Warning, message, location);
     finding.help = Some("add `-m limit --limit 10/min'".into());
-    if let Some(written) = look.rule(chain, index) {
-        let number = (index + 1).to_string();
-        let mut replace = look.command(&["-R", chain, &number]);
-        let words = crate::facts::split(&keepstate_policy::Specification(written).to_string());
-        let at = words
-            .iter()
-            .position(|word| word == "-j")
-            .unwrap_or(words.len());
-        replace.extend_from_slice(&words[..at]);
-        replace.extend(["-m", "limit", "--limit", "10/min"].map(String::from));
-        replace.extend_from_slice(&words[at..]);
-        finding.fix = vec![replace];
-    }
+    finding.fix = with_limit(look, chain, index, "10/min");
     findings.push(finding);
 }
 
-/// An accept of NEW before a limit that counts such packets too, but for those that it accepts.
+/// Senders that are named (`-s`) are no strangers; whoever has passed another limit is one of few.
+fn reject_unlimited(
+    look: &Look<'_>,
+    chain: &str,
+    index: usize,
+    rule: &Facts,
+    findings: &mut Vec<Finding>,
+) {
+    let Some(written) = look.rule(chain, index) else {
+        return;
+    };
+    let is_reject = written.target.name() == "REJECT";
+    if !is_reject || rule.limit().is_some() || rule.region.names_sources() {
+        return;
+    }
+    let message = format!(
+        "this REJECT has no limit: of a flood it answers {ANSWERS_PER_SECOND} packets a second, \
+         to senders who may not have sent them"
+    );
+    let location = look.location(chain, index);
+    let mut finding = look.finding(Code::RejectUnlimited, Severity::Note, message, location);
+    finding.help =
+        Some("add `-m limit --limit 20/sec' and let a DROP, or the policy, take the rest".into());
+    finding.fix = with_limit(look, chain, index, "20/sec");
+    findings.push(finding);
+}
+
+/// The rule again, with a limit behind its other matches.
+fn with_limit(look: &Look<'_>, chain: &str, index: usize, rate: &str) -> Vec<Vec<String>> {
+    let Some(written) = look.rule(chain, index) else {
+        return Vec::new();
+    };
+    let number = (index + 1).to_string();
+    let mut replace = look.command(&["-R", chain, &number]);
+    let words = crate::facts::split(&keepstate_policy::Specification(written).to_string());
+    let end = words.iter().position(|word| word == "-j");
+    let (matches, target) = words.split_at(end.unwrap_or(words.len()));
+    replace.extend_from_slice(matches);
+    replace.extend(["-m", "limit", "--limit", rate].map(String::from));
+    replace.extend_from_slice(target);
+    vec![replace]
+}
+
+/// An accept of NEW before a limit that counts such packets too, but for those that it accepts. The limit of a LOG
+/// is there for the log, and `limit' matches what is within it: a refusal with it refuses no excess.
 fn bypassed(look: &Look<'_>, chain: &str, index: usize, rule: &Facts, findings: &mut Vec<Finding>) {
-    let Some(limit) = rule.limit().filter(|_| rule.action != Action::Accept) else {
+    let refuses_excess = |limit: &&Module| {
+        !matches!(rule.action, Action::Accept | Action::Log) && limit.name != "limit"
+    };
+    let Some(limit) = rule.limit().filter(refuses_excess) else {
         return;
     };
     let new = State::New.bit();

@@ -12,7 +12,7 @@ use keepstate_api::{
 
 use crate::duration::{in_words, seconds};
 use crate::output::stdout;
-use crate::running::{InstanceArgument, unexpected};
+use crate::running::{Options, unexpected};
 
 /// Refuse all packets from addresses and networks, before anything else is asked.
 ///
@@ -78,16 +78,6 @@ struct Networks {
     /// A file of them, one on each line (`-` for the standard input). What follows a `#` or a `;` is not read.
     #[arg(long, short = 'f', value_name = "FILE")]
     file: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-struct Options {
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-
-    #[command(flatten)]
-    instance: InstanceArgument,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {

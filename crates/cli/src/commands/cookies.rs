@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use keepstate_api::{CookieMode, CookieStatus, Reply, Request};
 
 use crate::output::stdout;
-use crate::running::{InstanceArgument, unexpected};
+use crate::running::{Options, unexpected};
 
 /// Answer SYNs with cookies in the driver, so that a flood of them fills no table.
 #[derive(Debug, Args)]
@@ -39,16 +39,6 @@ enum Action {
         #[command(flatten)]
         options: Options,
     },
-}
-
-#[derive(Debug, Args)]
-struct Options {
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-
-    #[command(flatten)]
-    instance: InstanceArgument,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

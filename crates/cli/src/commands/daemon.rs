@@ -8,7 +8,9 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use keepstate_api::{RuleFamily, RuleFile};
 use keepstate_daemon::kernel::AttachMode;
-use keepstate_daemon::run::{BANS_MAX_DEFAULT, Options, RunError, run as run_daemon};
+use keepstate_daemon::run::{
+    BANS_MAX_DEFAULT, Options, RunError, SET_ENTRIES_MAX_DEFAULT, run as run_daemon,
+};
 use keepstate_sim::sysctl::Sysctl;
 
 use crate::config::{self, ConfigArgument};
@@ -55,6 +57,10 @@ pub(crate) struct StartArguments {
     /// Bans that there is room for. 48 bytes each are taken from the start.
     #[arg(long, value_name = "N", default_value_t = BANS_MAX_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=1 << 26))]
     pub(crate) bans_max: u32,
+
+    /// Entries of sets that there is room for. 48 bytes each are taken from the start.
+    #[arg(long, value_name = "N", default_value_t = SET_ENTRIES_MAX_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=1 << 26))]
+    pub(crate) set_entries_max: u32,
 
     /// How to attach: in the driver where it can (auto), only there, or generic.
     #[arg(long, value_enum, default_value = "auto")]
@@ -110,6 +116,7 @@ pub(crate) fn serve(start: &StartArguments) -> anyhow::Result<ExitCode> {
         saved_rules: saved_rules(&start.config.directory())?,
         sysctls,
         bans_max: start.bans_max,
+        set_entries_max: start.set_entries_max,
     };
     let result = run_daemon(&options, |plane, origin| {
         eprintln!("keepstate: ready ({origin:?})");

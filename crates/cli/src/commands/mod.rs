@@ -4,9 +4,11 @@ mod apply;
 mod backtest;
 mod ban;
 mod check;
+mod completions;
 mod confirm;
 mod cookies;
 mod daemon;
+mod defence;
 mod demo;
 mod diff;
 mod doctor;
@@ -19,6 +21,7 @@ mod profile;
 mod replay;
 mod save;
 mod shell;
+mod simulate;
 mod status;
 mod template;
 mod timeout;
@@ -64,10 +67,17 @@ enum Command {
     Events(events::Arguments),
     Explain(explain::Arguments),
     Replay(replay::Arguments),
+    Simulate(simulate::Arguments),
     Daemon(daemon::Arguments),
     /// List, make, change, remove and follow flows, with the command line of conntrack.
     #[command(disable_help_flag = true)]
     Conntrack {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
+    /// Make, change and list sets of addresses and networks, with the command line of ipset.
+    #[command(disable_help_flag = true)]
+    Set {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
@@ -92,6 +102,9 @@ enum Command {
     Ban(ban::Arguments),
     NeverBan(ban::NeverArguments),
     Cookies(cookies::Arguments),
+    Defence(defence::Arguments),
+    Completions(completions::Arguments),
+    Manual(completions::ManualArguments),
     Profile(profile::Arguments),
     Timeout(timeout::Arguments),
     /// Read and set the knobs of the tracker, with the command line of sysctl.
@@ -142,6 +155,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Daemon(arguments) => daemon::run(&arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Replay(arguments) => replay::run(arguments),
+        Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Iptables(words) => words.run("iptables"),
         Command::Ip6tables(words) => words.run("ip6tables"),
         Command::IptablesSave(words) => words.run("iptables-save"),
@@ -151,8 +165,12 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Ban(arguments) => ban::run(&arguments),
         Command::NeverBan(arguments) => ban::run_never(&arguments),
         Command::Cookies(arguments) => cookies::run(&arguments),
+        Command::Defence(arguments) => defence::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Manual(arguments) => completions::run_manual(&arguments),
         Command::Profile(arguments) => profile::run(&arguments),
         Command::Timeout(arguments) => timeout::run(&arguments),
+        Command::Set { options } => Ok(crate::ipset::run(&options)),
         Command::Sysctl { options } => {
             let name = std::iter::once("sysctl".to_owned());
             Ok(crate::sysctl::run(&name.chain(options).collect::<Vec<_>>()))

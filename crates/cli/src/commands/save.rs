@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 use keepstate_api::{Client, Reply, Request};
-use keepstate_policy::{ShowCounters, save};
+use keepstate_policy::{ShowCounters, missing_sets, save, save_tables};
 
 use crate::config::{self, ConfigArgument};
 use crate::running::{InstanceArgument, rules_in_force, unexpected};
@@ -45,6 +45,17 @@ fn keep(client: &mut Client, directory: &Path) -> anyhow::Result<()> {
         );
     }
     let policy = rules_in_force(client)?;
+    let named = [&policy.v4, &policy.v6].map(|ruleset| save_tables(ruleset, ShowCounters::No));
+    if named
+        .iter()
+        .any(|text| !missing_sets(text, |_| false).is_empty())
+    {
+        bail!(
+            "the rules name sets, which are not there yet when the machine starts: they would be refused, \
+             and nothing would filter. Keep rules without sets, and put these in force behind \
+             `keepstate set restore`"
+        );
+    }
     fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
     let when = now_as_date_prints_it();
     let rulesets = [&policy.v4, &policy.v6];

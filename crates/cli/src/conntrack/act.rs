@@ -145,9 +145,18 @@ impl Session {
             change: invocation.change(),
         };
         let style = invocation.output.style(Telling::Listed, LOOKED_UP);
+        let ends = invocation.change().seconds == Some(0);
+        let mut ended = 0;
         self.tell(&request, |out, flow| {
+            // Looked for once more, as conntrack does, a flow whose time is over is not found.
+            if ends {
+                ended += 1;
+                return Ok(());
+            }
             invocation.output.print(out, flow, style, "")
-        })
+        })?;
+        self.count -= ended;
+        Ok(())
     }
 
     fn delete(&mut self, invocation: &Invocation) -> Result<(), Problem> {

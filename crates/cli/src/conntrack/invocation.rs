@@ -302,6 +302,8 @@ impl Invocation {
             Detail::IcmpId => self.icmp_id = Some(number as u16),
             Detail::State if self.protocol == Some(6) => self.state = Some(tcp_state(text)?),
             Detail::State if self.protocol == Some(132) => self.state = Some(sctp_state(text)?),
+            Detail::State if self.protocol == Some(DCCP) => dccp_state(text)?,
+            Detail::Role => dccp_role(text)?,
             // In network order, as conntrack takes them.
             Detail::OriginalTag => self.tags[0] = Some((number as u32).swap_bytes()),
             Detail::ReplyTag => self.tags[1] = Some((number as u32).swap_bytes()),
@@ -390,14 +392,47 @@ fn protocol(text: &str) -> Result<u8, Problem> {
             .filter(|_| rest.is_empty())
             .ok_or_else(error);
     }
-    // conntrack's own name comes before that of /etc/protocols.
-    if text.eq_ignore_ascii_case("icmpv6") {
-        return Ok(58);
+    // conntrack's own names come before those of the system.
+    let own = OWN_PROTOCOLS.iter();
+    let mut own = own.filter(|(name, _)| text.eq_ignore_ascii_case(name));
+    if let Some((_, number)) = own.next() {
+        return Ok(*number);
     }
-    match Protocol::parse(text) {
-        Ok(Protocol(number)) => Ok(number),
-        Err(_) => Err(error()),
+    match std::fs::read_to_string("/etc/protocols") {
+        Ok(list) => protocol_among(&list, text).ok_or_else(error),
+        Err(_) => match Protocol::parse(text) {
+            Ok(Protocol(number)) => Ok(number),
+            Err(_) => Err(error()),
+        },
     }
+}
+
+/// Protocols that conntrack knows of itself.
+const OWN_PROTOCOLS: &[(&str, u8)] = &[
+    ("tcp", 6),
+    ("udp", 17),
+    ("udplite", 136),
+    ("sctp", 132),
+    ("dccp", DCCP),
+    ("icmp", 1),
+    ("icmpv6", 58),
+    ("gre", 47),
+];
+
+/// The number of a protocol by its name or another name of it in `/etc/protocols`, letter by letter as
+/// getprotobyname(3) looks for it.
+fn protocol_among(list: &str, name: &str) -> Option<u8> {
+    let entries = list.lines().map(|line| match line.split_once('#') {
+        Some((entry, _)) => entry,
+        None => line,
+    });
+    let mut numbers = entries.filter_map(|entry| {
+        let mut words = entry.split_ascii_whitespace();
+        let (first, number) = (words.next()?, words.next()?);
+        let is_named = first == name || words.any(|alias| alias == name);
+        is_named.then(|| number.parse().ok()).flatten()
+    });
+    numbers.next()
 }
 
 fn family_named(text: &str) -> Result<Family, Problem> {
@@ -422,6 +457,30 @@ fn tcp_state(text: &str) -> Result<&'static str, Problem> {
 fn sctp_state(text: &str) -> Result<&'static str, Problem> {
     let found = SctpState::named(text).map(SctpState::name);
     found.ok_or_else(|| Problem::Usage(format!("unknown SCTP state `{text}'")))
+}
+
+const DCCP: u8 = 33;
+const DCCP_STATES: &[&str] = &[
+    "NONE", "REQUEST", "RESPOND", "PARTOPEN", "OPEN", "CLOSEREQ", "CLOSING", "TIMEWAIT", "IGNORE",
+    "INVALID",
+];
+
+/// No flow here has such a state: that there is one of this name is what matters.
+fn dccp_state(text: &str) -> Result<(), Problem> {
+    match DCCP_STATES.contains(&text) {
+        true => Ok(()),
+        false => Err(Problem::Usage(format!("Unknown DCCP state `{text}'"))),
+    }
+}
+
+/// May be cut short, in letters of either case.
+fn dccp_role(text: &str) -> Result<(), Problem> {
+    let wanted = text.to_ascii_lowercase();
+    let is_role = |role: &&str| role.starts_with(&wanted);
+    match ["client", "server"].iter().any(is_role) {
+        true => Ok(()),
+        false => Err(Problem::Usage(format!("Unknown DCCP role `{text}'"))),
+    }
 }
 
 fn parse_mark(text: &str) -> Mark {

@@ -20,7 +20,7 @@ use super::files::Files;
 use super::program_directories;
 
 /// Programs that are ours; `keepstate` itself is found too.
-const PROGRAMS: [&str; 22] = [
+const PROGRAMS: [&str; 23] = [
     "iptables",
     "iptables-save",
     "iptables-restore",
@@ -40,6 +40,7 @@ const PROGRAMS: [&str; 22] = [
     "ip6tables-nft-save",
     "ip6tables-nft-restore",
     "conntrack",
+    "ipset",
     "sysctl",
     "service",
     "keepstate",

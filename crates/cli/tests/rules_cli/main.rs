@@ -3,6 +3,7 @@
 mod bench;
 mod guard;
 mod iptables;
+mod manual;
 mod offline;
 mod shell;
 mod targets;

@@ -11,7 +11,9 @@ use keepstate_api::{
 };
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::record::Record;
-use keepstate_engine::settings::{SETTING_DROP_EVENTS, SETTING_FLOW_EVENTS, Settings};
+use keepstate_engine::settings::{
+    SETTING_DROP_EVENTS, SETTING_FLOW_EVENTS, SETTING_SAMPLES, Settings,
+};
 use keepstate_engine::table::{self, Lookup, gauges};
 use keepstate_engine::tuple::{Side, Tuple, is_icmp};
 use keepstate_engine::verdict::Reason;
@@ -21,7 +23,8 @@ use super::connection::{Output, failure};
 use super::plane::PlaneError;
 use super::rules::ApplyError;
 use super::{
-    Origin, Shared, bans, commands, cookies, edit, expectations, flows, survey, sysctl, timeouts,
+    Origin, Shared, bans, commands, cookies, defence, edit, expectations, flows, sets, survey,
+    sysctl, timeouts,
 };
 
 /// Answers one request, all but those that end the conversation. Errors are the client's.
@@ -51,6 +54,9 @@ pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> 
         Request::Find { query } => Ok(flows::find(shared, &query)),
         Request::Insert { flow } => Ok(edit::insert(shared, &flow, output)),
         Request::Bans { list } => return bans::list(shared, list, output),
+        Request::ListSets { name, terse } => {
+            return sets::list(shared, name.as_deref(), terse, output);
+        }
         Request::Sysctl { name } => return sysctl::tell(shared, name.as_deref(), output),
         Request::Status => status(shared).map(|status| Reply::Status(Box::new(status))),
         Request::Apply { files, mode } => match shared.rules.apply(&*shared.plane, &files, mode) {
@@ -87,8 +93,12 @@ pub(super) fn answer(shared: &Shared, request: Request, output: &mut Output) -> 
         }
         Request::Unban { list, networks } => Ok(bans::remove(shared, list, &networks)),
         Request::FlushBans { list } => Ok(bans::flush(shared, list)),
+        Request::Sets { commands, exist } => Ok(sets::run_commands(shared, &commands, exist)),
         Request::Cookies => cookies::status(shared).map(Reply::Cookies),
         Request::SetCookies { mode, high, low } => cookies::set(shared, mode, high, low),
+        Request::Defence => defence::status(shared),
+        Request::SetDefence { mode } => defence::set_mode(shared, mode),
+        Request::UndoDefence { step } => Ok(defence::undo(shared, step)),
         Request::SetSysctl { assignment } => Ok(sysctl::set(shared, &assignment)),
         Request::Events { .. } | Request::ReadOnly | Request::Shutdown { .. } => {
             unreachable!("answered by the connection itself")
@@ -229,7 +239,7 @@ fn policy_text(shared: &Shared) -> Result<PolicyText, PlaneError> {
 
 fn running(shared: &Shared, query: Option<Query>) -> Result<Reply, PlaneError> {
     let settings = shared.plane.settings();
-    let told = SETTING_FLOW_EVENTS | SETTING_DROP_EVENTS;
+    let told = SETTING_FLOW_EVENTS | SETTING_DROP_EVENTS | SETTING_SAMPLES;
     Ok(Reply::Running(Box::new(Running {
         policy: policy_text(shared)?,
         flags: settings.flags & !told,

@@ -299,6 +299,20 @@ pub(super) fn list(shared: &Shared, list: BanList, output: &mut Output) -> io::R
     frame::write(output, &Reply::FlowsEnd { shown })
 }
 
+/// Shows the networks of a list that are on it now.
+pub(super) fn visit(shared: &Shared, kind: Kind, mut show: impl FnMut(Prefix)) {
+    let buckets = shared.plane.settings().bans.buckets;
+    let (table, now) = (shared.plane.table(), shared.plane.now());
+    if lock(&shared.bans.known).total(kind) == 0 {
+        return;
+    }
+    ban::visit(&table.flows(), 0..buckets, |entry| {
+        if entry.kind == kind && !is_over(entry, now) {
+            show(prefix_of(&entry.network));
+        }
+    });
+}
+
 fn describe(entry: &Entry, causes: &[String], now: Tick) -> Ban {
     let cause = usize::from(entry.cause).checked_sub(1);
     Ban {

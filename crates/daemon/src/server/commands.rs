@@ -18,7 +18,7 @@ use super::rules::{ApplyError, InForce, State};
 const FAILED: u8 = 4;
 const NO_TABLE: u8 = 3;
 
-const UNKNOWN: &str = "the text of the rules in force is not known: put rules in force with \
+pub(super) const UNKNOWN: &str = "the text of the rules in force is not known: put rules in force with \
                        `keepstate apply` or iptables-restore first";
 
 /// How `keepstate status` names the origin of rules that were made one by one.
@@ -121,7 +121,7 @@ pub(super) fn restore(shared: &Shared, restore: &Restore) -> Result<Printed, Pla
 }
 
 /// The rules in force with their counters; `None` where their text is lost.
-fn current(shared: &Shared, state: &State) -> Result<Option<Policy>, PlaneError> {
+pub(super) fn current(shared: &Shared, state: &State) -> Result<Option<Policy>, PlaneError> {
     Ok(match &state.in_force {
         InForce::Nothing => Some(Policy::default()),
         InForce::Known(known) => Some(known.counted(&*shared.plane)?),
@@ -129,7 +129,7 @@ fn current(shared: &Shared, state: &State) -> Result<Option<Policy>, PlaneError>
     })
 }
 
-fn origins(state: &State, program: &str) -> Vec<String> {
+pub(super) fn origins(state: &State, program: &str) -> Vec<String> {
     let mut origins = match &state.in_force {
         InForce::Known(known) => known.origins.clone(),
         InForce::Nothing | InForce::Unknown => Vec::new(),
@@ -149,7 +149,7 @@ fn refused(program: &str, message: &str, exit_code: u8) -> Printed {
 }
 
 /// What is wrong, in a line.
-fn told(error: &ApplyError) -> String {
+pub(super) fn told(error: &ApplyError) -> String {
     match error {
         ApplyError::Rules(problems) => {
             let messages: Vec<&str> = problems.iter().map(|it| it.message.as_str()).collect();

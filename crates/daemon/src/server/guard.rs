@@ -73,6 +73,10 @@ impl Pending {
         std::fs::write(&path, text).map_err(|error| ApplyError::Keep(path, error))
     }
 
+    pub(super) const fn before(&self) -> &Kept {
+        &self.before
+    }
+
     pub(super) fn seconds_left(&self, now: Tick) -> u32 {
         Tick(self.deadline).seconds_left(now)
     }

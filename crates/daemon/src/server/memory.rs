@@ -24,6 +24,9 @@ use super::tables::{Table, TableMemory};
 /// Buckets of bans.
 const BAN_BUCKETS: u32 = 16;
 
+/// Buckets of sets.
+const SET_BUCKETS: u32 = 64;
+
 /// See the module.
 pub struct MemoryPlane {
     pub counters: Mutex<Counters>,
@@ -61,6 +64,7 @@ impl MemoryPlane {
         let (sender, receiver) = channel();
         let mut settings = Settings::defaults(flows_max, [buckets; 2]);
         settings.bans.buckets = BAN_BUCKETS;
+        settings.sets.buckets = SET_BUCKETS;
         let first = Arc::new(first_table(buckets));
         let memory = MemoryTable {
             own: Arc::clone(&first),
@@ -217,6 +221,7 @@ fn first_table(buckets: u32) -> OwnedTable {
     OwnedTable::new([buckets; 2], Accounting::Yes)
         .with_helpers()
         .with_bans(BAN_BUCKETS)
+        .with_sets(SET_BUCKETS)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -11,6 +11,7 @@ mod bans;
 mod commands;
 mod connection;
 mod cookies;
+mod defence;
 mod edit;
 mod events;
 mod expectations;
@@ -21,6 +22,7 @@ mod log;
 pub mod memory;
 mod plane;
 mod rules;
+mod sets;
 mod survey;
 pub(crate) mod sysctl;
 pub mod tables;
@@ -88,6 +90,8 @@ pub(crate) struct Shared {
     pub(crate) log: InvalidLog,
     pub(crate) timeouts: Timeouts,
     pub(crate) bans: Bans,
+    pub(crate) defence: defence::Keeper,
+    pub(crate) sets: sets::Sets,
     pub(crate) tally: Tally,
     /// Held by whoever makes an expectation.
     pub(crate) expectations: Mutex<()>,
@@ -216,6 +220,8 @@ impl Server {
         let settings = plane.settings();
         let directory = rules.directory();
         let bans = Bans::recall(&*plane, directory.clone());
+        let defence = defence::Keeper::recall(directory.clone());
+        let sets = sets::recall(&*plane);
         let shared = Arc::new(Shared {
             instance,
             plane,
@@ -227,6 +233,8 @@ impl Server {
             log: InvalidLog::default(),
             timeouts: Timeouts::recall(directory, &settings),
             bans,
+            defence,
+            sets,
             tally: Tally::default(),
             expectations: Mutex::new(()),
             settings: Mutex::new(()),
@@ -247,6 +255,8 @@ impl Server {
         server.spawn("expiry", move |shared| expiry::run(shared, aftermath))?;
         server.spawn("guard", guard::run)?;
         server.spawn("bans", |shared| bans::run(shared))?;
+        server.spawn("defence", |shared| defence::run(shared))?;
+        server.spawn("sets", |shared| sets::run(shared))?;
         server.spawn("events", move |shared| read_events(shared, source))?;
         Ok(server)
     }
@@ -298,6 +308,9 @@ impl Ending {
 fn read_events(shared: &Arc<Shared>, mut source: Box<dyn EventSource>) {
     while !shared.is_ending() {
         let result = source.wait(EVENT_PATIENCE, &mut |event| {
+            if shared.defence.note(event) {
+                return;
+            }
             if let Some(event) = events::told(shared, event) {
                 log_invalid(shared, &event);
                 shared.hub.publish(event);

@@ -7,18 +7,19 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use keepstate_api::{
     Applied, ApplyMode, PolicyStatus, RuleFamily, RuleFile, RuleProblem, RulesText,
 };
-use keepstate_engine::policy::{POLICY_NONE, POLICY_UNSETTLED, PolicyHeader, target};
+use keepstate_engine::policy::{Condition, POLICY_NONE, POLICY_UNSETTLED, PolicyHeader, target};
 use keepstate_engine::settings::SETTING_SYNPROXY;
 use keepstate_engine::tuple::Family;
 use keepstate_policy::model::{Note, Policy};
 use keepstate_policy::{
-    Compiled, Diagnostic, FileKind, ShowCounters, Style, compile, parse_rules, save_tables,
+    Compiled, Diagnostic, FileKind, ShowCounters, Style, compile, missing_set, missing_sets,
+    parse_rules, save_tables,
 };
 use serde::{Deserialize, Serialize};
 
 use super::guard::{self, Pending};
 use super::plane::{Plane, PlaneError};
-use super::{timeouts, unix_seconds};
+use super::{sets, timeouts, unix_seconds};
 
 /// Why rules were not put in force.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,28 @@ pub enum ApplyError {
 pub(super) struct State {
     pub(super) in_force: InForce,
     pub(super) pending: Option<Pending>,
+}
+
+impl State {
+    /// The conditions of the rules in force.
+    pub(super) fn conditions(&self) -> impl Iterator<Item = &Condition> {
+        let known = match &self.in_force {
+            InForce::Known(known) => Some(known),
+            InForce::Nothing | InForce::Unknown => None,
+        };
+        known
+            .into_iter()
+            .flat_map(|known| &known.compiled.conditions)
+    }
+
+    /// Whether rules that may come back name a set.
+    pub(super) fn would_name(&self, set: &str) -> bool {
+        let kept = self.pending.as_ref().map(Pending::before);
+        let texts = kept.into_iter().flat_map(|kept| [&kept.v4, &kept.v6]);
+        texts
+            .into_iter()
+            .any(|text| !missing_sets(text, |name| name != set).is_empty())
+    }
 }
 
 /// What is in force.
@@ -127,7 +150,7 @@ impl Rules {
         }
         *in_force = InForce::Unknown;
         for name in [NEXT, CURRENT] {
-            let Some(known) = recall_from(&self.directory.join(name)) else {
+            let Some(known) = recall_from(plane, &self.directory.join(name)) else {
                 continue;
             };
             if known.compiled.rules == rules && is_loaded_from(&known.compiled.header, &header) {
@@ -165,7 +188,7 @@ impl Rules {
             InForce::Known(known) => known.counted(plane)?,
             InForce::Nothing | InForce::Unknown => Policy::default(),
         };
-        let (families, notes) = merge(&mut policy, files)?;
+        let (families, notes) = merge(plane, &mut policy, files)?;
         let count = |family| policy.ruleset(family).rule_count() as u32;
         let applied = Applied {
             mode,
@@ -187,7 +210,7 @@ impl Rules {
         origins: Vec<String>,
         mode: ApplyMode,
     ) -> Result<(), ApplyError> {
-        let known = self.known(policy, origins)?;
+        let known = self.known(plane, policy, origins)?;
         if mode == ApplyMode::Check {
             return Ok(());
         }
@@ -212,7 +235,12 @@ impl Rules {
         Ok(())
     }
 
-    fn known(&self, policy: Policy, origins: Vec<String>) -> Result<Known, ApplyError> {
+    fn known(
+        &self,
+        plane: &dyn Plane,
+        policy: Policy,
+        origins: Vec<String>,
+    ) -> Result<Known, ApplyError> {
         let problem = |error: &dyn std::fmt::Display| {
             ApplyError::Rules(vec![whole_file_problem(&origins.join(", "), &error)])
         };
@@ -222,6 +250,9 @@ impl Rules {
                 "there is no timeout policy {name}: make it by keepstate timeout add"
             ))
         })?;
+        compiled
+            .number_sets(|name| sets::number(plane, name))
+            .map_err(|name| problem(&missing_set(&name)))?;
         Ok(Known {
             applied: unix_seconds(),
             origins,
@@ -240,7 +271,7 @@ impl Rules {
         let policy = kept.policy().ok_or(ApplyError::Guard(
             "the rules before cannot be read any more",
         ))?;
-        let known = self.known(policy, kept.origins.clone())?;
+        let known = self.known(plane, policy, kept.origins.clone())?;
         self.swap(plane, &known)?;
         state.in_force = InForce::Known(Box::new(known));
         Ok(())
@@ -393,12 +424,15 @@ impl Kept {
     }
 }
 
-fn recall_from(path: &Path) -> Option<Known> {
+fn recall_from(plane: &dyn Plane, path: &Path) -> Option<Known> {
     let text = std::fs::read(path).ok()?;
     let kept: Kept = serde_json::from_slice(&text).ok()?;
     let policy = kept.policy()?;
     let mut compiled = compile(&policy).ok()?;
     number_timeouts(path.parent()?, &mut compiled).ok()?;
+    compiled
+        .number_sets(|name| sets::number(plane, name))
+        .ok()?;
     Some(Known {
         policy,
         compiled,
@@ -451,6 +485,7 @@ fn texts(policy: &Policy, counters: ShowCounters) -> RulesText {
 
 /// Reads the files into the policy. A family that no file speaks of stays as it is.
 fn merge(
+    plane: &dyn Plane,
     policy: &mut Policy,
     files: &[RuleFile],
 ) -> Result<(Vec<Family>, Vec<RuleProblem>), ApplyError> {
@@ -458,7 +493,8 @@ fn merge(
     let (mut errors, mut notes) = (Vec::new(), Vec::new());
     for file in files {
         let parsed = parse_rules(&file.text, file_kind(file));
-        for diagnostic in &parsed.diagnostics {
+        let missing = missing_sets(&file.text, |name| sets::number(plane, name).is_some());
+        for diagnostic in parsed.diagnostics.iter().chain(&missing) {
             let list = if diagnostic.is_error() {
                 &mut errors
             } else {

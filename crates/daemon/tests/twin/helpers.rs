@@ -8,7 +8,7 @@ use keepstate_sim::sessions::Sessions;
 use crate::pair::{Memory, Twins, part};
 use crate::{compiled, ethernet};
 
-const PACKETS: usize = 40_000;
+const PACKETS: usize = 20_000;
 
 /// The first rules look at the interface, so that some packets' walks depend on more than the flow.
 const RULES: &str = "*raw
@@ -75,6 +75,6 @@ fn sessions_with_helpers_fare_alike() {
         let [created, deleted] = [gauges::EXPECTATIONS_CREATED, gauges::EXPECTATIONS_DELETED]
             .map(|gauge| twins.gauge(gauge));
         println!("seed {seed}: {created} expected, {deleted} met, replaced or forgotten");
-        assert!(created > part(500) as u64 && deleted > part(400) as u64);
+        assert!(created > part(250) as u64 && deleted > part(200) as u64);
     }
 }

@@ -8,7 +8,7 @@ use keepstate_sim::traffic::{Mood, Traffic};
 use crate::pair::{Memory, Twins};
 use crate::{compiled, ethernet};
 
-const PACKETS: usize = 20_000;
+const PACKETS: usize = 10_000;
 
 /// Labels are set by packets of both directions, of new and of known flows, by such that are dropped, by errors
 /// and by rules whose other conditions fail; and asked for before and after.
@@ -64,10 +64,10 @@ fn labels_fare_alike() {
             }
         }
         twins.compare_helpers("labels");
-        assert!(twins.gauge(gauges::INSERTED) > 500, "{mood:?}");
+        assert!(twins.gauge(gauges::INSERTED) > 250, "{mood:?}");
         let (labelled, refused) = (twins.labelled(), twins.gauge(gauges::LABELS_REFUSED));
         println!("{mood:?}: {labelled} places with labels, {refused} refused");
-        assert!(labelled > 100, "{mood:?}");
+        assert!(labelled > 50, "{mood:?}");
         assert!(twins.compare_rule_counters() > 12, "{mood:?}");
     }
 }

@@ -13,6 +13,7 @@ mod loaded;
 mod long_chains;
 mod pair;
 mod resize;
+mod sets;
 mod zones;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -296,28 +297,7 @@ fn captured_packets_fare_alike() {
     let memory = Memory::new();
     let mut twins = Twins::new(&memory, &policy);
     for path in &captures {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let Ok(file) = std::fs::File::open(path) else {
-            continue;
-        };
-        let Ok(mut reader) = Reader::new(std::io::BufReader::new(file)) else {
-            continue;
-        };
-        let mut latest = 0;
-        while let Ok(Some(frame)) = reader.next_frame() {
-            let NetworkPacket::Packet { link, bytes, .. } = network_packet(&frame) else {
-                continue;
-            };
-            latest = frame.time_ns.unwrap_or(latest).max(latest);
-            let now = Tick::from_nanoseconds(latest);
-            let what = format!("{name} {}", frame.number);
-            match link {
-                Link::Ethernet => twins.compare(&bytes, Entry::IngressXdp, now, &what),
-                Link::Ipv4 | Link::Ipv6 => {
-                    twins.compare(&ethernet(&bytes), Entry::IngressXdp, now, &what)
-                }
-            }
-        }
+        compare_capture(&mut twins, path, 0);
     }
     println!(
         "{} captures: {} compared, {} left out",
@@ -327,6 +307,88 @@ fn captured_packets_fare_alike() {
     );
     assert!(twins.compared > 0);
     assert!(twins.compare_rule_counters() > 5);
+}
+
+/// The written cases, which `crates/sim/tests/attacks.rs` holds against what must come out of them.
+#[test]
+fn attacks_fare_alike() {
+    const NAME: &str = "attacks_fare_alike";
+    /// Between two of them, so that no flow of one is there in the next: more than any timeout.
+    const PAUSE_NS: u64 = 6 * 24 * 3600 * 1_000_000_000;
+    if !keepstate_testkit::root_or_skip(NAME) {
+        return;
+    }
+    let Some(shared) = keepstate_testkit::shared_dir_or_skip(NAME) else {
+        return;
+    };
+    let mut cases = Vec::new();
+    collect(&shared.join("attacks"), &mut cases);
+    cases.retain(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "pcap")
+    });
+    cases.sort();
+    let policy = compiled_for(ATTACKED, ATTACKED);
+    let memory = Memory::new();
+    let mut twins = Twins::new(&memory, &policy);
+    let mut until = 0;
+    for path in &cases {
+        until = compare_capture(&mut twins, path, until) + PAUSE_NS;
+    }
+    println!(
+        "{} cases: {} compared, {} left out",
+        cases.len(),
+        twins.compared,
+        twins.left_out
+    );
+    assert!(cases.len() > 30 && twins.compared > 1_000);
+    assert!(twins.gauge(gauges::EXPECTATIONS_CREATED) > 5);
+}
+
+/// Lets in all that is not INVALID, and reads FTP and TFTP.
+const ATTACKED: &str = "*raw
+-A PREROUTING -p tcp --dport 21 -j CT --helper ftp
+-A PREROUTING -p udp --dport 69 -j CT --helper tftp
+COMMIT
+*filter
+:INPUT ACCEPT [0:0]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+-A FORWARD -m conntrack --ctstate INVALID -j DROP
+COMMIT
+";
+
+/// Compares what becomes of the packets of a capture, whose first one comes at `begins_ns`, or when the
+/// capture says if that is zero. Returns when the last one came.
+fn compare_capture(twins: &mut Twins<'_>, path: &std::path::Path, begins_ns: u64) -> u64 {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let file = std::fs::File::open(path).ok();
+    let reader = file.and_then(|file| Reader::new(std::io::BufReader::new(file)).ok());
+    let Some(mut reader) = reader else {
+        return begins_ns;
+    };
+    let mut shift = None;
+    let mut latest = begins_ns;
+    while let Ok(Some(frame)) = reader.next_frame() {
+        let NetworkPacket::Packet { link, bytes, .. } = network_packet(&frame) else {
+            continue;
+        };
+        let captured = frame.time_ns.unwrap_or(latest);
+        let shift = *shift.get_or_insert(match begins_ns {
+            0 => 0,
+            begins => begins.wrapping_sub(captured),
+        });
+        latest = captured.wrapping_add(shift).max(latest);
+        let now = Tick::from_nanoseconds(latest);
+        let what = format!("{name} {}", frame.number);
+        match link {
+            Link::Ethernet => twins.compare(&bytes, Entry::IngressXdp, now, &what),
+            Link::Ipv4 | Link::Ipv6 => {
+                twins.compare(&ethernet(&bytes), Entry::IngressXdp, now, &what)
+            }
+        }
+    }
+    latest
 }
 
 fn collect(directory: &std::path::Path, captures: &mut Vec<std::path::PathBuf>) {

@@ -1,6 +1,8 @@
 //! Both planes side by side.
 
 use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use keepstate_daemon::kernel::Maps;
@@ -10,15 +12,16 @@ use keepstate_engine::event::{Event, EventKind};
 use keepstate_engine::limits::{
     ACCOUNTING_WORDS, ANSWER_RATES, BAN_BUCKET_WORDS, EXPECTATION_SLOTS, EXPECTATION_WORDS,
     HELPER_STATE_WORDS, HELPER_STATES, LABEL_BUCKETS, LABEL_WORDS, LABELS_PER_BUCKET, METER_SLOTS,
-    METER_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, SYNPROXY_BUCKETS,
-    SYNPROXY_PER_BUCKET, SYNPROXY_WORDS, WARM_WORDS,
+    METER_WORDS, SET_BUCKET_WORDS, SET_HEAD_WORDS, SETS_MAX, SLOT_WORDS_V4, SLOT_WORDS_V6,
+    SLOTS_PER_BUCKET, SYNPROXY_BUCKETS, SYNPROXY_PER_BUCKET, SYNPROXY_WORDS, WARM_WORDS,
 };
 use keepstate_engine::notice::{Notice, NoticeKind};
 use keepstate_engine::process::{Arrival, Checksums, Outcome, Path};
 use keepstate_engine::record::{ASSIGNED, CONTROL_WORD, Control, SlotState};
 use keepstate_engine::reject::build;
 use keepstate_engine::settings::{
-    SETTING_ACCOUNTING, SETTING_DROP_EVENTS, SETTING_FLOW_EVENTS, SETTING_TIMESTAMP, Settings,
+    SETTING_ACCOUNTING, SETTING_DROP_EVENTS, SETTING_FLOW_EVENTS, SETTING_SAMPLES,
+    SETTING_TIMESTAMP, Settings,
 };
 use keepstate_engine::table::{self, gauges};
 use keepstate_engine::time::Tick;
@@ -26,7 +29,8 @@ use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::{Hook, Verdict};
 use keepstate_engine::wire::{Link, parse};
 use keepstate_flowmemory::{
-    FRAGMENT_TABLE_WORDS, FamilySlices, HelperSlices, MeterSlices, SliceTable, buckets_for,
+    FRAGMENT_TABLE_WORDS, FamilySlices, HelperSlices, MeterSlices, SetSlices, SliceTable,
+    buckets_for,
 };
 use keepstate_plane::{METER_HEADS, REPORT_NONE, Report};
 use keepstate_policy::Compiled;
@@ -59,6 +63,8 @@ const XDP_TX: u32 = 3;
 
 /// Buckets of bans.
 pub(crate) const BAN_BUCKETS: u32 = 8;
+/// Buckets of sets.
+const SET_BUCKETS: u32 = 16;
 const TC_SHOT: u32 = 2;
 /// `TC_ACT_UNSPEC`, minus one.
 const TC_NEXT: u32 = u32::MAX;
@@ -89,8 +95,9 @@ pub(crate) fn settings() -> Settings {
     let buckets = buckets_for(FLOWS_MAX);
     let mut settings = Settings::defaults(FLOWS_MAX, [buckets, buckets]);
     settings.bans.buckets = BAN_BUCKETS;
+    settings.sets.buckets = SET_BUCKETS;
     settings.flags |= SETTING_ACCOUNTING | SETTING_TIMESTAMP;
-    settings.flags |= SETTING_FLOW_EVENTS | SETTING_DROP_EVENTS;
+    settings.flags |= SETTING_FLOW_EVENTS | SETTING_DROP_EVENTS | SETTING_SAMPLES;
     for (index, key) in settings.hash_keys.iter_mut().enumerate() {
         *key = 0x9e37_79b9_u32.wrapping_mul(index as u32 * 2 + 1);
     }
@@ -113,6 +120,8 @@ pub(crate) struct Memory {
     meters: Vec<AtomicU64>,
     meter_heads: Vec<AtomicU64>,
     bans: Vec<AtomicU64>,
+    sets: Vec<AtomicU64>,
+    set_heads: Vec<AtomicU64>,
     answer_rates: Vec<AtomicU64>,
 }
 
@@ -141,6 +150,8 @@ impl Memory {
             meters: words(METER_SLOTS * METER_WORDS),
             meter_heads: words(METER_HEADS),
             bans: words(BAN_BUCKETS * BAN_BUCKET_WORDS),
+            sets: words(SET_BUCKETS * SET_BUCKET_WORDS),
+            set_heads: words(SETS_MAX * SET_HEAD_WORDS),
             answer_rates: words(ANSWER_RATES),
         }
     }
@@ -163,6 +174,10 @@ impl Memory {
             .with_conditions(&common.condition_states)
             .with_answers(&common.answer_rates)
             .with_bans(&common.bans)
+            .with_sets(SetSlices {
+                buckets: &common.sets,
+                heads: &common.set_heads,
+            })
             .with_meters(MeterSlices {
                 slots: &common.meters,
                 heads: &common.meter_heads,
@@ -187,6 +202,13 @@ impl Memory {
             let accounting = kernel.families()[family].accounting;
             same_accounting(&self.accounting[family], accounting, what);
         }
+    }
+
+    /// Sets, and what they are.
+    #[track_caller]
+    pub(crate) fn compare_sets(&self, maps: &Maps, what: &str) {
+        same(&self.sets, maps.sets.words(), what);
+        same(&self.set_heads, maps.set_heads.words(), what);
     }
 
     /// What all tables have in common, but what conditions remember.
@@ -217,10 +239,52 @@ impl Observer for Listener {
     }
 }
 
+/// Loaded programs that no test works with now.
+static LOADED: Mutex<Vec<Twin>> = Mutex::new(Vec::new());
+
+/// Programs that another test can have afterwards.
+pub(crate) struct Borrowed(Option<Twin>);
+
+impl Borrowed {
+    fn new(settings: &Settings) -> Self {
+        let found = LOADED.lock().expect("nobody panics with it").pop();
+        let twin = match found {
+            Some(mut twin) => {
+                twin.reset(settings).expect("the maps can be written");
+                twin
+            }
+            None => Twin::new(settings).expect("the programs load"),
+        };
+        Self(Some(twin))
+    }
+}
+
+impl Deref for Borrowed {
+    type Target = Twin;
+
+    fn deref(&self) -> &Twin {
+        self.0.as_ref().expect("it is given back when dropped")
+    }
+}
+
+impl DerefMut for Borrowed {
+    fn deref_mut(&mut self) -> &mut Twin {
+        self.0.as_mut().expect("it is given back when dropped")
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        if let (Some(twin), Ok(mut loaded)) = (self.0.take(), LOADED.lock()) {
+            loaded.push(twin);
+        }
+    }
+}
+
 pub(crate) struct Twins<'a> {
     memory: &'a Memory,
     pub(crate) native: Plane<SliceTable<'a>, Listener>,
-    pub(crate) kernel: Twin,
+    pub(crate) kernel: Borrowed,
     pub(crate) compared: usize,
     pub(crate) left_out: usize,
     /// Events that told of a record's end.
@@ -242,7 +306,7 @@ impl<'a> Twins<'a> {
         // Without local addresses every packet is forwarded.
         native.locals = Locals::default();
         native.cookies = Some(Cookies::Told(RefCell::default()));
-        let mut kernel = Twin::new(&settings).expect("the programs load");
+        let mut kernel = Borrowed::new(&settings);
         kernel.set_hook(Hook::Forward);
         kernel.load_policy(policy).expect("the policy fits");
         Self {

@@ -31,6 +31,7 @@ use crate::meter;
 use crate::policy::{Condition, DecidedBy, NO_RULE, Walk};
 use crate::process::{Run, Scratch, Stage};
 use crate::raw;
+use crate::set;
 use crate::trace::{RuleTrial, Step};
 
 /// What a condition asks: numbers of [`Condition::kind`]. Each says what stands in
@@ -108,6 +109,13 @@ pub mod kind {
     pub const RATE: u16 = 61;
     /// More flows of a source than this: the list (two words), how many, length of the prefix.
     pub const CONNECTIONS: u16 = 62;
+    /// Something of the packet in a set: its number, bits of [`crate::set::side`].
+    pub const SET: u16 = 70;
+    /// Not asked but done, and holds: it is put into a set. Number and sides as above, seconds or
+    /// [`crate::set::TIMEOUT_OF_SET`].
+    pub const SET_ADD: u16 = 71;
+    /// Likewise: it is taken out of one.
+    pub const SET_DEL: u16 = 72;
     /// Not asked but done, and holds: the packet is told of, by the number of the note.
     pub const LOG: u16 = 80;
     /// The packet is handed over: number of the note, how many bytes of it from the IP header on.
@@ -251,6 +259,9 @@ fn weigh_next<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) ->
     let is_not = condition.flags & flag::NOT != 0;
     let held = match condition.kind {
         kind::RECENT..=kind::CONNECTIONS => meter::ask(run, scratch, condition, index),
+        kind::SET => set::ask(run.host, scratch, condition),
+        kind::SET_ADD => set::add(run.host, scratch, condition),
+        kind::SET_DEL => set::delete(run.host, scratch, condition),
         _ => ask(run, scratch, condition, index),
     };
     let holds = match held {

@@ -10,11 +10,12 @@ use super::{
     store_address, survey,
 };
 use crate::helper;
+use crate::helper::state::{self, Kind};
 use crate::host::{FlowMemory, Words};
 use crate::limits::{EXPECTATION_SLOTS, EXPECTATIONS_PER_BUCKET};
 use crate::record::{ASSIGNED, FlowAssigned};
 use crate::settings::Settings;
-use crate::table::{Entry, gauges};
+use crate::table::{Entry, Hash, gauges};
 use crate::time::Tick;
 use crate::track::count;
 use crate::tuple::Address;
@@ -122,10 +123,27 @@ pub fn make<M: FlowMemory>(
             },
         );
         count(flows, gauges::EXPECTATIONS_CREATED);
+        note(flows, settings, owner, (index, control));
         return Made::Done(survey::read(words, control), ended);
     }
     count(flows, gauges::EXPECTATIONS_REFUSED);
     Made::Full
+}
+
+/// Lets what the helper expects next push it out in its turn. A flow that was never read has no notes, and
+/// its first expectation comes beside this one.
+fn note<M: FlowMemory>(
+    flows: &M,
+    settings: &Settings,
+    owner: &Entry,
+    (index, control): (u32, ExpectationControl),
+) {
+    let id = Hash::of(&owner.key, settings).id;
+    let assigned = owner.warm.assigned;
+    let max = helper::expectations_max(assigned.helper());
+    if let Some(at) = state::number_of(flows, id, owner.key.family, assigned.born()) {
+        state::note(flows, at, Kind::Passing, max, index, control.version());
+    }
 }
 
 /// What the place of this number held when its control word was this one, before it was freed.

@@ -161,25 +161,35 @@ fn lease<M: FlowMemory>(flows: &M, at: u32, word: u64, lease: &Lease) -> u32 {
     at
 }
 
+/// The state of a flow that was read, by its number. For user space.
+pub(crate) fn number_of<M: FlowMemory>(
+    flows: &M,
+    id: u32,
+    family: Family,
+    born: u16,
+) -> Option<u32> {
+    let owner = owner_word(id, family, born);
+    let first = (id % HELPER_STATE_BUCKETS) * HELPER_STATES_PER_BUCKET;
+    let mut numbers = first..first + HELPER_STATES_PER_BUCKET;
+    numbers.find(|at| {
+        let words = flows.helper_state(*at);
+        words.is_some_and(|words| words.load(WORD_OWNER) & !LOCK == owner)
+    })
+}
+
 /// The record of a flow has another place now. For user space.
 pub(crate) fn moved<M: FlowMemory>(flows: &M, id: u32, born: u16, place: Place) {
-    let owner = owner_word(id, place.family, born);
-    let first = (id % HELPER_STATE_BUCKETS) * HELPER_STATES_PER_BUCKET;
-    for at in first..first + HELPER_STATES_PER_BUCKET {
-        let Some(words) = flows.helper_state(at) else {
+    let at = number_of(flows, id, place.family, born);
+    let Some(words) = at.and_then(|at| flows.helper_state(at)) else {
+        return;
+    };
+    // A packet may move the cursor meanwhile, once for each expectation that it makes.
+    for _ in 0..NOTES_MAX {
+        let word = words.load(WORD_CURSOR);
+        let cursor = word & ((1 << PLACE_SHIFT) - 1);
+        let new = place_word(place) << PLACE_SHIFT | cursor;
+        if words.compare_exchange(WORD_CURSOR, word, new) == word {
             return;
-        };
-        if words.load(WORD_OWNER) & !LOCK != owner {
-            continue;
-        }
-        // A packet may move the cursor meanwhile, once for each expectation that it makes.
-        for _ in 0..NOTES_MAX {
-            let word = words.load(WORD_CURSOR);
-            let cursor = word & ((1 << PLACE_SHIFT) - 1);
-            let new = place_word(place) << PLACE_SHIFT | cursor;
-            if words.compare_exchange(WORD_CURSOR, word, new) == word {
-                return;
-            }
         }
     }
 }

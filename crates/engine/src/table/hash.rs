@@ -75,6 +75,30 @@ pub(crate) fn words_hash(words: [u64; 3], settings: &Settings, buckets: u32) -> 
     (scale((hash >> 32) as u32, buckets), hash as u32)
 }
 
+/// The bucket after one, for a name with such a fingerprint: by steps of its own, so that full buckets do not grow
+/// together.
+#[inline(always)]
+pub(crate) const fn next_bucket(buckets: u32, bucket: u32, fingerprint: u16) -> u32 {
+    let others = buckets.wrapping_sub(1) as u64;
+    let step = 1 + ((fingerprint as u64 * others) >> 16) as u32;
+    let next = bucket.wrapping_add(step);
+    if next < buckets && next >= bucket {
+        next
+    } else {
+        next.wrapping_sub(buckets)
+    }
+}
+
+/// A mask of this many leading bits; more than 64 count as 64.
+#[inline(always)]
+pub(crate) const fn leading(bits: u32) -> u64 {
+    match bits {
+        0 => 0,
+        1..64 => u64::MAX << (64 - bits),
+        _ => u64::MAX,
+    }
+}
+
 // Odd numbers with bits well spread (the second and third of splitmix64; digits of the golden
 // ratio).
 const MULTIPLIER_1: u64 = 0xbf58_476d_1ce4_e5b9;

@@ -50,7 +50,7 @@
 //!   meant for user space ([`remove()`], [`confirm`], [`sweep()`], [`visit`], [`recover`]) takes a lock.
 
 mod hash;
-pub(crate) use self::hash::words_hash;
+pub(crate) use self::hash::{leading, next_bucket, words_hash};
 mod insert;
 mod lookup;
 mod remove;
@@ -97,7 +97,7 @@ pub mod gauges {
     pub const REFUSED: u32 = 5;
     /// Inserts that found other CPUs in their way too often.
     pub const CONTENDED: u32 = 6;
-    /// Packets judged without a record's windows, since it was busy.
+    /// Packets that passed without a look at their numbers, since their record was busy.
     pub const BUSY: u32 = 7;
     /// Expectations in their table, see [`crate::expect`].
     pub const EXPECTATIONS: u32 = 8;
@@ -123,8 +123,11 @@ pub mod gauges {
     pub const COOKIES_ACCEPTED: u32 = 22;
     /// Labels that were not written down for want of a place, or since packets kept changing the record.
     pub const LABELS_REFUSED: u32 = 20;
+    /// The flows whose packets passed unseen of late, see `unseen`: some words, a power of two.
+    pub const UNSEEN: u32 = 24;
+    pub const UNSEEN_WORDS: u32 = 8;
     /// Number of words.
-    pub const WORDS: u32 = 24;
+    pub const WORDS: u32 = UNSEEN + UNSEEN_WORDS;
 }
 
 /// Where a key may lie.

@@ -71,8 +71,28 @@ impl<'a> Parser<'a> {
                 Fault::at(word, Problem::ArgumentMissing(shown))
             })?,
         };
+        let argument = match option.form {
+            Form::Pair(_) => self.pair(option, word, argument)?,
+            _ => argument,
+        };
         self.used.push((Opt::Match, word));
         self.builder.extension(option, &argument, negated)
+    }
+
+    /// The argument of an option that takes two, with the second.
+    fn pair(
+        &mut self,
+        option: &'static OptionSpec,
+        word: &Word,
+        first: Word,
+    ) -> Result<Word, Fault> {
+        let missing = Problem::Match(format!("--{} requires two args.", option.name));
+        let second = self.next_operand().cloned();
+        let second = second.ok_or_else(|| Fault::at(word, missing))?;
+        Ok(Word {
+            text: format!("{} {}", first.text, second.text),
+            span: first.span,
+        })
     }
 
     /// `--tcp-flags MASK WANTED`.

@@ -222,6 +222,7 @@ impl Lowering<'_, '_> {
         let mut asked = Lowered {
             family: self.layout.family,
             conditions: Vec::new(),
+            sets: Vec::new(),
             flow_only: true,
             with_state: false,
         };
@@ -254,8 +255,16 @@ impl Lowering<'_, '_> {
     fn conditions(
         &mut self,
         lowered: &mut CompiledRule,
-        asked: Lowered,
+        mut asked: Lowered,
     ) -> Result<(), CompileError> {
+        for (index, name) in std::mem::take(&mut asked.sets) {
+            let sets = &mut self.compiled.sets;
+            let number = sets.iter().position(|known| *known == name);
+            asked.conditions[index].data[0] = number.unwrap_or(sets.len()) as u32;
+            if number.is_none() {
+                sets.push(name);
+            }
+        }
         let count = asked.conditions.len();
         if count > CONDITIONS_PER_RULE_MAX as usize {
             return Err(CompileError::TooManyMatches {

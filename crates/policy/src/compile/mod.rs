@@ -48,6 +48,8 @@ pub struct Compiled {
     pub timeouts: Vec<String>,
     /// What LOG and NFLOG say, each once.
     pub notes: Vec<Note>,
+    /// Names of sets, by the number that conditions have for them until [`Compiled::number_sets`].
+    pub sets: Vec<String>,
 }
 
 /// A chain of the compiled form.
@@ -153,6 +155,7 @@ pub fn compile(policy: &Policy) -> Result<Compiled, CompileError> {
         sources: Vec::new(),
         timeouts: Vec::new(),
         notes: Vec::new(),
+        sets: Vec::new(),
     };
     let mut steps = [0u64; 2];
     for kind in [TableKind::Filter, TableKind::Mangle, TableKind::Raw] {

@@ -13,6 +13,7 @@ mod label;
 mod marking;
 mod ports;
 mod rate;
+mod set;
 mod sources;
 mod synproxy;
 mod targets;
@@ -28,6 +29,8 @@ use keepstate_engine::condition::{flag, kind};
 use keepstate_engine::policy::Condition;
 use keepstate_engine::tuple::Family;
 
+pub(crate) use set::NAMING as NAMING_SETS;
+pub use set::SET_NAME_BYTES_MAX;
 pub(crate) use sources::{connections_list, list_words};
 pub use sources::{rate_list, recent_list};
 pub use targets::{Note, NoteTarget};
@@ -109,6 +112,8 @@ pub(crate) enum Form {
     /// `value/mask`.
     Mark,
     Own(fn(&Context<'_>, &str) -> Result<Value, Problem>),
+    /// The same with two words, that are given with a space between them.
+    Pair(fn(&Context<'_>, &str) -> Result<Value, Problem>),
 }
 
 impl OptionSpec {
@@ -380,6 +385,7 @@ impl Extension {
         let mut lowered = Lowered {
             family: Family::V4,
             conditions: Vec::new(),
+            sets: Vec::new(),
             flow_only: true,
             with_state: false,
         };
@@ -423,6 +429,8 @@ impl Extension {
 pub(crate) struct Lowered {
     pub(crate) family: Family,
     pub(crate) conditions: Vec<Condition>,
+    /// Which of them name a set.
+    pub(crate) sets: Vec<(usize, String)>,
     /// Nothing that is asked differs between the packets of one direction of a flow.
     pub(crate) flow_only: bool,
     /// The match names states too.
@@ -493,6 +501,7 @@ const MODULES: &[&Module] = &[
     &rate::HASHLIMIT,
     &sources::RECENT,
     &sources::CONNLIMIT,
+    &set::SET,
     &flow::MARK,
     &flow::CONNMARK,
     &flow::CONNBYTES,
@@ -530,6 +539,7 @@ const TARGETS: &[&Module] = &[
     &marking::MARK,
     &marking::CONNMARK,
     &synproxy::SYNPROXY,
+    &set::TARGET,
 ];
 
 /// The target of this name.

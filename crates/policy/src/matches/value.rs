@@ -59,6 +59,8 @@ pub(crate) enum Value {
     Silent(u64),
     /// Of a flow, by its number.
     Label(u32),
+    /// Name of a set, the sides, and their bits.
+    Set(String, String, u32),
 }
 
 impl Value {
@@ -119,6 +121,7 @@ impl fmt::Display for Value {
             }
             Self::Silent(_) => f.write_str(Self::UNSAVED),
             Self::Network(network) => f.write_str(&network.for_listing()),
+            Self::Set(name, sides, _) => write!(f, "{} {sides}", crate::print::save::quote(name)),
             Self::Label(number) => write!(f, "\"{}\"", super::label::text(*number)),
         }
     }
@@ -175,7 +178,7 @@ pub(super) fn parse(
                 "{module}: bad integer value for option \"--{name}\", or out of range."
             ))
         }),
-        Form::Own(parse) => parse(context, text),
+        Form::Own(parse) | Form::Pair(parse) => parse(context, text),
     }
 }
 

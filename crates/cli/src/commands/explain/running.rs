@@ -14,6 +14,7 @@ use keepstate_sim::explain::{Circumstances, Explanation, KnownFlow, explain_unde
 use keepstate_sim::expression::Expression;
 use keepstate_sim::locals::{LocalAddress, Locals};
 
+use crate::rules::warn_of_sets;
 use crate::running::{policy_of, unexpected};
 use crate::simulation::SimulationArguments;
 
@@ -56,7 +57,11 @@ pub(crate) fn query(tuple: &Tuple) -> Query {
 
 fn compiled(running: &Running) -> anyhow::Result<Compiled> {
     match policy_of(&running.policy)? {
-        Some(policy) => Ok(compile(&policy)?),
+        Some(policy) => {
+            let compiled = compile(&policy)?;
+            warn_of_sets(&compiled);
+            Ok(compiled)
+        }
         None => bail!("the text of the rules in force is not known: give them with --rules"),
     }
 }

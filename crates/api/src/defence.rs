@@ -1,0 +1,22 @@
+//! Floods, and what is done about them.
+
+use keepstate_defence::{Attack, Exemption, Mode, Step};
+use serde::{Deserialize, Serialize};
+
+/// How the defence stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DefenceStatus {
+    pub mode: Mode,
+    /// Seconds since the daemon began to look: what attacks and steps count in.
+    pub now: u64,
+    /// One packet in so many is sampled.
+    pub one_in: u32,
+    /// Samples that were taken in, and those that were lost on the way.
+    pub samples: u64,
+    pub lost: u64,
+    /// Who is left alone, apart from the networks of `never-ban`.
+    pub exempt: Vec<Exemption>,
+    /// The latest 256 and their steps, oldest first.
+    pub attacks: Vec<Attack>,
+    pub steps: Vec<Step>,
+}

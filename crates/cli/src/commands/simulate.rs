@@ -1,0 +1,52 @@
+//! `keepstate simulate`: attacks on the virtual clock.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+use keepstate_simulate::{Scenario, html, run as play, text};
+
+use crate::output::stdout;
+use crate::rules::read;
+
+/// Play attacks and honest traffic through the engine, without rights and without packets.
+///
+/// The recogniser and the steps are those of the daemon. Scenarios are in examples/attacks.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// A scenario (TOML); `-` for standard input.
+    scenario: PathBuf,
+
+    /// The same seed gives the same report.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+
+    /// Write a page with plots too.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let name = arguments.scenario.display().to_string();
+    let scenario = Scenario::parse(&read(&arguments.scenario)?);
+    let scenario = scenario.map_err(|error| anyhow!("{name}: {error}"))?;
+    let report = play(&scenario, arguments.seed).with_context(|| name)?;
+    if let Some(path) = &arguments.html {
+        std::fs::write(path, html(&report)).with_context(|| path.display().to_string())?;
+    }
+    let mut out = stdout();
+    if arguments.json {
+        serde_json::to_writer_pretty(&mut out, &report)?;
+        writeln!(out)?;
+    } else {
+        write!(out, "{}", text(&report))?;
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}

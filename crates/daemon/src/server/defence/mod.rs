@@ -1,0 +1,355 @@
+//! Floods: the recogniser and its ladder, with the firewall that they watch and act on.
+//!
+//! Samples come with the events of the programs. Once a second they are counted, and what the ladder orders is
+//! carried out by what there is anyway: bans, cookies, knobs, and rules as iptables would make them.
+
+mod hands;
+mod host;
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use keepstate_api::{DefenceStatus, FailureKind, Reply};
+use keepstate_defence::{
+    Action, Attack, Defence, Exemption, Exemptions, Gauges, Mode, Network, Order, Sample, Why,
+    held, next_mask,
+};
+use keepstate_engine::ban::Kind;
+use keepstate_engine::event::{Event, EventKind};
+use keepstate_engine::host::{FlowMemory, Words};
+use keepstate_engine::settings::SETTING_SAMPLES;
+use keepstate_engine::table::{self, gauges};
+use serde::{Deserialize, Serialize};
+
+use self::hands::Hands;
+use super::connection::failure;
+use super::plane::PlaneError;
+use super::{Shared, bans};
+use crate::lock;
+
+/// What outlives the daemon.
+const FILE: &str = "defence.json";
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// How often connections that are held open are looked for, and whom to leave alone.
+const SURVEY_SECONDS: u64 = 10;
+/// How often it is seen to that the rules are still there: somebody may have put others in force.
+const RULES_SECONDS: u64 = 5;
+
+/// Samples of a second that are kept; what comes beyond counts as lost.
+const SAMPLES_MAX: usize = 65_536;
+
+/// Buckets that are read before the clock is looked at again.
+const BUCKETS_PER_STEP: u32 = 1024;
+
+/// The defence, its hands, and what has been sampled since its last second.
+pub(crate) struct Keeper {
+    directory: PathBuf,
+    samples: Mutex<Waiting>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    samples: Vec<Sample>,
+    lost: u64,
+}
+
+struct State {
+    defence: Defence,
+    hands: Hands,
+    began: Instant,
+    /// Events that the programs had lost at the last second.
+    lost_before: u64,
+    taken: u64,
+    lost: u64,
+    exempt: Vec<Exemption>,
+    kept: Kept,
+}
+
+/// What a later daemon must know: the mode, and what it has to undo.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Kept {
+    mode: Mode,
+    hands: hands::Before,
+}
+
+impl Keeper {
+    pub(crate) fn recall(directory: PathBuf) -> Self {
+        let text = fs::read_to_string(directory.join(FILE)).unwrap_or_default();
+        let kept: Kept = serde_json::from_str(&text).unwrap_or_default();
+        Self {
+            directory,
+            samples: Mutex::default(),
+            state: Mutex::new(State {
+                defence: Defence::new(kept.mode),
+                hands: Hands::new(kept.hands.clone()),
+                began: Instant::now(),
+                lost_before: 0,
+                taken: 0,
+                lost: 0,
+                exempt: Vec::new(),
+                kept,
+            }),
+        }
+    }
+
+    /// Takes in an event of the programs; `false` if it is none of a sample.
+    pub(crate) fn note(&self, event: &Event) -> bool {
+        if event.kind != EventKind::Sample as u8 {
+            return false;
+        }
+        if let Some(sample) = Sample::of(event) {
+            let mut waiting = lock(&self.samples);
+            if waiting.samples.len() < SAMPLES_MAX {
+                waiting.samples.push(sample);
+            } else {
+                waiting.lost += 1;
+            }
+        }
+        true
+    }
+
+    /// Writes down what a later daemon must know, if it has changed.
+    fn keep(&self, state: &mut State) {
+        let kept = Kept {
+            mode: state.defence.mode(),
+            hands: state.hands.before().clone(),
+        };
+        if kept == state.kept {
+            return;
+        }
+        let path = self.directory.join(FILE);
+        // It holds nothing but numbers and names.
+        let text = serde_json::to_string(&kept).unwrap_or_default();
+        match fs::write(&path, text) {
+            Ok(()) => state.kept = kept,
+            Err(error) => eprintln!("keepstate: {}: {error}", path.display()),
+        }
+    }
+}
+
+/// Counts and acts, second for second, until the server ends.
+pub(super) fn run(shared: &Shared) {
+    {
+        let mut state = lock(&shared.defence.state);
+        // What a daemon has left that was killed.
+        state.hands.tidy(shared);
+        sample(shared, state.defence.mode(), 0);
+        state.lost_before = lost_events(shared);
+    }
+    while !shared.sleep(SECOND) {
+        second(shared);
+    }
+    // Nobody would end them.
+    let mut state = lock(&shared.defence.state);
+    let orders = state.defence.undo(None);
+    let orders: Vec<Order> = orders
+        .into_iter()
+        .filter(|order| !is_of_ban(order))
+        .collect();
+    act(shared, &mut state, &orders);
+    let mode = Mode::Off;
+    sample(shared, mode, 0);
+}
+
+/// Bans end by themselves.
+const fn is_of_ban(order: &Order) -> bool {
+    matches!(order, Order::End(step) if matches!(step.action, Action::Ban { .. }))
+}
+
+fn second(shared: &Shared) {
+    let Waiting { samples, lost } = std::mem::take(&mut *lock(&shared.defence.samples));
+    let mut state = lock(&shared.defence.state);
+    if state.defence.mode() == Mode::Off {
+        return;
+    }
+    let now = state.began.elapsed().as_secs();
+    let events_lost = lost_events(shared);
+    // Events of other kinds are lost with them; the larger the flood, the fewer.
+    let lost = lost + events_lost.saturating_sub(state.lost_before);
+    state.lost_before = events_lost;
+    state.taken += samples.len() as u64;
+    state.lost += lost;
+    let all = samples.len() as u64 + lost;
+    let share = all as f64 / samples.len().max(1) as f64;
+    for sample in &samples {
+        let weight = sample.weight * share;
+        state.defence.note(&Sample { weight, ..*sample });
+    }
+    if now.is_multiple_of(SURVEY_SECONDS) || state.exempt.is_empty() {
+        survey(shared, &mut state.defence);
+        let exempt = exemptions(shared);
+        state.exempt.clone_from(&exempt);
+        state.defence.set_exemptions(Exemptions(exempt));
+    }
+    let mask = shared.plane.settings().samples.mask;
+    let next = next_mask(mask, all);
+    if next != mask {
+        sample(shared, state.defence.mode(), next);
+    }
+    let orders = state.defence.tick(now, &levels(shared));
+    act(shared, &mut state, &orders);
+    if now.is_multiple_of(RULES_SECONDS) {
+        let rules = state.defence.rules();
+        state.hands.see_to_rules(shared, &rules);
+    }
+}
+
+/// Carries out, tells the log, and writes down.
+fn act(shared: &Shared, state: &mut State, orders: &[Order]) {
+    for order in orders {
+        match order {
+            Order::Tell(attack) => eprintln!("keepstate: {}", told(attack)),
+            Order::Begin(step) => eprintln!(
+                "keepstate: step {} against attack {}: {}, because {}",
+                step.number,
+                step.attack,
+                step.action.name(),
+                step.cause
+            ),
+            Order::End(step) => {
+                eprintln!(
+                    "keepstate: step {} ends: {}",
+                    step.number,
+                    step.action.name()
+                );
+            }
+        }
+    }
+    let State { defence, hands, .. } = state;
+    for (number, why) in hands.carry_out(shared, defence, orders) {
+        eprintln!("keepstate: step {number} failed: {why}");
+        defence.failed(number, why);
+    }
+    shared.defence.keep(state);
+}
+
+fn told(attack: &Attack) -> String {
+    let at = attack
+        .destination
+        .map_or_else(String::new, |it| format!(" to {it}"));
+    let Attack {
+        number,
+        kind,
+        evidence,
+        ..
+    } = attack;
+    let kind = kind.name();
+    if attack.is_over {
+        return format!("attack {number} is over: {kind}{at}");
+    }
+    format!("attack {number}: {kind}{at}: {evidence}")
+}
+
+fn sample(shared: &Shared, mode: Mode, mask: u32) {
+    let result: Result<(), std::convert::Infallible> = shared.change_settings(|settings| {
+        settings.samples.mask = mask;
+        settings.flags &= !SETTING_SAMPLES;
+        if mode != Mode::Off {
+            settings.flags |= SETTING_SAMPLES;
+        }
+        Ok(())
+    });
+    let Ok(()) = result;
+}
+
+fn lost_events(shared: &Shared) -> u64 {
+    shared
+        .plane
+        .counters()
+        .map_or(0, |counters| counters.events_lost)
+}
+
+fn levels(shared: &Shared) -> Gauges {
+    let settings = shared.plane.settings();
+    let table = shared.plane.table();
+    let memory = table.flows();
+    // A removal that is counted before its insertion must not look like 2^64 flows.
+    let level = |word| {
+        memory
+            .gauges()
+            .map_or(0, |words| (words.load(word) as i64).max(0) as u64)
+    };
+    Gauges {
+        flows: level(gauges::COUNT),
+        flows_max: settings.flows_max.into(),
+        half_open: level(gauges::HALF_OPEN),
+        half_open_max: settings.half_open_max.into(),
+    }
+}
+
+/// Counts the connections that are held open.
+fn survey(shared: &Shared, defence: &mut Defence) {
+    defence.begin_survey();
+    let settings = shared.plane.settings();
+    for table in shared.plane.tables() {
+        for (family, buckets) in table.families() {
+            for start in (0..buckets).step_by(BUCKETS_PER_STEP as usize) {
+                let end = buckets.min(start.saturating_add(BUCKETS_PER_STEP));
+                let now = shared.plane.now();
+                table::visit(&table.flows(), family, start..end, now, |entry| {
+                    if let Some((source, destination)) = held(entry, &settings, now) {
+                        defence.hold(source, destination, 1.0);
+                    }
+                });
+            }
+        }
+    }
+}
+
+fn exemptions(shared: &Shared) -> Vec<Exemption> {
+    let mut exempt = host::exemptions();
+    bans::visit(shared, Kind::Exempt, |prefix| {
+        exempt.push(Exemption {
+            network: Network::of(prefix.address(), prefix.length()),
+            why: Why::NeverBan,
+        });
+    });
+    exempt
+}
+
+pub(super) fn status(shared: &Shared) -> Result<Reply, PlaneError> {
+    let state = lock(&shared.defence.state);
+    Ok(describe(shared, &state))
+}
+
+fn describe(shared: &Shared, state: &State) -> Reply {
+    let is_shown = |exemption: &&Exemption| exemption.why != Why::NeverBan;
+    Reply::Defence(Box::new(DefenceStatus {
+        mode: state.defence.mode(),
+        now: state.began.elapsed().as_secs(),
+        one_in: shared.plane.settings().samples.mask.saturating_add(1),
+        samples: state.taken,
+        lost: state.lost,
+        exempt: state.exempt.iter().filter(is_shown).copied().collect(),
+        attacks: state.defence.attacks().to_vec(),
+        steps: state.defence.steps().to_vec(),
+    }))
+}
+
+pub(super) fn set_mode(shared: &Shared, mode: Mode) -> Result<Reply, PlaneError> {
+    let mut state = lock(&shared.defence.state);
+    let orders = state.defence.set_mode(mode);
+    act(shared, &mut state, &orders);
+    sample(shared, mode, shared.plane.settings().samples.mask);
+    Ok(describe(shared, &state))
+}
+
+pub(super) fn undo(shared: &Shared, step: Option<u32>) -> Reply {
+    let mut state = lock(&shared.defence.state);
+    let orders = state.defence.undo(step);
+    if let (Some(number), true) = (step, orders.is_empty()) {
+        return failure(
+            FailureKind::Invalid,
+            format!("step {number} is not in force"),
+        );
+    }
+    act(shared, &mut state, &orders);
+    Reply::Undone {
+        steps: orders.len() as u32,
+    }
+}

@@ -1,0 +1,321 @@
+//! The defence as a whole: from second to second.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::attack::{Attack, AttackKind};
+use crate::detect::{Detector, Finding, Scope};
+use crate::exempt::Exemptions;
+use crate::ladder::{self, Action, Order, Rung, Situation, Step, StepState};
+use crate::rule::Rules;
+use crate::sample::Sample;
+use crate::view::View;
+
+/// What is done when an attack is recognised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Nothing is sampled.
+    Off,
+    /// It is told, with what would be done.
+    #[default]
+    Observe,
+    Act,
+}
+
+/// How the table stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Gauges {
+    pub flows: u64,
+    pub flows_max: u64,
+    pub half_open: u64,
+    pub half_open_max: u64,
+}
+
+/// Seconds in a row that show the same before it is an attack.
+const CONFIRM_SECONDS: u32 = 2;
+/// Seconds without a sign of it after which an attack is over.
+const CALM_SECONDS: u64 = 10;
+/// Seconds that a step is given before the next.
+const SETTLE_SECONDS: u64 = 4;
+/// How long a step outlives the last sign of its attack, and how long a ban lasts.
+const STEP_SECONDS: u64 = 60;
+const BAN_SECONDS: u64 = 600;
+/// Attacks and steps that are kept to be told of.
+const ATTACKS_MAX: usize = 256;
+const STEPS_MAX: usize = 1024;
+
+#[derive(Debug)]
+pub struct Defence {
+    mode: Mode,
+    view: View,
+    detector: Detector,
+    exempt: Exemptions,
+    suspects: BTreeMap<(AttackKind, Scope), u32>,
+    attacks: Vec<Attack>,
+    steps: Vec<Step>,
+    numbers: [u32; 2],
+    now: u64,
+}
+
+impl Defence {
+    pub fn new(mode: Mode) -> Self {
+        Self {
+            mode,
+            view: View::new(),
+            detector: Detector::default(),
+            exempt: Exemptions::default(),
+            suspects: BTreeMap::new(),
+            attacks: Vec::new(),
+            steps: Vec::new(),
+            numbers: [0; 2],
+            now: 0,
+        }
+    }
+
+    pub const fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Steps that are in force end, where the new mode takes none.
+    pub fn set_mode(&mut self, mode: Mode) -> Vec<Order> {
+        self.mode = mode;
+        if mode == Mode::Act {
+            // What was proposed may now be taken.
+            self.steps.retain(|step| step.state != StepState::Proposed);
+            return Vec::new();
+        }
+        self.end(StepState::Over, |step| step.state == StepState::Active)
+    }
+
+    pub fn set_exemptions(&mut self, exempt: Exemptions) {
+        self.exempt = exempt;
+    }
+
+    pub fn note(&mut self, sample: &Sample) {
+        self.view.add(sample);
+    }
+
+    /// Before the connections that are held open are counted anew with [`Self::hold`].
+    pub fn begin_survey(&mut self) {
+        self.view.let_go();
+    }
+
+    /// A connection that is established and not used.
+    pub fn hold(&mut self, source: IpAddr, destination: IpAddr, weight: f64) {
+        self.view.hold(source, destination, weight);
+    }
+
+    /// Ends a second; `now` counts them.
+    pub fn tick(&mut self, now: u64, gauges: &Gauges) -> Vec<Order> {
+        self.now = now;
+        let mut orders = Vec::new();
+        if self.mode != Mode::Off {
+            let findings = self.detector.look(&self.view, gauges, now);
+            self.match_up(findings, &mut orders);
+            self.close(&mut orders);
+            self.climb(gauges, &mut orders);
+        }
+        orders.extend(self.end(StepState::Over, |step| {
+            step.state == StepState::Active && step.until <= now
+        }));
+        self.view.fade(now);
+        self.forget();
+        orders
+    }
+
+    /// The attacks there are, and those that were.
+    pub fn attacks(&self) -> &[Attack] {
+        &self.attacks
+    }
+
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// Seconds of the last tick.
+    pub const fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// Undoes a step (or, with `None`, all); it is not taken again against the same attack.
+    pub fn undo(&mut self, number: Option<u32>) -> Vec<Order> {
+        self.end(StepState::Undone, |step| {
+            step.state == StepState::Active && number.is_none_or(|number| step.number == number)
+        })
+    }
+
+    /// A step could not be carried out.
+    pub fn failed(&mut self, number: u32, why: String) {
+        if let Some(step) = self.steps.iter_mut().find(|step| step.number == number) {
+            step.state = StepState::Failed;
+            step.note = Some(why);
+        }
+    }
+
+    /// The rules that are to be in force.
+    pub fn rules(&self) -> Rules {
+        let active = self.steps.iter().filter(|it| it.state == StepState::Active);
+        Rules {
+            rules: active.flat_map(|step| step.rules.iter().cloned()).collect(),
+            exempt: self.exempt.clone(),
+        }
+    }
+
+    fn end(&mut self, state: StepState, is_meant: impl Fn(&Step) -> bool) -> Vec<Order> {
+        let mut orders = Vec::new();
+        for step in self.steps.iter_mut().filter(|step| is_meant(step)) {
+            step.state = state;
+            step.until = step.until.min(self.now);
+            orders.push(Order::End(step.clone()));
+        }
+        orders
+    }
+
+    fn match_up(&mut self, findings: Vec<Finding>, orders: &mut Vec<Order>) {
+        let seen: Vec<_> = findings.iter().map(|it| (it.kind, it.scope)).collect();
+        self.suspects.retain(|suspect, _| seen.contains(suspect));
+        for finding in findings {
+            let now = self.now;
+            let is_same = |it: &&mut Attack| {
+                !it.is_over && (it.kind, it.destination) == (finding.kind, finding.scope)
+            };
+            if let Some(attack) = self.attacks.iter_mut().find(is_same) {
+                update(attack, finding, now);
+                continue;
+            }
+            let times = self
+                .suspects
+                .entry((finding.kind, finding.scope))
+                .or_insert(0);
+            *times += 1;
+            if *times < CONFIRM_SECONDS {
+                continue;
+            }
+            self.numbers[0] += 1;
+            let mut attack = Attack {
+                number: self.numbers[0],
+                kind: finding.kind,
+                destination: finding.scope,
+                began: now,
+                last_seen: now,
+                is_over: false,
+                rate: 0.0,
+                peak: 0.0,
+                passed: 0.0,
+                threshold: 0.0,
+                usual: 0.0,
+                sources: 0.0,
+                heavy: Vec::new(),
+                evidence: String::new(),
+            };
+            update(&mut attack, finding, now);
+            orders.push(Order::Tell(Box::new(attack.clone())));
+            self.attacks.push(attack);
+        }
+    }
+
+    fn close(&mut self, orders: &mut Vec<Order>) {
+        for attack in self.attacks.iter_mut().filter(|attack| !attack.is_over) {
+            if attack.last_seen + CALM_SECONDS <= self.now {
+                attack.is_over = true;
+                attack.rate = 0.0;
+                attack.passed = 0.0;
+                orders.push(Order::Tell(Box::new(attack.clone())));
+            }
+        }
+    }
+
+    /// Prolongs the steps against attacks that go on, and takes the next where they do not suffice.
+    fn climb(&mut self, gauges: &Gauges, orders: &mut Vec<Order>) {
+        for attack in self.attacks.iter().filter(|attack| !attack.is_over) {
+            let mut own = Vec::new();
+            for step in self
+                .steps
+                .iter_mut()
+                .filter(|it| it.attack == attack.number)
+            {
+                let is_ban = matches!(step.action, Action::Ban { .. });
+                if step.state == StepState::Active && !is_ban {
+                    step.until = attack.last_seen + STEP_SECONDS;
+                }
+                own.push((Rung::of_action(&step.action), step.began));
+            }
+            let last = own.iter().map(|(_, began)| *began).max();
+            let is_settling = last.is_some_and(|began| began + SETTLE_SECONDS > self.now);
+            if is_settling || attack.last_seen != self.now || attack.passed < attack.threshold / 2.0
+            {
+                continue;
+            }
+            let tried: Vec<Rung> = own.into_iter().map(|(rung, _)| rung).collect();
+            let situation = Situation {
+                attack,
+                view: &self.view,
+                learned: self.detector.learned.get(&attack.destination),
+                gauges,
+                exempt: &self.exempt,
+                number: self.numbers[1] + 1,
+            };
+            let Some(choice) = ladder::next(&situation, &tried) else {
+                continue;
+            };
+            self.numbers[1] += 1;
+            let lasts = match choice.action {
+                Action::Ban { .. } => BAN_SECONDS,
+                _ => STEP_SECONDS,
+            };
+            let is_taken = self.mode == Mode::Act;
+            let step = Step {
+                number: self.numbers[1],
+                attack: attack.number,
+                state: if is_taken {
+                    StepState::Active
+                } else {
+                    StepState::Proposed
+                },
+                began: self.now,
+                until: self.now + lasts,
+                cause: choice.cause,
+                evidence: attack.evidence.clone(),
+                note: choice.note,
+                commands: choice.rules.iter().map(|rule| rule.text()).collect(),
+                rules: choice.rules,
+                action: choice.action,
+            };
+            if is_taken {
+                orders.push(Order::Begin(step.clone()));
+            }
+            self.steps.push(step);
+        }
+    }
+
+    fn forget(&mut self) {
+        while self.attacks.len() > ATTACKS_MAX {
+            let Some(place) = self.attacks.iter().position(|attack| attack.is_over) else {
+                return;
+            };
+            self.attacks.remove(place);
+        }
+        while self.steps.len() > STEPS_MAX {
+            let is_past = |step: &Step| step.state != StepState::Active;
+            let Some(place) = self.steps.iter().position(is_past) else {
+                return;
+            };
+            self.steps.remove(place);
+        }
+    }
+}
+
+fn update(attack: &mut Attack, finding: Finding, now: u64) {
+    attack.last_seen = now;
+    attack.rate = finding.rate;
+    attack.peak = attack.peak.max(finding.rate);
+    attack.passed = finding.passed;
+    attack.threshold = finding.threshold;
+    attack.usual = finding.usual;
+    attack.sources = finding.sources;
+    attack.heavy = finding.heavy;
+    attack.evidence = finding.evidence;
+}

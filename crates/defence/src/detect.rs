@@ -1,0 +1,393 @@
+//! What is an attack, and what is none.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::attack::{AttackKind, HeavySource};
+use crate::baseline::Baseline;
+use crate::defence::Gauges;
+use crate::network::Network;
+use crate::sample::{SIGNALS, Signal};
+use crate::sketch::SpaceSaving;
+use crate::view::{Form, Sender, Target, View, rate};
+
+/// Below these rates (packets a second, by [`Signal`]) nothing is a flood, however unusual.
+const FLOORS: [f64; SIGNALS] = [
+    100.0, 100.0, 300.0, 200.0, 500.0, 200.0, 200.0, 100.0, 300.0,
+];
+
+/// How often as much as usual is an attack.
+const TIMES_USUAL: f64 = 4.0;
+
+/// Handshakes a second of one destination below which there is no flood of them.
+const CONNECTIONS_FLOOR: f64 = 200.0;
+/// Handshakes a second that no single honest client makes for long; one behind which many
+/// sit is known by what is usual.
+const CONNECTIONS_OF_ONE: f64 = 20.0;
+
+/// Connections held open to one destination, and by one source.
+const HELD_FLOOR: f64 = 500.0;
+const HELD_BY_ONE: f64 = 50.0;
+
+/// However much each of them stands for, so many must have been found.
+const HELD_MIN: f64 = 16.0;
+
+/// Ports in ten to twenty seconds that did not answer a source.
+const SCANNED_PORTS: f64 = 50.0;
+
+/// Percent of the table, and new flows a second without answers, that together are an attack on it.
+const TABLE_PERCENT: f64 = 50.0;
+const TABLE_FLOOR: f64 = 1000.0;
+
+/// What share of an attack a few sources must send for it to be theirs, and how many are a few.
+const THEIR_SHARE: f64 = 0.5;
+const A_FEW: usize = 64;
+
+/// Destinations of which something is learned.
+const SCOPES: usize = 256;
+
+/// A destination, or all.
+pub(crate) type Scope = Option<IpAddr>;
+
+/// What is usual for a destination.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Learned {
+    unanswered: [Baseline; SIGNALS],
+    completed: Baseline,
+    held: Baseline,
+    /// The form of packets in calm seconds.
+    pub(crate) calm: [Form; SIGNALS],
+    last: u64,
+}
+
+impl Learned {
+    fn learn(&mut self, target: &Target, held: f64, now: u64) {
+        for signal in Signal::ALL {
+            let usual = &mut self.unanswered[signal as usize];
+            usual.learn(target.counts.unanswered(signal));
+            self.calm[signal as usize].learn(&target.forms[signal as usize]);
+            self.calm[signal as usize].fade(0.99);
+        }
+        self.completed.learn(rate(target.counts.completed));
+        self.held.learn(held);
+        self.last = now;
+    }
+}
+
+/// An attack as one second shows it.
+pub(crate) struct Finding {
+    pub(crate) kind: AttackKind,
+    pub(crate) scope: Scope,
+    pub(crate) rate: f64,
+    pub(crate) passed: f64,
+    pub(crate) threshold: f64,
+    pub(crate) usual: f64,
+    pub(crate) sources: f64,
+    pub(crate) heavy: Vec<HeavySource>,
+    pub(crate) evidence: String,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Detector {
+    pub(crate) learned: BTreeMap<Scope, Learned>,
+}
+
+impl Detector {
+    /// What a second shows. What is under attack now learns nothing.
+    pub(crate) fn look(&mut self, view: &View, gauges: &Gauges, now: u64) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for target in view.targets.iter() {
+            self.look_at(Some(target.key), &target.value, view, &mut findings);
+        }
+        let apart: Vec<AttackKind> = findings.iter().map(|finding| finding.kind).collect();
+        let mut whole = Vec::new();
+        self.look_at(None, &view.all, view, &mut whole);
+        // What is aimed at one address is told of once.
+        whole.retain(|finding| !apart.contains(&finding.kind));
+        findings.append(&mut whole);
+        if let Some(scan) = scans(view) {
+            findings.retain(|finding| !is_of_scan(finding, &scan));
+            findings.push(scan);
+        }
+        findings.extend(exhaustion(view, gauges, &findings));
+        self.learn(view, &findings, now);
+        findings
+    }
+
+    fn look_at(&self, scope: Scope, target: &Target, view: &View, findings: &mut Vec<Finding>) {
+        let learned = self.learned.get(&scope);
+        let sources = target.sources.estimate();
+        for signal in Signal::ALL {
+            let unanswered = target.counts.unanswered(signal);
+            let usual = learned.map_or(0.0, |it| it.unanswered[signal as usize].usual());
+            let threshold = FLOORS[signal as usize].max(TIMES_USUAL * usual);
+            let seen = target.counts.seen(signal);
+            let is_sure = target.counts.is_sure_of(signal);
+            if !is_sure || unanswered <= threshold || unanswered < seen / 2.0 {
+                continue;
+            }
+            let heavy = heavy(view, unanswered, |Sender { counts, .. }| {
+                let is_sure = counts.is_sure_of(signal);
+                is_sure.then(|| counts.unanswered(signal))
+            });
+            findings.push(Finding {
+                kind: AttackKind::of(signal),
+                scope,
+                rate: unanswered,
+                passed: target.counts.passed(signal).min(unanswered),
+                threshold,
+                usual,
+                sources,
+                evidence: format!(
+                    "{unanswered:.0} packets a second without answers of {seen:.0}, more than {threshold:.0}; \
+                     usual are {usual:.0}; about {sources:.0} sources{}",
+                    spread(&heavy)
+                ),
+                heavy,
+            });
+        }
+        findings.extend(connections(scope, target, learned, view));
+        findings.extend(held(scope, learned, view));
+    }
+
+    fn learn(&mut self, view: &View, findings: &[Finding], now: u64) {
+        let is_calm = |scope: Scope| findings.iter().all(|it| it.scope != scope);
+        if findings.is_empty() {
+            let all = self.learned.entry(None).or_default();
+            all.learn(&view.all, view.held.all, now);
+        }
+        for target in view.targets.iter().filter(|it| is_calm(Some(it.key))) {
+            let held = view.held.targets.get(&target.key);
+            let learned = self.learned.entry(Some(target.key)).or_default();
+            learned.learn(&target.value, held.map_or(0.0, |held| held.count), now);
+        }
+        while self.learned.len() > SCOPES {
+            let named = self.learned.iter().filter(|(scope, _)| scope.is_some());
+            let oldest = named.min_by_key(|(_, learned)| learned.last);
+            let Some(oldest) = oldest.map(|(scope, _)| *scope) else {
+                return;
+            };
+            self.learned.remove(&oldest);
+        }
+    }
+}
+
+/// A scan is a flood of sorts too; whose senders all scan, and none faster than that, is told of once.
+fn is_of_scan(finding: &Finding, scan: &Finding) -> bool {
+    const RATE_OF_SCANNER: f64 = 1000.0;
+    let scans = |source: &HeavySource| {
+        let is_same = |it: &HeavySource| source.network.overlaps(&it.network);
+        source.rate < RATE_OF_SCANNER && scan.heavy.iter().any(is_same)
+    };
+    let is_kind = matches!(finding.kind, AttackKind::SynFlood | AttackKind::UdpFlood);
+    is_kind && !finding.heavy.is_empty() && finding.heavy.iter().all(scans)
+}
+
+const fn spread(heavy: &[HeavySource]) -> &'static str {
+    if heavy.is_empty() {
+        ", none of them heavy: spread or forged"
+    } else {
+        ", most of it from a few"
+    }
+}
+
+/// The sources that send most of something, at the longest prefix at which a few do.
+fn heavy(view: &View, total: f64, of: impl Fn(&Sender) -> Option<f64>) -> Vec<HeavySource> {
+    let levels = [
+        &view.v4[0],
+        &view.v6[0],
+        &view.v4[1],
+        &view.v6[1],
+        &view.v6[2],
+    ];
+    for sketch in levels {
+        let found = of_level(sketch, total, &of);
+        if !found.is_empty() {
+            return found;
+        }
+    }
+    Vec::new()
+}
+
+fn of_level(
+    sketch: &SpaceSaving<Network, Sender>,
+    total: f64,
+    of: impl Fn(&Sender) -> Option<f64>,
+) -> Vec<HeavySource> {
+    let mut sources: Vec<HeavySource> = sketch
+        .iter()
+        .filter_map(|counted| {
+            Some(HeavySource {
+                network: counted.key,
+                // What is beside a count began with it: it holds nothing of an earlier key.
+                rate: of(&counted.value)?,
+                error: rate(counted.error),
+            })
+        })
+        .filter(|source| source.rate * A_FEW as f64 * 2.0 >= total)
+        .collect();
+    by_weight(&mut sources);
+    sources.truncate(A_FEW);
+    let sum: f64 = sources.iter().map(|source| source.rate).sum();
+    if sum < THEIR_SHARE * total {
+        sources.clear();
+    }
+    sources
+}
+
+fn by_weight(sources: &mut [HeavySource]) {
+    sources.sort_by(|a, b| b.rate.total_cmp(&a.rate).then(a.network.cmp(&b.network)));
+}
+
+/// Handshakes that a few sources make far more of than clients do. Many sources with a few
+/// each are a crowd.
+fn connections(
+    scope: Scope,
+    target: &Target,
+    learned: Option<&Learned>,
+    view: &View,
+) -> Option<Finding> {
+    let completed = rate(target.counts.completed);
+    let usual = learned.map_or(0.0, |it| it.completed.usual());
+    let threshold = CONNECTIONS_FLOOR.max(TIMES_USUAL * usual);
+    if completed <= threshold || !target.counts.is_sure_of_handshakes() {
+        return None;
+    }
+    let mut heavy = heavy(view, completed, |Sender { counts, .. }| {
+        let is_sure = counts.is_sure_of_handshakes();
+        is_sure.then(|| rate(counts.completed))
+    });
+    heavy.retain(|source| source.rate > CONNECTIONS_OF_ONE);
+    let theirs: f64 = heavy.iter().map(|source| source.rate).sum();
+    if theirs < THEIR_SHARE * completed {
+        return None;
+    }
+    Some(Finding {
+        kind: AttackKind::ConnectionFlood,
+        scope,
+        rate: completed,
+        passed: completed,
+        threshold,
+        usual,
+        sources: heavy.len() as f64,
+        evidence: format!(
+            "{completed:.0} handshakes a second, more than {threshold:.0}; usual are {usual:.0}; {} sources \
+             make {theirs:.0} of them, each more than {CONNECTIONS_OF_ONE}",
+            heavy.len()
+        ),
+        heavy,
+    })
+}
+
+fn held(scope: Scope, learned: Option<&Learned>, view: &View) -> Option<Finding> {
+    let held = match scope {
+        None => view.held.all,
+        Some(address) => view.held.targets.get(&address)?.certain(),
+    };
+    let usual = learned.map_or(0.0, |it| it.held.middle());
+    let threshold = HELD_FLOOR.max(TIMES_USUAL * usual);
+    if held <= threshold {
+        return None;
+    }
+    let of_one = HELD_BY_ONE.max(HELD_MIN * view.held.weight);
+    for sketch in &view.held.sources {
+        let mut heavy: Vec<HeavySource> = sketch
+            .iter()
+            .filter(|counted| counted.certain() > of_one)
+            .map(|counted| HeavySource {
+                network: counted.key,
+                rate: counted.certain(),
+                error: counted.error,
+            })
+            .collect();
+        by_weight(&mut heavy);
+        heavy.truncate(A_FEW);
+        let theirs: f64 = heavy.iter().map(|source| source.rate).sum();
+        if theirs >= THEIR_SHARE * held {
+            return Some(Finding {
+                kind: AttackKind::SlowConnections,
+                scope,
+                rate: held,
+                passed: held,
+                threshold,
+                usual,
+                sources: heavy.len() as f64,
+                evidence: format!(
+                    "{held:.0} connections are held open and hardly used, more than {threshold:.0}; usual are \
+                     {usual:.0}; {} sources hold {theirs:.0} of them",
+                    heavy.len()
+                ),
+                heavy,
+            });
+        }
+    }
+    None
+}
+
+fn scans(view: &View) -> Option<Finding> {
+    let levels = [&view.v4[0], &view.v6[0]];
+    let senders = levels.into_iter().flat_map(SpaceSaving::iter);
+    let scanners = senders.filter_map(|counted| {
+        let (counts, ports) = (&counted.value.counts, counted.value.ports.estimate());
+        let tried = counts.seen(Signal::Syn) + counts.seen(Signal::Udp);
+        let answered = rate(counts.completed + counts.replied);
+        (ports > SCANNED_PORTS && answered < tried / 4.0).then_some(HeavySource {
+            network: counted.key,
+            rate: ports,
+            error: rate(counted.error),
+        })
+    });
+    let mut heavy: Vec<HeavySource> = scanners.collect();
+    by_weight(&mut heavy);
+    heavy.truncate(A_FEW);
+    let most = heavy.first()?;
+    Some(Finding {
+        kind: AttackKind::PortScan,
+        scope: None,
+        rate: most.rate,
+        passed: most.rate,
+        threshold: SCANNED_PORTS,
+        usual: 0.0,
+        sources: heavy.len() as f64,
+        evidence: format!(
+            "{} sources tried more than {SCANNED_PORTS} ports each in 20 seconds, {} about {:.0}, and hardly any answered",
+            heavy.len(),
+            most.network,
+            most.rate
+        ),
+        heavy,
+    })
+}
+
+/// A table that fills, by flows to many destinations.
+fn exhaustion(view: &View, gauges: &Gauges, findings: &[Finding]) -> Option<Finding> {
+    let counts = &view.all.counts;
+    let unanswered: f64 = Signal::ALL.iter().map(|it| counts.unanswered(*it)).sum();
+    let passed: f64 = Signal::ALL.iter().map(|it| counts.passed(*it)).sum();
+    let percent = 100.0 * gauges.flows as f64 / gauges.flows_max.max(1) as f64;
+    let is_sure = Signal::ALL.iter().any(|it| counts.is_sure_of(*it));
+    let is_aimed = findings.iter().any(|finding| finding.scope.is_some());
+    if is_aimed || !is_sure || percent < TABLE_PERCENT || passed.min(unanswered) < TABLE_FLOOR {
+        return None;
+    }
+    let heavy = heavy(view, unanswered, |Sender { counts, .. }| {
+        let sure = Signal::ALL.iter().filter(|it| counts.is_sure_of(**it));
+        let rate: f64 = sure.map(|it| counts.unanswered(*it)).sum();
+        (rate > 0.0).then_some(rate)
+    });
+    Some(Finding {
+        kind: AttackKind::TableExhaustion,
+        scope: None,
+        rate: unanswered,
+        passed: passed.min(unanswered),
+        threshold: TABLE_FLOOR,
+        usual: 0.0,
+        sources: view.all.sources.estimate(),
+        evidence: format!(
+            "{percent:.0} percent of the table are taken, and {unanswered:.0} new flows a second to many \
+             destinations are not answered{}",
+            spread(&heavy)
+        ),
+        heavy,
+    })
+}

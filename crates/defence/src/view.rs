@@ -1,0 +1,311 @@
+//! What samples add up to.
+
+use std::net::IpAddr;
+
+use crate::network::Network;
+use crate::sample::{Progress, SIGNALS, Sample, Signal};
+use crate::sketch::{Distinct, Modes, SpaceSaving};
+
+/// Counts halve each second, so an even rate adds up to twice itself.
+pub(crate) const FADE: f64 = 0.5;
+
+const SAMPLES_MIN: f64 = 16.0;
+
+/// Destinations that are counted apart.
+const DESTINATIONS: usize = 256;
+/// Sources of each length of prefix: those of more than a thousandth of all are known.
+const SOURCES: usize = 1024;
+/// Clients that have completed something, see [`View::is_known`].
+const CLIENTS: usize = 8192;
+/// Clients are forgotten by half in ten minutes.
+const CLIENT_FADE: f64 = 0.998_845;
+
+/// Lengths of prefix by which sources are counted.
+const LENGTHS_V4: [u8; 2] = [32, 24];
+const LENGTHS_V6: [u8; 3] = [64, 56, 48];
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counts {
+    /// Packets without an answer, and those of them that were let through.
+    seen: [f64; SIGNALS],
+    passed: [f64; SIGNALS],
+    /// Handshakes of TCP; other flows that were answered.
+    pub(crate) completed: f64,
+    pub(crate) replied: f64,
+    /// How many samples all of this rests on: of packets without an answer, by signal, and of handshakes.
+    samples: [f64; SIGNALS],
+    completions: f64,
+}
+
+impl Counts {
+    fn add(&mut self, sample: &Sample) {
+        let signal = sample.signal as usize;
+        match sample.progress {
+            Progress::Passed | Progress::Refused => self.samples[signal] += 1.0,
+            Progress::Completed => self.completions += 1.0,
+            Progress::Replied => {}
+        }
+        match sample.progress {
+            Progress::Passed => {
+                self.seen[signal] += sample.weight;
+                self.passed[signal] += sample.weight;
+            }
+            Progress::Refused => self.seen[signal] += sample.weight,
+            Progress::Replied if sample.protocol != 6 => self.replied += sample.weight,
+            Progress::Replied => {}
+            Progress::Completed if sample.protocol == 6 => self.completed += sample.weight,
+            Progress::Completed => {}
+        }
+    }
+
+    fn fade(&mut self) {
+        self.seen.iter_mut().for_each(|count| *count *= FADE);
+        // What a step has stopped must not be seen in it a second later.
+        self.passed = [0.0; SIGNALS];
+        self.samples.iter_mut().for_each(|count| *count *= FADE);
+        self.completions *= FADE;
+        self.completed *= FADE;
+        self.replied *= FADE;
+    }
+
+    /// Whether a rate rests on enough samples to be believed: with sixteen the standard error is a quarter.
+    pub(crate) fn is_sure_of(&self, signal: Signal) -> bool {
+        self.samples[signal as usize] >= SAMPLES_MIN
+    }
+
+    pub(crate) fn is_sure_of_handshakes(&self) -> bool {
+        self.completions >= SAMPLES_MIN
+    }
+
+    /// Packets a second.
+    pub(crate) fn seen(&self, signal: Signal) -> f64 {
+        rate(self.seen[signal as usize])
+    }
+
+    /// Of the second that ends.
+    pub(crate) const fn passed(&self, signal: Signal) -> f64 {
+        self.passed[signal as usize]
+    }
+
+    /// Packets a second that nothing answers: each answered flow may have sent its first packet more than once.
+    pub(crate) fn unanswered(&self, signal: Signal) -> f64 {
+        const TRIES: f64 = 1.25;
+        let answered = match signal {
+            Signal::Syn => self.completed,
+            Signal::Udp | Signal::Icmp | Signal::Other | Signal::Reflected => self.replied,
+            _ => 0.0,
+        };
+        (self.seen(signal) - TRIES * rate(answered)).max(0.0)
+    }
+}
+
+/// Packets a second that a count stands for.
+pub(crate) fn rate(count: f64) -> f64 {
+    count * (1.0 - FADE)
+}
+
+/// The form of packets.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Form {
+    pub(crate) source_port: Modes,
+    pub(crate) destination_port: Modes,
+    pub(crate) length: Modes,
+    pub(crate) protocol: Modes,
+}
+
+impl Form {
+    fn add(&mut self, sample: &Sample) {
+        let weight = sample.weight;
+        self.source_port.add(u32::from(sample.source_port), weight);
+        let port = u32::from(sample.destination_port);
+        self.destination_port.add(port, weight);
+        self.length.add(sample.length, weight);
+        self.protocol.add(u32::from(sample.protocol), weight);
+    }
+
+    pub(crate) fn fade(&mut self, factor: f64) {
+        self.source_port.fade(factor);
+        self.destination_port.fade(factor);
+        self.length.fade(factor);
+        self.protocol.fade(factor);
+    }
+
+    /// Takes in another's commonest values.
+    pub(crate) fn learn(&mut self, other: &Self) {
+        let pairs = [
+            (&mut self.source_port, &other.source_port),
+            (&mut self.destination_port, &other.destination_port),
+            (&mut self.length, &other.length),
+            (&mut self.protocol, &other.protocol),
+        ];
+        for (modes, other) in pairs {
+            modes.merge(other);
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Target {
+    pub(crate) counts: Counts,
+    /// Of packets without answers, by signal.
+    pub(crate) forms: [Form; SIGNALS],
+    pub(crate) sources: Distinct,
+}
+
+impl Target {
+    fn add(&mut self, sample: &Sample) {
+        self.counts.add(sample);
+        if matches!(sample.progress, Progress::Passed | Progress::Refused) {
+            self.forms[sample.signal as usize].add(sample);
+            self.sources.add(sample.source);
+        }
+    }
+
+    fn fade(&mut self) {
+        self.counts.fade();
+        self.forms.iter_mut().for_each(|form| form.fade(FADE));
+        self.sources.turn();
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sender {
+    pub(crate) counts: Counts,
+    /// Ports of destinations that did not answer.
+    pub(crate) ports: Distinct,
+}
+
+/// Connections that were found held open at the last survey.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) all: f64,
+    /// What each connection that was found stands for.
+    pub(crate) weight: f64,
+    pub(crate) targets: SpaceSaving<IpAddr, ()>,
+    /// By address (IPv6: /64), and by /24 (IPv6: /48).
+    pub(crate) sources: [SpaceSaving<Network, ()>; 2],
+}
+
+impl Held {
+    fn new() -> Self {
+        Self {
+            all: 0.0,
+            weight: 1.0,
+            targets: SpaceSaving::new(DESTINATIONS),
+            sources: [(); 2].map(|()| SpaceSaving::new(SOURCES)),
+        }
+    }
+}
+
+/// Seconds after which ports are counted anew.
+const PORT_SECONDS: u64 = 10;
+
+#[derive(Clone, Debug)]
+pub(crate) struct View {
+    pub(crate) all: Target,
+    pub(crate) targets: SpaceSaving<IpAddr, Target>,
+    /// By the place of their length among the family's.
+    pub(crate) v4: [SpaceSaving<Network, Sender>; 2],
+    pub(crate) v6: [SpaceSaving<Network, Sender>; 3],
+    pub(crate) held: Held,
+    clients: SpaceSaving<Network, Option<u64>>,
+    seconds: u64,
+}
+
+impl View {
+    pub(crate) fn new() -> Self {
+        Self {
+            all: Target::default(),
+            targets: SpaceSaving::new(DESTINATIONS),
+            v4: LENGTHS_V4.map(|_| SpaceSaving::new(SOURCES)),
+            v6: LENGTHS_V6.map(|_| SpaceSaving::new(SOURCES)),
+            held: Held::new(),
+            clients: SpaceSaving::new(CLIENTS),
+            seconds: 0,
+        }
+    }
+
+    pub(crate) fn add(&mut self, sample: &Sample) {
+        self.all.add(sample);
+        self.targets
+            .add(sample.destination, sample.weight)
+            .add(sample);
+        let port = (sample.destination, sample.destination_port);
+        let is_unanswered = matches!(sample.progress, Progress::Passed | Progress::Refused);
+        for (network, sketch) in self.levels(sample.source) {
+            let sender = sketch.add(network, sample.weight);
+            sender.counts.add(sample);
+            if is_unanswered && matches!(sample.signal, Signal::Syn | Signal::Udp) {
+                sender.ports.add(port);
+            }
+        }
+        if sample.progress == Progress::Completed {
+            let seconds = self.seconds;
+            let since = self.clients.add(client(sample.source), sample.weight);
+            since.get_or_insert(seconds);
+        }
+    }
+
+    fn levels(
+        &mut self,
+        source: IpAddr,
+    ) -> impl Iterator<Item = (Network, &mut SpaceSaving<Network, Sender>)> {
+        let (lengths, sketches): (&[u8], &mut [_]) = if source.is_ipv4() {
+            (&LENGTHS_V4, &mut self.v4)
+        } else {
+            (&LENGTHS_V6, &mut self.v6)
+        };
+        let networks = lengths
+            .iter()
+            .map(move |length| Network::of(source, *length));
+        networks.zip(sketches)
+    }
+
+    /// A connection that is held open without having been used for some time.
+    pub(crate) fn hold(&mut self, source: IpAddr, destination: IpAddr, weight: f64) {
+        self.held.all += weight;
+        self.held.weight = weight;
+        self.held.targets.add(destination, weight);
+        let lengths = if source.is_ipv4() { [32, 24] } else { [64, 48] };
+        for (length, sketch) in lengths.into_iter().zip(&mut self.held.sources) {
+            sketch.add(Network::of(source, length), weight);
+        }
+    }
+
+    /// Before a survey.
+    pub(crate) fn let_go(&mut self) {
+        self.held = Held::new();
+    }
+
+    /// Whether somebody in a network has completed a connection before some second.
+    pub(crate) fn is_known(&self, network: &Network, before: u64) -> bool {
+        let is_in =
+            |client: &Network| network.contains(client.address()) || client.overlaps(network);
+        self.clients.iter().any(|client| {
+            let since = client.value.is_some_and(|since| since < before);
+            since && client.certain() > 0.0 && is_in(&client.key)
+        })
+    }
+
+    /// Ends a second.
+    pub(crate) fn fade(&mut self, now: u64) {
+        let turns = now / PORT_SECONDS != self.seconds / PORT_SECONDS;
+        self.seconds = now;
+        self.all.fade();
+        self.targets.fade(FADE, Target::fade);
+        for sketch in self.v4.iter_mut().chain(&mut self.v6) {
+            sketch.fade(FADE, |sender| {
+                sender.counts.fade();
+                if turns {
+                    sender.ports.turn();
+                }
+            });
+        }
+        self.clients.fade(CLIENT_FADE, |_| {});
+    }
+}
+
+/// What a client is known by.
+fn client(source: IpAddr) -> Network {
+    Network::of(source, if source.is_ipv4() { 32 } else { 64 })
+}

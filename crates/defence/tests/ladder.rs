@@ -1,0 +1,211 @@
+//! Steps: when they are taken, against whom not, and how they end.
+
+use std::net::IpAddr;
+
+use keepstate_defence::{
+    Action, AttackKind, Defence, Exemption, Exemptions, Gauges, Mode, Network, Order, Progress,
+    Sample, Signal, StepState, Why, is_in_place, sync,
+};
+use keepstate_engine::tuple::Family;
+use keepstate_policy::{FileKind, Policy, ShowCounters, parse_rules, save};
+
+const GAUGES: Gauges = Gauges {
+    flows: 100,
+    flows_max: 10_000,
+    half_open: 10,
+    half_open_max: 8000,
+};
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn syn(source: IpAddr, progress: Progress) -> Sample {
+    Sample {
+        source,
+        destination: address("192.0.2.1"),
+        source_port: 4000,
+        destination_port: 80,
+        protocol: 6,
+        length: 40,
+        signal: if progress == Progress::Completed {
+            Signal::Ack
+        } else {
+            Signal::Syn
+        },
+        progress,
+        is_invalid: false,
+        weight: 1.0,
+    }
+}
+
+/// Some seconds in which these sources send a thousand SYNs each.
+fn flood(defence: &mut Defence, sources: &[&str], seconds: std::ops::Range<u64>) -> Vec<Order> {
+    let mut orders = Vec::new();
+    for second in seconds {
+        for source in sources {
+            for _ in 0..1000 {
+                defence.note(&syn(address(source), Progress::Passed));
+            }
+        }
+        orders.extend(defence.tick(second, &GAUGES));
+    }
+    orders
+}
+
+fn actions(defence: &Defence) -> Vec<(&'static str, StepState)> {
+    let steps = defence.steps().iter();
+    steps.map(|step| (step.action.name(), step.state)).collect()
+}
+
+fn exempt(network: &str, why: Why) -> Exemptions {
+    let network = network.parse().expect("a network");
+    Exemptions(vec![Exemption { network, why }])
+}
+
+#[test]
+fn the_mildest_step_comes_first_and_a_ban_late() {
+    let mut defence = Defence::new(Mode::Act);
+    flood(&mut defence, &["203.0.113.9"], 1..30);
+    let active = StepState::Active;
+    let taken = actions(&defence);
+    assert_eq!(
+        taken,
+        [
+            ("limit sources", active),
+            ("SYN cookies", active),
+            ("ban", active)
+        ]
+    );
+    let began: Vec<u64> = defence.steps().iter().map(|step| step.began).collect();
+    assert_eq!(began, [2, 6, 10]);
+    assert_eq!(defence.attacks()[0].kind, AttackKind::SynFlood);
+    // Steps end a minute after it, a ban after its ten.
+    let mut ended = Vec::new();
+    for second in 30..700 {
+        for order in defence.tick(second, &GAUGES) {
+            if let Order::End(step) = order {
+                ended.push((step.number, second));
+            }
+        }
+    }
+    assert!(defence.attacks()[0].is_over);
+    assert_eq!(ended.len(), 3);
+    assert!(
+        ended[..2]
+            .iter()
+            .all(|(_, second)| (85..105).contains(second)),
+        "{ended:?}"
+    );
+    assert_eq!(ended[2], (3, 610));
+}
+
+#[test]
+fn those_who_are_exempt_are_left_alone() {
+    for why in [Why::NeverBan, Why::Operator, Why::Gateway, Why::Resolver] {
+        let mut defence = Defence::new(Mode::Act);
+        defence.set_exemptions(exempt("203.0.113.0/24", why));
+        flood(&mut defence, &["203.0.113.9"], 1..30);
+        let names: Vec<&str> = actions(&defence).iter().map(|it| it.0).collect();
+        assert_eq!(names, ["SYN cookies"], "{why:?}");
+    }
+}
+
+#[test]
+fn whoever_was_a_client_before_is_neither_limited_nor_banned() {
+    let mut defence = Defence::new(Mode::Act);
+    let client = address("203.0.113.9");
+    for second in 1..40 {
+        for _ in 0..30 {
+            defence.note(&syn(client, Progress::Passed));
+            defence.note(&syn(client, Progress::Completed));
+        }
+        defence.tick(second, &GAUGES);
+    }
+    assert!(defence.attacks().is_empty());
+    flood(&mut defence, &["203.0.113.9", "203.0.113.10"], 40..70);
+    let banned = defence.steps().iter().find_map(|step| match &step.action {
+        Action::Ban { networks } => Some(networks.clone()),
+        _ => None,
+    });
+    let other: Network = "203.0.113.10".parse().expect("a network");
+    assert_eq!(banned, Some(vec![other]));
+    let limit = &defence.steps()[0];
+    assert!(
+        limit
+            .commands
+            .iter()
+            .all(|rule| rule.contains("203.0.113.10")),
+        "{limit:?}"
+    );
+}
+
+#[test]
+fn what_was_undone_is_not_done_again() {
+    let mut defence = Defence::new(Mode::Act);
+    flood(&mut defence, &["203.0.113.9"], 1..4);
+    assert_eq!(defence.undo(Some(7)), []);
+    assert_eq!(defence.undo(Some(1)).len(), 1);
+    flood(&mut defence, &["203.0.113.9"], 4..12);
+    let limits = actions(&defence)
+        .into_iter()
+        .filter(|step| step.0 == "limit sources");
+    let limits: Vec<StepState> = limits.map(|step| step.1).collect();
+    assert_eq!(limits, [StepState::Undone]);
+    // To look on is to undo.
+    let ended = defence.set_mode(Mode::Observe);
+    assert!(!ended.is_empty() && defence.rules().is_empty());
+}
+
+#[test]
+fn who_observes_orders_nothing() {
+    let mut defence = Defence::new(Mode::Observe);
+    let orders = flood(&mut defence, &["203.0.113.9"], 1..30);
+    assert!(orders.iter().all(|order| matches!(order, Order::Tell(_))));
+    assert!(defence.rules().is_empty());
+    assert!(
+        actions(&defence)
+            .iter()
+            .all(|step| step.1 == StepState::Proposed)
+    );
+    let mut off = Defence::new(Mode::Off);
+    flood(&mut off, &["203.0.113.9"], 1..30);
+    assert!(off.attacks().is_empty());
+}
+
+#[test]
+fn rules_come_and_go_and_leave_all_others() {
+    let text = "*filter\n:INPUT DROP [0:0]\n-A INPUT -p tcp --dport 80 -j ACCEPT\nCOMMIT\n";
+    let mut policy = Policy::default();
+    policy.merge(parse_rules(text, FileKind::Save(Family::V4)));
+    let saved = |policy: &Policy| save(policy.ruleset(Family::V4), ShowCounters::No, "");
+    let before = saved(&policy);
+    let mut defence = Defence::new(Mode::Act);
+    defence.set_exemptions(exempt("198.51.100.0/24", Why::NeverBan));
+    flood(&mut defence, &["203.0.113.9"], 1..4);
+    let rules = defence.rules();
+    assert!(!is_in_place(&mut policy, &rules));
+    sync(&mut policy, &rules).expect("the rules are right");
+    let with = saved(&policy);
+    assert!(is_in_place(&mut policy, &rules));
+    let place = |part: &str| with.find(part).unwrap_or_else(|| panic!("{part}: {with}"));
+    assert!(place("-s 198.51.100.0/24 -j RETURN") < place("-s 203.0.113.9/32"));
+    assert!(with.contains("-A PREROUTING -j KEEPSTATE-DEFENCE"));
+    // As often as one likes.
+    sync(&mut policy, &rules).expect("the rules are right");
+    assert_eq!(saved(&policy), with);
+    defence.undo(None);
+    sync(&mut policy, &defence.rules()).expect("nothing is wanted");
+    assert_eq!(strip(&saved(&policy)), strip(&before));
+}
+
+/// Without a table that has no rules, which is printed once it was used.
+fn strip(text: &str) -> String {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let lines: Vec<&str> = lines.collect();
+    let joined = lines.join("\n");
+    match (joined.find("*raw"), joined.find("*filter")) {
+        (Some(raw), Some(filter)) if raw < filter => joined[filter..].to_owned(),
+        _ => joined,
+    }
+}

@@ -1,0 +1,182 @@
+//! Those who wait for no answer.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use keepstate_defence::Network;
+use keepstate_engine::verdict::Verdict;
+use keepstate_sim::build::{ACK, Body, Icmp, PSH, Packet, RST, Rest, SYN, Tcp, Udp, fragment};
+use keepstate_sim::traffic::Random;
+
+use crate::scenario::{AttackPlan, PlanKind, Scenario};
+use crate::world::World;
+
+pub(crate) struct Attacker {
+    pub(crate) plan: AttackPlan,
+    target: Network,
+    sources: Vec<IpAddr>,
+    /// Packets that are due, with the part of one that is left over.
+    pub(crate) due: f64,
+    count: u64,
+    is_local: bool,
+}
+
+impl Attacker {
+    pub(crate) fn new(plan: &AttackPlan, scenario: &Scenario, random: &mut Random) -> Self {
+        let target = scenario.target(plan);
+        let sources = if plan.spoofed { 0 } else { plan.sources };
+        Self {
+            plan: plan.clone(),
+            target,
+            sources: (0..sources)
+                .map(|_| within(&plan.network, random))
+                .collect(),
+            due: 0.0,
+            count: 0,
+            is_local: scenario.servers.contains(&target.address()),
+        }
+    }
+
+    pub(crate) fn sources(&self) -> &[IpAddr] {
+        &self.sources
+    }
+
+    pub(crate) fn source(&self, random: &mut Random) -> IpAddr {
+        match self.sources.len() {
+            0 => within(&self.plan.network, random),
+            count => self.sources[random.below(count as u64) as usize],
+        }
+    }
+
+    pub(crate) fn target(&self, random: &mut Random) -> IpAddr {
+        within(&self.target, random)
+    }
+
+    /// Sends a packet, and has the server answer; whether it was let through.
+    pub(crate) fn strike(&mut self, world: &World<'_>, random: &mut Random) -> bool {
+        self.count += 1;
+        let ends = [self.source(random), self.target(random)];
+        let packet = self.packet(ends, random);
+        let is_in = world.receive(&packet.ip).verdict == Verdict::Accept;
+        // Whoever forges his address gets no cookie.
+        world.plane.take_answer();
+        if let (true, true, Some(answer)) = (is_in, self.is_local, packet.answer) {
+            world.send(&answer);
+        }
+        is_in
+    }
+
+    fn packet(&self, ends: [IpAddr; 2], random: &mut Random) -> Struck {
+        let high_port = 1024 + random.below(64_000) as u16;
+        let port = self.plan.port;
+        let number = random.number() as u32;
+        let tcp = |flags, ports: [u16; 2], bytes| {
+            let body = Tcp {
+                source_port: ports[0],
+                destination_port: ports[1],
+                sequence: number,
+                acknowledgement: if flags & ACK == 0 { 0 } else { !number },
+                flags,
+                window: 512,
+                payload: vec![0; bytes],
+                ..Tcp::default()
+            };
+            Packet::new(ends[0], ends[1], Body::Tcp(body))
+        };
+        let udp = |ports: [u16; 2], bytes| {
+            let body = Udp {
+                source_port: ports[0],
+                destination_port: ports[1],
+                payload: vec![0; bytes],
+            };
+            Packet::new(ends[0], ends[1], Body::Udp(body))
+        };
+        let header = if ends[0].is_ipv4() { 20 } else { 40 };
+        let payload = |transport: u16, usual: u16| {
+            let length = self.plan.length.unwrap_or(usual);
+            usize::from(length.saturating_sub(header + transport))
+        };
+        let packet = match self.plan.kind {
+            PlanKind::Syn | PlanKind::Connections | PlanKind::Slow => {
+                return Struck {
+                    ip: tcp(SYN, [high_port, port], payload(20, 0)).ip(),
+                    answer: Some(syn_ack(ends, [high_port, port], number).ip()),
+                };
+            }
+            PlanKind::SynAck => tcp(SYN | ACK, [port, high_port], payload(20, 0)),
+            PlanKind::Ack => tcp(ACK | PSH, [high_port, port], payload(20, 60)),
+            PlanKind::Rst => tcp(RST, [high_port, port], 0),
+            PlanKind::Udp => udp([high_port, port], payload(8, 540)),
+            PlanKind::Dns => udp([53, high_port], payload(8, 1400)),
+            PlanKind::Ntp => udp([123, high_port], payload(8, 468)),
+            PlanKind::Ssdp => udp([1900, high_port], payload(8, 320)),
+            PlanKind::Memcached => udp([11211, high_port], payload(8, 1428)),
+            PlanKind::Icmp => {
+                let body = Icmp {
+                    kind: if ends[0].is_ipv4() { 8 } else { 128 },
+                    code: 0,
+                    rest: number.to_be_bytes(),
+                    payload: vec![0; payload(8, 84)],
+                };
+                let body = if ends[0].is_ipv4() {
+                    Body::Icmp(body)
+                } else {
+                    Body::Icmpv6(body)
+                };
+                Packet::new(ends[0], ends[1], body)
+            }
+            PlanKind::Fragments => {
+                let whole = udp([high_port, port], 1400).ip();
+                let part = if number & 1 == 0 { 0..800 } else { 800..1208 };
+                let ip = fragment(&whole, number as u16, part, Rest::More);
+                return Struck { ip, answer: None };
+            }
+            PlanKind::Table => udp([high_port, 1 + random.below(65_535) as u16], 20),
+            PlanKind::PortScan => tcp(SYN, [high_port, (1 + self.count % 65_535) as u16], 0),
+        };
+        Struck {
+            ip: packet.ip(),
+            answer: None,
+        }
+    }
+}
+
+/// What the server says to a SYN.
+fn syn_ack(ends: [IpAddr; 2], ports: [u16; 2], number: u32) -> Packet {
+    let body = Tcp {
+        source_port: ports[1],
+        destination_port: ports[0],
+        sequence: !number,
+        acknowledgement: number.wrapping_add(1),
+        flags: SYN | ACK,
+        window: 64_000,
+        ..Tcp::default()
+    };
+    Packet::new(ends[1], ends[0], Body::Tcp(body))
+}
+
+struct Struck {
+    ip: Vec<u8>,
+    answer: Option<Vec<u8>>,
+}
+
+/// An address of a network.
+pub(crate) fn within(network: &Network, random: &mut Random) -> IpAddr {
+    match network.address() {
+        IpAddr::V4(address) => {
+            let mask = u32::MAX.checked_shr(network.length().into()).unwrap_or(0);
+            let host = random.number() as u32 & mask;
+            let bits = address.to_bits() | host;
+            // Nobody sends from 0.0.0.0/8 or from multicast.
+            let first = bits >> 24;
+            if network.length() == 0 && (first == 0 || first == 127 || first >= 224) {
+                return Ipv4Addr::from_bits(bits & 0x00ff_ffff | 0x2d00_0000).into();
+            }
+            Ipv4Addr::from_bits(bits).into()
+        }
+        IpAddr::V6(address) => {
+            let mask = u128::MAX.checked_shr(network.length().into()).unwrap_or(0);
+            let host = u128::from(random.number()) << 64 | u128::from(random.number());
+            Ipv6Addr::from_bits(address.to_bits() | host & mask).into()
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! What carries steps out in the simulated host.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use keepstate_defence::{Action, Defence, Network, Order, Step, sync};
+use keepstate_engine::ban::{self, Entry, Kind, Put, Sender};
+use keepstate_engine::limits::BAN_LENGTHS_MAX;
+use keepstate_engine::settings::{COOKIES_ALWAYS, SETTING_BANS, SETTING_COOKIES, TIMEOUTS};
+use keepstate_engine::table;
+use keepstate_engine::tuple::{Address, Family};
+use keepstate_policy::{Policy, compile};
+use keepstate_sim::sysctl::Sysctl;
+
+use crate::world::{World, loaded};
+
+pub(crate) struct Hands {
+    policy: Policy,
+    thinned: f64,
+    /// Whether the host's TCP takes cookies.
+    cookies: bool,
+    /// By step, what there was before it.
+    timeouts: BTreeMap<u32, [u32; TIMEOUTS]>,
+    entries: Vec<(Network, Kind)>,
+    /// Networks that were banned at any time.
+    pub(crate) banned: Vec<Network>,
+}
+
+impl Hands {
+    pub(crate) fn new(policy: Policy, thinned: f64, cookies: bool) -> Self {
+        Self {
+            policy,
+            thinned,
+            cookies,
+            timeouts: BTreeMap::new(),
+            entries: Vec::new(),
+            banned: Vec::new(),
+        }
+    }
+
+    /// Puts the rules in force that there are without any step.
+    pub(crate) fn begin(&mut self, world: &mut World<'_>, never: &[Network]) -> Result<(), String> {
+        let compiled = compile(&self.policy).map_err(|error| error.to_string())?;
+        world.plane.replace_policy(loaded(Some(&compiled)));
+        for network in never {
+            self.put(world, network, Kind::Exempt, None);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn carry_out(
+        &mut self,
+        world: &mut World<'_>,
+        defence: &mut Defence,
+        orders: &[Order],
+    ) {
+        let mut makes_rules = false;
+        for order in orders {
+            match order {
+                Order::Tell(_) => {}
+                Order::Begin(step) => {
+                    makes_rules |= !step.commands.is_empty();
+                    if let Err(why) = self.take(world, step) {
+                        defence.failed(step.number, why);
+                    }
+                }
+                Order::End(step) => {
+                    makes_rules |= !step.commands.is_empty();
+                    self.undo(world, step);
+                }
+            }
+        }
+        if makes_rules && let Err(why) = self.put_rules(world, defence) {
+            for order in orders {
+                if let Order::Begin(step) = order
+                    && !step.commands.is_empty()
+                {
+                    defence.failed(step.number, why.clone());
+                }
+            }
+            // Those that were there before.
+            let _ = self.put_rules(world, defence);
+        }
+    }
+
+    fn put_rules(&self, world: &mut World<'_>, defence: &Defence) -> Result<(), String> {
+        let mut policy = self.policy.clone();
+        let rules = defence.rules().scaled(self.thinned);
+        sync(&mut policy, &rules).map_err(|error| error.to_string())?;
+        let compiled = compile(&policy).map_err(|error| error.to_string())?;
+        world.plane.replace_policy(loaded(Some(&compiled)));
+        Ok(())
+    }
+
+    fn take(&mut self, world: &mut World<'_>, step: &Step) -> Result<(), String> {
+        match &step.action {
+            Action::Limit { .. } | Action::Form => {}
+            Action::Cookies if !self.cookies => {
+                return Err("the host's TCP takes no cookies that it has not sent".to_owned());
+            }
+            Action::Cookies => {
+                world.plane.settings.cookies.mode = COOKIES_ALWAYS;
+                world.plane.settings.flags |= SETTING_COOKIES;
+            }
+            Action::Timeouts { seconds } => {
+                let settings = &mut world.plane.settings;
+                self.timeouts.insert(step.number, settings.timeouts);
+                for (name, seconds) in seconds {
+                    let knob = Sysctl::parse(&format!("{name}={seconds}"));
+                    knob.map_err(|error| error.to_string())?.apply(settings);
+                }
+            }
+            Action::Ban { networks } => {
+                for network in networks {
+                    self.put(world, network, Kind::Ban, Some(step.until - step.began));
+                    self.banned.push(*network);
+                }
+                end_flows(world);
+            }
+        }
+        Ok(())
+    }
+
+    fn undo(&mut self, world: &mut World<'_>, step: &Step) {
+        match &step.action {
+            Action::Limit { .. } | Action::Form => {}
+            Action::Cookies => {
+                world.plane.settings.cookies.mode = 0;
+                world.plane.settings.flags &= !SETTING_COOKIES;
+            }
+            Action::Timeouts { .. } => {
+                if let Some(before) = self.timeouts.remove(&step.number) {
+                    world.plane.settings.timeouts = before;
+                }
+            }
+            Action::Ban { networks } => {
+                for network in networks {
+                    let settings = &world.plane.settings;
+                    ban::remove(&world.plane.flows, settings, &engine(network), Kind::Ban);
+                    self.entries.retain(|entry| *entry != (*network, Kind::Ban));
+                }
+                self.publish(world);
+            }
+        }
+    }
+
+    fn put(&mut self, world: &mut World<'_>, network: &Network, kind: Kind, seconds: Option<u64>) {
+        let now = world.tick();
+        let entry = Entry {
+            network: engine(network),
+            kind,
+            deadline: seconds.map(|seconds| now.after_seconds(seconds as u32)),
+            began: now,
+            cause: 0,
+        };
+        if ban::put(&world.plane.flows, &world.plane.settings, &entry) != Put::Full {
+            self.entries.push((*network, kind));
+        }
+        self.publish(world);
+    }
+
+    /// Tells packets which lengths of prefix there are.
+    fn publish(&self, world: &mut World<'_>) {
+        let settings = &mut world.plane.settings;
+        let mut lengths = [[0; BAN_LENGTHS_MAX as usize]; 4];
+        for (network, kind) in &self.entries {
+            let list = &mut lengths[ban::list(*kind, engine(network).family)];
+            let length = network.length();
+            if let Some(free) = list.iter_mut().find(|it| **it == 0 || **it == length) {
+                *free = length;
+            }
+        }
+        settings.bans.lengths = lengths;
+        settings.flags &= !SETTING_BANS;
+        if self.entries.iter().any(|(_, kind)| *kind == Kind::Ban) {
+            settings.flags |= SETTING_BANS;
+        }
+    }
+}
+
+/// Ends the flows of the banned.
+fn end_flows(world: &World<'_>) {
+    let (flows, settings, now) = (&world.plane.flows, &world.plane.settings, world.tick());
+    let is_banned =
+        |family, address| ban::is_banned(flows, settings, &mut Sender::new(family, address, now));
+    let mut ended = Vec::new();
+    let [v4, v6] = settings.buckets;
+    for (family, buckets) in [(Family::V4, v4), (Family::V6, v6)] {
+        table::visit(flows, family, 0..buckets, now, |entry| {
+            let ends = [entry.key.first_address(), entry.key.second_address()];
+            if ends.into_iter().any(|end| is_banned(family, end)) {
+                ended.push((entry.place, entry.control));
+            }
+        });
+    }
+    for (place, control) in ended {
+        table::remove(flows, place, control);
+    }
+}
+
+fn engine(network: &Network) -> ban::Network {
+    let (family, address): (Family, Address) = match network.address() {
+        IpAddr::V4(address) => (Family::V4, [address.to_bits(), 0, 0, 0]),
+        IpAddr::V6(address) => {
+            let bits = address.to_bits();
+            let word = |shift: u32| (bits >> shift) as u32;
+            (Family::V6, [word(96), word(64), word(32), word(0)])
+        }
+    };
+    ban::Network {
+        family,
+        address,
+        length: network.length(),
+    }
+}
