@@ -52,7 +52,7 @@ pub enum Check {
 }
 
 // What TCP keeps in the low bits of a timestamp.
-const OPTION_BITS: u32 = 6;
+pub(crate) const OPTION_BITS: u32 = 6;
 const OPTION_SCALE: u32 = 0xf;
 const OPTION_SACK: u32 = 1 << 4;
 const OPTION_ECN: u32 = 1 << 5;
@@ -176,7 +176,7 @@ pub(crate) const fn is_ecn_setup(info: &PacketInfo) -> bool {
     info.tcp_flags & SETUP == SETUP
 }
 
-/// What a timestamp keeps of a SYN.
+/// What a timestamp, or a cookie of SYNPROXY, keeps of a SYN.
 #[derive(Clone, Copy)]
 pub(crate) struct Kept {
     pub(crate) scale: Option<u8>,
@@ -191,8 +191,8 @@ impl Kept {
         ecn: false,
     };
 
-    /// A timestamp of the last that are not later than `now` and hold this.
-    pub(crate) const fn timestamp(&self, now: u32) -> u32 {
+    /// In [`OPTION_BITS`] bits.
+    pub(crate) const fn bits(&self) -> u32 {
         let mut bits = match self.scale {
             Some(scale) => scale as u32,
             None => OPTION_SCALE,
@@ -203,7 +203,12 @@ impl Kept {
         if self.ecn {
             bits |= OPTION_ECN;
         }
-        let timestamp = now >> OPTION_BITS << OPTION_BITS | bits;
+        bits
+    }
+
+    /// A timestamp of the last that are not later than `now` and hold this.
+    pub(crate) const fn timestamp(&self, now: u32) -> u32 {
+        let timestamp = now >> OPTION_BITS << OPTION_BITS | self.bits();
         if timestamp > now {
             timestamp.wrapping_sub(1 << OPTION_BITS)
         } else {
@@ -211,16 +216,17 @@ impl Kept {
         }
     }
 
-    pub(crate) const fn of(timestamp: u32) -> Self {
-        let scale = timestamp & OPTION_SCALE;
+    /// Of bits, or of a timestamp that holds them.
+    pub(crate) const fn of(bits: u32) -> Self {
+        let scale = bits & OPTION_SCALE;
         Self {
             scale: if scale == OPTION_SCALE {
                 None
             } else {
                 Some(scale as u8)
             },
-            sack_permitted: timestamp & OPTION_SACK != 0,
-            ecn: timestamp & OPTION_ECN != 0,
+            sack_permitted: bits & OPTION_SACK != 0,
+            ecn: bits & OPTION_ECN != 0,
         }
     }
 }

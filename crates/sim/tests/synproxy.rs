@@ -35,6 +35,8 @@ const ALL: &[u8] = &[
     2, 4, 0x05, 0x78, 4, 2, 8, 10, 0, 0, 0, 7, 0, 0, 0, 0, 1, 3, 3, 5,
 ];
 const SIZE: &[u8] = &[2, 4, 0x05, 0x78];
+/// Size, SACK, scale 5.
+const NO_STAMPS: &[u8] = &[2, 4, 0x05, 0x78, 1, 1, 4, 2, 1, 3, 3, 5];
 /// What a server says.
 const ANSWER: &[u8] = &[
     2, 4, 0x05, 0xb4, 4, 2, 8, 10, 0, 1, 0, 0, 0, 0, 0, 7, 1, 3, 3, 7,
@@ -405,6 +407,62 @@ fn a_client_without_options_gets_none() {
             let ack = gateway.client(next, at, ACK, &[]).on();
             assert_eq!(ack.info.tcp_ack, SERVER.wrapping_add(1));
             gateway.client(next, at, RST | ACK, &[]).on();
+        }
+    });
+}
+
+/// Where there are no timestamps, as with Windows, the cookie keeps the options.
+#[test]
+fn options_are_kept_without_timestamps() {
+    with_gateway(|gateway| {
+        let answer = gateway.client(CLIENT, 0, SYN, NO_STAMPS).back();
+        assert_eq!(
+            answer.options,
+            [2, 4, 0x05, 0xb4, 1, 1, 4, 2, 1, 3, 3, 7],
+            "size, SACK, scale"
+        );
+        let next = CLIENT.wrapping_add(1);
+        let at = answer.info.tcp_sequence.wrapping_add(1);
+        let syn = gateway.client(next, at, ACK, &[]).on();
+        assert_eq!(
+            syn.options,
+            [2, 4, 0x05, 0x78, 1, 1, 4, 2, 1, 3, 3, 5],
+            "likewise"
+        );
+        assert_eq!(syn.info.tcp_window, 501 << 5, "that of a SYN is not scaled");
+        let news = gateway.server(SERVER, next, SYN | ACK, NO_STAMPS).on();
+        assert_eq!((news.info.tcp_window, news.options.len()), (501 >> 7, 0));
+        let ack = gateway.client(next, at, ACK, &[]).on();
+        assert_eq!(ack.info.tcp_ack, SERVER.wrapping_add(1));
+        assert_eq!(ack.info.tcp_window, 501, "both have scales");
+    });
+}
+
+/// Whatever the rule has said of it, and whether or not the server scales windows.
+#[test]
+fn windows_are_what_their_reader_takes_them_for() {
+    with_gateway(|gateway| {
+        let scale_2 = [NO_STAMPS[..11].to_vec(), vec![2]].concat();
+        for (answer, of_server, of_client) in [
+            (&scale_2[..], 501 << 2 >> 7, 501),
+            (SIZE, 501 >> 7, 501 << 5),
+        ] {
+            gateway.port += 1;
+            let (cookie, stamp) = gateway.ask(ALL);
+            let (next, at) = (CLIENT.wrapping_add(1), cookie.wrapping_add(1));
+            let segment = stamps(9, stamp);
+            gateway.client(next, at, ACK, &segment).on();
+            let news = gateway.server(SERVER, next, SYN | ACK, answer).on();
+            assert_eq!(
+                news.info.tcp_window,
+                501 >> 7,
+                "that of a SYN is not scaled"
+            );
+            let ack = gateway.client(next, at, ACK, &segment).on();
+            assert_eq!(ack.info.tcp_window, of_client);
+            let ack = gateway.server(SERVER.wrapping_add(1), next, ACK, &[]).on();
+            assert_eq!(ack.info.tcp_window, of_server);
+            gateway.client(next, at, RST | ACK, &segment).on();
         }
     });
 }

@@ -35,7 +35,6 @@ pub struct Segment {
     pub timestamps: [u32; 2],
     /// Or [`NO_SCALE`].
     pub scale: u8,
-    /// With timestamps alone: where there are none, nobody remembers it.
     pub sack_permitted: bool,
     /// One byte of zero, which the receiver has had: it answers at once (RFC 9293 section 3.8.4).
     pub probes: bool,
@@ -53,6 +52,7 @@ const DONT_FRAGMENT: u32 = 0x4000;
 // Options with their padding (RFC 9293 section 3.1, RFC 2018, RFC 7323).
 const MSS: u32 = 0x0204_0000;
 const SACK_PERMITTED_AND_TIMESTAMPS: u32 = 0x0402_080a;
+const SACK_PERMITTED: u32 = 0x0101_0402;
 const TIMESTAMPS: u32 = 0x0101_080a;
 const SCALE: u32 = 0x0103_0300;
 
@@ -85,6 +85,8 @@ const fn option_bytes(segment: &Segment) -> u32 {
     }
     if segment.has_timestamps {
         bytes += 12;
+    } else if segment.sack_permitted {
+        bytes += 4;
     }
     if segment.scale != NO_SCALE {
         bytes += 4;
@@ -152,6 +154,8 @@ fn tcp(info: &PacketInfo, segment: &Segment, writer: &mut Writer<'_>) {
         });
         writer.put(value);
         writer.put(echo);
+    } else if segment.sack_permitted {
+        writer.put(SACK_PERMITTED);
     }
     if segment.scale != NO_SCALE {
         writer.put(SCALE | u32::from(segment.scale));

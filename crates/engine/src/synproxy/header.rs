@@ -1,7 +1,8 @@
 //! A TCP header whose numbers are translated: sequence number, acknowledgement, SACK blocks (RFC 2018) and timestamps
 //! (RFC 7323), with the checksum (RFC 1624).
 
-use super::{Agreed, PARTIAL, WORD_AGREED, places};
+use super::agreed::{self, Agreed, PARTIAL};
+use super::{WORD_AGREED, places};
 use crate::answer::{Answer, checksum};
 use crate::host::{Header, Host, Packet, Repeat, Words};
 use crate::limits::TCP_OPTION_BYTES_MAX;
@@ -13,6 +14,7 @@ use crate::wire::transport::{fold, pseudo_header_sum};
 
 const HEADER_BYTES: u32 = 20;
 const HEADER_BYTES_MAX: u32 = HEADER_BYTES + TCP_OPTION_BYTES_MAX;
+const WINDOW_AT: u32 = 14;
 const CHECKSUM_AT: u32 = 16;
 
 /// What is added to the numbers of a segment.
@@ -25,6 +27,8 @@ pub(super) struct Shift {
     pub(super) value: u32,
     /// To the timestamp that is echoed.
     pub(super) echo: u32,
+    /// Bits that the window is shifted by to the left, and then to the right.
+    pub(super) window: [u32; 2],
 }
 
 impl Shift {
@@ -33,6 +37,7 @@ impl Shift {
         acknowledgement: 0,
         value: 0,
         echo: 0,
+        window: [0; 2],
     };
 }
 
@@ -104,6 +109,7 @@ pub(super) fn rewrite<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scr
         8,
         scratch.synproxy.shift.acknowledgement,
     );
+    scale(&mut scratch.answer, scratch.synproxy.shift.window);
     let end = scratch.answer.length;
     scratch.synproxy.walk = Walk {
         at: HEADER_BYTES,
@@ -157,6 +163,14 @@ fn sum(header: &Answer) -> u64 {
         sum += u64::from(u32::from_be(*word));
     }
     sum
+}
+
+/// Says the window as its receiver reads it.
+#[inline(always)]
+fn scale(header: &mut Answer, [left, right]: [u32; 2]) {
+    let old = read(header, WINDOW_AT) >> 16;
+    let new = agreed::window(old, left, right);
+    add(header, WINDOW_AT, new.wrapping_sub(old) << 16);
 }
 
 /// The word of the header that this byte is in.

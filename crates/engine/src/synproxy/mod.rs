@@ -12,11 +12,15 @@
 //! told at once, as Linux does. Instead the client is sent a byte that it has (the place of our SYN), and so
 //! answers (RFC 9293 section 3.8.4). Where it does not, the server's next SYN-ACK is acknowledged here.
 
+mod agreed;
 mod header;
 mod number;
 mod places;
 mod segments;
 
+pub use agreed::{
+    OPTION_ECN, OPTION_MSS, OPTION_SACK, OPTION_SCALE, OPTION_TIMESTAMPS, RuleOptions,
+};
 pub use number::{TURN_SHIFT, period, turn};
 pub(crate) use places::moved;
 
@@ -39,6 +43,7 @@ use crate::verdict::{Hook, Reason, State, Verdict};
 use crate::wire;
 use crate::wire::tcp_options::SynOptions;
 use crate::wire::transport::{TCP, tcp_flag};
+use agreed::{Agreed, Numbers, READY, TIMESTAMPS, unscaled, window};
 use places::{Search, WORD_AGREED, WORD_NUMBERS};
 
 /// What is to be done with the packet once it was let through.
@@ -68,6 +73,8 @@ pub(crate) struct Synproxy {
     shift: header::Shift,
     /// What was added to the acknowledgements that the packet was read with.
     shifted: u32,
+    /// The window that it was read with.
+    window: u16,
     walk: header::Walk,
 }
 
@@ -79,89 +86,9 @@ impl Synproxy {
         search: Search::NOTHING,
         shift: header::Shift::NONE,
         shifted: 0,
+        window: 0,
         walk: header::Walk::NOTHING,
     };
-}
-
-/// Two numbers of 32 bits. Until the server has answered: the cookie, and the timestamp that the client was
-/// answered with. From then on how far the client's idea of them is from the server's: the cookie less the
-/// server's number, and the server's timestamp less that one.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Numbers(u64);
-
-impl Numbers {
-    const fn new(sequence: u32, timestamp: u32) -> Self {
-        Self((sequence as u64) << 32 | timestamp as u64)
-    }
-
-    const fn sequence(self) -> u32 {
-        (self.0 >> 32) as u32
-    }
-
-    const fn timestamp(self) -> u32 {
-        self.0 as u32
-    }
-}
-
-/// What was agreed on with the client, and what is known of the connection: size of segments (16),
-/// options as the timestamp kept them (6), timestamps (1), and bits.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Agreed(u64);
-
-/// The server has answered.
-const READY: u64 = 1 << 0;
-/// Segments of the client, and of the server, come with checksums that are partial.
-const PARTIAL: u64 = 1 << 1;
-const KEPT_SHIFT: u32 = 8;
-const TIMESTAMPS: u64 = 1 << 14;
-const SIZE_SHIFT: u32 = 16;
-
-impl Agreed {
-    const fn new(mss: u16, echo: Option<u32>) -> Self {
-        let kept = match echo {
-            Some(echo) => (echo as u64 & 0x3f) << KEPT_SHIFT | TIMESTAMPS,
-            None => 0,
-        };
-        Self((mss as u64) << SIZE_SHIFT | kept)
-    }
-
-    const fn has(self, bit: u64) -> bool {
-        self.0 & bit != 0
-    }
-
-    const fn mss(self) -> u16 {
-        (self.0 >> SIZE_SHIFT) as u16
-    }
-
-    const fn kept(self) -> Kept {
-        if self.has(TIMESTAMPS) {
-            Kept::of((self.0 >> KEPT_SHIFT) as u32)
-        } else {
-            Kept::NOTHING
-        }
-    }
-}
-
-/// The options of a rule, as [`crate::policy::Rule::assigned`] holds them: bits, the window scale from bit 8 on, and
-/// the size of segments from bit 16 on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RuleOptions(pub u64);
-
-/// Bits of [`RuleOptions`] (`XT_SYNPROXY_OPT_*`).
-pub const OPTION_MSS: u64 = 0x01;
-pub const OPTION_SCALE: u64 = 0x02;
-pub const OPTION_SACK: u64 = 0x04;
-pub const OPTION_TIMESTAMPS: u64 = 0x08;
-pub const OPTION_ECN: u64 = 0x10;
-
-impl RuleOptions {
-    pub const fn new(bits: u64, scale: u8, mss: u16) -> Self {
-        Self(bits | (scale as u64) << 8 | (mss as u64) << 16)
-    }
-
-    const fn has(self, bit: u64) -> bool {
-        self.0 & bit != 0
-    }
 }
 
 /// Answers a SYN that a rule has given to SYNPROXY, or looks at the cookie that a segment brings back.
@@ -182,6 +109,7 @@ pub(crate) fn ask<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch
     }
     // The short way has not read them.
     wire::read_options(run.packet, host, &mut scratch.info);
+    wire::tcp_options::forget_others(&mut scratch.info);
     if is_syn {
         return match answer(host, scratch) {
             true => {
@@ -215,35 +143,28 @@ fn answer<H: Host>(host: &H, scratch: &mut Scratch) -> bool {
     } = scratch;
     let rule = host.rule(judgement.rule);
     let allowed = RuleOptions(rule.map_or(0, |rule| rule.assigned.0));
-    if !wire::tcp_options::has_options(info) {
-        // Of another packet.
-        info.options = wire::tcp_options::Options::NONE;
-    }
     let options = info.options;
     let echo = options.timestamps.map(|[value, _]| value);
     let echo = echo.filter(|_| allowed.has(OPTION_TIMESTAMPS));
-    let kept = match echo {
-        Some(_) => Kept {
-            scale: options.syn.scale.filter(|_| allowed.has(OPTION_SCALE)),
-            sack_permitted: options.syn.sack_permitted && allowed.has(OPTION_SACK),
-            ecn: cookie::is_ecn_setup(info) && allowed.has(OPTION_ECN),
-        },
-        None => Kept::NOTHING,
+    let kept = Kept {
+        scale: options.syn.scale.filter(|_| allowed.has(OPTION_SCALE)),
+        sack_permitted: options.syn.sack_permitted && allowed.has(OPTION_SACK),
+        ecn: cookie::is_ecn_setup(info) && allowed.has(OPTION_ECN),
     };
     let ecn = if kept.ecn { tcp_flag::ECE } else { 0 };
     let has_mss = options.mss != 0 && allowed.has(OPTION_MSS);
     let syn_ack = Segment {
         heading: Heading::Back,
-        sequence: number::make(host.settings(), info, options.mss, *now),
+        sequence: number::make(host.settings(), info, (options.mss, kept), *now),
         acknowledgement: info.tcp_sequence.wrapping_add(1),
         flags: tcp_flag::SYN | tcp_flag::ACK | ecn,
         // Nothing is to be sent before there is a server to take it.
         window: 0,
         mss: if has_mss { (allowed.0 >> 16) as u16 } else { 0 },
         has_timestamps: echo.is_some(),
-        timestamps: [kept.timestamp(host.milliseconds(*now)), echo.unwrap_or(0)],
+        timestamps: [host.milliseconds(*now), echo.unwrap_or(0)],
         scale: match kept.scale {
-            Some(_) => (allowed.0 >> 8) as u8,
+            Some(_) => allowed.scale(),
             None => NO_SCALE,
         },
         sack_permitted: kept.sack_permitted,
@@ -263,16 +184,19 @@ fn prove<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Opti
     ) {
         return None;
     }
-    let (mss, sequence) = check(run.host, scratch)?;
+    let (content, sequence) = check(run.host, scratch)?;
     track::name_flow(run, scratch).ok()?;
     expect::nothing_expected(scratch);
     let info = &scratch.info;
-    let timestamps = match wire::tcp_options::has_options(info) {
-        true => info.options.timestamps,
-        false => None,
-    };
-    let echo = timestamps.map(|[_, echo]| echo);
-    scratch.synproxy.agreed = Agreed::new(mss, echo);
+    let echo = info.options.timestamps.map(|[_, echo]| echo);
+    let rule = run.host.rule(scratch.judgement.rule);
+    let told = rule.map_or(0, |rule| RuleOptions(rule.assigned.0).scale());
+    scratch.synproxy.agreed = Agreed::new(
+        number::size(content),
+        Kept::of(content),
+        echo.is_some(),
+        told,
+    );
     scratch.synproxy.numbers = Numbers::new(info.tcp_ack.wrapping_sub(1), echo.unwrap_or(0));
     scratch.synproxy.part = Part::Open;
     begin(run, scratch, sequence).then_some(())?;
@@ -287,15 +211,15 @@ fn prove<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Opti
     Some(())
 }
 
-/// The size of segments that the cookie holds, and the number of the client's SYN. What looks into a window of zero
+/// What the cookie holds, and the number of the client's SYN. What looks into a window of zero
 /// has the number before its next (RFC 9293 section 3.8.6.1).
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn check<H: Host>(host: &H, scratch: &Scratch) -> Option<(u16, u32)> {
+fn check<H: Host>(host: &H, scratch: &Scratch) -> Option<(u32, u32)> {
     let info = &scratch.info;
     for back in [1, 0] {
         let sequence = info.tcp_sequence.wrapping_sub(back);
-        if let Some(mss) = number::check(host.settings(), info, sequence, scratch.now) {
-            return Some((mss, sequence));
+        if let Some(content) = number::check(host.settings(), info, sequence, scratch.now) {
+            return Some((content, sequence));
         }
     }
     None
@@ -317,6 +241,7 @@ fn begin<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch, sequenc
     info.tcp_flags = tcp_flag::SYN;
     info.tcp_sequence = sequence;
     info.tcp_ack = 0;
+    info.tcp_window = unscaled(info.tcp_window, &kept);
     info.tcp_header_length = COOKIE_SYN_BYTES;
     info.transport_length = u32::from(COOKIE_SYN_BYTES);
     info.options.syn = SynOptions {
@@ -356,6 +281,7 @@ pub(crate) fn translate<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut S
         return Stage::Advance;
     }
     give_back(scratch);
+    wire::tcp_options::forget_others(&mut scratch.info);
     if !host.can_answer() {
         return drop_early(host, scratch, Reason::SynproxyUnanswerable);
     }
@@ -378,6 +304,8 @@ pub(crate) fn translate<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut S
     if matches!(part, Part::OpenAgain) {
         // The rules have let the connection in, and its record stays as old as it is.
         wire::read_options(run.packet, host, &mut scratch.info);
+        let kept = scratch.synproxy.agreed.kept();
+        scratch.info.tcp_window = unscaled(scratch.info.tcp_window, &kept);
         scratch.tracked = Tracked {
             state: State::New,
             reason: None,
@@ -400,8 +328,10 @@ fn give_back(scratch: &mut Scratch) {
         let info = &mut scratch.info;
         info.tcp_ack = info.tcp_ack.wrapping_sub(back);
         info.options.highest = info.options.highest.wrapping_sub(back);
+        info.tcp_window = scratch.synproxy.window;
     }
     scratch.synproxy.shifted = 0;
+    scratch.synproxy.window = scratch.info.tcp_window;
 }
 
 fn drop_early<H: Host>(host: &H, scratch: &mut Scratch, reason: Reason) -> Stage {
@@ -427,7 +357,10 @@ fn from_client(scratch: &mut Scratch, is_ready: bool) -> Option<Part> {
         acknowledgement: if flags & ACK == 0 { 0 } else { back },
         value: 0,
         echo: synproxy.numbers.timestamp(),
+        window: synproxy.agreed.from_client(),
     };
+    let [left, right] = synproxy.shift.window;
+    info.tcp_window = window(u32::from(info.tcp_window), left, right) as u16;
     let back = synproxy.shift.acknowledgement;
     info.tcp_ack = info.tcp_ack.wrapping_add(back);
     info.options.highest = info.options.highest.wrapping_add(back);
@@ -464,6 +397,7 @@ fn from_server(scratch: &mut Scratch, is_ready: bool) -> Option<Part> {
         (_, true) => {
             synproxy.shift.sequence = sequence;
             synproxy.shift.value = 0_u32.wrapping_sub(synproxy.numbers.timestamp());
+            synproxy.shift.window = synproxy.agreed.from_server();
             Some(Part::Translate)
         }
     }
@@ -569,8 +503,10 @@ fn make_ready<H: Host>(host: &H, scratch: &mut Scratch) -> bool {
         return false;
     };
     words.store(WORD_NUMBERS, numbers.0);
-    words.store(WORD_AGREED, scratch.synproxy.agreed.0 | READY);
+    let agreed = scratch.synproxy.agreed.ready(info.options.syn.scale);
+    words.store(WORD_AGREED, agreed.0);
     scratch.synproxy.numbers = numbers;
+    scratch.synproxy.agreed = agreed;
     true
 }
 

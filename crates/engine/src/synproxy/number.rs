@@ -1,14 +1,17 @@
 //! The cookie: a number that only who knows the secret can make.
 //!
 //! ```text
-//! 31...........8 7......3 2........0
-//! hash (24)     | time (5) | size (3)
+//! 31........10 9........9 8......6 5.........0
+//! hash (22)    | time (1) | size (3) | options (6)
 //! ```
 //!
-//! The hash (SipHash-2-4) is over both ends, the SYN's number, the whole time and the size, so a guess is right
-//! once in sixteen million, and only for its own connection. Secrets take turns, see
+//! The hash (SipHash-2-4) is over both ends, the SYN's number, the whole time, the size and the options, so a guess is
+//! right once in four million, and only for its own connection. Secrets take turns, see
 //! [`crate::settings::SynproxySettings::secrets`].
+//!
+//! Linux keeps the options in timestamps alone, and so agrees on no window scale with who sends none. Windows does not.
 
+use crate::cookie::{Kept, OPTION_BITS};
 use crate::limits::SYNPROXY_PERIOD_SECONDS;
 use crate::settings::{Settings, checked_index};
 use crate::time::{TICKS_PER_SECOND, Tick};
@@ -20,11 +23,13 @@ use crate::wire::PacketInfo;
 const SIZES: [u16; 8] = [536, 1220, 1300, 1360, 1400, 1440, 1460, 8940];
 
 const SIZE_BITS: u32 = 3;
-const PERIOD_BITS: u32 = 5;
-const HASH_SHIFT: u32 = SIZE_BITS + PERIOD_BITS;
+/// Below the hash: what it is a hash of.
+const CONTENT_BITS: u32 = SIZE_BITS + OPTION_BITS;
+/// One bit of the time: of two periods in a row, it says which.
+const HASH_SHIFT: u32 = CONTENT_BITS + 1;
 
-/// So many periods in a row have one secret, those that the bits can tell apart.
-pub const TURN_SHIFT: u32 = PERIOD_BITS;
+/// So many periods in a row have one secret: half an hour's.
+pub const TURN_SHIFT: u32 = 5;
 
 /// The time, as cookies count it.
 pub const fn period(now: Tick) -> u32 {
@@ -37,34 +42,40 @@ pub const fn turn(period: u32) -> usize {
 }
 
 /// The cookie that answers a SYN. `mss` is what it says of the size of segments, zero for nothing.
-pub(super) fn make(settings: &Settings, syn: &PacketInfo, mss: u16, now: Tick) -> u32 {
-    let size = size_of(mss);
+pub(super) fn make(
+    settings: &Settings,
+    syn: &PacketInfo,
+    (mss, kept): (u16, Kept),
+    now: Tick,
+) -> u32 {
+    let content = size_of(mss) << OPTION_BITS | kept.bits();
     let period = period(now);
-    hash(settings, syn, syn.tcp_sequence, period, size) << HASH_SHIFT
-        | (period & ((1 << PERIOD_BITS) - 1)) << SIZE_BITS
-        | size
+    hash(settings, syn, syn.tcp_sequence, period, content) << HASH_SHIFT
+        | (period & 1) << CONTENT_BITS
+        | content
 }
 
-/// The size of segments that a cookie holds; `None` where it is none, or older than two periods. `sequence` is
-/// the number of the SYN.
+/// What a cookie holds, see [`size`] and [`Kept::of`]; `None` where it is none, or older than two periods. `sequence`
+/// is the number of the SYN.
 pub(super) fn check(
     settings: &Settings,
     segment: &PacketInfo,
     sequence: u32,
     now: Tick,
-) -> Option<u16> {
+) -> Option<u32> {
     let cookie = segment.tcp_ack.wrapping_sub(1);
-    let size = cookie & ((1 << SIZE_BITS) - 1);
-    let age = period(now).wrapping_sub(cookie >> SIZE_BITS) & ((1 << PERIOD_BITS) - 1);
-    if age > 1 {
-        return None;
-    }
+    let content = cookie & ((1 << CONTENT_BITS) - 1);
+    let age = period(now).wrapping_sub(cookie >> CONTENT_BITS) & 1;
     let period = period(now).wrapping_sub(age);
-    let hash = hash(settings, segment, sequence, period, size);
-    if hash << HASH_SHIFT != cookie >> HASH_SHIFT << HASH_SHIFT {
-        return None;
-    }
-    SIZES.get(checked_index(size as usize)).copied()
+    let hash = hash(settings, segment, sequence, period, content);
+    (hash << HASH_SHIFT == cookie >> HASH_SHIFT << HASH_SHIFT).then_some(content)
+}
+
+/// Of segments, as a cookie holds it.
+pub(super) fn size(content: u32) -> u16 {
+    let number = content >> OPTION_BITS & ((1 << SIZE_BITS) - 1);
+    let size = SIZES.get(checked_index(number as usize));
+    size.copied().unwrap_or(SIZES[0])
 }
 
 /// Number of the largest size that is no larger than what a SYN says; RFC 9293 section 3.7.1 says what it means
@@ -80,7 +91,7 @@ fn size_of(mss: u16) -> u32 {
 }
 
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn hash(settings: &Settings, info: &PacketInfo, sequence: u32, period: u32, size: u32) -> u32 {
+fn hash(settings: &Settings, info: &PacketInfo, sequence: u32, period: u32, content: u32) -> u32 {
     let [first, second] = &settings.synproxy.secrets;
     let secret = if turn(period) == 0 { first } else { second };
     let mut hash = SipHash::new(secret);
@@ -88,7 +99,7 @@ fn hash(settings: &Settings, info: &PacketInfo, sequence: u32, period: u32, size
     hash.address(&info.destination);
     let ports = u32::from(info.source_port) << 16 | u32::from(info.destination_port);
     hash.word(ports, sequence);
-    hash.word(period, size);
+    hash.word(period, content);
     hash.finish()
 }
 
@@ -153,6 +164,8 @@ impl SipHash {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use super::SipHash;
 
     /// The eight words that the rounds of the reference implementation make of its own test's key, before it

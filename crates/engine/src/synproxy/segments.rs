@@ -1,6 +1,6 @@
 //! The segments of SYNPROXY's own.
 
-use super::TIMESTAMPS;
+use super::agreed::TIMESTAMPS;
 use crate::answer::segment::{Heading, NO_SCALE, Segment};
 use crate::process::Scratch;
 use crate::wire::transport::tcp_flag;
@@ -49,16 +49,12 @@ pub(super) fn news(scratch: &Scratch) -> Segment {
     let Scratch { info, synproxy, .. } = scratch;
     let numbers = synproxy.numbers;
     let [has_timestamps, value, echo] = timestamps(scratch);
-    let scale = match synproxy.agreed.kept().scale {
-        Some(_) => info.options.syn.scale.unwrap_or(0),
-        None => 0,
-    };
     Segment {
         heading: Heading::Onward,
         sequence: info.tcp_sequence.wrapping_add(numbers.sequence()),
         acknowledgement: info.tcp_ack,
         flags: tcp_flag::ACK,
-        window: info.tcp_window >> (scale & 0xf),
+        window: info.tcp_window >> synproxy.agreed.told(),
         mss: 0,
         has_timestamps: has_timestamps != 0,
         timestamps: [value.wrapping_sub(numbers.timestamp()), echo],
