@@ -6,7 +6,8 @@ use core::hint::black_box;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::{
-    bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+    bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+    bpf_xdp_store_bytes,
 };
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
@@ -164,6 +165,24 @@ fn swap_addresses(context: &XdpContext) -> bool {
     true
 }
 
+/// Makes a frame longer in front, where drivers leave room, or shorter at its end; where that cannot be done it is not
+/// zero. What is made longer keeps its link header alone. Packet pointers have to be read anew.
+#[inline(never)]
+fn resize(context: *mut xdp_md, by: i32) -> i64 {
+    if by <= 0 {
+        // SAFETY: the caller's context is the program's own.
+        return unsafe { bpf_xdp_adjust_tail(context, by) };
+    }
+    let mut link = [0_u8; LINK_HEADER_BYTES_MAX as usize];
+    let (bytes, length) = (link.as_mut_ptr().cast(), LINK_HEADER_BYTES_MAX);
+    // SAFETY: likewise, and the array is that long.
+    unsafe {
+        bpf_xdp_adjust_head(context, -by)
+            | bpf_xdp_load_bytes(context, by as u32, bytes, length)
+            | bpf_xdp_store_bytes(context, 0, bytes, length)
+    }
+}
+
 /// A frame as XDP sees it: VLAN tags are in the bytes.
 #[derive(Clone, Copy)]
 struct Frame(*mut xdp_md);
@@ -204,12 +223,9 @@ impl Context for Frame {
         {
             return false;
         }
-        // SAFETY: the context is the program's own. Packet pointers are read anew below.
-        let resized = unsafe {
-            let frame = bpf_xdp_get_buff_len(self.0) as i32;
-            bpf_xdp_adjust_tail(self.0, (offset + length) as i32 - frame)
-        };
-        if resized != 0 {
+        // SAFETY: the context is the program's own.
+        let frame = unsafe { bpf_xdp_get_buff_len(self.0) };
+        if resize(self.0, (offset + length) as i32 - frame as i32) != 0 {
             return false;
         }
         if matches!(heading, Heading::Back) && !swap_addresses(&XdpContext::new(self.0)) {
