@@ -4,7 +4,7 @@ use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use keepstate_engine::limits::{
-    EXPECTATION_SLOTS, EXPECTATION_WORDS, FRAGMENT_BUCKETS, HELPER_BYTES_MAX, HELPER_STATE_WORDS, HELPER_STATES as HELPER_STATES_MAX, METER_SLOTS, METER_WORDS, SET_BUCKET_WORDS, SET_HEAD_WORDS, SETS_MAX, ANSWER_RATES as ANSWER_RATES_MAX, BAN_BUCKET_WORDS, LABEL_BUCKETS, NOTICE_BYTES_MAX, SYNPROXY_BUCKETS,
+    EXPECTATION_SLOTS, EXPECTATION_WORDS, FRAGMENT_BUCKETS, HELPER_BYTES_MAX, HELPER_STATE_WORDS, HELPER_STATES as HELPER_STATES_MAX, METER_SLOTS, METER_WORDS, SET_BUCKET_WORDS, SET_HEAD_WORDS, SETS_MAX, ANSWER_RATES as ANSWER_RATES_MAX, BAN_BUCKET_WORDS, LABEL_BUCKETS, NOTICE_BYTES_MAX, SYNPROXY_TABLE_BUCKETS,
 };
 use keepstate_engine::index::IndexLine;
 use keepstate_engine::notice::Notice;
@@ -75,7 +75,7 @@ pub static LABELS: Array<[u64; LABEL_VALUE_WORDS]> =
 /// What is known of connections that SYNPROXY has opened.
 #[map]
 pub static SYNPROXY: Array<[u64; SYNPROXY_VALUE_WORDS]> =
-    Array::with_max_entries(SYNPROXY_BUCKETS, BPF_F_MMAPABLE);
+    Array::with_max_entries(SYNPROXY_TABLE_BUCKETS, BPF_F_MMAPABLE);
 
 /// Bytes of the packet at hand that a helper reads.
 #[map]

@@ -53,9 +53,10 @@ pub enum Check {
 
 // What TCP keeps in the low bits of a timestamp.
 pub(crate) const OPTION_BITS: u32 = 6;
-const OPTION_SCALE: u32 = 0xf;
-const OPTION_SACK: u32 = 1 << 4;
-const OPTION_ECN: u32 = 1 << 5;
+/// In place of a scale: none.
+pub(crate) const OPTION_SCALE: u32 = 0xf;
+pub(crate) const OPTION_SACK: u32 = 1 << 4;
+pub(crate) const OPTION_ECN: u32 = 1 << 5;
 
 // The word of `gauges::COOKIES`: when the last cookie was sent in the low half.
 /// Cookies are sent, with [`COOKIES_AUTO`].
@@ -191,8 +192,8 @@ impl Kept {
         ecn: false,
     };
 
-    /// In [`OPTION_BITS`] bits.
-    pub(crate) const fn bits(&self) -> u32 {
+    /// A timestamp of the last that are not later than `now` and hold this.
+    pub(crate) const fn timestamp(&self, now: u32) -> u32 {
         let mut bits = match self.scale {
             Some(scale) => scale as u32,
             None => OPTION_SCALE,
@@ -203,12 +204,7 @@ impl Kept {
         if self.ecn {
             bits |= OPTION_ECN;
         }
-        bits
-    }
-
-    /// A timestamp of the last that are not later than `now` and hold this.
-    pub(crate) const fn timestamp(&self, now: u32) -> u32 {
-        let timestamp = now >> OPTION_BITS << OPTION_BITS | self.bits();
+        let timestamp = now >> OPTION_BITS << OPTION_BITS | bits;
         if timestamp > now {
             timestamp.wrapping_sub(1 << OPTION_BITS)
         } else {

@@ -9,7 +9,9 @@ use std::net::IpAddr;
 
 use compiled::compiled;
 use keepstate_engine::conntrack::tcp::TcpState;
-use keepstate_engine::limits::{SYNPROXY_PER_BUCKET, SYNPROXY_PERIOD_SECONDS};
+use keepstate_engine::limits::{
+    SYNPROXY_PER_BUCKET, SYNPROXY_PERIOD_SECONDS, SYNPROXY_SERVER_SECONDS,
+};
 use keepstate_engine::process::{Arrival, Checksums, Path};
 use keepstate_engine::settings::{SETTING_SYNPROXY, SETTING_TCP_LOOSE, Settings};
 use keepstate_engine::table;
@@ -43,13 +45,14 @@ const ANSWER: &[u8] = &[
 ];
 
 const RULES: &str = "*raw
--A PREROUTING -p tcp --dport 80 --syn -j CT --notrack
+-A PREROUTING -p tcp --dport 80:9999 --syn -j CT --notrack
 COMMIT
 *filter
 :INPUT DROP [0:0]
 :FORWARD DROP [0:0]
 :OUTPUT ACCEPT [0:0]
 -A FORWARD -p tcp --dport 80 -m conntrack --ctstate INVALID,UNTRACKED -j SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1460 --ecn
+-A FORWARD -p tcp --dport 81:9999 -m conntrack --ctstate INVALID,UNTRACKED -j SYNPROXY
 -A FORWARD -m conntrack --ctstate INVALID -j DROP
 -A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT
 COMMIT
@@ -61,6 +64,7 @@ struct Gateway<'a> {
     /// Whether senders leave the sum of the pseudo-header alone in the checksum.
     partial: bool,
     port: u16,
+    server_port: u16,
 }
 
 /// What came of a packet.
@@ -121,6 +125,7 @@ fn with_gateway(test: impl Fn(&mut Gateway<'_>)) {
                 family,
                 partial,
                 port: 4000,
+                server_port: 80,
             });
         }
     }
@@ -191,8 +196,8 @@ impl Gateway<'_> {
     fn send(&self, from_client: bool, segment: Tcp, now: Tick) -> Came {
         let (client, server) = self.addresses();
         let (source, destination, ports) = match from_client {
-            true => (client, server, (self.port, 80)),
-            false => (server, client, (80, self.port)),
+            true => (client, server, (self.port, self.server_port)),
+            false => (server, client, (self.server_port, self.port)),
         };
         let segment = Tcp {
             source_port: ports.0,
@@ -571,6 +576,56 @@ fn what_cannot_be_answered_is_dropped() {
         gateway.plane.cookies = None;
         let syn = gateway.client(CLIENT, 0, SYN, ALL);
         assert_eq!(syn.nothing(), Reason::SynproxyUnanswerable);
+    });
+}
+
+/// Of a server that is not known, but of 1,220 bytes at most, since nobody knows the way to it.
+const ASSUMED: &[u8] = &[2, 4, 0x04, 0xc4, 4, 2, 8, 10];
+
+/// Whether a server is known to have nothing but a size of segments, by what a client is told.
+fn has_size_alone(gateway: &Gateway<'_>, now: Tick) -> bool {
+    let syn = Tcp {
+        sequence: CLIENT,
+        flags: SYN,
+        options: ALL.to_vec(),
+        ..Tcp::default()
+    };
+    let answer = gateway.send(true, syn, now).back();
+    if answer.options[..8] == *ASSUMED {
+        assert_eq!(answer.options[12..], [0, 0, 0, 7, 1, 3, 3, 8]);
+        return false;
+    }
+    assert_eq!(answer.options, [2, 4, 0x05, 0x78, 1, 3, 3, 8]);
+    true
+}
+
+#[test]
+fn what_a_server_has_is_learned_where_the_rule_names_nothing() {
+    with_gateway(|gateway| {
+        for server in 81..3081 {
+            gateway.server_port = server;
+            gateway.port += 1;
+            assert!(!has_size_alone(gateway, NOW), "{server}");
+            let (cookie, stamp) = gateway.ask(ALL);
+            let (next, at) = (CLIENT.wrapping_add(1), cookie.wrapping_add(1));
+            gateway.client(next, at, ACK, &stamps(9, stamp)).on();
+            gateway.server(SERVER, next, SYN | ACK, SIZE).on();
+            gateway.client(next, at, RST | ACK, &stamps(9, stamp)).on();
+            gateway.port += 1;
+            assert!(has_size_alone(gateway, NOW), "{server}");
+        }
+        // The first have given way to the others.
+        let known = |gateway: &mut Gateway<'_>, now| {
+            let servers = (81..3081).filter(|server| {
+                gateway.server_port = *server;
+                has_size_alone(gateway, now)
+            });
+            servers.count()
+        };
+        let count = known(gateway, NOW);
+        assert!((900..=1024).contains(&count), "{count}");
+        let later = Tick(NOW.0 + SYNPROXY_SERVER_SECONDS * TICKS_PER_SECOND);
+        assert_eq!(known(gateway, later), 0, "one may have got other options");
     });
 }
 

@@ -1,6 +1,7 @@
 //! What is known of a connection that SYNPROXY has opened, and the options of the rule.
 
-use crate::cookie::Kept;
+use crate::cookie::{self, Kept};
+use crate::wire::PacketInfo;
 
 /// Two numbers of 32 bits. Until the server has answered: the cookie, and the timestamp that the client was
 /// answered with. From then on how far the client's idea of them is from the server's: the cookie less the
@@ -30,6 +31,8 @@ pub(super) struct Agreed(pub(super) u64);
 
 /// The server has answered.
 pub(super) const READY: u64 = 1 << 0;
+/// The rule has named no options: what the server says is learned.
+pub(super) const LEARNS: u64 = 1 << 3;
 /// Segments of the client, and of the server, come with checksums that are partial.
 pub(super) const PARTIAL: u64 = 1 << 1;
 const KEPT_SHIFT: u32 = 8;
@@ -41,14 +44,19 @@ const SCALE_SHIFT: u32 = 36;
 const UNSCALED: u64 = 0xf;
 
 impl Agreed {
-    pub(super) const fn new(mss: u16, kept: Kept, has_timestamps: bool, told: u8) -> Self {
+    pub(super) const fn new(mss: u16, kept: u32, has_timestamps: bool, told: u8) -> Self {
         let timestamps = if has_timestamps { TIMESTAMPS } else { 0 };
         Self(
             (mss as u64) << SIZE_SHIFT
-                | (kept.bits() as u64) << KEPT_SHIFT
+                | (kept as u64 & 0x3f) << KEPT_SHIFT
                 | timestamps
                 | (told as u64 & 0xf) << TOLD_SHIFT,
         )
+    }
+
+    /// The same, of a connection whose server is learned from.
+    pub(super) const fn learning(self) -> Self {
+        Self(self.0 | LEARNS)
     }
 
     /// The same, now that the server has answered.
@@ -118,6 +126,22 @@ pub const OPTION_TIMESTAMPS: u64 = 0x08;
 pub const OPTION_ECN: u64 = 0x10;
 
 impl RuleOptions {
+    /// What is agreed on with who has sent a SYN, as cookies keep it. Of no `Option`, whose payload would be undefined.
+    pub(super) fn kept(self, syn: &PacketInfo) -> u32 {
+        let options = &syn.options.syn;
+        let mut kept = match options.scale {
+            Some(scale) if self.has(OPTION_SCALE) => u32::from(scale),
+            _ => cookie::OPTION_SCALE,
+        };
+        if options.sack_permitted && self.has(OPTION_SACK) {
+            kept |= cookie::OPTION_SACK;
+        }
+        if cookie::is_ecn_setup(syn) && self.has(OPTION_ECN) {
+            kept |= cookie::OPTION_ECN;
+        }
+        kept
+    }
+
     pub const fn new(bits: u64, scale: u8, mss: u16) -> Self {
         Self(bits | (scale as u64) << 8 | (mss as u64) << 16)
     }

@@ -14,6 +14,7 @@
 
 mod agreed;
 mod header;
+mod learned;
 mod number;
 mod places;
 mod segments;
@@ -26,7 +27,7 @@ pub(crate) use places::moved;
 
 use crate::answer::segment::{self, Heading, NO_SCALE, Segment};
 use crate::conntrack::{self, tcp};
-use crate::cookie::{self, Kept};
+use crate::cookie;
 use crate::expect;
 use crate::helper;
 use crate::host::{FlowMemory, Host, Packet, Words};
@@ -43,7 +44,7 @@ use crate::verdict::{Hook, Reason, State, Verdict};
 use crate::wire;
 use crate::wire::tcp_options::SynOptions;
 use crate::wire::transport::{TCP, tcp_flag};
-use agreed::{Agreed, Numbers, READY, TIMESTAMPS, unscaled, window};
+use agreed::{Agreed, LEARNS, Numbers, READY, TIMESTAMPS, unscaled, window};
 use places::{Search, WORD_AGREED, WORD_NUMBERS};
 
 /// What is to be done with the packet once it was let through.
@@ -70,6 +71,7 @@ pub(crate) struct Synproxy {
     numbers: Numbers,
     agreed: Agreed,
     search: Search,
+    server: learned::Search,
     shift: header::Shift,
     /// What was added to the acknowledgements that the packet was read with.
     shifted: u32,
@@ -84,6 +86,7 @@ impl Synproxy {
         numbers: Numbers(0),
         agreed: Agreed(0),
         search: Search::NOTHING,
+        server: learned::Search::NOTHING,
         shift: header::Shift::NONE,
         shifted: 0,
         window: 0,
@@ -134,24 +137,26 @@ const fn refuse(scratch: &mut Scratch, reason: Reason) -> Stage {
 /// Sends the SYN-ACK with a cookie.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn answer<H: Host>(host: &H, scratch: &mut Scratch) -> bool {
+    let rule = host.rule(scratch.judgement.rule);
+    let mut allowed = RuleOptions(rule.map_or(0, |rule| rule.assigned.0));
+    if allowed == RuleOptions(0) {
+        allowed = learned::options(host, scratch);
+    }
     let Scratch {
-        info,
-        answer,
-        now,
-        judgement,
-        ..
+        info, answer, now, ..
     } = scratch;
-    let rule = host.rule(judgement.rule);
-    let allowed = RuleOptions(rule.map_or(0, |rule| rule.assigned.0));
     let options = info.options;
-    let echo = options.timestamps.map(|[value, _]| value);
-    let echo = echo.filter(|_| allowed.has(OPTION_TIMESTAMPS));
-    let kept = Kept {
-        scale: options.syn.scale.filter(|_| allowed.has(OPTION_SCALE)),
-        sack_permitted: options.syn.sack_permitted && allowed.has(OPTION_SACK),
-        ecn: cookie::is_ecn_setup(info) && allowed.has(OPTION_ECN),
+    // Not as an `Option`, whose payload would be undefined.
+    let (is_stamped, echo) = match options.timestamps {
+        Some([value, _]) => (true, value),
+        None => (false, 0),
     };
-    let ecn = if kept.ecn { tcp_flag::ECE } else { 0 };
+    let kept = allowed.kept(info);
+    let is_kept = |bits: u32| kept & bits != 0;
+    let ecn = match is_kept(cookie::OPTION_ECN) {
+        true => tcp_flag::ECE,
+        false => 0,
+    };
     let has_mss = options.mss != 0 && allowed.has(OPTION_MSS);
     let syn_ack = Segment {
         heading: Heading::Back,
@@ -161,13 +166,13 @@ fn answer<H: Host>(host: &H, scratch: &mut Scratch) -> bool {
         // Nothing is to be sent before there is a server to take it.
         window: 0,
         mss: if has_mss { (allowed.0 >> 16) as u16 } else { 0 },
-        has_timestamps: echo.is_some(),
-        timestamps: [host.milliseconds(*now), echo.unwrap_or(0)],
-        scale: match kept.scale {
-            Some(_) => allowed.scale(),
-            None => NO_SCALE,
+        has_timestamps: is_stamped && allowed.has(OPTION_TIMESTAMPS),
+        timestamps: [host.milliseconds(*now), echo],
+        scale: match kept & cookie::OPTION_SCALE {
+            cookie::OPTION_SCALE => NO_SCALE,
+            _ => allowed.scale(),
         },
-        sack_permitted: kept.sack_permitted,
+        sack_permitted: is_kept(cookie::OPTION_SACK),
         probes: false,
         is_partial: false,
     };
@@ -188,16 +193,21 @@ fn prove<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Opti
     track::name_flow(run, scratch).ok()?;
     expect::nothing_expected(scratch);
     let info = &scratch.info;
-    let echo = info.options.timestamps.map(|[_, echo]| echo);
+    let (is_stamped, echo) = match info.options.timestamps {
+        Some([_, echo]) => (true, echo),
+        None => (false, 0),
+    };
     let rule = run.host.rule(scratch.judgement.rule);
-    let told = rule.map_or(0, |rule| RuleOptions(rule.assigned.0).scale());
-    scratch.synproxy.agreed = Agreed::new(
-        number::size(content),
-        Kept::of(content),
-        echo.is_some(),
-        told,
-    );
-    scratch.synproxy.numbers = Numbers::new(info.tcp_ack.wrapping_sub(1), echo.unwrap_or(0));
+    let options = RuleOptions(rule.map_or(0, |rule| rule.assigned.0));
+    let learns = options == RuleOptions(0);
+    let told = if learns {
+        learned::SCALE
+    } else {
+        options.scale()
+    };
+    let agreed = Agreed::new(number::size(content), content, is_stamped, told);
+    scratch.synproxy.agreed = if learns { agreed.learning() } else { agreed };
+    scratch.synproxy.numbers = Numbers::new(info.tcp_ack.wrapping_sub(1), echo);
     scratch.synproxy.part = Part::Open;
     begin(run, scratch, sequence).then_some(())?;
     scratch.tracked = Tracked {
@@ -454,8 +464,13 @@ pub(crate) fn greet<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scrat
     if !matches!(scratch.tracked.state, State::New | State::Established) {
         return refuse(scratch, Reason::SynproxyEarly);
     }
-    if matches!(part, Part::Tell) && !make_ready(host, scratch) {
-        return refuse(scratch, Reason::SynproxyLost);
+    if matches!(part, Part::Tell) {
+        if !make_ready(host, scratch) {
+            return refuse(scratch, Reason::SynproxyLost);
+        }
+        if scratch.synproxy.agreed.has(LEARNS) {
+            learned::learn(host, scratch);
+        }
     }
     let mut segment = match part {
         Part::Tell => segments::news(scratch),

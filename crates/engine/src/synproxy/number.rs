@@ -11,7 +11,7 @@
 //!
 //! Linux keeps the options in timestamps alone, and so agrees on no window scale with who sends none. Windows does not.
 
-use crate::cookie::{Kept, OPTION_BITS};
+use crate::cookie::OPTION_BITS;
 use crate::limits::SYNPROXY_PERIOD_SECONDS;
 use crate::settings::{Settings, checked_index};
 use crate::time::{TICKS_PER_SECOND, Tick};
@@ -41,21 +41,22 @@ pub const fn turn(period: u32) -> usize {
     (period >> TURN_SHIFT & 1) as usize
 }
 
-/// The cookie that answers a SYN. `mss` is what it says of the size of segments, zero for nothing.
+/// The cookie that answers a SYN. `mss` is what it says of the size of segments, zero for nothing; `kept` the options,
+/// as timestamps keep them.
 pub(super) fn make(
     settings: &Settings,
     syn: &PacketInfo,
-    (mss, kept): (u16, Kept),
+    (mss, kept): (u16, u32),
     now: Tick,
 ) -> u32 {
-    let content = size_of(mss) << OPTION_BITS | kept.bits();
+    let content = size_of(mss) << OPTION_BITS | kept;
     let period = period(now);
     hash(settings, syn, syn.tcp_sequence, period, content) << HASH_SHIFT
         | (period & 1) << CONTENT_BITS
         | content
 }
 
-/// What a cookie holds, see [`size`] and [`Kept::of`]; `None` where it is none, or older than two periods. `sequence`
+/// What a cookie holds, see [`size`] and [`crate::cookie::Kept::of`]; `None` where it is none, or older than two periods. `sequence`
 /// is the number of the SYN.
 pub(super) fn check(
     settings: &Settings,
@@ -100,6 +101,16 @@ fn hash(settings: &Settings, info: &PacketInfo, sequence: u32, period: u32, cont
     let ports = u32::from(info.source_port) << 16 | u32::from(info.destination_port);
     hash.word(ports, sequence);
     hash.word(period, content);
+    hash.finish() as u32
+}
+
+/// What stands for a server in the table of those that were learned from.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(super) fn server(keys: &[u32; 12], address: &Address, port: u16) -> u64 {
+    let [a, b, c, d, ..] = *keys;
+    let mut hash = SipHash::new(&[a, b, c, d]);
+    hash.address(address);
+    hash.word(0, u32::from(port));
     hash.finish()
 }
 
@@ -136,13 +147,13 @@ impl SipHash {
     }
 
     #[inline(always)]
-    fn finish(mut self) -> u32 {
+    fn finish(mut self) -> u64 {
         self.0[2] ^= 0xff;
         for _ in 0..4 {
             self.round();
         }
         let [a, b, c, d] = self.0;
-        (a ^ b ^ c ^ d) as u32
+        a ^ b ^ c ^ d
     }
 
     #[inline(always)]
@@ -181,6 +192,6 @@ mod tests {
         ours.word(0x1122_3344, 0x5566_7788);
         // It hashes the number of bytes too.
         ours.word(8 << 24, 0);
-        assert_eq!(ours.finish(), theirs.finish() as u32);
+        assert_eq!(ours.finish(), theirs.finish());
     }
 }
