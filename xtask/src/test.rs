@@ -25,6 +25,7 @@ const TOOLS: &[Tool] = &[
     tool("sysctl", "procps", "the command line of sysctl"),
     tool("iperf3", "iperf3", "TCP end to end"),
     tool("hping3", "hping3", "segments out of window"),
+    tool("scapy3", "python3-scapy", "SCTP and GRE"),
     tool("python3", "python3", "small servers in network namespaces"),
 ];
 

@@ -22,9 +22,10 @@ const MODULES: &[&str] = &[
     "cls_bpf",
 ];
 
-/// Captures for the twin test, where there are any: named by a variable, else beside the workspace.
+/// Captures and attacks for the twin test, where there are any: named by a variable, else beside the
+/// workspace.
 const SHARED: &str = "KEEPSTATE_SHARED";
-const CAPTURES: &str = "captures/public";
+const SHARED_PACKETS: &[&str] = &["captures/public", "attacks"];
 
 /// Executables, linked statically.
 pub(super) struct Programs {
@@ -109,7 +110,9 @@ pub(super) fn pack_base(directory: &Path, programs: &Programs) -> anyhow::Result
     }
     let shared = std::env::var_os(SHARED).map(PathBuf::from);
     let shared = shared.unwrap_or_else(|| shell::root().join("../shared"));
-    copy_tree(&shared.join(CAPTURES), &tree.join("shared").join(CAPTURES))?;
+    for packets in SHARED_PACKETS {
+        copy_tree(&shared.join(packets), &tree.join("shared").join(packets))?;
+    }
     let init = tree.join("init");
     std::fs::write(&init, INIT)?;
     shell::run(Command::new("chmod").arg("755").arg(&init))?;

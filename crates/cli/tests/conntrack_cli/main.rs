@@ -6,6 +6,7 @@ mod bench;
 mod expect;
 mod labels;
 mod live;
+mod scapy;
 mod zones;
 
 use keepstate_testkit::{programs_or_skip, root_or_skip};
