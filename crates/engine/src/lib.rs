@@ -12,6 +12,7 @@
 
 mod account;
 pub mod answer;
+mod arrival;
 mod asked;
 mod assigned;
 mod associate;

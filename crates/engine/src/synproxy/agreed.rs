@@ -77,7 +77,7 @@ impl Agreed {
     }
 
     /// How windows of the server are shifted to be what the client was told.
-    pub(super) const fn from_server(self) -> [u32; 2] {
+    pub(super) const fn server_windows(self) -> [u32; 2] {
         let scale = match self.0 >> SCALE_SHIFT & 0xf {
             UNSCALED => 0,
             scale => scale as u32,
@@ -86,7 +86,7 @@ impl Agreed {
     }
 
     /// How windows of the client are shifted: a server that scales nothing reads them as they are.
-    pub(super) const fn from_client(self) -> [u32; 2] {
+    pub(super) const fn client_windows(self) -> [u32; 2] {
         match (self.0 >> SCALE_SHIFT & 0xf, self.kept().scale) {
             (UNSCALED, Some(scale)) => [scale as u32, 0],
             _ => [0; 2],

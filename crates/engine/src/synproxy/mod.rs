@@ -367,7 +367,7 @@ fn from_client(scratch: &mut Scratch, is_ready: bool) -> Option<Part> {
         acknowledgement: if flags & ACK == 0 { 0 } else { back },
         value: 0,
         echo: synproxy.numbers.timestamp(),
-        window: synproxy.agreed.from_client(),
+        window: synproxy.agreed.client_windows(),
     };
     let [left, right] = synproxy.shift.window;
     info.tcp_window = window(u32::from(info.tcp_window), left, right) as u16;
@@ -407,7 +407,7 @@ fn from_server(scratch: &mut Scratch, is_ready: bool) -> Option<Part> {
         (_, true) => {
             synproxy.shift.sequence = sequence;
             synproxy.shift.value = 0_u32.wrapping_sub(synproxy.numbers.timestamp());
-            synproxy.shift.window = synproxy.agreed.from_server();
+            synproxy.shift.window = synproxy.agreed.server_windows();
             Some(Part::Translate)
         }
     }
