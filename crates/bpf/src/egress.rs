@@ -123,6 +123,8 @@ stages! {
     tc_label Label
     tc_weigh Weigh
     tc_answer Answer
+    tc_synproxy Synproxy
+    tc_translate Translate
 }
 
 /// Hands over a packet whose way has ended.

@@ -9,6 +9,7 @@ use aya_ebpf::helpers::generated::{
     bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop, bpf_ringbuf_output,
 };
 use keepstate_engine::answer::Answer;
+use keepstate_engine::answer::segment::Heading;
 use keepstate_engine::cookie::Check;
 use keepstate_engine::event::Event;
 use keepstate_engine::host::{Host, Local, NATIVE_HERTZ, Packet, Repeat, Route};
@@ -50,7 +51,13 @@ pub trait Context: Copy {
     /// Puts an answer in the place of the packet, whose IP header is at `offset`. All packet pointers are of no use
     /// afterwards.
     #[inline(always)]
-    fn answer(&self, _offset: u32, _answer: &Answer) -> bool {
+    fn answer(&self, _offset: u32, _answer: &Answer, _heading: Heading) -> bool {
+        false
+    }
+
+    /// Puts a header in the place of the one at `offset`.
+    #[inline(always)]
+    fn store(&self, _offset: u32, _header: &Answer) -> bool {
         false
     }
 
@@ -365,7 +372,17 @@ impl<C: Context> Host for KernelHost<C> {
 
     #[inline(always)]
     fn answer(&self, packet: &PacketInfo, answer: &Answer) -> bool {
-        self.context.answer(packet.ip_offset, answer)
+        self.context.answer(packet.ip_offset, answer, Heading::Back)
+    }
+
+    #[inline(always)]
+    fn send_on(&self, packet: &PacketInfo, answer: &Answer) -> bool {
+        self.context.answer(packet.ip_offset, answer, Heading::Onward)
+    }
+
+    #[inline(always)]
+    fn rewrite(&self, packet: &PacketInfo, header: &Answer) -> bool {
+        self.context.store(packet.transport_offset, header)
     }
 
     #[inline(always)]

@@ -6,11 +6,13 @@ use core::hint::black_box;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::{
-    bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+    bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+    bpf_xdp_store_bytes,
 };
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use keepstate_engine::answer::Answer;
+use keepstate_engine::answer::segment::Heading;
 use keepstate_engine::host::{Header as _, Packet as _};
 use keepstate_engine::limits::{ANSWER_WORDS, LINK_HEADER_BYTES_MAX};
 use keepstate_engine::process::{Checksums, Path, Stage};
@@ -31,6 +33,9 @@ const FIRST_PIECE_BYTES_MIN: usize = 1536;
 /// The headers of IPv4 and TCP; and as much as an answer holds.
 const ANSWER_BYTES_MIN: u32 = 40;
 const ANSWER_BYTES_MAX: u32 = ANSWER_WORDS as u32 * 4;
+
+const TCP_HEADER_BYTES_MIN: u32 = 20;
+const TCP_HEADER_BYTES_MAX: u32 = 60;
 
 /// Offset of the type in an Ethernet header, and of the tag after it.
 const ETHERNET_TYPE: u32 = 12;
@@ -88,6 +93,11 @@ stages! {
     xdp_cookie Cookie
     xdp_prove Prove
     xdp_answer Answer
+    xdp_synproxy Synproxy
+    xdp_open Open
+    xdp_translate Translate
+    xdp_greet Greet
+    xdp_rewrite Rewrite
 }
 
 /// Hands over a packet whose way has ended.
@@ -174,6 +184,24 @@ fn swap_addresses(context: &XdpContext) -> bool {
     true
 }
 
+/// Makes a frame longer in front, where drivers leave room, or shorter at its end; where that cannot be done it is not
+/// zero. What is made longer keeps its link header alone. Packet pointers have to be read anew.
+#[inline(never)]
+fn resize(context: *mut xdp_md, by: i32) -> i64 {
+    if by <= 0 {
+        // SAFETY: the caller's context is the program's own.
+        return unsafe { bpf_xdp_adjust_tail(context, by) };
+    }
+    let mut link = [0_u8; LINK_HEADER_BYTES_MAX as usize];
+    let (bytes, length) = (link.as_mut_ptr().cast(), LINK_HEADER_BYTES_MAX);
+    // SAFETY: likewise, and the array is that long.
+    unsafe {
+        bpf_xdp_adjust_head(context, -by)
+            | bpf_xdp_load_bytes(context, by as u32, bytes, length)
+            | bpf_xdp_store_bytes(context, 0, bytes, length)
+    }
+}
+
 /// A frame as XDP sees it: VLAN tags are in the bytes.
 #[derive(Clone, Copy)]
 struct Frame(*mut xdp_md);
@@ -207,23 +235,35 @@ impl Context for Frame {
     }
 
     #[inline(always)]
-    fn answer(&self, offset: u32, answer: &Answer) -> bool {
+    fn answer(&self, offset: u32, answer: &Answer, heading: Heading) -> bool {
         // The verifier wants to see it checked.
         let length = black_box(answer.length);
         if length < ANSWER_BYTES_MIN || length > ANSWER_BYTES_MAX || offset > LINK_HEADER_BYTES_MAX
         {
             return false;
         }
-        // SAFETY: the context is the program's own. Packet pointers are read anew below.
-        let resized = unsafe {
-            let frame = bpf_xdp_get_buff_len(self.0) as i32;
-            bpf_xdp_adjust_tail(self.0, (offset + length) as i32 - frame)
-        };
-        if resized != 0 || !swap_addresses(&XdpContext::new(self.0)) {
+        // SAFETY: the context is the program's own.
+        let frame = unsafe { bpf_xdp_get_buff_len(self.0) };
+        if resize(self.0, (offset + length) as i32 - frame as i32) != 0 {
+            return false;
+        }
+        if matches!(heading, Heading::Back) && !swap_addresses(&XdpContext::new(self.0)) {
             return false;
         }
         let words = answer.words.as_ptr().cast_mut().cast();
         // SAFETY: the answer is that long.
+        unsafe { bpf_xdp_store_bytes(self.0, offset, words, length) == 0 }
+    }
+
+    #[inline(always)]
+    fn store(&self, offset: u32, header: &Answer) -> bool {
+        // The verifier wants to see it checked.
+        let length = black_box(header.length);
+        if length < TCP_HEADER_BYTES_MIN || length > TCP_HEADER_BYTES_MAX {
+            return false;
+        }
+        let words = header.words.as_ptr().cast_mut().cast();
+        // SAFETY: the context is the program's own, and the header that long.
         unsafe { bpf_xdp_store_bytes(self.0, offset, words, length) == 0 }
     }
 

@@ -41,6 +41,11 @@ pub unsafe fn to_stage(context: *mut c_void, programs: &'static ProgramArray, st
             Stage::Cookie => jump::<{ Stage::Cookie as i32 }>(context, programs),
             Stage::Prove => jump::<{ Stage::Prove as i32 }>(context, programs),
             Stage::Answer => jump::<{ Stage::Answer as i32 }>(context, programs),
+            Stage::Synproxy => jump::<{ Stage::Synproxy as i32 }>(context, programs),
+            Stage::Open => jump::<{ Stage::Open as i32 }>(context, programs),
+            Stage::Translate => jump::<{ Stage::Translate as i32 }>(context, programs),
+            Stage::Greet => jump::<{ Stage::Greet as i32 }>(context, programs),
+            Stage::Rewrite => jump::<{ Stage::Rewrite as i32 }>(context, programs),
             Stage::Done | Stage::Steady => {}
         }
     }

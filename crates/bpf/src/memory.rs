@@ -5,7 +5,7 @@ use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 use aya_ebpf::maps::Array;
 use keepstate_engine::host::{FlowMemory, Repeat, Words};
 use keepstate_engine::limits::{ACCOUNTING_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6};
-use keepstate_engine::limits::{FRAGMENT_SLOTS, FRAGMENT_WORDS, LABEL_WORDS, SLOTS_PER_BUCKET, WARM_WORDS};
+use keepstate_engine::limits::{FRAGMENT_SLOTS, FRAGMENT_WORDS, LABEL_WORDS, SYNPROXY_WORDS, SLOTS_PER_BUCKET, WARM_WORDS};
 use keepstate_engine::tuple::Family;
 
 use crate::maps;
@@ -107,6 +107,11 @@ impl FlowMemory for MapMemory {
     #[inline(always)]
     fn labels(&self, bucket: u32, slot: u32) -> Option<MapWords> {
         part(&maps::LABELS, bucket, slot, LABEL_WORDS)
+    }
+
+    #[inline(always)]
+    fn synproxy(&self, bucket: u32, slot: u32) -> Option<MapWords> {
+        part(&maps::SYNPROXY, bucket, slot, SYNPROXY_WORDS)
     }
 
     #[inline(always)]

@@ -93,6 +93,7 @@ struct CommonMaps {
     sets: Mapping,
     set_heads: Mapping,
     labels: Mapping,
+    synproxy: Mapping,
 }
 
 /// A table as the server sees it.
@@ -119,6 +120,7 @@ impl TableMemory for Mapped {
                 expectations: self.common.expectations.words(),
                 states: self.common.helper_states.words(),
                 labels: self.common.labels.words(),
+                synproxy: self.common.synproxy.words(),
             })
     }
 }
@@ -141,6 +143,7 @@ impl KernelPlane {
             sets,
             set_heads,
             labels,
+            synproxy,
             rules,
             conditions,
             index,
@@ -178,6 +181,7 @@ impl KernelPlane {
                 sets,
                 set_heads,
                 labels,
+                synproxy,
             }),
             resizing: Mutex::new(Known::No),
             rules,

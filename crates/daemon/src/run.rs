@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use keepstate_api::{ApplyMode, Instance, Prefix, RuleFile, RuleProblem, SetCommand, Shutdown};
 use keepstate_engine::settings::Settings;
-use keepstate_flowmemory::{ban_buckets_for, random_hash_keys, set_buckets_for, table_size};
+use keepstate_flowmemory::{
+    ban_buckets_for, random_hash_keys, random_secret, set_buckets_for, table_size,
+};
 use keepstate_listing::sysctl::{self as knobs, Sysctl};
 use keepstate_plane::LAYOUT;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -300,6 +302,9 @@ fn settings(options: &Options) -> Result<Settings, RunError> {
     settings.bans.buckets = ban_buckets_for(options.bans_max);
     settings.sets.buckets = set_buckets_for(options.set_entries_max);
     settings.hash_keys = random_hash_keys().map_err(RunError::Random)?;
+    for secret in &mut settings.synproxy.secrets {
+        *secret = random_secret().map_err(RunError::Random)?;
+    }
     for sysctl in sysctls {
         sysctl.apply(&mut settings);
     }

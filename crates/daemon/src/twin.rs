@@ -70,6 +70,7 @@ fn slices<'a>(own: &'a TableMaps, common: &'a Maps) -> SliceTable<'a> {
             expectations: common.expectations.words(),
             states: common.helper_states.words(),
             labels: common.labels.words(),
+            synproxy: common.synproxy.words(),
         })
 }
 
@@ -129,6 +130,7 @@ impl Twin {
             &maps.expectations,
             &maps.helper_states,
             &maps.labels,
+            &maps.synproxy,
             &maps.condition_states,
             &maps.meters,
             &maps.meter_heads,
@@ -294,8 +296,8 @@ impl Twin {
         frame: &[u8],
         repeat: u32,
     ) -> Result<Run, KernelError> {
-        // Programs make no frame longer.
-        let mut left = vec![0; frame.len()];
+        // SYNPROXY makes a SYN of an ACK, with up to twenty bytes of options.
+        let mut left = vec![0; frame.len() + 20];
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut left),

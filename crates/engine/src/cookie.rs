@@ -8,12 +8,12 @@
 //! The options of the SYN are kept where TCP itself keeps them when it sends cookies: the size of
 //! segments in the cookie, window scale, SACK and ECN in the low bits of the timestamp.
 
-use crate::answer::syn_cookie::{self, SynAck};
+use crate::answer::segment::{self, Heading, NO_SCALE, Segment};
 use crate::conntrack::tcp::Advance;
 use crate::conntrack::{self, tcp};
 use crate::expect;
 use crate::host::{FlowMemory, Host, Packet, Words};
-use crate::limits::{COOKIE_MSS_V4, COOKIE_MSS_V6, COOKIE_SECONDS};
+use crate::limits::{COOKIE_MSS_V4, COOKIE_MSS_V6, COOKIE_SECONDS, COOKIE_SYN_BYTES};
 use crate::process::{self, Outcome, Path, Run, Scratch, Stage};
 use crate::record::{SEEN_REPLY, Warm};
 use crate::settings::{
@@ -52,13 +52,11 @@ pub enum Check {
 }
 
 // What TCP keeps in the low bits of a timestamp.
-const OPTION_BITS: u32 = 6;
-const OPTION_SCALE: u32 = 0xf;
-const OPTION_SACK: u32 = 1 << 4;
-const OPTION_ECN: u32 = 1 << 5;
-
-/// A header with some option.
-const SYN_BYTES: u16 = 24;
+pub(crate) const OPTION_BITS: u32 = 6;
+/// In place of a scale: none.
+pub(crate) const OPTION_SCALE: u32 = 0xf;
+pub(crate) const OPTION_SACK: u32 = 1 << 4;
+pub(crate) const OPTION_ECN: u32 = 1 << 5;
 
 // The word of `gauges::COOKIES`: when the last cookie was sent in the low half.
 /// Cookies are sent, with [`COOKIES_AUTO`].
@@ -117,7 +115,7 @@ pub(crate) fn answer<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
 }
 
 /// Nobody sends SYNs in fragments, with options of IP or with extension headers, but to get past this.
-fn is_answerable(info: &PacketInfo) -> bool {
+pub(crate) fn is_answerable(info: &PacketInfo) -> bool {
     let header = match info.family {
         Family::V4 => 20,
         Family::V6 => 40,
@@ -151,45 +149,51 @@ fn send<H: Host>(host: &H, scratch: &mut Scratch) -> Option<()> {
         Family::V4 => COOKIE_MSS_V4,
         Family::V6 => COOKIE_MSS_V6,
     };
-    let syn_ack = SynAck {
+    let ecn = if kept.ecn { tcp_flag::ECE } else { 0 };
+    let syn_ack = Segment {
+        heading: Heading::Back,
         sequence,
+        acknowledgement: info.tcp_sequence.wrapping_add(1),
+        flags: ecn | tcp_flag::SYN | tcp_flag::ACK,
         window: cookies.window as u16,
-        mss: (options.mss != 0).then_some(options.mss.min(mss)),
-        timestamps: echo.map(|echo| [kept.timestamp(host.milliseconds(*now)), echo]),
-        scale: kept
-            .scale
-            .filter(|_| may(COOKIE_SCALING))
-            .map(|_| cookies.scale as u8),
+        mss: options.mss.min(mss),
+        has_timestamps: echo.is_some(),
+        timestamps: [kept.timestamp(host.milliseconds(*now)), echo.unwrap_or(0)],
+        scale: match kept.scale {
+            Some(_) if may(COOKIE_SCALING) => cookies.scale as u8,
+            _ => NO_SCALE,
+        },
         sack_permitted: kept.sack_permitted,
-        ecn: kept.ecn,
+        probes: false,
+        is_partial: false,
     };
-    syn_cookie::write(info, &syn_ack, answer);
+    segment::write(info, &syn_ack, answer);
     host.answer(info, answer).then_some(())
 }
 
 /// RFC 3168 section 6.1.1.
-const fn is_ecn_setup(info: &PacketInfo) -> bool {
+pub(crate) const fn is_ecn_setup(info: &PacketInfo) -> bool {
     const SETUP: u8 = tcp_flag::ECE | tcp_flag::CWR;
     info.tcp_flags & SETUP == SETUP
 }
 
-/// What a timestamp keeps of a SYN.
+/// What a timestamp, or a cookie of SYNPROXY, keeps of a SYN.
 #[derive(Clone, Copy)]
-struct Kept {
-    scale: Option<u8>,
-    sack_permitted: bool,
-    ecn: bool,
+pub(crate) struct Kept {
+    pub(crate) scale: Option<u8>,
+    pub(crate) sack_permitted: bool,
+    pub(crate) ecn: bool,
 }
 
 impl Kept {
-    const NOTHING: Self = Self {
+    pub(crate) const NOTHING: Self = Self {
         scale: None,
         sack_permitted: false,
         ecn: false,
     };
 
     /// A timestamp of the last that are not later than `now` and hold this.
-    const fn timestamp(&self, now: u32) -> u32 {
+    pub(crate) const fn timestamp(&self, now: u32) -> u32 {
         let mut bits = match self.scale {
             Some(scale) => scale as u32,
             None => OPTION_SCALE,
@@ -208,16 +212,17 @@ impl Kept {
         }
     }
 
-    const fn of(timestamp: u32) -> Self {
-        let scale = timestamp & OPTION_SCALE;
+    /// Of bits, or of a timestamp that holds them.
+    pub(crate) const fn of(bits: u32) -> Self {
+        let scale = bits & OPTION_SCALE;
         Self {
             scale: if scale == OPTION_SCALE {
                 None
             } else {
                 Some(scale as u8)
             },
-            sack_permitted: timestamp & OPTION_SACK != 0,
-            ecn: timestamp & OPTION_ECN != 0,
+            sack_permitted: bits & OPTION_SACK != 0,
+            ecn: bits & OPTION_ECN != 0,
         }
     }
 }
@@ -349,8 +354,8 @@ fn open<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> bool 
 
     info.tcp_flags = tcp_flag::SYN;
     info.tcp_sequence = sequence.wrapping_sub(1);
-    info.tcp_header_length = SYN_BYTES;
-    info.transport_length = u32::from(SYN_BYTES);
+    info.tcp_header_length = COOKIE_SYN_BYTES;
+    info.transport_length = u32::from(COOKIE_SYN_BYTES);
     info.options.syn = SynOptions {
         scale,
         sack_permitted,

@@ -124,6 +124,12 @@ pub trait FlowMemory {
         None
     }
 
+    /// [`crate::limits::SYNPROXY_WORDS`] words of a connection that SYNPROXY has opened, see [`crate::synproxy`];
+    /// `None` where a plane opens none.
+    fn synproxy(&self, _bucket: u32, _slot: u32) -> Option<Self::Words> {
+        None
+    }
+
     /// Counters of the table as a whole, see [`crate::table::gauges`].
     fn gauges(&self) -> Option<Self::Words>;
 
@@ -291,6 +297,16 @@ pub trait Host {
     /// Puts an answer in the place of the packet; `false` where there is no room. Nothing of the packet is read
     /// afterwards.
     fn answer(&self, _packet: &PacketInfo, _answer: &Answer) -> bool {
+        false
+    }
+
+    /// Puts a packet of our own in the place of one that goes on, likewise.
+    fn send_on(&self, _packet: &PacketInfo, _answer: &Answer) -> bool {
+        false
+    }
+
+    /// Puts a transport header of the same length in the place of the packet's, likewise.
+    fn rewrite(&self, _packet: &PacketInfo, _header: &Answer) -> bool {
         false
     }
 

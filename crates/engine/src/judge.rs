@@ -121,6 +121,9 @@ pub(crate) fn answered<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
 fn judged<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
     let refused = match scratch.judgement.verdict {
         Verdict::Accept => None,
+        Verdict::Drop if matches!(scratch.judgement.reason, Some(Reason::SynproxySent)) => {
+            Some(Stage::Synproxy)
+        }
         Verdict::Drop => Some(Stage::Conclude),
         Verdict::Reject => Some(Stage::Answer),
     };
@@ -268,6 +271,7 @@ fn number_of(policy: &PolicyHeader, rule: u32) -> Option<u8> {
 pub(crate) const fn judgement_of(answer: &Answer, hook: Hook) -> Judgement {
     let (verdict, reason) = match (answer.target, answer.decided_by) {
         (target::ACCEPT, _) => (Verdict::Accept, None),
+        (target::SYNPROXY, _) => (Verdict::Drop, Some(Reason::SynproxySent)),
         (target::REJECT, _) => (Verdict::Reject, Some(Reason::RuleReject)),
         (target::DROP, DecidedBy::Rule) => (Verdict::Drop, Some(Reason::RuleDrop)),
         (target::DROP, DecidedBy::NoRoom) => (Verdict::Drop, Some(Reason::MeterFull)),

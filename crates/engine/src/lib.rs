@@ -12,6 +12,7 @@
 
 mod account;
 pub mod answer;
+mod arrival;
 mod asked;
 mod assigned;
 mod associate;
@@ -43,6 +44,7 @@ pub mod set;
 pub mod settings;
 mod stage;
 mod steady;
+pub mod synproxy;
 pub mod table;
 mod tell;
 pub mod time;

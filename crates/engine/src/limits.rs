@@ -338,6 +338,35 @@ pub const COOKIE_HOP_LIMIT: u32 = 64;
 /// How old a cookie may be, in seconds: what Linux allows, `MAX_SYNCOOKIE_AGE` minutes.
 pub const COOKIE_SECONDS: u32 = 120;
 
+/// Bytes of a SYN with some option: what it takes to read the options that it is known to have had.
+pub const COOKIE_SYN_BYTES: u16 = 24;
+
+/// Seconds of a period of SYNPROXY's cookies: one is valid to the end of the next. At least as long as a client
+/// takes to answer, and too short to collect many.
+pub const SYNPROXY_PERIOD_SECONDS: u32 = 64;
+
+/// Places of a bucket where what is known of a connection that SYNPROXY has opened may lie.
+pub const SYNPROXY_PER_BUCKET: u32 = 8;
+
+/// Buckets of them; a power of two: 131,072 connections at most, in 4 MiB.
+pub const SYNPROXY_BUCKETS: u32 = 16_384;
+
+/// Words of such a place: whose it is, where the record is, two numbers, and what was agreed on.
+pub const SYNPROXY_WORDS: u32 = 4;
+
+/// Buckets behind those, of servers whose options SYNPROXY has learned; a power of two: 1,024 servers, more than stand
+/// behind one gateway for most, in 32 KiB. Where a bucket is full, what has been known for longest gives way.
+pub const SYNPROXY_SERVER_BUCKETS: u32 = 128;
+
+/// Of both.
+pub const SYNPROXY_TABLE_BUCKETS: u32 = SYNPROXY_BUCKETS + SYNPROXY_SERVER_BUCKETS;
+
+/// Seconds for which what was learned of a server is believed.
+pub const SYNPROXY_SERVER_SECONDS: u32 = 600;
+
+/// What a TCP takes that says nothing of it (RFC 9293 section 3.7.1).
+pub const TCP_MSS_DEFAULT: u16 = 536;
+
 /// Timeout policies (`CT --timeout NAME`), besides the timeouts of the sysctls. They lie in the page
 /// that every packet reads its settings from; rulesets in use name one or two.
 pub const TIMEOUT_POLICIES_MAX: u32 = 16;

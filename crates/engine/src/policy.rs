@@ -222,6 +222,9 @@ pub mod target {
     pub const REJECT: u8 = 7;
     /// Accept as far as this table goes: back to where its first chain was jumped to from.
     pub const LEAVE: u8 = 8;
+    /// Hand a SYN, or what may bring a cookie back, to [`crate::synproxy`], with the options that
+    /// [`super::Rule::assigned`] says.
+    pub const SYNPROXY: u8 = 9;
 }
 
 /// A match that does not fit into a rule, 32 bytes: see [`crate::condition`].

@@ -2,6 +2,7 @@
 
 use crate::account;
 use crate::answer::Answer;
+pub use crate::arrival::{Arrival, Checksums, Path};
 use crate::asked::Asked;
 use crate::associate;
 use crate::ban;
@@ -32,6 +33,7 @@ use crate::set;
 use crate::settings::SETTING_DROP_EVENTS;
 pub use crate::stage::Stage;
 use crate::steady;
+use crate::synproxy::{self, Synproxy};
 use crate::table::{self, Displaced, Hash, Place, Seen, gauges};
 use crate::time::Tick;
 use crate::trace::Step;
@@ -39,43 +41,7 @@ use crate::track::{self, Flow, Purpose, Sight, Tracked, WarmUse};
 use crate::tuple::{Family, Oriented};
 use crate::unseen;
 use crate::verdict::{Reason, State, Verdict};
-use crate::wire::{self, Extensions, Fragment, Link, PacketInfo, Unparsed};
-
-/// How a packet came to the engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Arrival {
-    pub link: Link,
-    pub path: Path,
-    pub checksums: Checksums,
-    /// Connection tracking zone, where no rule says another.
-    pub zone: u16,
-    /// Which interface patterns of the policy the incoming interface (the outgoing one for
-    /// [`Path::Local`]) matches, a bit each.
-    pub interfaces: u64,
-}
-
-/// Where a packet comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Path {
-    /// From outside: INPUT or FORWARD, as the route says.
-    Ingress = 0,
-    /// Made on this host: OUTPUT.
-    Local = 1,
-}
-
-/// What is known of a packet's transport checksum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Checksums {
-    /// Nothing: verify, if the settings say so.
-    Unverified = 0,
-    /// Nothing, and it may hold the sum of the pseudo-header alone, as a local peer that leaves
-    /// the rest to hardware writes it.
-    UnverifiedOrPartial = 1,
-    /// It is right, or will be.
-    Trusted = 2,
-}
+use crate::wire::{self, Extensions, Fragment, PacketInfo, Unparsed};
 
 /// What stays the same while one packet is judged. In one piece, since a function of the kernel's
 /// programs takes no more than five arguments.
@@ -157,6 +123,7 @@ pub struct Scratch {
     /// The sender, and how far it was looked for among the banned.
     pub(crate) sender: ban::Sender,
     pub(crate) cookie: cookie::Part,
+    pub(crate) synproxy: Synproxy,
     /// What is sent back, where [`Scratch::is_answered`].
     pub(crate) answer: Answer,
     /// Why the flow got no record although the rules let it in.
@@ -253,6 +220,7 @@ impl Default for Scratch {
             displaced: Displaced::NOTHING,
             sender: ban::Sender::new(Family::V4, [0; 4], Tick(0)),
             cookie: cookie::Part::None,
+            synproxy: Synproxy::NOTHING,
             answer: Answer::NOTHING,
             refusal: None,
             outcome: Outcome::NOT_JUDGED,
@@ -273,7 +241,7 @@ pub(crate) const ROUNDS_MAX: u32 = 4;
 
 /// Steps that a packet can take at most: all of them in each round, with two tables to look into, and
 /// twice where a connection is opened again.
-pub(crate) const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 18 + EXPECTATIONS_MADE_MAX + 1;
+pub(crate) const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 21 + EXPECTATIONS_MADE_MAX + 1;
 
 /// Expectations that one packet can ask for: three streams of media, two ports each.
 const EXPECTATIONS_MADE_MAX: u32 = 6;
@@ -306,6 +274,7 @@ pub fn prepare<P: Packet, H: Host>(
     scratch.rounds = 0;
     scratch.refusal = None;
     scratch.cookie = cookie::Part::None;
+    scratch.synproxy.part = synproxy::Part::None;
     scratch.now = now;
     // Programs have no stack left for the rest in the one that sees a packet first.
     let extensions = if cfg!(target_arch = "bpf") {
@@ -458,6 +427,11 @@ pub fn step<P: Packet, H: Host>(
         Stage::Cookie => cookie::answer(host, scratch),
         Stage::Prove => cookie::prove(&run, scratch),
         Stage::Answer => reject::ask(&run, scratch),
+        Stage::Synproxy => synproxy::ask(&run, scratch),
+        Stage::Open => synproxy::open(host, scratch),
+        Stage::Translate => synproxy::translate(&run, scratch),
+        Stage::Greet => synproxy::greet(&run, scratch),
+        Stage::Rewrite => synproxy::rewrite(&run, scratch),
         Stage::Steady => steady::advance(host, arrival.path, scratch),
     }
 }
@@ -487,6 +461,10 @@ fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
                 Some(_) => Stage::Conclude,
             }
         }
+        // What the packet said is gone: the client says it again.
+        None if matches!(scratch.synproxy.part, synproxy::Part::Open) => {
+            give_up(host, scratch, Reason::InsertContended)
+        }
         None => again(host, scratch, Reason::InsertContended),
     }
 }
@@ -499,6 +477,10 @@ fn again<H: Host>(host: &H, scratch: &mut Scratch, reason: Reason) -> Stage {
     if scratch.rounds < ROUNDS_MAX {
         return Stage::Look;
     }
+    give_up(host, scratch, reason)
+}
+
+fn give_up<H: Host>(host: &H, scratch: &mut Scratch, reason: Reason) -> Stage {
     track::count(host.flows(), gauges::CONTENDED);
     scratch.outcome = Outcome::refused(reason);
     host.trace(Step::Verdict(Verdict::Drop));
@@ -519,6 +501,9 @@ fn unwritten<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
 
 #[inline(always)]
 fn conclude<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
+    if let Some(stage) = synproxy::before_concluding(scratch) {
+        return stage;
+    }
     if let (Some(outcome), Flow::Known(direction)) =
         (scratch.judgement.cacheable, scratch.tracked.flow)
     {

@@ -144,7 +144,7 @@ pub struct Warm {
 }
 
 /// What rules assigned to a flow: bits 0-7 its [`crate::helper`], 8-12 its timeout policy, 13 that bits
-/// 32-39 say which [events](crate::event::told) are told of it, and 16-31 when its record was made (low
+/// 32-39 say which [events](crate::event::told) are told of it, 14 that [SYNPROXY](crate::synproxy) has opened it, and 16-31 when its record was made (low
 /// bits of the tick), which tells it from an earlier one in its place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowAssigned(pub u64);
@@ -177,6 +177,17 @@ impl FlowAssigned {
     /// Number of the timeout policy, zero for none.
     pub const fn timeout(self) -> u8 {
         (self.0 >> 8) as u8 & 0x1f
+    }
+
+    /// The same, of a connection that SYNPROXY has opened.
+    #[must_use]
+    pub const fn with_synproxy(self) -> Self {
+        Self(self.0 | 1 << 14)
+    }
+
+    /// Whether SYNPROXY has opened the connection.
+    pub const fn has_synproxy(self) -> bool {
+        self.0 & 1 << 14 != 0
     }
 
     /// When the record was made, roughly.

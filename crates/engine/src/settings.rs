@@ -100,6 +100,8 @@ pub const SETTING_COOKIES: u32 = 1 << 14;
 
 /// Packets are sampled, see [`crate::sample`].
 pub const SETTING_SAMPLES: u32 = 1 << 15;
+/// There are or were rules with SYNPROXY, see [`crate::synproxy`].
+pub const SETTING_SYNPROXY: u32 = 1 << 16;
 
 /// [`CookieSettings::mode`]: while more flows are half-open than there should be.
 pub const COOKIES_AUTO: u32 = 1;
@@ -160,6 +162,7 @@ pub struct Settings {
     pub cookies: CookieSettings,
     pub samples: SampleSettings,
     pub sets: SetSettings,
+    pub synproxy: SynproxySettings,
 }
 
 /// Which packets are sampled, see [`crate::sample`].
@@ -207,6 +210,15 @@ pub struct CookieSettings {
     pub scale: u32,
     /// Window, at most 65,535 bytes.
     pub window: u32,
+}
+
+/// What cookies of SYNPROXY are made with, see [`crate::synproxy`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct SynproxySettings {
+    /// Random. They take turns, see [`crate::synproxy::turn`]: one whose turn is over, and whose cookies are, can be
+    /// changed.
+    pub secrets: [[u32; 4]; 2],
 }
 
 /// What is said of unfinished datagrams of one family.
@@ -291,6 +303,9 @@ impl Settings {
             sets: SetSettings {
                 buckets: 1,
                 reserved: 0,
+            },
+            synproxy: SynproxySettings {
+                secrets: [[0; 4]; 2],
             },
         }
     }

@@ -58,4 +58,14 @@ pub enum Stage {
     Cookie = 36,
     /// Look at the cookie that a segment brings back.
     Prove = 37,
+    /// Answer a SYN for SYNPROXY, or look at the cookie that a segment brings back to it.
+    Synproxy = 38,
+    /// Find room for what must be known of a connection that SYNPROXY opens.
+    Open = 39,
+    /// Before [`Stage::Advance`], for such a connection: translate what a packet says.
+    Translate = 40,
+    /// Put the translated header into the packet.
+    Rewrite = 41,
+    /// Put a segment of SYNPROXY's own in the place of one of the handshake.
+    Greet = 46,
 }

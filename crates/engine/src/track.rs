@@ -17,6 +17,7 @@ use crate::record::{
 };
 use crate::sample::{self, Noted};
 use crate::settings::{SETTING_NEWER_TABLE, SETTING_OLDER_TABLE, TimeoutPolicy};
+use crate::synproxy;
 use crate::table::{self, Found, HalfOpen, Hash, Insert, Lookup, NewFlow, Place, Seen};
 use crate::tell::{changed, emit, emit_displaced};
 use crate::trace::Step;
@@ -228,15 +229,16 @@ pub(crate) fn look<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
             }
             expect::before_beginning(host, scratch)
         }
-        (Purpose::Flow, Sight::Found) => advancing(scratch),
+        (Purpose::Flow, Sight::Found) => advancing(host, scratch),
     }
 }
 
-const fn advancing(scratch: &Scratch) -> Stage {
+#[inline(always)]
+fn advancing<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
     if scratch.info.protocol == wire::transport::SCTP {
         Stage::Associate
     } else {
-        Stage::Advance
+        synproxy::before_advancing(host, scratch)
     }
 }
 

@@ -191,6 +191,13 @@ reasons! {
     106 CookieSent "cookie_sent" "The SYN was answered with a cookie, and makes no flow before that comes back."
     107 CookieRefused "cookie_refused" "The segment belongs to no connection, and what it acknowledges is no SYN cookie or one that is too old."
     108 CookieUnanswerable "cookie_unanswerable" "The SYN cannot be answered with a cookie: it is a fragment, or has options of IP."
+    109 SynproxySent "synproxy_sent" "SYNPROXY answered the SYN with a cookie, and it makes no flow before that comes back."
+    110 SynproxyRefused "synproxy_refused" "What the segment acknowledges is no cookie of SYNPROXY, or one that is too old."
+    111 SynproxyUnanswerable "synproxy_unanswerable" "SYNPROXY cannot take the packet: it is damaged, a fragment, has options of IP, is not forwarded, or did not come by XDP."
+    112 SynproxyFull "synproxy_full" "There is no room to remember one more connection that SYNPROXY opens."
+    113 SynproxyEarly "synproxy_early" "The segment belongs to a connection that SYNPROXY opens, and has no place in what that has come to."
+    114 SynproxyLost "synproxy_lost" "What was known of a connection that SYNPROXY has opened is gone."
+    115 SynproxyAnswered "synproxy_answered" "The server repeated its SYN-ACK, and SYNPROXY has acknowledged it."
 }
 
 /// Length of an array of counters indexed by [`Reason`].

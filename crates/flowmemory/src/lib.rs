@@ -64,6 +64,15 @@ pub fn bans_for(buckets: u32) -> u32 {
     u32::try_from(slots * 2 / 3).unwrap_or(u32::MAX)
 }
 
+/// A random secret for cookies.
+pub fn random_secret() -> Result<[u32; 4], getrandom::Error> {
+    let mut secret = [0; 4];
+    for word in &mut secret {
+        *word = getrandom::u32()?;
+    }
+    Ok(secret)
+}
+
 /// Buckets for so many entries of sets, and entries that so many buckets are for: as for bans.
 pub fn set_buckets_for(entries: u32) -> u32 {
     const { assert!(SET_BUCKET_SLOTS == BAN_BUCKET_SLOTS) }

@@ -7,7 +7,8 @@ use keepstate_engine::limits::{
     ACCOUNTING_WORDS, ANSWER_RATES, BAN_BUCKET_WORDS, EXPECTATION_SLOTS, EXPECTATION_WORDS,
     HELPER_STATE_WORDS, HELPER_STATES, LABEL_BUCKETS, LABEL_WORDS, LABELS_PER_BUCKET,
     METER_BUCKETS, METER_LIST_BUCKETS, METER_SLOTS, METER_WORDS, SET_BUCKET_WORDS, SET_HEAD_WORDS,
-    SETS_MAX, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, WARM_WORDS,
+    SETS_MAX, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET, SYNPROXY_PER_BUCKET,
+    SYNPROXY_TABLE_BUCKETS, SYNPROXY_WORDS, WARM_WORDS,
 };
 use keepstate_engine::table::gauges;
 use rustix::mm::{Advice, madvise};
@@ -34,6 +35,7 @@ pub struct OwnedTable {
     expectations: Lines,
     helper_states: Lines,
     labels: Lines,
+    synproxy: Lines,
     condition_states: Lines,
     meters: Lines,
     meter_heads: Lines,
@@ -63,6 +65,10 @@ struct Lines {
 
 const WORDS_PER_LINE: usize = 8;
 
+/// Words of what is known of connections that SYNPROXY has opened.
+const SYNPROXY_TABLE_WORDS: usize =
+    (SYNPROXY_TABLE_BUCKETS * SYNPROXY_PER_BUCKET * SYNPROXY_WORDS) as usize;
+
 impl OwnedTable {
     /// A table with this many buckets for IPv4 and for IPv6.
     pub fn new(buckets: [u32; 2], accounting: Accounting) -> Self {
@@ -80,6 +86,7 @@ impl OwnedTable {
             expectations: Lines::new(0),
             helper_states: Lines::new(0),
             labels: Lines::new(0),
+            synproxy: Lines::new(0),
             condition_states: Lines::new(0),
             meters: Lines::new(0),
             meter_heads: Lines::new(0),
@@ -97,6 +104,7 @@ impl OwnedTable {
             expectations: Lines::new((EXPECTATION_SLOTS * EXPECTATION_WORDS) as usize),
             helper_states: Lines::new((HELPER_STATES * HELPER_STATE_WORDS) as usize),
             labels: Lines::new((LABEL_BUCKETS * LABELS_PER_BUCKET * LABEL_WORDS) as usize),
+            synproxy: Lines::new(SYNPROXY_TABLE_WORDS),
             ..self
         }
     }
@@ -177,6 +185,7 @@ impl OwnedTable {
                 expectations: other.expectations.as_slice(),
                 states: other.helper_states.as_slice(),
                 labels: other.labels.as_slice(),
+                synproxy: other.synproxy.as_slice(),
             })
     }
 }

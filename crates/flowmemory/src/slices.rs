@@ -8,7 +8,7 @@ use keepstate_engine::limits::{
     ACCOUNTING_WORDS, BAN_BUCKET_WORDS, EXPECTATION_WORDS, FRAGMENT_BUCKET_WORDS, FRAGMENT_BUCKETS,
     FRAGMENT_SLOTS, FRAGMENT_WORDS, HELPER_STATE_WORDS, LABEL_WORDS, LABELS_PER_BUCKET,
     METER_WORDS, SET_BUCKET_WORDS, SET_HEAD_WORDS, SLOT_WORDS_V4, SLOT_WORDS_V6, SLOTS_PER_BUCKET,
-    WARM_WORDS,
+    SYNPROXY_PER_BUCKET, SYNPROXY_WORDS, WARM_WORDS,
 };
 use keepstate_engine::table::gauges;
 use keepstate_engine::tuple::Family;
@@ -47,12 +47,14 @@ pub struct SliceTable<'a> {
     answer_rates: &'a [AtomicU64],
 }
 
-/// What helpers work with, and labels. May be empty: then nothing is expected, and no flow has labels.
+/// What helpers work with, labels, and connections that SYNPROXY has opened. May be empty: then nothing is expected,
+/// no flow has labels, and no such connection is opened.
 #[derive(Clone, Copy, Debug)]
 pub struct HelperSlices<'a> {
     pub expectations: &'a [AtomicU64],
     pub states: &'a [AtomicU64],
     pub labels: &'a [AtomicU64],
+    pub synproxy: &'a [AtomicU64],
 }
 
 /// Buckets of sets, and their heads. May be empty: then there are none.
@@ -86,6 +88,7 @@ impl<'a> SliceTable<'a> {
             expectations: &[],
             states: &[],
             labels: &[],
+            synproxy: &[],
         };
         Self {
             families,
@@ -242,6 +245,11 @@ impl<'a> FlowMemory for SliceTable<'a> {
     fn labels(&self, bucket: u32, slot: u32) -> Option<WordsAt<'a>> {
         let number = u64::from(bucket) * u64::from(LABELS_PER_BUCKET) + u64::from(slot);
         part(self.helpers.labels, number, LABEL_WORDS)
+    }
+
+    fn synproxy(&self, bucket: u32, slot: u32) -> Option<WordsAt<'a>> {
+        let number = u64::from(bucket) * u64::from(SYNPROXY_PER_BUCKET) + u64::from(slot);
+        part(self.helpers.synproxy, number, SYNPROXY_WORDS)
     }
 
     fn answer_rate(&self, index: u32) -> Option<WordsAt<'a>> {

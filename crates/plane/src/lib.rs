@@ -12,6 +12,7 @@ use keepstate_engine::limits::{CONDITIONS_MAX, INDEX_LINES_MAX, RULES_MAX, WARM_
 use keepstate_engine::limits::{FRAGMENT_BUCKET_WORDS, FRAGMENT_SLOTS, FRAGMENT_WORDS};
 use keepstate_engine::limits::{LABEL_WORDS, LABELS_PER_BUCKET};
 use keepstate_engine::limits::{METER_BUCKETS, METER_LIST_BUCKETS};
+use keepstate_engine::limits::{SYNPROXY_PER_BUCKET, SYNPROXY_WORDS};
 use keepstate_engine::settings::Settings;
 use keepstate_engine::tuple::{Address, Family};
 use keepstate_engine::verdict::REASON_COUNTERS;
@@ -56,6 +57,9 @@ pub const METER_HEADS: u32 = METER_BUCKETS + METER_LIST_BUCKETS;
 /// Words of a bucket of labels.
 pub const LABEL_VALUE_WORDS: usize = (LABELS_PER_BUCKET * LABEL_WORDS) as usize;
 
+/// Words of a bucket of connections that SYNPROXY has opened.
+pub const SYNPROXY_VALUE_WORDS: usize = (SYNPROXY_PER_BUCKET * SYNPROXY_WORDS) as usize;
+
 /// Places for stages of a packet's way that are programs of their own, by number of the
 /// [`keepstate_engine::process::Stage`]. Not each number has one.
 pub const STAGES: u32 = 48;
@@ -82,6 +86,7 @@ pub mod names {
     pub const METERS: &str = "METERS";
     pub const METER_HEADS: &str = "METER_HEADS";
     pub const LABELS: &str = "LABELS";
+    pub const SYNPROXY: &str = "SYNPROXY";
     pub const POLICIES: &str = "POLICIES";
     pub const RULES: &str = "RULES";
     pub const CONDITIONS: &str = "CONDITIONS";
@@ -103,7 +108,7 @@ pub mod names {
     pub const STAGES_XDP: &str = "STAGES_XDP";
     pub const STAGES_TC: &str = "STAGES_TC";
 
-    pub const XDP_STAGES: [(Stage, &str); 23] = [
+    pub const XDP_STAGES: [(Stage, &str); 28] = [
         (Stage::Look, "xdp_look"),
         (Stage::Advance, "xdp_advance"),
         (Stage::Write, "xdp_write"),
@@ -127,8 +132,13 @@ pub mod names {
         (Stage::Cookie, "xdp_cookie"),
         (Stage::Prove, "xdp_prove"),
         (Stage::Answer, "xdp_answer"),
+        (Stage::Synproxy, "xdp_synproxy"),
+        (Stage::Open, "xdp_open"),
+        (Stage::Translate, "xdp_translate"),
+        (Stage::Greet, "xdp_greet"),
+        (Stage::Rewrite, "xdp_rewrite"),
     ];
-    pub const TC_STAGES: [(Stage, &str); 21] = [
+    pub const TC_STAGES: [(Stage, &str); 23] = [
         (Stage::Look, "tc_look"),
         (Stage::Advance, "tc_advance"),
         (Stage::Write, "tc_write"),
@@ -150,6 +160,8 @@ pub mod names {
         (Stage::Label, "tc_label"),
         (Stage::Weigh, "tc_weigh"),
         (Stage::Answer, "tc_answer"),
+        (Stage::Synproxy, "tc_synproxy"),
+        (Stage::Translate, "tc_translate"),
     ];
 
     /// The programs that hand over judged packets, of XDP and of TC.
@@ -177,7 +189,7 @@ pub mod names {
     ];
 
     /// The other maps.
-    pub const COMMON: [&str; 25] = [
+    pub const COMMON: [&str; 26] = [
         GAUGES,
         FRAGMENTS,
         EXPECTATIONS,
@@ -203,6 +215,7 @@ pub mod names {
         SET_HEADS,
         LOCALS,
         WITNESSES,
+        SYNPROXY,
     ];
 
     /// All maps, in the order in which they are pinned.

@@ -238,7 +238,13 @@ fn check_extensions(
             error: "Invalid argument",
             hint: "only rules of the table filter reject".into(),
         });
-        if let Some(Refusal { error, hint }) = refusal.or(elsewhere) {
+        let is_local = kind != TableKind::Filter || chain.text == "OUTPUT";
+        let unanswered = (extension.synproxy().is_some() && is_local).then(|| Refusal {
+            error: "Invalid argument",
+            hint: "only INPUT and FORWARD of the table filter, and what they lead to, have it"
+                .into(),
+        });
+        if let Some(Refusal { error, hint }) = refusal.or(elsewhere).or(unanswered) {
             let chain_name = chain.text.clone();
             let problem = Problem::RuleRefused {
                 change,

@@ -144,6 +144,10 @@ pub struct Plane<M, O = ()> {
     wall_ns: Cell<u64>,
     random: RefCell<Random>,
     answer: Cell<Option<Answer>>,
+    /// What took the packet's place, and at which offset.
+    changed: Cell<Option<(u32, Answer)>>,
+    /// What lies behind it stays.
+    keeps_rest: Cell<bool>,
 }
 
 impl<M: FlowMemory, O: Observer> Plane<M, O> {
@@ -164,6 +168,8 @@ impl<M: FlowMemory, O: Observer> Plane<M, O> {
             // The same each time.
             random: RefCell::new(Random::new(0)),
             answer: Cell::new(None),
+            changed: Cell::new(None),
+            keeps_rest: Cell::new(false),
         }
     }
 
@@ -199,6 +205,19 @@ impl<M: FlowMemory, O: Observer> Plane<M, O> {
         let answer = self.answer.take()?;
         let bytes = answer.words.iter().flat_map(|word| word.to_ne_bytes());
         Some(bytes.take(answer.length as usize).collect())
+    }
+
+    /// The packet as it went on, where it was not as it came: since this was last asked.
+    pub fn take_changed(&self, packet: &[u8]) -> Option<Vec<u8>> {
+        let (offset, answer) = self.changed.take()?;
+        let bytes = answer.words.iter().flat_map(|word| word.to_ne_bytes());
+        let bytes = bytes.take(answer.length as usize);
+        let mut changed = packet.get(..offset as usize)?.to_vec();
+        changed.extend(bytes);
+        if self.keeps_rest.get() {
+            changed.extend(packet.get(changed.len()..)?);
+        }
+        Some(changed)
     }
 
     /// Judges one packet.
@@ -326,6 +345,14 @@ impl<M: FlowMemory, O: Observer> Host for BesideOlder<'_, M, O> {
 
     fn answer(&self, packet: &PacketInfo, answer: &Answer) -> bool {
         self.plane.answer(packet, answer)
+    }
+
+    fn send_on(&self, packet: &PacketInfo, answer: &Answer) -> bool {
+        self.plane.send_on(packet, answer)
+    }
+
+    fn rewrite(&self, packet: &PacketInfo, header: &Answer) -> bool {
+        self.plane.rewrite(packet, header)
     }
 
     fn notify<P: Packet>(&self, packet: &P, notice: &Notice) {
@@ -489,6 +516,18 @@ impl<M: FlowMemory, O: Observer> Host for Plane<M, O> {
 
     fn answer(&self, _packet: &PacketInfo, answer: &Answer) -> bool {
         self.answer.set(Some(*answer));
+        true
+    }
+
+    fn send_on(&self, packet: &PacketInfo, answer: &Answer) -> bool {
+        self.changed.set(Some((packet.ip_offset, *answer)));
+        self.keeps_rest.set(false);
+        true
+    }
+
+    fn rewrite(&self, packet: &PacketInfo, header: &Answer) -> bool {
+        self.changed.set(Some((packet.transport_offset, *header)));
+        self.keeps_rest.set(true);
         true
     }
 

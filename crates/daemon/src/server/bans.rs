@@ -350,6 +350,7 @@ fn is_over(entry: &Entry, now: Tick) -> bool {
 
 /// Takes out what is over, again and again; and looks whether the host still takes cookies.
 pub(super) fn run(shared: &Shared) {
+    let mut rotated = None;
     loop {
         let now = shared.plane.now();
         let due = lock(&shared.bans.known).due;
@@ -357,6 +358,7 @@ pub(super) fn run(shared: &Shared) {
             retain(shared, |entry| !is_over(entry, now));
         }
         cookies::follow(shared);
+        cookies::rotate(shared, &mut rotated);
         if shared.sleep(SWEEP) {
             return;
         }

@@ -6,10 +6,12 @@ use keepstate_api::{CookieMode, CookieStatus, FailureKind, Reply};
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::settings::{
     COOKIE_ECN, COOKIE_SACK, COOKIE_SCALING, COOKIE_TIMESTAMPS, COOKIES_ALWAYS, COOKIES_AUTO,
-    SETTING_COOKIES, Settings,
+    SETTING_COOKIES, SETTING_SYNPROXY, Settings,
 };
+use keepstate_engine::synproxy;
 use keepstate_engine::table::gauges;
 use keepstate_engine::verdict::Reason;
+use keepstate_flowmemory::random_secret;
 
 use super::Shared;
 use super::connection::failure;
@@ -113,6 +115,38 @@ fn numbers(name: &str) -> Vec<u32> {
     let text = fs::read_to_string(format!("/proc/sys/net/{name}")).unwrap_or_default();
     let words = text.split_whitespace();
     words.filter_map(|word| word.parse().ok()).collect()
+}
+
+/// Gives SYNPROXY the secret of its next turn, once, when nothing that was made with the one before can come back.
+/// `changed` is the turn in which that was last done.
+pub(super) fn rotate(shared: &Shared, changed: &mut Option<u32>) {
+    const PERIODS: u32 = 1 << synproxy::TURN_SHIFT;
+    let period = synproxy::period(shared.plane.now());
+    let turn = period / PERIODS;
+    let settings = shared.plane.settings();
+    // A change of settings at the moment when the rules came in may have undone it.
+    let is_missing = !settings.has(SETTING_SYNPROXY) && shared.rules.have_synproxy();
+    let is_due = period % PERIODS >= 2 && *changed != Some(turn);
+    if !is_missing && !is_due {
+        return;
+    }
+    let secret = match random_secret() {
+        Ok(secret) if is_due => Some(secret),
+        _ => None,
+    };
+    let result: Result<(), std::convert::Infallible> = shared.change_settings(|settings| {
+        if is_missing {
+            settings.flags |= SETTING_SYNPROXY;
+        }
+        if let Some(secret) = secret {
+            settings.synproxy.secrets[1 - synproxy::turn(period)] = secret;
+        }
+        Ok(())
+    });
+    let Ok(()) = result;
+    if secret.is_some() {
+        *changed = Some(turn);
+    }
 }
 
 /// Tells packets what the host's settings are now.

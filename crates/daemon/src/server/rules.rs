@@ -7,7 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use keepstate_api::{
     Applied, ApplyMode, PolicyStatus, RuleFamily, RuleFile, RuleProblem, RulesText,
 };
-use keepstate_engine::policy::{Condition, POLICY_NONE, POLICY_UNSETTLED, PolicyHeader};
+use keepstate_engine::policy::{Condition, POLICY_NONE, POLICY_UNSETTLED, PolicyHeader, target};
+use keepstate_engine::settings::SETTING_SYNPROXY;
 use keepstate_engine::tuple::Family;
 use keepstate_policy::model::{Note, Policy};
 use keepstate_policy::{
@@ -105,6 +106,13 @@ pub(super) struct Known {
     compiled: Compiled,
     pub(super) origins: Vec<String>,
     applied: u64,
+}
+
+impl Known {
+    fn has_synproxy(&self) -> bool {
+        let mut rules = self.compiled.rules.iter();
+        rules.any(|rule| rule.target == target::SYNPROXY)
+    }
 }
 
 /// What is kept in a file for the next daemon.
@@ -297,6 +305,11 @@ impl Rules {
         Ok(())
     }
 
+    /// Whether the rules in force have SYNPROXY.
+    pub(super) fn have_synproxy(&self) -> bool {
+        matches!(&self.lock().in_force, InForce::Known(known) if known.has_synproxy())
+    }
+
     /// Whether the rules in force name a timeout policy.
     pub(crate) fn name_timeouts(&self, name: &str) -> bool {
         match &self.lock().in_force {
@@ -312,6 +325,12 @@ impl Rules {
         std::fs::write(&next, text).map_err(keep)?;
         let counters = known.compiled.initial_counters(&known.policy);
         self.remember_notes(&known.compiled);
+        if known.has_synproxy() {
+            // First, so that the first connection is known for what it is.
+            let mut settings = plane.settings();
+            settings.flags |= SETTING_SYNPROXY;
+            plane.store_settings(&settings);
+        }
         plane.swap_policy(&known.compiled, &counters)?;
         // From here on the rules are in force, whatever becomes of the file: the next daemon looks
         // at both names.

@@ -15,6 +15,7 @@ mod long_chains;
 mod pair;
 mod resize;
 mod sets;
+mod synproxy;
 mod zones;
 
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -13,7 +13,7 @@ use keepstate_engine::limits::{
     ACCOUNTING_WORDS, ANSWER_RATES, BAN_BUCKET_WORDS, EXPECTATION_SLOTS, EXPECTATION_WORDS,
     HELPER_STATE_WORDS, HELPER_STATES, LABEL_BUCKETS, LABEL_WORDS, LABELS_PER_BUCKET, METER_SLOTS,
     METER_WORDS, SET_BUCKET_WORDS, SET_HEAD_WORDS, SETS_MAX, SLOT_WORDS_V4, SLOT_WORDS_V6,
-    SLOTS_PER_BUCKET, WARM_WORDS,
+    SLOTS_PER_BUCKET, SYNPROXY_PER_BUCKET, SYNPROXY_TABLE_BUCKETS, SYNPROXY_WORDS, WARM_WORDS,
 };
 use keepstate_engine::notice::{Notice, NoticeKind};
 use keepstate_engine::process::{Arrival, Checksums, Outcome, Path};
@@ -115,6 +115,7 @@ pub(crate) struct Memory {
     expectations: Vec<AtomicU64>,
     helper_states: Vec<AtomicU64>,
     labels: Vec<AtomicU64>,
+    synproxy: Vec<AtomicU64>,
     condition_states: Vec<AtomicU64>,
     meters: Vec<AtomicU64>,
     meter_heads: Vec<AtomicU64>,
@@ -144,6 +145,7 @@ impl Memory {
             expectations: words(EXPECTATION_SLOTS * EXPECTATION_WORDS),
             helper_states: words(HELPER_STATES * HELPER_STATE_WORDS),
             labels: words(LABEL_BUCKETS * LABELS_PER_BUCKET * LABEL_WORDS),
+            synproxy: words(SYNPROXY_TABLE_BUCKETS * SYNPROXY_PER_BUCKET * SYNPROXY_WORDS),
             condition_states: words(CONDITIONS_COMPARED),
             meters: words(METER_SLOTS * METER_WORDS),
             meter_heads: words(METER_HEADS),
@@ -184,6 +186,7 @@ impl Memory {
                 expectations: &common.expectations,
                 states: &common.helper_states,
                 labels: &common.labels,
+                synproxy: &common.synproxy,
             })
     }
 }
@@ -215,6 +218,7 @@ impl Memory {
         same(&self.expectations, maps.expectations.words(), what);
         same(&self.helper_states, maps.helper_states.words(), what);
         same(&self.labels, maps.labels.words(), what);
+        same(&self.synproxy, maps.synproxy.words(), what);
     }
 }
 
@@ -287,6 +291,8 @@ pub(crate) struct Twins<'a> {
     pub(crate) ended: usize,
     /// Packets that were answered.
     pub(crate) answered: usize,
+    /// Packets that went on otherwise than they came.
+    pub(crate) changed: usize,
     pub(crate) last_answer: Option<Vec<u8>>,
     cpus: Vec<usize>,
     /// Packets that were told of, kept and answered.
@@ -313,6 +319,7 @@ impl<'a> Twins<'a> {
             left_out: 0,
             ended: 0,
             answered: 0,
+            changed: 0,
             last_answer: None,
             cpus: cpus(),
             noted: [0; 3],
@@ -349,6 +356,7 @@ impl<'a> Twins<'a> {
         self.tell_cookie(frame, &arrival, &run);
         let outcome = self.native.judge(frame, &arrival, now);
         let answer = self.native.take_answer();
+        let changed = self.native.take_changed(frame);
         self.compared += 1;
         let expected = report_of(&outcome, self.compared as u32);
         assert_eq!(
@@ -364,6 +372,14 @@ impl<'a> Twins<'a> {
             (_, _) => TC_SHOT,
         };
         assert_eq!(run.returned, returned, "{what}");
+        if run.returned == XDP_PASS && entry == Entry::IngressXdp {
+            self.changed += usize::from(changed.is_some());
+            assert_eq!(
+                run.frame,
+                changed.unwrap_or_else(|| frame.to_vec()),
+                "{what}"
+            );
+        }
         if let Some(answer) = answer {
             self.answered += 1;
             assert_eq!(run.frame, answered(frame, &answer), "{what}");
@@ -537,11 +553,13 @@ impl<'a> Twins<'a> {
             expectations,
             helper_states,
             labels,
+            synproxy,
             ..
         } = self.memory;
         same(expectations, maps.expectations.words(), what);
         same(helper_states, maps.helper_states.words(), what);
         same(labels, maps.labels.words(), what);
+        same(synproxy, maps.synproxy.words(), what);
     }
 }
 

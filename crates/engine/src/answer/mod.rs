@@ -1,6 +1,6 @@
 //! Packets that are sent back in the place of the one that came.
 
-pub mod syn_cookie;
+pub mod segment;
 
 use crate::limits::ANSWER_WORDS;
 use crate::settings::checked_index;
@@ -42,7 +42,7 @@ impl Writer<'_> {
 /// The checksum of what has a sum of 32-bit words: a sum of 16-bit words has the same remainder
 /// (RFC 1071 section 2, C).
 #[inline(always)]
-const fn checksum(sum: u64) -> u16 {
+pub(crate) const fn checksum(sum: u64) -> u16 {
     let sum = (sum >> 32) + (sum & 0xffff_ffff);
     let sum = (sum >> 16) + (sum & 0xffff);
     let sum = (sum >> 16) + (sum & 0xffff);

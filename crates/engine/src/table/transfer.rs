@@ -50,6 +50,7 @@ use crate::record::{ASSIGNED, CONTROL_WORD, Control, SlotState};
 use crate::settings::Settings;
 #[cfg(doc)]
 use crate::settings::{SETTING_NEWER_TABLE, SETTING_OLDER_TABLE};
+use crate::synproxy;
 use crate::time::Tick;
 use crate::tuple::Family;
 
@@ -289,6 +290,9 @@ fn tell_helpers<M: FlowMemory>(flows: &M, id: u32, entry: &Entry, old: Place, ne
     }
     let born = entry.warm.assigned.born();
     labels::moved(flows, id, born, new);
+    if entry.warm.assigned.has_synproxy() {
+        synproxy::moved(flows, id, born, new);
+    }
     if entry.warm.assigned.helper() == 0 {
         return;
     }

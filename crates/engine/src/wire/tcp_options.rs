@@ -32,6 +32,17 @@ pub const fn has_options(info: &PacketInfo) -> bool {
     info.tcp_header_length as u32 > HEADER_BYTES
 }
 
+/// Forgets what another packet's options said, where this one has none.
+#[inline(always)]
+pub(crate) fn forget_others(info: &mut PacketInfo) {
+    if !has_options(info) {
+        info.options = Options {
+            highest: info.options.highest,
+            ..Options::NONE
+        };
+    }
+}
+
 /// What a segment's options say, and how far they are read. Part of [`PacketInfo`], since the
 /// kernel's verifier follows every value of what a loop keeps on the stack, and none of what it
 /// keeps in the memory that packets are read into.

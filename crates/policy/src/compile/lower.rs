@@ -202,6 +202,7 @@ impl Lowering<'_, '_> {
                 Target::None => target::CONTINUE,
                 Target::Accept => accept(self.layout.kind),
                 Target::Extended(extension) if extension.reject_kind().is_some() => target::REJECT,
+                Target::Extended(extension) if extension.synproxy().is_some() => target::SYNPROXY,
                 Target::Extended(_) => target::CONTINUE,
                 Target::Drop => target::DROP,
                 Target::Return => target::RETURN,
@@ -292,13 +293,16 @@ impl Lowering<'_, '_> {
         }
     }
 
-    /// What a CT rule assigns, and how REJECT answers.
+    /// What a CT rule assigns, and how REJECT and SYNPROXY answer.
     fn assigned(&mut self, rule: &Rule) -> Result<Assigned, CompileError> {
         let ct = match &rule.target {
             Target::Notrack => return Ok(Assigned::NOTRACK),
             Target::Ct(ct) if ct.notrack => return Ok(Assigned::NOTRACK),
             Target::Ct(ct) => ct,
             Target::Extended(extension) => {
+                if let Some(options) = extension.synproxy() {
+                    return Ok(Assigned(options.0));
+                }
                 return Ok(Assigned(extension.reject_kind().unwrap_or(0).into()));
             }
             _ => return Ok(Assigned::NOTHING),

@@ -16,6 +16,7 @@ mod ports;
 mod rate;
 mod set;
 mod sources;
+mod synproxy;
 mod targets;
 mod tcp;
 mod text;
@@ -540,6 +541,7 @@ const TARGETS: &[&Module] = &[
     &targets::NFLOG,
     &marking::MARK,
     &marking::CONNMARK,
+    &synproxy::SYNPROXY,
     &set::TARGET,
 ];
 
