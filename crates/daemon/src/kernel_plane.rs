@@ -15,7 +15,7 @@ use keepstate_engine::policy::{Condition, POLICY_NONE, POLICY_UNSETTLED, PolicyH
 use keepstate_engine::settings::{SETTING_NEWER_TABLE, SETTING_OLDER_TABLE, Settings};
 use keepstate_engine::table;
 use keepstate_engine::time::Tick;
-use keepstate_flowmemory::{HelperSlices, MeterSlices, SetSlices, SliceTable, rated_flows};
+use keepstate_flowmemory::rated_flows;
 use keepstate_plane::{Counters, MeterOrder, Plane as PlaneWords, RuleCounter};
 use keepstate_policy::Compiled;
 use keepstate_policy::model::Counters as RuleCounters;
@@ -29,11 +29,12 @@ use crate::kernel::{
     remove_other_stages,
 };
 use crate::mapped::{Mapping, Raw, read_value, store};
+use crate::mapped_table::{CommonMaps, Mapped};
 use crate::meters;
 use crate::policy_maps::Tables;
 use crate::remembered::Places;
 use crate::ring;
-use crate::server::tables::{Table, TableMemory};
+use crate::server::tables::Table;
 use crate::server::{EventSource, Plane, PlaneError, WitnessSource};
 use crate::table_maps::TableMaps;
 use crate::{lock, read};
@@ -79,50 +80,6 @@ pub struct KernelPlane {
 pub(crate) enum Known {
     No,
     Yes,
-}
-
-/// What two tables have in common.
-struct CommonMaps {
-    gauges: Mapping,
-    fragments: Mapping,
-    expectations: Mapping,
-    helper_states: Mapping,
-    meters: Mapping,
-    meter_heads: Mapping,
-    bans: Mapping,
-    sets: Mapping,
-    set_heads: Mapping,
-    labels: Mapping,
-    synproxy: Mapping,
-}
-
-/// A table as the server sees it.
-struct Mapped {
-    own: Arc<TableMaps>,
-    common: Arc<CommonMaps>,
-}
-
-impl TableMemory for Mapped {
-    fn as_slices(&self) -> SliceTable<'_> {
-        let table = SliceTable::new(self.own.families(), self.common.gauges.words());
-        table
-            .with_fragments(self.common.fragments.words())
-            .with_meters(MeterSlices {
-                slots: self.common.meters.words(),
-                heads: self.common.meter_heads.words(),
-            })
-            .with_bans(self.common.bans.words())
-            .with_sets(SetSlices {
-                buckets: self.common.sets.words(),
-                heads: self.common.set_heads.words(),
-            })
-            .with_helpers(HelperSlices {
-                expectations: self.common.expectations.words(),
-                states: self.common.helper_states.words(),
-                labels: self.common.labels.words(),
-                synproxy: self.common.synproxy.words(),
-            })
-    }
 }
 
 impl KernelPlane {

@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod kernel_plane;
 mod locals;
 pub mod mapped;
+mod mapped_table;
 mod maps;
 mod meters;
 mod mover;
