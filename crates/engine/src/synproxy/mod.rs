@@ -2,8 +2,8 @@
 //!
 //! A SYN is answered in the place of the server, with a cookie for its number and a window of zero. The segment that
 //! brings the cookie back becomes our SYN to the server, with the client's number and options, and makes the record
-//! ([`open`]). The server's SYN-ACK becomes the news of a window for the client ([`rewrite`]); its answer completes
-//! the handshake with the server. From then on numbers are translated ([`translate`]): the server's are off by as
+//! (`open`). The server's SYN-ACK becomes the news of a window for the client (`rewrite`); its answer completes
+//! the handshake with the server. From then on numbers are translated (`translate`): the server's are off by as
 //! much as the cookie is from the number that it has chosen, and likewise its timestamps.
 //!
 //! The record holds the numbers of each side as that side sends them.
