@@ -228,4 +228,6 @@ fn what_is_read_anew_is_put_in_force_or_nothing_is() {
         assert_eq!(line(name), Some(wanted.as_str()));
     }
     assert_eq!(line("Seccomp:"), Some("Seccomp:\t2"));
+    // The service manager has read nothing for seconds: its socket is full.
+    service.succeeds(&["down"]);
 }

@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
+/// So long a manager that does not read is waited for: nothing else may hang on it, least of all the end.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// The service manager, if there is one.
 #[derive(Debug)]
 pub(crate) struct Manager(Option<UnixDatagram>);
@@ -59,7 +62,7 @@ impl Manager {
         spawned.map(drop)
     }
 
-    /// Errors are its own: it may be gone.
+    /// Errors are its own: it may be gone, or not read.
     fn tell(&self, text: &str) {
         if let Some(socket) = &self.0 {
             let _ = socket.send(text.as_bytes());
@@ -73,6 +76,7 @@ fn connect(path: &[u8]) -> io::Result<UnixDatagram> {
         path => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(path))?,
     };
     let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(PATIENCE))?;
     socket.connect_addr(&address)?;
     Ok(socket)
 }
