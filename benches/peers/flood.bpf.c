@@ -2,24 +2,10 @@
 //
 // An attacker, and the wire that its victim's answers go back over. `flood` makes each frame of a test run one of
 // another sender and sends it out; `wire` throws away what goes to senders that are not there.
-// Compiled by clang when the benchmark runs; needs no headers.
+// Compiled by clang when the benchmark runs; needs no headers but its own.
 
-#define SEC(name) __attribute__((section(name), used))
-#define __uint(name, value) int(*name)[value]
-#define __type(name, value) typeof(value) *name
+#include "bpf.h"
 
-typedef unsigned char u8;
-typedef unsigned short u16;
-typedef unsigned int u32;
-typedef unsigned long long u64;
-
-enum { MAP_TYPE_ARRAY = 2, XDP_ABORTED = 0, XDP_DROP = 1, XDP_PASS = 2 };
-
-struct xdp_md {
-	u32 data, data_end;
-};
-
-static void *(*const map_lookup)(void *map, const void *key) = (void *)1;
 static long (*const redirect)(u32 device, u64 flags) = (void *)23;
 
 struct state {
@@ -52,20 +38,6 @@ enum {
 	IP_HEADERS_BYTES = 34,
 };
 
-static __attribute__((always_inline)) u16 fold(u32 sum)
-{
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (u16)~sum;
-}
-
-static __attribute__((always_inline)) u32 halves(u32 word)
-{
-	return (word & 0xffff) + (word >> 16);
-}
-
-#define FIELD(type, offset) (*(type *)(data + (offset)))
-
 SEC("xdp")
 int flood(struct xdp_md *ctx)
 {
@@ -77,11 +49,7 @@ int flood(struct xdp_md *ctx)
 	u64 x;
 	if (!s || data + FRAME_BYTES > end)
 		return XDP_ABORTED;
-	x = s->random;
-	x ^= x << 13;
-	x ^= x >> 7;
-	x ^= x << 17;
-	s->random = x;
+	x = next_random(&s->random);
 	source = __builtin_bswap32(SENDERS | ((u32)x & ~SENDERS_MASK));
 	sequence = (u32)(x >> 32);
 	port = (u16)(x >> 24) | 0x0004;

@@ -2,24 +2,10 @@
 //
 // Makes each packet of a test run another one: writes the endpoints of a flow and a sequence number
 // into the frame, with right checksums, and hands it to the program under test by a tail call.
-// Compiled by clang when the benchmark runs; needs no headers.
+// Compiled by clang when the benchmark runs; needs no headers but its own.
 
-#define SEC(name) __attribute__((section(name), used))
-#define __uint(name, value) int(*name)[value]
-#define __type(name, value) typeof(value) *name
+#include "bpf.h"
 
-typedef unsigned char u8;
-typedef unsigned short u16;
-typedef unsigned int u32;
-typedef unsigned long long u64;
-
-enum { MAP_TYPE_ARRAY = 2, MAP_TYPE_PROG_ARRAY = 3, XDP_ABORTED = 0, XDP_DROP = 1 };
-
-struct xdp_md {
-	u32 data, data_end;
-};
-
-static void *(*const map_lookup)(void *map, const void *key) = (void *)1;
 static long (*const tail_call)(void *ctx, void *map, u32 index) = (void *)12;
 
 struct state {
@@ -50,28 +36,13 @@ struct {
 	__uint(value_size, 4);
 } programs SEC(".maps");
 
-static __attribute__((always_inline)) u32 flow_number(struct state *s)
+INLINE u32 flow_number(struct state *s)
 {
-	u64 x = s->random;
+	u64 x;
 	if (s->in_sequence)
 		return s->next++;
-	x ^= x << 13;
-	x ^= x >> 7;
-	x ^= x << 17;
-	s->random = x;
+	x = next_random(&s->random);
 	return (u32)(((x >> 32) * s->flows) >> 32);
-}
-
-static __attribute__((always_inline)) u16 fold(u32 sum)
-{
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (u16)~sum;
-}
-
-static __attribute__((always_inline)) u32 halves(u32 word)
-{
-	return (word & 0xffff) + (word >> 16);
 }
 
 enum {
@@ -85,8 +56,6 @@ enum {
 	TCP_CHECKSUM_AT = 50,
 	FRAME_BYTES = 60,
 };
-
-#define FIELD(type, offset) (*(type *)(data + (offset)))
 
 SEC("xdp.frags")
 int generate(struct xdp_md *ctx)

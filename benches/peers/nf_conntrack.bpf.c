@@ -1,27 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //
 // What Linux's own connection tracker costs: its lookup and its insert, called as kernel functions
-// and nothing around them. Compiled by clang when the benchmark runs; needs no headers.
+// and nothing around them. Compiled by clang when the benchmark runs; needs no headers but its own.
 //
 // Flows are numbered; the number gives the tuple. Records are spread over several network
 // namespaces, since one may hold no more than nf_conntrack_max; all share one hash table.
 
-#define SEC(name) __attribute__((section(name), used))
-#define __uint(name, value) int(*name)[value]
-#define __type(name, value) typeof(value) *name
+#include "bpf.h"
 
-typedef unsigned char u8;
-typedef unsigned short u16;
-typedef unsigned int u32;
-typedef int s32;
-typedef unsigned long long u64;
-
-enum { MAP_TYPE_ARRAY = 2, XDP_ABORTED = 0, XDP_DROP = 1, IPPROTO_UDP = 17 };
-
-// The loader compares kinds of types, not their members: a definition must be there.
-struct xdp_md {
-	u32 data;
-};
+enum { IPPROTO_UDP = 17 };
 
 struct tuple {
 	u32 source, destination;
@@ -55,8 +42,6 @@ extern struct nf_conn *bpf_ct_insert_entry(struct nf_conn___init *)
 extern void bpf_ct_set_timeout(struct nf_conn___init *, u32) __attribute__((section(".ksyms")));
 extern void bpf_ct_release(struct nf_conn *) __attribute__((section(".ksyms")));
 
-static void *(*const map_lookup)(void *map, const void *key) = (void *)1;
-
 struct state {
 	u64 random;
 	u32 flows;		 // lookups pick one of these
@@ -72,23 +57,19 @@ struct {
 	__type(value, struct state);
 } states SEC(".maps");
 
-static __attribute__((always_inline)) struct state *state(void)
+INLINE struct state *state(void)
 {
 	u32 zero = 0;
 	return map_lookup(&states, &zero);
 }
 
-static __attribute__((always_inline)) u32 random_flow(struct state *s)
+INLINE u32 random_flow(struct state *s)
 {
-	u64 x = s->random;
-	x ^= x << 13;
-	x ^= x >> 7;
-	x ^= x << 17;
-	s->random = x;
+	u64 x = next_random(&s->random);
 	return (u32)(((x >> 32) * s->flows) >> 32);
 }
 
-static __attribute__((always_inline)) void describe(const struct state *s, u32 flow,
+INLINE void describe(const struct state *s, u32 flow,
 						    struct tuple *tuple, struct bpf_ct_opts *opts)
 {
 	tuple->source = __builtin_bswap32(0x0a000000 + flow);

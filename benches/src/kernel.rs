@@ -5,13 +5,12 @@
 //! (`peers/generator.bpf.c`) writes the next flow into the frame and calls the program under test;
 //! what the generator costs is measured with a program that drops at once, and taken off.
 
-use std::process::Command;
 use std::sync::atomic::Ordering::SeqCst;
 
 use anyhow::{Context as _, ensure};
 use aya::Ebpf;
 use aya::maps::{Array, ProgramArray};
-use aya::programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp};
+use aya::programs::{ProgramFd, TestRun as _, TestRunOptions};
 use keepstate_daemon::kernel::{Kernel, write};
 use keepstate_daemon::mapped::{Raw, bytes_of};
 use keepstate_engine::index::IndexLine;
@@ -24,15 +23,13 @@ use keepstate_engine::verdict::{State, Verdict};
 use keepstate_flowmemory::{buckets_for, random_hash_keys};
 use keepstate_plane::PLANE_TEST_HOOK;
 use keepstate_sim::plane::LoadedPolicy;
-use keepstate_testkit::run;
 
 use crate::engine::policy;
 use crate::frames::Kind;
+use crate::peers::{self, RANDOM, program};
 use crate::sample::sample;
-use crate::scratch::Scratch;
 use crate::template::{Segment, Template};
 
-const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/generator.bpf.c");
 /// Packets in one measurement.
 const PACKETS: u32 = 500_000;
 /// New flows are timed so many at a time, and so often at most.
@@ -43,7 +40,6 @@ const BEGUN_FROM: u32 = 1 << 22;
 const REFUSED_FROM: u32 = 1 << 23;
 /// As the daemon would have it at a million new flows a second.
 const SAMPLES_MASK: u32 = 511;
-const RANDOM: u64 = 0x2545_f491_4f6c_dd1d;
 
 /// Which flows a run's packets are of.
 #[derive(Clone, Copy)]
@@ -82,7 +78,7 @@ impl KernelEngine {
         kernel
             .maps
             .change_plane(|plane| plane.flags = PLANE_TEST_HOOK);
-        let mut generator = load_generator()?;
+        let mut generator = peers::load("generator", &["generate", "nothing"])?;
         let judging = kernel.programs.xdp()?.fd()?.try_clone()?;
         lead_to(&mut generator, &judging)?;
         let mut engine = Self {
@@ -283,28 +279,6 @@ impl KernelEngine {
         let counts = all.map(|reason| (reason.name(), count(*reason as usize)));
         Ok(counts.filter(|(_, count)| *count > 0).collect())
     }
-}
-
-fn load_generator() -> anyhow::Result<Ebpf> {
-    let scratch = Scratch::new()?;
-    let object = scratch.file("generator.o");
-    run(Command::new("clang")
-        .args([
-            "-O2", "-g", "-target", "bpf", "-mcpu=v3", "-c", SOURCE, "-o",
-        ])
-        .arg(&object));
-    let mut generator = Ebpf::load_file(&object)?;
-    for name in ["generate", "nothing"] {
-        program(&mut generator, name)?.load()?;
-    }
-    Ok(generator)
-}
-
-fn program<'a>(generator: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Xdp> {
-    let program = generator.program_mut(name);
-    Ok(program
-        .with_context(|| format!("the generator has no program {name}"))?
-        .try_into()?)
 }
 
 /// Sets the program that the generator calls.

@@ -8,6 +8,7 @@ mod flood;
 mod frames;
 mod kernel;
 mod nf_conntrack;
+mod peers;
 mod sample;
 mod scratch;
 mod shape;

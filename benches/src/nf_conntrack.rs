@@ -12,10 +12,10 @@ use std::process::Command;
 use anyhow::{Context as _, ensure};
 use keepstate_testkit::{Namespace, run};
 
+use crate::peers::{self, RANDOM};
 use crate::sample::{Sample, sample};
 use crate::scratch::Scratch;
 
-const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/nf_conntrack.bpf.c");
 /// Calls in one measurement of a lookup.
 const LOOKUPS: u32 = 500_000;
 /// Inserts are timed this many at a time.
@@ -143,7 +143,6 @@ impl NfConntrack {
 
     /// Writes the state that the program reads: see `struct state` there.
     fn configure(&self, flows: u32, next: u32) -> anyhow::Result<()> {
-        const RANDOM: u64 = 0x2545_f491_4f6c_dd1d;
         let mut value = RANDOM.to_ne_bytes().to_vec();
         for word in [flows, next, self.flows_per_namespace, 0] {
             value.extend(word.to_ne_bytes());
@@ -182,12 +181,7 @@ impl NfConntrack {
 }
 
 fn load(scratch: &Scratch, home: &Namespace) -> anyhow::Result<()> {
-    let object = scratch.file("nf_conntrack.o");
-    run(Command::new("clang")
-        .args([
-            "-O2", "-g", "-target", "bpf", "-mcpu=v3", "-c", SOURCE, "-o",
-        ])
-        .arg(&object));
+    let object = peers::compile(scratch, "nf_conntrack");
     std::fs::write(scratch.file("packet"), [0; 64])?;
     for directory in ["programs", "maps"] {
         std::fs::create_dir(scratch.pin(directory))?;
@@ -209,7 +203,7 @@ fn sysctl(name: &str) -> anyhow::Result<u32> {
     Ok(text.trim().parse()?)
 }
 
-fn number_after(text: &str, label: &str) -> anyhow::Result<u32> {
+pub(crate) fn number_after(text: &str, label: &str) -> anyhow::Result<u32> {
     let (_, rest) = text
         .split_once(label)
         .with_context(|| format!("no {label} in {text}"))?;

@@ -159,7 +159,7 @@ fn udp(segment: Segment, port: u16) -> Vec<u8> {
 }
 
 /// Sum of 16-bit numbers as the machine reads them; all parts have an even length.
-fn sum(bytes: &[u8]) -> u32 {
+pub(crate) fn sum(bytes: &[u8]) -> u32 {
     let pairs = bytes.chunks_exact(2);
     pairs
         .map(|pair| u32::from(u16::from_ne_bytes([pair[0], pair[1]])))

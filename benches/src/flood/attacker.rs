@@ -1,19 +1,17 @@
 //! SYNs of forged senders, made by test runs of a program whose frames leave by a device.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use aya::Ebpf;
 use aya::maps::Array;
-use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
+use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, XdpMode};
 use keepstate_sim::build::{Body, Packet, SYN, Tcp};
-use keepstate_testkit::run;
 
 use super::network::{Network, PORT, SERVER};
-use crate::scratch::Scratch;
+use crate::peers::{self, RANDOM, program};
+use crate::template::sum;
 
-const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/flood.bpf.c");
 /// Frames go out in bursts: a veth's queue holds 256, and of the numbers that each test run takes there are 65,534,
 /// which come back in a second or so.
 const BURST_FRAMES: u32 = 128;
@@ -22,7 +20,6 @@ const BATCH: u32 = 64;
 /// What was missed is made up for by bursts of so many at most.
 const BURSTS_MAX: u32 = 4;
 const LOOPBACK: u32 = 1;
-const RANDOM: u64 = 0x2545_f491_4f6c_dd1d;
 
 pub(super) struct Attacker<'a> {
     network: &'a Network,
@@ -33,21 +30,11 @@ pub(super) struct Attacker<'a> {
 impl<'a> Attacker<'a> {
     /// Loads the attack, and puts the wire behind it.
     pub(super) fn new(network: &'a Network) -> anyhow::Result<Self> {
-        let scratch = Scratch::new()?;
-        let file = scratch.file("flood.o");
-        run(Command::new("clang")
-            .args([
-                "-O2", "-g", "-target", "bpf", "-mcpu=v3", "-c", SOURCE, "-o",
-            ])
-            .arg(&file));
-        let mut object = Ebpf::load_file(&file)?;
+        let mut object = peers::load("flood", &["flood", "wire"])?;
         let frame = frame(network.server_link()?);
         let state = state(&frame, network.client_index()?);
         let states = object.map_mut("states").context("the map of the attack")?;
         Array::<_, [u8; 24]>::try_from(states)?.set(0, state, 0)?;
-        for name in ["flood", "wire"] {
-            program(&mut object, name)?.load()?;
-        }
         let index = network.client_index()?;
         let wire = program(&mut object, "wire")?;
         network.at_client(|| wire.attach_to_if_index(index, XdpMode::Driver))??;
@@ -99,13 +86,6 @@ impl<'a> Attacker<'a> {
     }
 }
 
-fn program<'a>(object: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Xdp> {
-    let program = object
-        .program_mut(name)
-        .with_context(|| format!("no program {name}"))?;
-    Ok(program.try_into()?)
-}
-
 /// A SYN with the options of Linux, without sender, number and checksums.
 fn frame(server: [u8; 6]) -> Vec<u8> {
     let segment = Tcp {
@@ -142,12 +122,4 @@ fn state(frame: &[u8], device: u32) -> [u8; 24] {
         place.copy_from_slice(&word.to_ne_bytes());
     }
     state
-}
-
-/// Sum of 16-bit numbers as the machine reads them.
-fn sum(bytes: &[u8]) -> u32 {
-    let pairs = bytes.chunks_exact(2);
-    pairs
-        .map(|pair| u32::from(u16::from_ne_bytes([pair[0], pair[1]])))
-        .sum()
 }

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use keepstate_testkit::run;
 
 use super::network::Network;
+use crate::nf_conntrack::number_after;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Protection {
@@ -132,15 +132,7 @@ impl Protection {
             Self::Keepstate | Self::KeepstateAlways => {
                 let mut command = network.server.command(&program()?);
                 let status = run(command.args(["status", "--instance", &instance(), "--json"]));
-                let (_, rest) = status
-                    .split_once("\"flows\":")
-                    .context("a count of flows")?;
-                let digits: String = rest
-                    .trim_start()
-                    .chars()
-                    .take_while(char::is_ascii_digit)
-                    .collect();
-                Ok(digits.parse()?)
+                Ok(number_after(&status, "\"flows\":")?.into())
             }
         }
     }

@@ -1,54 +1,42 @@
 //! What leaves the machine: ended flows for a collector, read back by Wireshark's decoder, and alerts.
 
+#[path = "support/bench.rs"]
+mod bench;
 #[path = "support/program.rs"]
 mod program;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use bench::Bench;
 use keepstate_sim::build::{Body, Checksum, Packet, Udp};
 use keepstate_sim::capture::Writer;
-use keepstate_testkit::{Namespace, Running, programs_or_skip, root_or_skip, workspace_root};
+use keepstate_testkit::{Running, programs_or_skip, root_or_skip, workspace_root};
 use serde_json::Value;
 
-struct Bench {
-    namespace: Namespace,
-    peer: Namespace,
-    instance: String,
+/// A firewall that counts flows, and a place for what is told.
+struct Exporter {
+    bench: Bench,
     directory: PathBuf,
 }
 
-impl Bench {
+impl Exporter {
     fn up(label: &str) -> Self {
-        let namespace = Namespace::new(label);
-        let peer = Namespace::new("peer");
-        peer.connect("outer", &namespace, "inner");
-        namespace.address("inner", "10.9.0.1/24");
-        peer.address("outer", "10.9.0.2/24");
-        let instance = format!("test-{}-{label}", std::process::id());
-        let directory = std::env::temp_dir().join(format!("keepstate-{instance}"));
+        let more = [
+            "nf_conntrack_acct=1",
+            "nf_conntrack_timestamp=1",
+            "nf_conntrack_udp_timeout=1",
+        ];
+        let bench = Bench::up(label, &more.map(|sysctl| ["--sysctl", sysctl]).concat());
+        let directory = std::env::temp_dir().join(format!("keepstate-{}", bench.instance));
         std::fs::create_dir_all(&directory).unwrap();
-        let bench = Self {
-            namespace,
-            peer,
-            instance,
-            directory,
-        };
-        let rules = base();
-        let flags = ["up", "-i", "inner", "--rules", &rules];
-        let counted = ["nf_conntrack_acct=1", "nf_conntrack_timestamp=1"];
-        let soon = "nf_conntrack_udp_timeout=1";
-        let sysctls = counted.iter().chain([&soon]);
-        let sysctls = sysctls.flat_map(|sysctl| ["--sysctl", sysctl]);
-        let arguments: Vec<&str> = flags.into_iter().chain(sysctls).collect();
-        program::succeeds(&bench.namespace, &bench.instance, &arguments);
-        bench
+        Self { bench, directory }
     }
 
     /// A command of the program that goes on.
     fn spawn(&self, arguments: &[&str]) -> Running {
-        let arguments = [arguments, &["--instance", &self.instance]].concat();
-        self.namespace.spawn(program::KEEPSTATE, &arguments)
+        let arguments = [arguments, &["--instance", &self.bench.instance]].concat();
+        self.bench.namespace.spawn(program::KEEPSTATE, &arguments)
     }
 
     fn file(&self, name: &str) -> String {
@@ -69,9 +57,8 @@ impl Bench {
     }
 }
 
-impl Drop for Bench {
+impl Drop for Exporter {
     fn drop(&mut self) {
-        program::keepstate(&self.namespace, &self.instance, &["down"]);
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
@@ -98,10 +85,11 @@ fn ended_flows_are_read_by_another_programs_decoder() {
     if !root_or_skip(test) || !programs_or_skip(test, &["ip", "python3", "tshark"]) {
         return;
     }
-    let bench = Bench::up("ipfix");
-    let datagrams = bench.file("datagrams");
+    let exporter = Exporter::up("ipfix");
+    let bench = &exporter.bench;
+    let datagrams = exporter.file("datagrams");
     let _collector = bench.peer.spawn("python3", &["-c", COLLECTOR, &datagrams]);
-    let _exporter = bench.spawn(&["ipfix", "--to", "10.9.0.2:4739", "--domain", "7"]);
+    let _exporter = exporter.spawn(&["ipfix", "--to", "10.9.0.2:4739", "--domain", "7"]);
     // A query and its answer, both of 20 bytes, again until one was exported.
     let query = "import socket\n\
          s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
@@ -114,8 +102,8 @@ fn ended_flows_are_read_by_another_programs_decoder() {
         bench.namespace.run("python3", &["-c", query]);
         std::thread::sleep(Duration::from_millis(2500));
     }
-    let text = bench.read("datagrams", |text| text.ends_with('\n'));
-    let capture = bench.file("ipfix.pcap");
+    let text = exporter.read("datagrams", |text| text.ends_with('\n'));
+    let capture = exporter.file("ipfix.pcap");
     let file = std::fs::File::create(&capture).unwrap();
     let mut writer = Writer::new(file).unwrap();
     for line in text.lines() {
@@ -183,24 +171,25 @@ fn an_alert_arrives_when_it_begins_and_when_it_is_over() {
     if !root_or_skip(test) || !programs_or_skip(test, &["ip", "python3"]) {
         return;
     }
-    let bench = Bench::up("alerts");
-    let taken = bench.file("taken");
+    let exporter = Exporter::up("alerts");
+    let bench = &exporter.bench;
+    let taken = exporter.file("taken");
     let _hook = bench.peer.spawn("python3", &["-c", HOOK, &taken]);
     bench.peer.wait_for_listener(8080);
     let url = "http://10.9.0.2:8080/hook";
     let only = ["--only", "policy-unconfirmed", "--every", "1"];
-    let _alerts = bench.spawn(&[&["alerts", "--url", url], &only[..]].concat());
+    let _alerts = exporter.spawn(&[&["alerts", "--url", url], &only[..]].concat());
     let apply = ["apply", &base(), "--confirm", "600"];
-    program::succeeds(&bench.namespace, &bench.instance, &apply);
-    let text = bench.read("taken", |text| text.ends_with('\n'));
+    bench.succeeds(&apply);
+    let text = exporter.read("taken", |text| text.ends_with('\n'));
     let begun: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(begun["name"], "policy-unconfirmed");
     assert_eq!(begun["state"], "begins");
     assert_eq!(begun["severity"], "warning");
     assert_eq!(begun["command"], "keepstate confirm");
     assert_eq!(begun["lost"], 0);
-    program::succeeds(&bench.namespace, &bench.instance, &["confirm"]);
-    let text = bench.read("taken", |text| text.lines().count() == 2);
+    bench.succeeds(&["confirm"]);
+    let text = exporter.read("taken", |text| text.lines().count() == 2);
     let ended: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     assert_eq!(ended["name"], "policy-unconfirmed");
     assert_eq!(ended["state"], "ends");

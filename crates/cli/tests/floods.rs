@@ -1,6 +1,8 @@
 //! SYN cookies and bans on a host with a real server, real clients and forged packets. In namespaces of the test's
 //! own; skipped where there are no rights for it.
 
+#[path = "support/both_families.rs"]
+mod both_families;
 #[path = "support/program.rs"]
 mod program;
 
@@ -91,22 +93,13 @@ impl Network {
             host.address("eth0", v6);
         }
         let instance = format!("test-{}-{label}", std::process::id());
-        let directory = std::env::temp_dir().join(&instance);
-        std::fs::create_dir_all(&directory).expect("a directory can be made");
-        for (name, protocol) in [("v4", "icmp"), ("v6", "ipv6-icmp")] {
-            let rules = RULES.replace("ICMP", protocol);
-            std::fs::write(directory.join(name), rules).expect("rules can be written");
-        }
+        let directory = both_families::up(&server, &instance, &["eth0"], RULES);
         let network = Self {
             client,
             server,
             directory,
             instance,
         };
-        let rules = |name: &str| network.directory.join(name).display().to_string();
-        let (v4, v6) = (rules("v4"), rules("v6"));
-        let files = ["--rules", &v4, "--rules6", &v6];
-        network.succeeds(&[&["up", "--interface", "eth0"][..], &files].concat());
         // A veth takes what the other end's XDP sends back where it has a program too.
         program::succeeds(
             &network.client,

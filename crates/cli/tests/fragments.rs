@@ -1,8 +1,12 @@
 //! Datagrams in fragments through a gateway that drops INVALID packets, answered by a real peer, and forged
 //! ones. In namespaces of the test's own; skipped where there are no rights for it.
 
+#[path = "support/both_families.rs"]
+mod both_families;
 #[path = "support/program.rs"]
 mod program;
+#[path = "support/routed.rs"]
+mod routed;
 
 use keepstate_testkit::{Namespace, programs_or_skip, root_or_skip};
 
@@ -94,46 +98,17 @@ struct Network {
 
 impl Network {
     fn new() -> Self {
-        let [client, gateway, server] = ["client", "gateway", "server"].map(Namespace::new);
-        client.connect("eth0", &gateway, "outer");
-        server.connect("eth0", &gateway, "inner");
-        for (host, device, v4, v6) in [
-            (&client, "eth0", "10.81.1.2/24", "fd81:1::2/64"),
-            (&gateway, "outer", "10.81.1.1/24", "fd81:1::1/64"),
-            (&gateway, "inner", "10.81.2.1/24", "fd81:2::1/64"),
-            (&server, "eth0", "10.81.2.2/24", "fd81:2::2/64"),
-        ] {
-            host.address(device, v4);
-            host.address(device, v6);
-        }
-        for (host, v4, v6) in [
-            (&client, "10.81.1.1", "fd81:1::1"),
-            (&server, "10.81.2.1", "fd81:2::1"),
-        ] {
-            host.route(&["default", "via", v4]);
-            host.route(&["default", "via", v6]);
-        }
-        gateway.sysctl("net.ipv4.ip_forward", "1");
-        gateway.sysctl("net.ipv6.conf.all.forwarding", "1");
+        let devices = ["outer", "inner"];
+        let [client, gateway, server] = routed::routed(81, devices);
         let instance = format!("test-{}-fragments", std::process::id());
-        let directory = std::env::temp_dir().join(&instance);
-        std::fs::create_dir_all(&directory).expect("a directory can be made");
-        for (name, protocol) in [("v4", "icmp"), ("v6", "ipv6-icmp")] {
-            let rules = RULES.replace("ICMP", protocol);
-            std::fs::write(directory.join(name), rules).expect("rules can be written");
-        }
-        let network = Self {
+        let directory = both_families::up(&gateway, &instance, &devices, RULES);
+        Self {
             client,
             gateway,
             server,
             directory,
             instance,
-        };
-        let rules = |name: &str| network.directory.join(name).display().to_string();
-        let devices = ["up", "--interface", "outer", "--interface", "inner"];
-        let files = ["--rules", &rules("v4"), "--rules6", &rules("v6")];
-        network.succeeds(&[&devices[..], &files].concat());
-        network
+        }
     }
 
     #[track_caller]

@@ -3,6 +3,8 @@
 
 #[path = "support/program.rs"]
 mod program;
+#[path = "support/routed.rs"]
+mod routed;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,7 +12,6 @@ use std::process::Command;
 use keepstate_testkit::{Namespace, Running, programs_or_skip, root_or_skip, run};
 use program::succeeds;
 
-const CLIENT_V4: &str = "10.81.1.2";
 const SERVER_V4: &str = "10.81.2.2";
 const SERVER_V6: &str = "fd81:2::2";
 
@@ -48,35 +49,7 @@ struct Hosts {
 impl Hosts {
     /// `name` tells the files of tests that run at once apart.
     fn new(name: &str) -> Self {
-        let (client, gateway, server) = (
-            Namespace::new("ftpc"),
-            Namespace::new("ftpg"),
-            Namespace::new("ftps"),
-        );
-        client.connect("eth0", &gateway, "in0");
-        server.connect("eth0", &gateway, "out0");
-        client.address("eth0", &format!("{CLIENT_V4}/24"));
-        client.address("eth0", "fd81:1::2/64");
-        server.address("eth0", &format!("{SERVER_V4}/24"));
-        server.address("eth0", &format!("{SERVER_V6}/64"));
-        for (device, v4, v6) in [
-            ("in0", "10.81.1.1/24", "fd81:1::1/64"),
-            ("out0", "10.81.2.1/24", "fd81:2::1/64"),
-        ] {
-            gateway.address(device, v4);
-            gateway.address(device, v6);
-        }
-        for knob in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
-            gateway.sysctl(knob, "1");
-        }
-        for (host, v4, v6) in [
-            (&client, "10.81.1.1", "fd81:1::1"),
-            (&server, "10.81.2.1", "fd81:2::1"),
-        ] {
-            host.route(&["default", "via", v4]);
-            // The family of a route without an address is told by its gateway.
-            host.route(&["::/0", "via", v6]);
-        }
+        let [client, gateway, server] = routed::routed(81, ["in0", "out0"]);
         let instance = format!("keepstate-ftp-{name}-{}", std::process::id());
         let directory = std::env::temp_dir().join(&instance);
         std::fs::create_dir_all(directory.join("files")).unwrap();

@@ -1,5 +1,7 @@
 //! Filters, metrics, the doctor and the dashboard, over a firewall in the kernel in a namespace of its own.
 
+#[path = "support/bench.rs"]
+mod bench;
 #[path = "support/program.rs"]
 mod program;
 
@@ -7,38 +9,11 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use keepstate_testkit::{Namespace, programs_or_skip, root_or_skip, workspace_root};
+use bench::Bench;
+use keepstate_testkit::{programs_or_skip, root_or_skip, workspace_root};
 use serde_json::Value;
 
-struct Bench {
-    namespace: Namespace,
-    peer: Namespace,
-    instance: String,
-}
-
 impl Bench {
-    fn up(label: &str) -> Self {
-        let namespace = Namespace::new(label);
-        let peer = Namespace::new("peer");
-        peer.connect("outer", &namespace, "inner");
-        namespace.address("inner", "10.9.0.1/24");
-        peer.address("outer", "10.9.0.2/24");
-        let instance = format!("test-{}-{label}", std::process::id());
-        let bench = Self {
-            namespace,
-            peer,
-            instance,
-        };
-        let rules = workspace_root().join("examples/base.sh");
-        bench.succeeds(&["up", "-i", "inner", "--rules", &rules.display().to_string()]);
-        bench
-    }
-
-    #[track_caller]
-    fn succeeds(&self, arguments: &[&str]) -> String {
-        program::succeeds(&self.namespace, &self.instance, arguments)
-    }
-
     /// What a command says that is refused.
     #[track_caller]
     fn fails(&self, arguments: &[&str]) -> String {
@@ -60,12 +35,6 @@ impl Bench {
     }
 }
 
-impl Drop for Bench {
-    fn drop(&mut self) {
-        program::keepstate(&self.namespace, &self.instance, &["down"]);
-    }
-}
-
 fn can_run(test: &str) -> bool {
     root_or_skip(test) && programs_or_skip(test, &["ip", "python3", "curl"])
 }
@@ -79,7 +48,7 @@ fn filters_choose_flows_and_mistakes_are_shown() {
     if !can_run("filters_choose_flows_and_mistakes_are_shown") {
         return;
     }
-    let bench = Bench::up("filters");
+    let bench = Bench::up("filters", &[]);
     bench.traffic();
     let ports = |filter: &[&str]| -> Vec<u64> {
         let arguments = [&["flows", "--json"], filter].concat();
@@ -145,7 +114,7 @@ fn the_doctor_sees_what_is_wrong() {
     if !can_run("the_doctor_sees_what_is_wrong") {
         return;
     }
-    let bench = Bench::up("doctor");
+    let bench = Bench::up("doctor", &[]);
     bench.traffic();
     let found = |names: &Value, name: &str| -> Option<Value> {
         let findings = names["findings"].as_array().expect("a list");
@@ -191,7 +160,7 @@ fn metrics_are_what_prometheus_reads() {
     if !can_run("metrics_are_what_prometheus_reads") {
         return;
     }
-    let bench = Bench::up("metrics");
+    let bench = Bench::up("metrics", &[]);
     bench.traffic();
     let text = bench.succeeds(&["metrics"]);
     let value = |series: &str| -> f64 {
@@ -346,7 +315,7 @@ fn the_dashboard_shows_and_changes_nothing() {
     if !can_run("the_dashboard_shows_and_changes_nothing") {
         return;
     }
-    let bench = Bench::up("web");
+    let bench = Bench::up("web", &[]);
     bench.traffic();
     let web = Web::start(&bench, &[]);
     let status = bench.wait_for_status();
@@ -435,7 +404,7 @@ fn the_token_removes_a_flow_and_the_log_tells_it() {
     if !can_run("the_token_removes_a_flow_and_the_log_tells_it") {
         return;
     }
-    let bench = Bench::up("token");
+    let bench = Bench::up("token", &[]);
     let web = Web::start(&bench, &["--allow-changes"]);
     bench.wait_for_status();
     let mut log = bench.namespace.command("curl");
@@ -495,7 +464,7 @@ fn the_page_works_in_a_browser() {
     if !can_run(test) || !programs_or_skip(test, &["chromium"]) {
         return;
     }
-    let bench = Bench::up("browser");
+    let bench = Bench::up("browser", &[]);
     bench.traffic();
     let _web = Web::start(&bench, &[]);
     bench.wait_for_status();

@@ -1,8 +1,12 @@
 //! SYNPROXY on a gateway between real clients and a real server, with forged packets and lost ones. In namespaces of the
 //! test's own; skipped where there are no rights for it.
 
+#[path = "support/both_families.rs"]
+mod both_families;
 #[path = "support/program.rs"]
 mod program;
+#[path = "support/routed.rs"]
+mod routed;
 
 use keepstate_testkit::{Namespace, programs_or_skip, root_or_skip};
 use serde_json::Value;
@@ -124,35 +128,10 @@ struct Network {
 
 impl Network {
     fn new() -> Self {
-        let [client, gateway, server] = ["client", "gateway", "server"].map(Namespace::new);
-        client.connect("eth0", &gateway, "eth0");
-        server.connect("eth0", &gateway, "eth1");
-        for (host, device, addresses) in [
-            (&client, "eth0", ["10.97.1.2/24", "fd97:1::2/64"]),
-            (&gateway, "eth0", ["10.97.1.1/24", "fd97:1::1/64"]),
-            (&gateway, "eth1", ["10.97.2.1/24", "fd97:2::1/64"]),
-            (&server, "eth0", ["10.97.2.2/24", "fd97:2::2/64"]),
-        ] {
-            for address in addresses {
-                host.address(device, address);
-            }
-        }
-        gateway.sysctl("net.ipv4.ip_forward", "1");
-        gateway.sysctl("net.ipv6.conf.all.forwarding", "1");
-        for (host, v4, v6) in [
-            (&client, "10.97.1.1", "fd97:1::1"),
-            (&server, "10.97.2.1", "fd97:2::1"),
-        ] {
-            host.route(&["default", "via", v4]);
-            host.route(&["default", "via", v6]);
-        }
+        let devices = ["eth0", "eth1"];
+        let [client, gateway, server] = routed::routed(97, devices);
         let instance = format!("test-{}-synproxy", std::process::id());
-        let directory = std::env::temp_dir().join(&instance);
-        std::fs::create_dir_all(&directory).expect("a directory can be made");
-        for (name, protocol) in [("v4", "icmp"), ("v6", "ipv6-icmp")] {
-            let rules = RULES.replace("ICMP", protocol);
-            std::fs::write(directory.join(name), rules).expect("rules can be written");
-        }
+        let directory = both_families::up(&gateway, &instance, &devices, RULES);
         let network = Self {
             client,
             gateway,
@@ -160,16 +139,6 @@ impl Network {
             directory,
             instance,
         };
-        let rules = |name: &str| network.directory.join(name).display().to_string();
-        let (v4, v6) = (rules("v4"), rules("v6"));
-        let files = ["--rules", &v4, "--rules6", &v6];
-        network.succeeds(
-            &[
-                &["up", "--interface", "eth0", "--interface", "eth1"][..],
-                &files,
-            ]
-            .concat(),
-        );
         // It has the command line of procps, and so no option for the instance.
         let mut sysctl = network.gateway.command(program::KEEPSTATE);
         sysctl.args(["sysctl", "-w", "net.netfilter.nf_conntrack_tcp_loose=0"]);

@@ -1,43 +1,17 @@
 //! Live packets traced, and dropped ones captured and read back by Wireshark's own reader.
 
+#[path = "support/bench.rs"]
+mod bench;
 #[path = "support/program.rs"]
 mod program;
 
 use std::time::{Duration, Instant};
 
-use keepstate_testkit::{Namespace, programs_or_skip, root_or_skip, workspace_root};
+use bench::Bench;
+use keepstate_testkit::{programs_or_skip, root_or_skip};
 use serde_json::Value;
 
-struct Bench {
-    namespace: Namespace,
-    peer: Namespace,
-    instance: String,
-}
-
 impl Bench {
-    fn up(label: &str) -> Self {
-        let namespace = Namespace::new(label);
-        let peer = Namespace::new("peer");
-        peer.connect("outer", &namespace, "inner");
-        namespace.address("inner", "10.9.0.1/24");
-        peer.address("outer", "10.9.0.2/24");
-        let instance = format!("test-{}-{label}", std::process::id());
-        let bench = Self {
-            namespace,
-            peer,
-            instance,
-        };
-        let rules = workspace_root().join("examples/base.sh");
-        let rules = rules.display().to_string();
-        bench.succeeds(&["up", "-i", "inner", "--rules", &rules]);
-        bench
-    }
-
-    #[track_caller]
-    fn succeeds(&self, arguments: &[&str]) -> String {
-        program::succeeds(&self.namespace, &self.instance, arguments)
-    }
-
     /// Runs a command of the program that listens, and traffic again and again until it ends.
     #[track_caller]
     fn while_listening(&self, arguments: &[&str], traffic: impl Fn()) -> String {
@@ -74,12 +48,6 @@ impl Bench {
     }
 }
 
-impl Drop for Bench {
-    fn drop(&mut self) {
-        program::keepstate(&self.namespace, &self.instance, &["down"]);
-    }
-}
-
 fn can_run(test: &str) -> bool {
     root_or_skip(test) && programs_or_skip(test, &["ip", "python3"])
 }
@@ -89,7 +57,7 @@ fn a_live_packet_is_traced_from_its_headers_to_its_verdict() {
     if !can_run("a_live_packet_is_traced_from_its_headers_to_its_verdict") {
         return;
     }
-    let bench = Bench::up("trace");
+    let bench = Bench::up("trace", &[]);
     let trace = ["trace", "--match", "dst port 9", "--count", "1"];
     let told = bench.while_listening(&trace, || bench.refused());
     for line in [
@@ -129,7 +97,7 @@ fn dropped_packets_are_captured_with_verdict_and_reason_as_comments() {
     if !can_run(test) || !programs_or_skip(test, &["tshark"]) {
         return;
     }
-    let bench = Bench::up("capture");
+    let bench = Bench::up("capture", &[]);
     let name = format!("keepstate-capture-{}.pcapng", std::process::id());
     let path = std::env::temp_dir().join(name);
     let file = path.display().to_string();

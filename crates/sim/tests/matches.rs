@@ -1,6 +1,8 @@
 //! What rules match here, and what Linux's own match: the same frames into a namespace with the real
 //! iptables and into the native plane, and the same counters afterwards.
 
+#[path = "support/beside_linux.rs"]
+mod beside_linux;
 #[path = "support/connections.rs"]
 mod connections;
 #[path = "support/loaded.rs"]
@@ -8,16 +10,11 @@ mod loaded;
 #[path = "support/sets.rs"]
 mod sets;
 
-use std::io::Write as _;
-use std::process::Stdio;
-
-use keepstate_engine::process::{Arrival, Checksums, Path};
-use keepstate_engine::settings::{SETTING_CHECKSUM, Settings};
+use beside_linux::{ARRIVAL, feed, send, store_counters};
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::Hook;
-use keepstate_engine::wire::Link;
-use keepstate_flowmemory::{Accounting, OwnedTable, buckets_for};
+use keepstate_flowmemory::{Accounting, OwnedTable};
 use keepstate_policy::model::Counters;
 use keepstate_policy::{FileKind, Policy, compile, parse_rules};
 use keepstate_sim::locals::Locals;
@@ -184,7 +181,7 @@ fn rules_match_what_linux_matches() {
 
     let namespace = Namespace::new("matches");
     prepare(&namespace);
-    send(&namespace, &frames);
+    send(&namespace, "raw", &frames, "0");
     let mut differences = String::new();
     let mut matched = 0;
     for (family, program) in [(Family::V4, "iptables"), (Family::V6, "ip6tables")] {
@@ -243,14 +240,8 @@ fn judge(policy: &mut Policy, frames: &[Vec<u8>]) {
         .number_sets(sets::number)
         .expect("all sets are known");
     let loaded = loaded(&compiled);
-    let buckets = buckets_for(FLOWS_MAX);
-    let mut settings = Settings::defaults(FLOWS_MAX, [buckets, buckets]);
-    settings.flags &= !SETTING_CHECKSUM;
+    let mut settings = beside_linux::settings(FLOWS_MAX);
     settings.sets.buckets = sets::BUCKETS;
-    // Without keys all sources would lie in one bucket.
-    for (key, number) in settings.hash_keys.iter_mut().zip(1_u32..) {
-        *key = 0x9e37_79b9_u32.wrapping_mul(2 * number + 1);
-    }
     let memory = OwnedTable::new(settings.buckets, Accounting::No)
         .with_conditions(compiled.conditions.len())
         .with_sets(sets::BUCKETS)
@@ -262,22 +253,9 @@ fn judge(policy: &mut Policy, frames: &[Vec<u8>]) {
     let now = std::time::UNIX_EPOCH.elapsed().expect("it is after 1970");
     plane.set_wall_clock(now.as_nanos() as u64);
     for frame in frames {
-        let arrival = Arrival {
-            link: Link::Ethernet,
-            path: Path::Ingress,
-            checksums: Checksums::Trusted,
-            zone: 0,
-            interfaces: 0,
-        };
-        plane.judge(frame, &arrival, Tick(1_000));
+        plane.judge(frame, &ARRIVAL, Tick(1_000));
     }
-    compiled.store_counters(policy, |index| {
-        let counted = plane.rule_counter(index);
-        Counters {
-            packets: counted.packets,
-            bytes: counted.bytes,
-        }
-    });
+    store_counters(&compiled, policy, &plane);
 }
 
 fn prepare(namespace: &Namespace) {
@@ -290,36 +268,14 @@ fn prepare(namespace: &Namespace) {
         let words: Vec<_> = words.split(' ').collect();
         namespace.run("ip", &words);
     }
-    // IPv6 speaks up by itself when a device comes up.
-    let mut ipset = namespace.command("ipset");
-    let mut child = ipset
-        .arg("restore")
-        .stdin(Stdio::piped())
-        .spawn()
-        .expect("ipset runs");
-    let mut input = child.stdin.take().expect("the input is piped");
-    input
-        .write_all(sets::script().as_bytes())
-        .expect("ipset reads");
-    drop(input);
-    assert!(child.wait().expect("it ends").success(), "ipset");
+    feed(namespace.command("ipset").arg("restore"), &sets::script());
     for (program, family) in [("iptables", Family::V4), ("ip6tables", Family::V6)] {
-        let mut restore = namespace.command(&format!("{program}-restore"));
-        let mut child = restore
-            .stdin(Stdio::piped())
-            .spawn()
-            .expect("iptables-restore runs");
         let text = table(family).replacen(
             "-A PREROUTING",
             "-A PREROUTING ! -i receiver -j ACCEPT\n-A PREROUTING",
             1,
         );
-        let mut input = child.stdin.take().expect("the input is piped");
-        input
-            .write_all(text.as_bytes())
-            .expect("iptables-restore reads");
-        drop(input);
-        assert!(child.wait().expect("it ends").success(), "{program}");
+        feed(&mut namespace.command(&format!("{program}-restore")), &text);
         namespace.run(program, &["-t", "raw", "-D", "PREROUTING", "1"]);
         // Nothing is answered, and nobody asked for.
         namespace.run(program, &["-t", "raw", "-A", "OUTPUT", "-j", "DROP"]);
@@ -331,36 +287,6 @@ fn prepare(namespace: &Namespace) {
         }
         namespace.run("ip", &words);
     }
-}
-
-/// Hands the frames to `receiver` by way of its peer, and waits until it has seen them.
-fn send(namespace: &Namespace, frames: &[Vec<u8>]) {
-    const SCRIPT: &str = "
-import socket, sys
-s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-s.bind(('sender', 0))
-for line in sys.stdin:
-    s.send(bytes.fromhex(line.strip()))
-";
-    // What the device sent of its own accord is not to be counted.
-    std::thread::sleep(std::time::Duration::from_secs(3));
-    for program in ["iptables", "ip6tables"] {
-        namespace.run(program, &["-t", "raw", "-Z"]);
-    }
-    let mut command = namespace.command("python3");
-    let mut child = command
-        .args(["-c", SCRIPT])
-        .stdin(Stdio::piped())
-        .spawn()
-        .expect("python3 runs");
-    let mut input = child.stdin.take().expect("the input is piped");
-    for frame in frames {
-        let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
-        writeln!(input, "{hex}").expect("python3 reads");
-    }
-    drop(input);
-    assert!(child.wait().expect("it ends").success());
-    std::thread::sleep(std::time::Duration::from_millis(300));
 }
 
 /// A frame with any of the things that rules look at, whole and otherwise as it should be.

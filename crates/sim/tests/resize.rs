@@ -3,6 +3,8 @@
 
 #[path = "support/compiled.rs"]
 mod compiled;
+#[path = "support/listed.rs"]
+mod listed;
 #[path = "support/loaded.rs"]
 mod loaded;
 
@@ -15,7 +17,7 @@ use keepstate_engine::expect;
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::process::{Arrival, Checksums, Path};
 use keepstate_engine::settings::{SETTING_ACCOUNTING, SETTING_FLOW_EVENTS, Settings};
-use keepstate_engine::table::{gauges, sweep, visit};
+use keepstate_engine::table::{gauges, sweep};
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::State;
@@ -24,6 +26,7 @@ use keepstate_flowmemory::{Accounting, OwnedTable, SliceTable, buckets_for};
 use keepstate_sim::build::{ACK, Body, PSH, Packet, SYN, Tcp};
 use keepstate_sim::plane::{LoadedPolicy, Observer, Plane};
 use keepstate_sim::traffic::{Mood, Traffic};
+use listed::flows;
 use loaded::loaded;
 
 const PACKETS: usize = 60_000;
@@ -74,25 +77,6 @@ fn settings(buckets: u32) -> Settings {
 fn sizes() -> impl Iterator<Item = u32> {
     let least = buckets_for(FLOWS_MAX);
     [least, least * 2, least + 4, least * 3].into_iter().cycle()
-}
-
-/// Flows as they are listed: key, record but for its version, mark and counters.
-fn flows(plane: &Plane<SliceTable<'_>, Listener>, now: Tick) -> Vec<String> {
-    let mut flows = Vec::new();
-    for (family, buckets) in [Family::V4, Family::V6]
-        .into_iter()
-        .zip(plane.settings.buckets)
-    {
-        visit(&plane.flows, family, 0..buckets, now, |entry| {
-            let (key, record, warm) = (&entry.key, &entry.record, &entry.warm);
-            flows.push(format!(
-                "{key:?} {record:?} {warm:?} {:?}",
-                entry.counters()
-            ));
-        });
-    }
-    flows.sort_unstable();
-    flows
 }
 
 fn gauges(flows: &SliceTable<'_>) -> Vec<u64> {
@@ -199,7 +183,9 @@ fn compare(seed: u64, mood: Mood) {
                 }
             }
             assert_eq!(gauges(&plane.flows), gauges(&alone.flows), "packet {index}");
-            assert_eq!(flows(&plane, now), flows(&alone, now), "packet {index}");
+            let [ours, wanted] =
+                [&plane, &alone].map(|plane| flows(&plane.flows, plane.settings.buckets, now));
+            assert_eq!(ours, wanted, "packet {index}");
         }
     }
     let made = gauges(&alone.flows)[gauges::INSERTED as usize];

@@ -3,6 +3,8 @@
 
 #[path = "support/compiled.rs"]
 mod compiled;
+#[path = "support/listed.rs"]
+mod listed;
 #[path = "support/loaded.rs"]
 mod loaded;
 
@@ -11,7 +13,7 @@ use keepstate_engine::host::{FlowMemory as _, Words as _};
 use keepstate_engine::limits::FRAGMENT_BUCKETS;
 use keepstate_engine::process::{Arrival, Checksums, Path};
 use keepstate_engine::settings::Settings;
-use keepstate_engine::table::{gauges, sweep, visit};
+use keepstate_engine::table::{gauges, sweep};
 use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
 use keepstate_engine::tuple::Family;
 use keepstate_engine::wire::Link;
@@ -19,6 +21,7 @@ use keepstate_engine::{expect, fragment};
 use keepstate_flowmemory::{Accounting, OwnedTable, SliceTable, buckets_for};
 use keepstate_sim::plane::Plane;
 use keepstate_sim::traffic::{Mood, Traffic};
+use listed::flows;
 use loaded::loaded;
 
 const PACKETS: usize = 30_000;
@@ -97,22 +100,6 @@ fn remove_expired(table: &SliceTable<'_>, buckets: [u32; 2], now: Tick) -> usize
     expect::sweep(&[*table], now, |_| {});
     fragment::sweep(table, 0..FRAGMENT_BUCKETS, now);
     removed
-}
-
-/// Flows as they are listed: key, record, mark and counters.
-fn flows(table: &SliceTable<'_>, buckets: [u32; 2], now: Tick) -> Vec<String> {
-    let mut flows = Vec::new();
-    for (family, buckets) in FAMILIES.into_iter().zip(buckets) {
-        visit(table, family, 0..buckets, now, |entry| {
-            let (key, record, warm) = (&entry.key, &entry.record, &entry.warm);
-            flows.push(format!(
-                "{key:?} {record:?} {warm:?} {:?}",
-                entry.counters()
-            ));
-        });
-    }
-    flows.sort_unstable();
-    flows
 }
 
 fn arrival(ip: &[u8]) -> Arrival {

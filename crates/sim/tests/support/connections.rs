@@ -4,23 +4,17 @@
 //! The rules ask it of first packets. Asked of later ones, and where a rule drops SYNs, it does not count as Linux does in all
 //! cases yet: see docs/rules.md.
 
-use std::io::Write as _;
-use std::process::Stdio;
-use std::time::Duration;
-
-use keepstate_engine::process::{Arrival, Checksums, Path};
-use keepstate_engine::settings::{SETTING_CHECKSUM, Settings};
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::Hook;
-use keepstate_engine::wire::Link;
-use keepstate_flowmemory::{Accounting, OwnedTable, buckets_for};
+use keepstate_flowmemory::{Accounting, OwnedTable};
 use keepstate_policy::model::Counters;
 use keepstate_policy::{Policy, compile};
 use keepstate_sim::plane::Plane;
 use keepstate_sim::traffic::Random;
 use keepstate_testkit::{Namespace, programs_or_skip, root_or_skip};
 
+use super::beside_linux::{self, ARRIVAL, feed, send, store_counters};
 use super::loaded::loaded;
 use super::{FLOWS_MAX, parse, sum};
 
@@ -82,7 +76,7 @@ fn connlimit_counts_what_linux_counts() {
 
     let namespace = Namespace::new("connlimit");
     prepare(&namespace);
-    send(&namespace, &frames);
+    send(&namespace, "filter", &frames, BETWEEN_FRAMES);
     let mut differences = String::new();
     for (family, program) in [(Family::V4, "iptables"), (Family::V6, "ip6tables")] {
         let saved = namespace.run(&format!("{program}-save"), &["-c", "-t", "filter"]);
@@ -108,37 +102,19 @@ fn counters(policy: &Policy, family: Family) -> Vec<(String, Counters)> {
 
 fn judge(policy: &mut Policy, frames: &[Vec<u8>]) {
     let compiled = compile(policy).expect("the rules compile");
-    let buckets = buckets_for(FLOWS_MAX);
-    let mut settings = Settings::defaults(FLOWS_MAX, [buckets, buckets]);
-    settings.flags &= !SETTING_CHECKSUM;
+    let mut settings = beside_linux::settings(FLOWS_MAX);
     // The clock of the simulator goes by sixteenths of a second, Linux has them all within some seconds.
     for timeout in &mut settings.timeouts {
         *timeout = timeout.saturating_mul(10).min(1 << 23);
-    }
-    for (key, number) in settings.hash_keys.iter_mut().zip(1_u32..) {
-        *key = 0x9e37_79b9_u32.wrapping_mul(2 * number + 1);
     }
     let memory = OwnedTable::new(settings.buckets, Accounting::No)
         .with_conditions(compiled.conditions.len())
         .with_meters();
     let plane = Plane::new(memory.as_slices(), settings, loaded(&compiled), ());
     for (frame, number) in frames.iter().zip(1_000..) {
-        let arrival = Arrival {
-            link: Link::Ethernet,
-            path: Path::Ingress,
-            checksums: Checksums::Trusted,
-            zone: 0,
-            interfaces: 0,
-        };
-        plane.judge(frame, &arrival, Tick(number));
+        plane.judge(frame, &ARRIVAL, Tick(number));
     }
-    compiled.store_counters(policy, |index| {
-        let counted = plane.rule_counter(index);
-        Counters {
-            packets: counted.packets,
-            bytes: counted.bytes,
-        }
-    });
+    store_counters(&compiled, policy, &plane);
 }
 
 /// What comes by `receiver` leaves by a device on whose other end it is for nobody.
@@ -161,15 +137,7 @@ fn prepare(namespace: &Namespace) {
     }
     for (program, family) in [("iptables", Family::V4), ("ip6tables", Family::V6)] {
         let mut restore = namespace.command(&format!("{program}-restore"));
-        let mut child = restore
-            .stdin(Stdio::piped())
-            .spawn()
-            .expect("iptables-restore runs");
-        let mut input = child.stdin.take().expect("the input is piped");
-        let written = input.write_all(table(family).as_bytes());
-        written.expect("iptables-restore reads");
-        drop(input);
-        assert!(child.wait().expect("it ends").success(), "{program}");
+        feed(&mut restore, &table(family));
     }
     for assignment in [
         "net.ipv4.ip_forward=1",
@@ -180,38 +148,6 @@ fn prepare(namespace: &Namespace) {
     ] {
         namespace.run("sysctl", &["-q", "-w", assignment]);
     }
-}
-
-fn send(namespace: &Namespace, frames: &[Vec<u8>]) {
-    let script = format!(
-        "
-import socket, sys, time
-s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-s.bind(('sender', 0))
-for line in sys.stdin.read().split():
-    s.send(bytes.fromhex(line))
-    time.sleep({BETWEEN_FRAMES})
-"
-    );
-    // Until addresses of IPv6 are of use.
-    std::thread::sleep(Duration::from_secs(3));
-    for program in ["iptables", "ip6tables"] {
-        namespace.run(program, &["-Z"]);
-    }
-    let mut command = namespace.command("python3");
-    let mut child = command
-        .args(["-c", &script])
-        .stdin(Stdio::piped())
-        .spawn()
-        .expect("python3 runs");
-    let mut input = child.stdin.take().expect("the input is piped");
-    for frame in frames {
-        let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
-        writeln!(input, "{hex}").expect("python3 reads");
-    }
-    drop(input);
-    assert!(child.wait().expect("it ends").success());
-    std::thread::sleep(Duration::from_millis(300));
 }
 
 /// A connection, and how far it has come.
