@@ -27,6 +27,7 @@ pub(crate) fn advance<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scr
         flow: Flow::Known(direction),
     };
     scratch.advance = match sctp::take_chunks(run, scratch, direction) {
+        Ok(()) if scratch.chunks.keeps_timeout => Advance::PassUncounted,
         Ok(()) => Advance::Pass,
         Err(reason) => Advance::Refuse(reason),
     };

@@ -391,6 +391,13 @@ impl Progress {
         self.condition != NO_RULE
     }
 
+    /// Where the first of the jumps leads back to that the walk is in.
+    #[inline(always)]
+    pub(crate) const fn outermost_return(&self) -> Option<u32> {
+        let [back, ..] = self.returns;
+        if self.depth == 0 { None } else { Some(back) }
+    }
+
     /// The rule whose conditions are asked.
     pub(crate) const fn rule(&self) -> u32 {
         self.at
@@ -467,10 +474,21 @@ impl<H: Host> Walk<'_, H> {
         self.follow(at, rule)
     }
 
+    /// A rule that does nothing but count is there to count each packet.
+    #[inline(always)]
+    const fn sees_packet(&mut self, rule: &Rule) {
+        if rule.number != 0 {
+            self.progress.answer.depends_on = DependsOn::Packet;
+        }
+    }
+
     /// Goes where a matching rule says; `false` at the end.
     fn follow(&mut self, at: u32, rule: &Rule) -> bool {
         match rule.target {
-            target::CONTINUE => self.progress.at = at.wrapping_add(1),
+            target::CONTINUE => {
+                self.sees_packet(rule);
+                self.progress.at = at.wrapping_add(1);
+            }
             target::ASSIGN => {
                 if self.progress.assigned.0 == 0 {
                     self.progress.assigned = rule.assigned;
@@ -494,6 +512,7 @@ impl<H: Host> Walk<'_, H> {
                 self.progress.at = *back;
             }
             target::LEAVE => {
+                self.sees_packet(rule);
                 let [back, ..] = self.progress.returns;
                 self.progress.depth = 0;
                 self.progress.at = back;

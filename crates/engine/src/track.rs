@@ -374,15 +374,22 @@ pub(crate) fn write<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Stage> {
             return Some(expect::before_beginning(host, scratch));
         }
         Advance::PassAndForget => {
+            // First: afterwards its counters may be another's.
+            account::count_packet(host, scratch.seen.place, direction, scratch.info.ip_length);
             take_out(host, scratch)?;
+            if matches!(direction, Direction::Reply) {
+                scratch.record.status |= SEEN_REPLY;
+            }
             scratch.tracked.flow = Flow::Ended(direction);
         }
-        Advance::Pass => {
+        Advance::Pass | Advance::PassUncounted => {
             if matches!(direction, Direction::Reply) {
                 scratch.record.status |= SEEN_REPLY;
             }
             write_back(host, scratch)?;
-            account::count_packet(host, scratch.seen.place, direction, scratch.info.ip_length);
+            if matches!(scratch.advance, Advance::Pass) {
+                account::count_packet(host, scratch.seen.place, direction, scratch.info.ip_length);
+            }
         }
         Advance::Refuse(reason) => {
             write_back(host, scratch)?;

@@ -43,7 +43,7 @@ pub(crate) fn pass<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Stage> {
             scratch.tracked.state = State::Invalid;
             scratch.tracked.reason = Some(reason);
         }
-        Advance::Pass | Advance::PassAndForget => {
+        Advance::Pass | Advance::PassUncounted | Advance::PassAndForget => {
             note(host, scratch.hash.id, scratch.now);
         }
     }

@@ -493,6 +493,20 @@ impl StateSet {
         State::Untracked,
     ];
 
+    /// What Linux calls a state too and no packet is in here, as nothing is translated: names and bits that no
+    /// [`State::bit`] is.
+    const TRANSLATED: [(&str, u16); 2] = [("SNAT", 1 << 14), ("DNAT", 1 << 15)];
+
+    /// Takes SNAT or DNAT in, in any case; `false` for any other name.
+    pub(crate) fn insert_translated(&mut self, name: &str) -> bool {
+        let mut translated = Self::TRANSLATED.iter();
+        let Some((_, bit)) = translated.find(|(known, _)| known.eq_ignore_ascii_case(name)) else {
+            return false;
+        };
+        self.0 |= bit;
+        true
+    }
+
     pub fn insert(&mut self, state: State) {
         self.0 |= state.bit();
     }
@@ -502,8 +516,10 @@ impl StateSet {
     }
 
     /// A mask of [`State::bit`].
-    pub const fn mask(self) -> u16 {
-        self.0
+    pub fn mask(self) -> u16 {
+        Self::TRANSLATED
+            .iter()
+            .fold(self.0, |mask, (_, bit)| mask & !bit)
     }
 
     /// The state of this name, in any case, as iptables takes it.
@@ -520,6 +536,12 @@ impl fmt::Display for StateSet {
         for state in Self::PRINTED {
             if self.contains(state) {
                 write!(f, "{separator}{}", state.name())?;
+                separator = ",";
+            }
+        }
+        for (name, bit) in Self::TRANSLATED {
+            if self.0 & bit != 0 {
+                write!(f, "{separator}{name}")?;
                 separator = ",";
             }
         }

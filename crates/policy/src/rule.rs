@@ -539,9 +539,8 @@ fn protocol(word: &Word, negated: bool) -> Result<Option<Test<Protocol>>, Fault>
 fn state_set(spelling: StateSpelling, word: &Word) -> Result<StateSet, Fault> {
     let mut set = StateSet::default();
     for name in word.text.split(',') {
-        if ["SNAT", "DNAT"].contains(&name.to_ascii_uppercase().as_str()) {
-            let what = format!("the state {name}");
-            return Err(Fault::at(word, Problem::NotSupported { what }));
+        if spelling == StateSpelling::Conntrack && set.insert_translated(name) {
+            continue;
         }
         let Some(state) = StateSet::state_named(name) else {
             let known = StateSet::PRINTED.iter().map(|state| state.name());

@@ -96,7 +96,7 @@ const BOTH: &str = "
 -m hashlimit --hashlimit-upto 1/hour --hashlimit-burst 1 --hashlimit-mode srcip,dstip,dstport --hashlimit-name h6
 -m hashlimit --hashlimit-upto 1/hour --hashlimit-burst 4 --hashlimit-mode srcip --hashlimit-name h7 --hashlimit-srcmask 30
 -m hashlimit --hashlimit-upto 1/hour --hashlimit-burst 4 --hashlimit-mode srcip --hashlimit-name h8 --hashlimit-htable-max 5 --hashlimit-htable-size 5 --hashlimit-srcmask 30
--m hashlimit --hashlimit-upto 10b/s --hashlimit-mode srcip,dstip --hashlimit-name h9
+-m hashlimit --hashlimit-upto 1b/s --hashlimit-mode srcip,dstip --hashlimit-name h9
 -m hashlimit --hashlimit-above 2/sec --hashlimit-burst 9 --hashlimit-mode srcip --hashlimit-name i0 --hashlimit-rate-match --hashlimit-rate-interval 3600
 -m hashlimit --hashlimit-upto 5kb/s --hashlimit-mode srcip --hashlimit-name i1 --hashlimit-rate-match --hashlimit-rate-interval 3600
 -m length --length 0:100 -m dscp ! --dscp 0 -p udp -m multiport --dports 0:30000

@@ -11,6 +11,7 @@ use crate::record::{ASSURED, EXPECTED, SEEN_REPLY, Warm};
 use crate::table::NOT_COUNTED;
 use crate::track::Flow;
 use crate::tuple::{Address, Direction, Family, Side, is_icmp};
+use crate::verdict::State;
 
 #[cfg_attr(target_arch = "bpf", inline(never))]
 #[cfg_attr(not(target_arch = "bpf"), inline)]
@@ -62,10 +63,11 @@ pub(super) fn ask<P: Packet, H: Host>(
     }
 }
 
-/// Which endpoint began the packet's flow, if it has one.
+/// Which endpoint began the packet's flow, if it has one: an INVALID packet belongs to none.
 #[inline(always)]
 pub(super) fn originator(scratch: &Scratch) -> Option<Side> {
-    if matches!(scratch.asked.table, Asker::Raw) {
+    let is_invalid = matches!(scratch.tracked.state, State::Invalid);
+    if is_invalid || matches!(scratch.asked.table, Asker::Raw) {
         return None;
     }
     match scratch.tracked.flow {

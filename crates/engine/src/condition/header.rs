@@ -1,11 +1,12 @@
 //! Conditions on the headers of a packet.
 
 use super::{Held, flag, kind, packet_type};
+use crate::asked::Asker;
 use crate::host::{Header, Host, Packet};
-use crate::policy::Condition;
+use crate::policy::{Condition, Rule, target};
 use crate::process::{Path, Run, Scratch};
 use crate::tuple::{Address, Family};
-use crate::verdict::Reason;
+use crate::verdict::{Hook, Reason};
 use crate::wire::transport::{DCCP, TCP};
 use crate::wire::{Fragment, Link, PacketInfo};
 
@@ -35,7 +36,10 @@ pub(super) fn ask<P: Packet, H: Host>(
         }
         kind::LENGTH => within(info.ip_length, condition),
         kind::HOPS => match network_byte(run.packet, info, [8, 7]) {
-            Some(hops) => within(hops, condition),
+            Some(hops) => {
+                let taken = u32::from(is_past_routing(run.host, scratch));
+                within(hops.saturating_sub(taken), condition)
+            }
             None => Held::Neither,
         },
         kind::TOS => match traffic_class(run.packet, info) {
@@ -47,6 +51,19 @@ pub(super) fn ask<P: Packet, H: Host>(
         kind::FRAGMENT => Held::of(matches!(info.fragment, Fragment::Later)),
         _ => Held::Neither,
     }
+}
+
+/// Whether Linux would have taken a hop from the packet by now: it does before FORWARD, and here the packet keeps it.
+#[inline(always)]
+fn is_past_routing<H: Host>(host: &H, scratch: &Scratch) -> bool {
+    let (asked, walk) = (&scratch.asked, &scratch.walk);
+    if !matches!((asked.table, asked.hook), (Asker::Filter, Hook::Forward)) {
+        return false;
+    }
+    // On the way through mangle the first jump leads to PREROUTING.
+    let is_in_first = walk.outermost_return() == Some(asked.entry.wrapping_add(1));
+    let is_way = |rule: &Rule| rule.number == 0 && rule.target == target::JUMP;
+    !is_in_first || !host.rule(asked.entry).is_some_and(is_way)
 }
 
 /// Whether the bits of a mask are those wanted.

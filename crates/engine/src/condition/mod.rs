@@ -133,6 +133,8 @@ pub mod kind {
     pub const FLOW_LABEL: u16 = 90;
     /// Kinds of an address, bits of [`super::address_type`]; whose it must be.
     pub const ADDRESS_TYPE: u16 = 91;
+    /// States, bits of [`crate::verdict::State::bit`], where they must not be asked before what stands before them.
+    pub const STATES: u16 = 92;
 }
 
 /// What [`kind::ADDRESS_TYPE`] tells apart, and whose address it asks for.
@@ -344,6 +346,10 @@ fn ask<P: Packet, H: Host>(
             flow::ask(run, scratch, condition)
         }
         kind::ADDRESS_TYPE => address::ask(run, scratch, condition),
+        kind::STATES => {
+            let [states, ..] = condition.data;
+            Held::of(states & u32::from(scratch.asked.state.bit()) != 0)
+        }
         kind::NTH..=kind::LIMIT => counted::ask(run, condition, index),
         kind::TIME => when::ask(run.host, condition),
         kind::TEXT => text::ask(run, scratch, condition, index),

@@ -1,13 +1,16 @@
 //! `connlimit`: as nf_conncount of Linux 6.18.
 //!
 //! For each source (or network) that a rule counts there is an entry, and the flows that were counted hang on
-//! it, the first first. A flow is counted when its first packet comes by, whatever becomes of that. Before that
-//! those are let go that are no more: not in the table, or TCP connections that are closed.
+//! it, the first first. A flow is counted when a packet of it comes by before it is ASSURED, whatever becomes of that, and once.
+//! Before that those are let go that are no more: not in the table, or TCP connections that are closed.
+//!
+//! A packet of an ASSURED flow adds nothing, unless nothing is counted: then Linux 6.18 takes the zero for a want of memory and drops the
+//! packet (the last one of a connection as a rule). Here its flow counts as one, as it did up to Linux 6.17.
 
 use super::memory::{
     KEY, LAST, LINKS, LIST, NEXT, STATE, add, close, open, release, release_stale, take,
 };
-use super::{Meter, Trouble, content, prefix};
+use super::{Meter, Standing, Trouble, content, prefix};
 use crate::asked::Asker;
 use crate::condition::flag;
 use crate::conntrack::{self, tcp::TcpState};
@@ -15,6 +18,7 @@ use crate::host::{FlowMemory, Host, Packet, Repeat, Words};
 use crate::limits::{CONNECTIONS_GONE_MAX, CONNECTIONS_WALKED_MAX};
 use crate::policy::Condition;
 use crate::process::{Run, Scratch};
+use crate::record::ASSURED;
 use crate::settings::Settings;
 use crate::table::{self, Hash};
 use crate::time::Tick;
@@ -40,7 +44,8 @@ pub(super) fn ask<P: Packet, H: Host>(
 ) -> Result<bool, Trouble> {
     prepare(run, scratch, condition);
     open(run.host, &mut scratch.meter)?;
-    if is_to_be_looked_at(run.host.flows(), scratch) {
+    note_standing(run.host, scratch);
+    if is_to_be_looked_at(run.host.flows(), &scratch.meter) {
         let (family, now) = (scratch.info.family, scratch.now);
         let_go(run.host, &mut scratch.meter, family, now);
     }
@@ -68,12 +73,35 @@ fn prepare<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch, condi
     scratch.meter.wanted = limit;
 }
 
-/// Whether flows are to be let go of the entry that was found.
+/// Notes what the packet's flow is called, and how far it has come.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 #[cfg_attr(not(target_arch = "bpf"), inline)]
-fn is_to_be_looked_at<M: FlowMemory>(flows: &M, scratch: &Scratch) -> bool {
-    scratch.meter.found != 0
-        && (is_confirmed(scratch) || !was_just_looked_at(flows, &scratch.meter))
+fn note_standing<H: Host>(host: &H, scratch: &mut Scratch) {
+    scratch.meter.name = name(scratch);
+    let is_raw = matches!(scratch.asked.table, Asker::Raw);
+    scratch.meter.standing = Standing::Begins;
+    // A record that a first packet finds is of a connection that is over.
+    if !is_raw && matches!(scratch.tracked.flow, Flow::Begins) {
+        return;
+    }
+    let meter = &mut scratch.meter;
+    meter.flow.family = scratch.info.family;
+    meter.flow.words = meter.name;
+    note_hash(host.settings(), &meter.flow, &mut meter.hash);
+    let record = table::peek(host.flows(), &meter.flow, &meter.hash, scratch.now);
+    scratch.meter.standing = match record {
+        Some(control) if control.status() & ASSURED != 0 => Standing::Assured,
+        Some(_) => Standing::Known,
+        None if matches!(scratch.tracked.flow, Flow::Ended(_)) && !is_raw => Standing::Known,
+        None => Standing::Begins,
+    };
+}
+
+/// Whether flows are to be let go of the entry that was found.
+#[inline(always)]
+fn is_to_be_looked_at<M: FlowMemory>(flows: &M, meter: &Meter) -> bool {
+    meter.found != 0
+        && (matches!(meter.standing, Standing::Known) || !was_just_looked_at(flows, meter))
 }
 
 /// Counts the packet's flow, and lets go of the bucket; how many there are.
@@ -98,22 +126,14 @@ fn tally_held<M: FlowMemory>(flows: &M, scratch: &mut Scratch) -> Result<u32, Tr
             words.store(COUNT, 0);
             words.store(LOOKED, 0);
         }
-    } else if is_confirmed(scratch) {
+    } else if scratch.meter.is_counted || matches!(scratch.meter.standing, Standing::Assured) {
         let entry = flows.meter(scratch.meter.found);
         let count = entry.map_or(0, |words| words.load(COUNT));
         if count != 0 {
             return Ok(count as u32);
         }
     }
-    let name = name(scratch);
-    append(flows, &mut scratch.meter, &name)
-}
-
-/// Whether the flow's first packet has had its way.
-#[inline(always)]
-fn is_confirmed(scratch: &Scratch) -> bool {
-    !matches!(scratch.asked.table, Asker::Raw)
-        && !matches!(scratch.tracked.flow, Flow::None | Flow::Begins)
+    append(flows, &mut scratch.meter)
 }
 
 /// Linux looks once a jiffy, unless very many have come since.
@@ -144,7 +164,7 @@ fn name(scratch: &Scratch) -> [u64; 5] {
 
 /// Adds a flow to the entry that was found.
 #[inline(always)]
-fn append<M: FlowMemory>(flows: &M, meter: &mut Meter, name: &[u64; 5]) -> Result<u32, Trouble> {
+fn append<M: FlowMemory>(flows: &M, meter: &mut Meter) -> Result<u32, Trouble> {
     let Some(entry) = flows.meter(meter.found) else {
         return Err(Trouble::Full);
     };
@@ -154,7 +174,7 @@ fn append<M: FlowMemory>(flows: &M, meter: &mut Meter, name: &[u64; 5]) -> Resul
     let Some(words) = flows.meter(slot) else {
         return Err(Trouble::Full);
     };
-    let [a, b, c, d, e] = *name;
+    let [a, b, c, d, e] = meter.name;
     words.store(NEXT, 0);
     words.store(LIST, 0);
     words.store(KEY, a);
@@ -198,6 +218,9 @@ pub(super) fn let_go<H: Host>(host: &H, meter: &mut Meter, family: Family, now: 
         now,
     };
     flows.repeat(CONNECTIONS_WALKED_MAX, &mut going);
+    if meter.is_counted {
+        return;
+    }
     let left = entry.load(COUNT);
     entry.store(LOOKED, left << 32 | u64::from(meter.now as u32 | 1 << 31));
 }
@@ -221,7 +244,11 @@ impl<M: FlowMemory> Repeat for Going<'_, M> {
         };
         let next = words.load(NEXT);
         self.meter.at = next as u32;
-        if !self.is_gone(words) {
+        let is_gone = self.is_gone(words);
+        if self.meter.is_counted {
+            return false;
+        }
+        if !is_gone {
             self.meter.previous = at;
             return true;
         }
@@ -247,6 +274,13 @@ impl<M: FlowMemory> Going<'_, M> {
         ];
         note_hash(self.settings, key, &mut self.meter.hash);
         match table::peek(self.flows, key, &self.meter.hash, self.now) {
+            Some(_)
+                if matches!(self.meter.standing, Standing::Known)
+                    && key.words == self.meter.name =>
+            {
+                self.meter.is_counted = true;
+                false
+            }
             Some(control) => {
                 let state = control.tcp_state();
                 key.protocol() == TCP && matches!(state, TcpState::TimeWait | TcpState::Close)

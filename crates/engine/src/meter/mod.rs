@@ -80,6 +80,10 @@ pub struct Meter {
     pub(crate) wanted: u32,
     pub(crate) span: u32,
     pub(crate) kept: [u64; 2],
+    /// The flow of the packet at hand, how far it has come, and whether it was met among those that are counted.
+    pub(crate) name: [u64; 5],
+    pub(crate) standing: Standing,
+    pub(crate) is_counted: bool,
     pub(crate) cpu: u32,
     /// A flow that may be no more, and where it would be.
     pub(crate) flow: FlowKey,
@@ -95,6 +99,16 @@ pub struct Meter {
     pub(crate) begins: bool,
     /// The list that was asked for, while another entry is at hand.
     pub(crate) own: u64,
+}
+
+/// How far a flow has come that `connlimit` asks about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It has no record yet.
+    Begins,
+    /// It has one that is not ASSURED.
+    Known,
+    Assured,
 }
 
 impl Meter {
@@ -116,6 +130,9 @@ impl Meter {
         wanted: 0,
         span: 0,
         kept: [0; 2],
+        name: [0; 5],
+        standing: Standing::Begins,
+        is_counted: false,
         cpu: 0,
         flow: Oriented::EMPTY.key,
         hash: Hash {

@@ -230,12 +230,18 @@ impl Lowering<'_, '_> {
             asked.fragments(fragment);
         }
         for one in &rule.matches {
+            // What counts is asked of each packet that what stands before it leaves, and of no other.
+            let counts = asked.counts();
             match one {
+                Match::Ports(ports) if counts => matches::in_order(ports, &mut asked),
                 Match::Ports(ports) => self.ports(&mut lowered, ports, &mut asked)?,
+                Match::States(states) if counts => asked.states(allowed(states)),
                 Match::States(states) => intersect(&mut lowered, states),
                 Match::Tracked(states, extension) => {
-                    if let Some(states) = states {
-                        intersect(&mut lowered, states);
+                    match states {
+                        Some(states) if counts => asked.states(allowed(states)),
+                        Some(states) => intersect(&mut lowered, states),
+                        None => {}
                     }
                     asked.with_state = states.is_some();
                     extension.lower(&mut asked);
@@ -432,6 +438,16 @@ fn addresses(lowered: &mut CompiledRule, rule: &Rule) {
 
 /// Adds a match of states. Several must all agree, so that only what they share is left.
 fn intersect(lowered: &mut CompiledRule, states: &States) {
+    let allowed = allowed(states);
+    lowered.states = match lowered.flags & RULE_STATES {
+        0 => allowed,
+        _ => lowered.states & allowed,
+    };
+    lowered.flags |= RULE_STATES;
+}
+
+/// Bits of the states that a packet may be in.
+fn allowed(states: &States) -> u32 {
     let all = StateSet::PRINTED
         .iter()
         .fold(0, |mask, state| mask | state.bit());
@@ -439,11 +455,7 @@ fn intersect(lowered: &mut CompiledRule, states: &States) {
         true => all & !states.set.mask(),
         false => states.set.mask(),
     };
-    lowered.states = match lowered.flags & RULE_STATES {
-        0 => allowed.into(),
-        _ => lowered.states & u32::from(allowed),
-    };
-    lowered.flags |= RULE_STATES;
+    allowed.into()
 }
 
 const fn not(negated: bool, flag: u32) -> u32 {

@@ -30,6 +30,7 @@ use keepstate_engine::condition::{flag, kind};
 use keepstate_engine::policy::Condition;
 use keepstate_engine::tuple::Family;
 
+pub(crate) use ports::in_order;
 pub(crate) use set::NAMING as NAMING_SETS;
 pub use set::SET_NAME_BYTES_MAX;
 pub(crate) use sources::recent_name;
@@ -457,6 +458,26 @@ impl Lowered {
             *place = *word;
         }
         self.conditions.push(condition);
+    }
+
+    /// Whether something has been asked that counts the packets it is asked of.
+    pub(crate) fn counts(&self) -> bool {
+        self.conditions.iter().any(|condition| {
+            matches!(
+                condition.kind,
+                kind::NTH
+                    | kind::LIMIT
+                    | kind::RECENT
+                    | kind::RATE
+                    | kind::CONNECTIONS
+                    | kind::FLOW_LABEL
+            )
+        })
+    }
+
+    /// The packet is in one of these states.
+    pub(crate) fn states(&mut self, states: u32) {
+        self.ask_flow(kind::STATES, 0, &[states]);
     }
 
     /// `-f`, or its contrary.

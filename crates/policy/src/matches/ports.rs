@@ -3,7 +3,7 @@
 use keepstate_engine::condition::{flag, kind};
 
 use super::{Context, Extension, Form, Lowered, Module, OptionSpec, Value, not};
-use crate::model::{PortProtocol, PortRange};
+use crate::model::{PortProtocol, PortRange, Ports, Test};
 use crate::problem::Problem;
 use crate::services;
 
@@ -203,6 +203,27 @@ fn ports_text(value: &Value, numeric: bool) -> String {
     };
     let ranges: Vec<_> = ranges.iter().map(range).collect();
     ranges.join(",")
+}
+
+/// What `-m tcp` and `-m udp` say, as conditions in their place.
+pub(crate) fn in_order(ports: &Ports, lowered: &mut Lowered) {
+    if let Some(test) = &ports.flags {
+        super::tcp_flags(test, lowered);
+    }
+    if let Some(test) = &ports.option {
+        super::tcp_option(test, lowered);
+    }
+    let sides = [
+        (&ports.source, flag::SOURCE),
+        (&ports.destination, flag::DESTINATION),
+    ];
+    for (test, side) in sides {
+        if let Some(Test { value, negated }) = test {
+            let mut data = [1; RANGES_PER_CONDITION];
+            data[0] = u32::from(value.first) | u32::from(value.last) << 16;
+            lowered.ask_flow(kind::PORTS, side | not(*negated), &data);
+        }
+    }
 }
 
 /// Either one of some conditions, or none of them.

@@ -126,7 +126,7 @@ pub(crate) struct Walk {
     /// What is wrong.
     pub(super) fault: Option<Reason>,
     /// The packet does not renew the timeout.
-    pub(super) keeps_timeout: bool,
+    pub(crate) keeps_timeout: bool,
     /// Its tag is that of an association which is asked for and not made.
     pub(super) is_unproven: bool,
 }

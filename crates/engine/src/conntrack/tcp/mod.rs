@@ -175,6 +175,8 @@ impl SegmentKind {
 pub enum Advance {
     /// Let through; the record has changed.
     Pass,
+    /// Likewise, and Linux counts neither the packet nor its bytes.
+    PassUncounted,
     /// Let through; the connection is over before it began, and its record goes.
     PassAndForget,
     /// INVALID. The record may have changed (an invalid FIN or RST is remembered).
@@ -277,7 +279,7 @@ pub(crate) fn advance<P: Packet, H: Host>(
         Transition::To(_) | Transition::Ignore => {
             if !answers_ignored_syn(info, kind, direction, record) {
                 note_ignored(&segment, record, warm);
-                return Advance::Pass;
+                return Advance::PassUncounted;
             }
             get_in_sync(direction, record, warm);
             (TcpState::SynSent, TcpState::SynRecv)
@@ -289,7 +291,7 @@ pub(crate) fn advance<P: Packet, H: Host>(
         Exception::None => (to, true),
         Exception::State(state) => (state, true),
         Exception::SkipWindow(state) => (state, false),
-        Exception::PassUnchanged => return Advance::Pass,
+        Exception::PassUnchanged => return Advance::PassUncounted,
         Exception::Refuse(reason) => {
             if let Some(check) = window::refused(info, direction, record, reason) {
                 run.host.trace(Step::Windowed(check));
@@ -300,7 +302,7 @@ pub(crate) fn advance<P: Packet, H: Host>(
     if needs_window {
         match check(run.host, &segment, record, warm) {
             Judgement::Inside | Judgement::Tolerated => {}
-            Judgement::Ignored => return Advance::Pass,
+            Judgement::Ignored => return Advance::PassUncounted,
             Judgement::Outside(reason) => {
                 shorten_after_invalid_close(settings, &segment, record, run.now);
                 return Advance::Refuse(reason);
@@ -484,7 +486,7 @@ fn settle(
         }
         // A SYN sent again must not keep the record alive for ever.
         if matches!((kind, from), (SegmentKind::Syn, TcpState::SynSent)) {
-            return Advance::Pass;
+            return Advance::PassUncounted;
         }
         if matches!(to, TcpState::Established) {
             seconds = at_most_unacknowledged(seconds, timeouts, settings);

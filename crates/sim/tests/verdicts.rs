@@ -1,0 +1,559 @@
+//! Random rulesets of raw, mangle and filter for both families, with the same packets through a namespace with the real
+//! iptables and through the native plane: the same verdict on each packet, and the same counters of each rule.
+//!
+//! Every packet has a number of its own (the identification of IPv4, the flow label of IPv6). A set of nftables behind all tables
+//! of iptables keeps the numbers of those that came through.
+//!
+//! `KEEPSTATE_VERDICT_SEEDS=FIRST..END` says which rulesets.
+
+#[expect(
+    dead_code,
+    reason = "packets of this host are sent too, by a program of its own"
+)]
+#[path = "support/beside_linux.rs"]
+mod beside_linux;
+#[path = "support/loaded.rs"]
+mod loaded;
+#[path = "support/random_rules.rs"]
+mod random_rules;
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::ops::Range;
+use std::process::{Child, ChildStdout, Stdio};
+
+use beside_linux::{ARRIVAL, feed, store_counters};
+use keepstate_engine::process::{Arrival, Path};
+use keepstate_engine::settings::{SETTING_ACCOUNTING, SETTING_TCP_BE_LIBERAL, Settings};
+use keepstate_engine::time::Tick;
+use keepstate_engine::tuple::Family;
+use keepstate_engine::verdict::Verdict;
+use keepstate_engine::wire::Link;
+use keepstate_flowmemory::{Accounting, OwnedTable};
+use keepstate_policy::model::{Counters, Interface, Table, Target};
+use keepstate_policy::{Compiled, FileKind, Policy, compile, parse_rules};
+use keepstate_sim::locals::Locals;
+use keepstate_sim::plane::Plane;
+use keepstate_sim::traffic::{Mood, Random, Traffic};
+use keepstate_testkit::{Namespace, programs_or_skip, root_or_skip};
+use loaded::loaded;
+use random_rules::ruleset;
+
+const FLOWS_MAX: u32 = 1024;
+const SEEDS: Range<u64> = 0..12;
+const PACKETS: usize = 300;
+
+/// Addresses of the host.
+const OWN: [&str; 2] = ["10.0.0.1/32", "2001:db8::1/128"];
+const OWN_V4: [u8; 4] = [10, 0, 0, 1];
+const OWN_V6: [u8; 16] = [0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+
+/// Hops left of what this host sends. What the kernel sends of itself has 64 or 255, and is kept back.
+const OWN_HOPS: u8 = 99;
+
+/// Reads lines: `i` and the frame of a packet from outside, `o` and a packet of this host, `.` when all are to be through.
+const PLAY: &str = "
+import socket, sys, time
+outside = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+outside.bind(('sender', 0))
+own = {4: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW),
+       6: socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW)}
+for line in sys.stdin:
+    if line[0] == '.':
+        time.sleep(0.02)
+        print('.', flush=True)
+        continue
+    packet = bytes.fromhex(line[1:])
+    if line[0] == 'i':
+        outside.send(packet)
+        continue
+    try:
+        if packet[0] >> 4 == 4:
+            own[4].sendto(packet, (socket.inet_ntop(socket.AF_INET, packet[16:20]), 0))
+        else:
+            own[6].sendto(packet, (socket.inet_ntop(socket.AF_INET6, packet[24:40]), 0))
+    except PermissionError:
+        pass
+";
+
+const NOTHING: &str = "*raw\nCOMMIT\n*mangle\nCOMMIT\n*filter\nCOMMIT\n";
+
+/// Keeps the numbers of what came through.
+const SEEN: &str = "
+table inet seen {
+    set v4 { typeof ip id; flags dynamic; size 65535; }
+    set v6 { typeof ip6 flowlabel; flags dynamic; size 65535; }
+    chain input {
+        type filter hook input priority 200;
+        add @v4 { ip id }
+        add @v6 { ip6 flowlabel }
+    }
+    chain postrouting {
+        type filter hook postrouting priority 300;
+        add @v4 { ip id }
+        add @v6 { ip6 flowlabel }
+    }
+}
+";
+
+/// A packet that either side judges.
+struct Case {
+    number: u32,
+    path: Path,
+    ip: Vec<u8>,
+}
+
+#[test]
+fn random_rulesets_give_every_packet_the_verdict_that_linux_gives_it() {
+    const NAME: &str = "random_rulesets_give_every_packet_the_verdict_that_linux_gives_it";
+    let programs = [
+        "iptables",
+        "ip6tables",
+        "nft",
+        "conntrack",
+        "python3",
+        "nsenter",
+    ];
+    if !root_or_skip(NAME) || !programs_or_skip(NAME, &programs) {
+        return;
+    }
+    let linux = Linux::new();
+    let mut wrong = String::new();
+    let (mut accepted, mut dropped) = (0, 0);
+    for seed in seeds() {
+        let cases = cases(seed);
+        let (passed, differences) = compare(&linux, seed, &cases);
+        accepted += passed;
+        dropped += cases.len() - passed;
+        if !differences.is_empty() {
+            let differences = first_difference(&linux, seed, &cases);
+            let _ = writeln!(wrong, "seed {seed}:\n{differences}");
+            for family in [Family::V4, Family::V6] {
+                println!("seed {seed}, {family:?}:\n{}", ruleset(family, seed));
+            }
+        }
+    }
+    println!("{accepted} packets accepted, {dropped} dropped");
+    assert!(wrong.is_empty(), "{wrong}");
+    assert!(
+        accepted > 500 && dropped > 500,
+        "{accepted} accepted, {dropped} dropped"
+    );
+}
+
+/// How many packets Linux lets pass, and what differs.
+fn compare(linux: &Linux, seed: u64, cases: &[Case]) -> (usize, String) {
+    let texts = [Family::V4, Family::V6].map(|family| ruleset(family, seed));
+    let (ours, policy) = judge(&texts, cases, is_liberal(seed));
+    let (theirs, counted) = linux.judge(&texts, cases, is_liberal(seed));
+    let differences = differences(cases, (&ours, &policy), (&theirs, &counted));
+    (theirs.len(), differences)
+}
+
+/// With the packet that is the first to make a difference.
+fn first_difference(linux: &Linux, seed: u64, cases: &[Case]) -> String {
+    let (mut same, mut differs) = (0, cases.len());
+    while differs - same > 1 {
+        let middle = usize::midpoint(same, differs);
+        if compare(linux, seed, &cases[..middle]).1.is_empty() {
+            same = middle;
+        } else {
+            differs = middle;
+        }
+    }
+    let (_, differences) = compare(linux, seed, &cases[..differs]);
+    let Case { number, path, ip } = &cases[same];
+    let hex: String = ip.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{differences}after packet {number} ({path:?}): {hex}\n")
+}
+
+fn seeds() -> Range<u64> {
+    let Ok(text) = std::env::var("KEEPSTATE_VERDICT_SEEDS") else {
+        return SEEDS;
+    };
+    let ends = text.split_once("..");
+    let ends = ends.and_then(|(first, end)| Some(first.parse().ok()?..end.parse().ok()?));
+    ends.expect("KEEPSTATE_VERDICT_SEEDS is FIRST..END")
+}
+
+/// Half of the rulesets meet a tracker that does not look at sequence numbers.
+const fn is_liberal(seed: u64) -> bool {
+    seed % 2 == 1
+}
+
+fn cases(seed: u64) -> Vec<Case> {
+    let mood = if seed.is_multiple_of(3) {
+        Mood::Lossy
+    } else {
+        Mood::Hostile
+    };
+    let mut random = Random::new(seed);
+    let mut cases = Vec::new();
+    for timed in Traffic::new(seed, mood) {
+        let number = cases.len() as u32 + 1;
+        if let Some(case) = case(timed.ip, number, &mut random, is_liberal(seed)) {
+            cases.push(case);
+        }
+        if cases.len() == PACKETS {
+            break;
+        }
+    }
+    cases
+}
+
+/// Gives a packet its number, a class and some hops; `None` for one that both judge otherwise by intent, or that cannot be sent.
+fn case(mut ip: Vec<u8>, number: u32, random: &mut Random, is_liberal: bool) -> Option<Case> {
+    let is_v4 = ip.first()? >> 4 == 4;
+    let path = match is_v4 {
+        true => path(ip.get(12..16)?, ip.get(16..20)?, &OWN_V4)?,
+        false => path(ip.get(8..24)?, ip.get(24..40)?, &OWN_V6)?,
+    };
+    let hops = match path {
+        Path::Local => OWN_HOPS,
+        Path::Ingress => [2, 63, 64, 255][random.below(4) as usize],
+    };
+    let class = [0, 0, 0x10, 0x28, 0x02, 0xb8][random.below(6) as usize];
+    if is_v4 {
+        let header = usize::from(ip[0] & 0xf) * 4;
+        let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
+        // Options that the stack may drop between two tables are left out.
+        if header != 20 || ip.len() < header || total != ip.len() || sum(&ip[..header]) != 0 {
+            return None;
+        }
+        ip[1] = class;
+        ip[4..6].copy_from_slice(&(number as u16).to_be_bytes());
+        ip[6..8].copy_from_slice(&[0, 0]);
+        ip[8] = hops;
+        ip[10..12].copy_from_slice(&[0, 0]);
+        let sum = sum(&ip[..header]);
+        ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    } else {
+        let length = usize::from(u16::from_be_bytes([*ip.get(4)?, *ip.get(5)?]));
+        if length + 40 != ip.len() {
+            return None;
+        }
+        let word = 6 << 28 | u32::from(class) << 20 | number;
+        ip[..4].copy_from_slice(&word.to_be_bytes());
+        ip[7] = hops;
+    }
+    (!differs_by_intent(&ip, is_v4, is_liberal)).then_some(Case { number, path, ip })
+}
+
+/// Between one's own addresses nothing leaves the host, and the kernel refuses its own from outside.
+fn path(source: &[u8], destination: &[u8], own: &[u8]) -> Option<Path> {
+    match (source == own, destination == own) {
+        (true, true) => None,
+        (true, false) => Some(Path::Local),
+        _ => Some(Path::Ingress),
+    }
+}
+
+/// See docs/differences.md and docs/rules.md.
+fn differs_by_intent(ip: &[u8], is_v4: bool, is_liberal: bool) -> bool {
+    let (protocol, rest) = match is_v4 {
+        true => (ip[9], &ip[usize::from(ip[0] & 0xf) * 4..]),
+        false => (ip[6], &ip[40..]),
+    };
+    match protocol {
+        // An error about a segment whose number is beyond its window.
+        1 if rest.len() > 17 && matches!(rest[0], 3 | 4 | 5 | 11 | 12) => {
+            !is_liberal && rest[17] == 6
+        }
+        58 if rest.len() > 14 && rest[0] < 128 => !is_liberal && rest[14] == 6,
+        // What proves an association, and is counted, differs.
+        132 => true,
+        // Messages that end within their header.
+        1 | 58 | 17 | 136 => rest.len() < 8,
+        6 => !(20..=rest.len()).contains(&(usize::from(*rest.get(12).unwrap_or(&0) >> 4) * 4)),
+        _ => false,
+    }
+}
+
+fn sum(bytes: &[u8]) -> u16 {
+    let words = bytes
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+    let sum: u32 = words.sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+/// The numbers of the packets that pass, and the rules with their counters.
+fn judge(texts: &[String; 2], cases: &[Case], is_liberal: bool) -> (BTreeSet<u32>, Policy) {
+    let mut policy = Policy::default();
+    for (text, family) in texts.iter().zip([Family::V4, Family::V6]) {
+        policy.merge(parse(text, family));
+    }
+    let compiled = compile(&policy).expect("the rules compile");
+    let settings = settings(is_liberal);
+    let memory = OwnedTable::new(settings.buckets, Accounting::Yes)
+        .with_conditions(compiled.conditions.len())
+        .with_meters()
+        .with_helpers()
+        .with_answers();
+    let mut plane = Plane::new(memory.as_slices(), settings, loaded(&compiled), ());
+    plane.locals = Locals::new(
+        OWN.map(|address| address.parse().expect("an address"))
+            .to_vec(),
+    );
+    plane.out_interfaces = bits(&compiled, "nowhere");
+    let mut passed = BTreeSet::new();
+    for case in cases {
+        let device = match case.path {
+            Path::Ingress => "receiver",
+            Path::Local => "nowhere",
+        };
+        let arrival = Arrival {
+            path: case.path,
+            interfaces: bits(&compiled, device),
+            ..ARRIVAL
+        };
+        let outcome = match case.path {
+            Path::Ingress => plane.judge(&frame(&case.ip), &arrival, Tick(1_000)),
+            Path::Local => {
+                let link = if case.ip[0] >> 4 == 4 {
+                    Link::Ipv4
+                } else {
+                    Link::Ipv6
+                };
+                plane.judge(&case.ip, &Arrival { link, ..arrival }, Tick(1_000))
+            }
+        };
+        if outcome.verdict == Verdict::Accept {
+            passed.insert(case.number);
+        }
+    }
+    store_counters(&compiled, &mut policy, &plane);
+    (passed, policy)
+}
+
+fn settings(is_liberal: bool) -> Settings {
+    let mut settings = beside_linux::settings(FLOWS_MAX);
+    settings.flags |= SETTING_ACCOUNTING;
+    if is_liberal {
+        settings.flags |= SETTING_TCP_BE_LIBERAL;
+    }
+    settings
+}
+
+fn bits(compiled: &Compiled, name: &str) -> u64 {
+    let patterns = compiled.interface_patterns.iter().enumerate();
+    let bit = |(bit, pattern): (usize, &String)| {
+        let pattern = Interface::new(pattern).expect("a name");
+        u64::from(pattern.matches(name)) << bit
+    };
+    patterns.map(bit).fold(0, |bits, bit| bits | bit)
+}
+
+fn frame(ip: &[u8]) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    frame.extend(if ip[0] >> 4 == 4 {
+        [0x08, 0x00]
+    } else {
+        [0x86, 0xdd]
+    });
+    frame.extend(ip);
+    frame
+}
+
+fn parse(text: &str, family: Family) -> keepstate_policy::Parsed {
+    let parsed = parse_rules(text, FileKind::Save(family));
+    assert!(!parsed.has_errors(), "{:?}\n{text}", parsed.diagnostics);
+    parsed
+}
+
+/// A namespace with the real iptables.
+struct Linux {
+    namespace: Namespace,
+    player: Child,
+    answers: std::cell::RefCell<BufReader<ChildStdout>>,
+}
+
+impl Linux {
+    fn new() -> Self {
+        let namespace = Namespace::new("verdicts");
+        for words in [
+            "link add name sender type veth peer name receiver",
+            "link add name nowhere type veth peer name void",
+            "link set nowhere arp off",
+            "link set void up",
+            "link set dev receiver address 02:00:00:00:00:01",
+            "link set sender up",
+            "link set receiver up",
+            "link set nowhere up",
+            "address add 10.0.0.1/32 dev nowhere",
+            "address add 2001:db8::1/128 dev nowhere nodad",
+            "route add default dev nowhere",
+            "-6 route add default dev nowhere",
+        ] {
+            let words: Vec<_> = words.split(' ').collect();
+            namespace.run("ip", &words);
+        }
+        for (name, value) in [
+            ("net.ipv4.ip_forward", "1"),
+            ("net.ipv6.conf.all.forwarding", "1"),
+            ("net.ipv4.conf.all.rp_filter", "0"),
+            ("net.ipv4.conf.receiver.rp_filter", "0"),
+            ("net.ipv4.conf.all.send_redirects", "0"),
+            ("net.ipv4.conf.receiver.accept_redirects", "0"),
+            ("net.netfilter.nf_conntrack_checksum", "0"),
+            ("net.netfilter.nf_conntrack_acct", "1"),
+        ] {
+            namespace.sysctl(name, value);
+        }
+        feed(namespace.command("nft").args(["-f", "-"]), SEEN);
+        let mut player = namespace
+            .command("python3")
+            .args(["-c", PLAY])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 runs");
+        let answers = BufReader::new(player.stdout.take().expect("the output is piped")).into();
+        Self {
+            namespace,
+            player,
+            answers,
+        }
+    }
+
+    fn judge(
+        &self,
+        texts: &[String; 2],
+        cases: &[Case],
+        is_liberal: bool,
+    ) -> (BTreeSet<u32>, Policy) {
+        let liberal = if is_liberal { "1" } else { "0" };
+        self.namespace
+            .sysctl("net.netfilter.nf_conntrack_tcp_be_liberal", liberal);
+        for (text, (program, option)) in
+            texts.iter().zip([("iptables", "ttl"), ("ip6tables", "hl")])
+        {
+            // The kernel keeps lists that rules name before and after a change.
+            for text in [NOTHING, text] {
+                feed(
+                    &mut self.namespace.command(&format!("{program}-restore")),
+                    text,
+                );
+            }
+            let (equal, hops) = (format!("--{option}-eq"), OWN_HOPS.to_string());
+            let keep = [
+                "-t", "raw", "-I", "OUTPUT", "-m", option, "!", &equal, &hops, "-j", "DROP",
+            ];
+            self.namespace.run(program, &keep);
+        }
+        self.namespace.run("conntrack", &["-F"]);
+        for set in ["v4", "v6"] {
+            self.namespace
+                .run("nft", &["flush", "set", "inet", "seen", set]);
+        }
+        self.play(cases);
+        let mut seen = BTreeSet::new();
+        for set in ["v4", "v6"] {
+            let listed = self
+                .namespace
+                .run("nft", &["list", "set", "inet", "seen", set]);
+            let elements = listed
+                .split_once("elements = {")
+                .map_or("", |(_, rest)| rest);
+            let elements = elements.split('}').next().unwrap_or_default();
+            let numbers = elements
+                .split(',')
+                .filter_map(|number| number.trim().parse::<u32>().ok());
+            seen.extend(numbers);
+        }
+        let mut policy = Policy::default();
+        for (program, family) in [("iptables", Family::V4), ("ip6tables", Family::V6)] {
+            policy.merge(parse(
+                &self.namespace.run(&format!("{program}-save"), &["-c"]),
+                family,
+            ));
+        }
+        (seen, policy)
+    }
+
+    fn play(&self, cases: &[Case]) {
+        let mut input = self.player.stdin.as_ref().expect("the input is piped");
+        let mut lines = String::new();
+        for case in cases {
+            let (way, bytes) = match case.path {
+                Path::Ingress => ('i', frame(&case.ip)),
+                Path::Local => ('o', case.ip.clone()),
+            };
+            lines.push(way);
+            for byte in bytes {
+                let _ = write!(lines, "{byte:02x}");
+            }
+            lines.push('\n');
+        }
+        lines += ".\n";
+        input.write_all(lines.as_bytes()).expect("python3 reads");
+        let mut answer = String::new();
+        let read = self.answers.borrow_mut().read_line(&mut answer);
+        assert_eq!(
+            (read.expect("python3 answers"), answer.as_str()),
+            (2, ".\n")
+        );
+    }
+}
+
+impl Drop for Linux {
+    fn drop(&mut self) {
+        drop(self.player.stdin.take());
+        let _ = self.player.wait();
+    }
+}
+
+type Side<'a> = (&'a BTreeSet<u32>, &'a Policy);
+
+/// What differs, a line each.
+fn differences(cases: &[Case], ours: Side<'_>, theirs: Side<'_>) -> String {
+    let mut told = String::new();
+    for case in cases {
+        let [here, there] = [ours.0, theirs.0].map(|passed| passed.contains(&case.number));
+        if here != there {
+            let hex: String = case.ip.iter().map(|byte| format!("{byte:02x}")).collect();
+            let _ = writeln!(
+                told,
+                "packet {} {:?}: here {here}, Linux {there}: {hex}",
+                case.number, case.path
+            );
+        }
+    }
+    for family in [Family::V4, Family::V6] {
+        let [ours, theirs] = [ours.1, theirs.1].map(|policy| policy.ruleset(family));
+        for (ours, theirs) in [
+            (&ours.mangle, &theirs.mangle),
+            (&ours.filter, &theirs.filter),
+        ] {
+            for ((line, ours), (_, theirs)) in counters(ours).iter().zip(counters(theirs)) {
+                if *ours != theirs {
+                    let _ = writeln!(told, "{family:?} {line}: {ours:?}, Linux {theirs:?}");
+                }
+            }
+        }
+    }
+    told
+}
+
+/// Each rule and policy with what it has counted.
+fn counters(table: &Table) -> Vec<(String, Counters)> {
+    let mut counted = Vec::new();
+    let builtin = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+    let own = table.user.keys().map(|name| name.as_str());
+    for chain in builtin.into_iter().chain(own) {
+        for rule in table.rules(chain).into_iter().flatten() {
+            // Remembered outcomes count the rule that decided, and not the way there.
+            if matches!(
+                rule.target,
+                Target::Jump(_) | Target::Goto(_) | Target::Return
+            ) {
+                continue;
+            }
+            let line = format!("-A {chain} {}", keepstate_policy::Specification(rule));
+            counted.push((line, rule.counters));
+        }
+    }
+    counted
+}
