@@ -328,6 +328,11 @@ pub(crate) fn instead_of(name: &str) -> Option<String> {
         "rt" => "Linux drops routing headers of type 0 by itself (RFC 5095)",
         "frag" => "later fragments go the way of their first one",
         "policy" => "match the addresses of the tunnel, or `-p esp'",
+        "socket" => "where packets are judged their socket is not known, and nothing is proxied",
+        "nfacct" => "each rule counts: `iptables -nvxL', `keepstate status --json'",
+        "CHECKSUM" => {
+            "a checksum that was left to hardware is taken for right here: leave the rule out"
+        }
         "quota" => "`-m connbytes' counts what a flow has carried",
         "MASQUERADE" | "SNAT" | "DNAT" | "REDIRECT" | "NETMAP" => {
             "addresses are not translated; leave the table nat to the kernel's own iptables"

@@ -20,8 +20,8 @@ pub(super) static SET: Module = Module::new(
     &[
         OptionSpec::new("match-set", Form::Pair(named)).negatable(),
         OptionSpec::new("return-nomatch", Form::Nothing),
-        OptionSpec::new("update-counters", Form::Own(counters)),
-        OptionSpec::new("update-subcounters", Form::Own(counters)),
+        OptionSpec::new("update-counters", Form::Own(counters)).negatable(),
+        OptionSpec::new("update-subcounters", Form::Own(counters)).negatable(),
         OptionSpec::new("packets-eq", Form::Own(counters)),
         OptionSpec::new("packets-lt", Form::Own(counters)),
         OptionSpec::new("packets-gt", Form::Own(counters)),
