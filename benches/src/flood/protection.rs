@@ -169,6 +169,14 @@ impl Protection {
                     "always"
                 };
                 guard.begin_keepstate(&self.of_place(SYNPROXY), &["synproxy", mode])?;
+                let mut sysctl = server.command(&program()?);
+                sysctl.args([
+                    "sysctl",
+                    "-q",
+                    "-w",
+                    "net.netfilter.nf_conntrack_tcp_loose=0",
+                ]);
+                run(sysctl.env("KEEPSTATE_INSTANCE", instance()));
             }
         }
         Ok(guard)

@@ -228,13 +228,21 @@ fn clients(network: &Network) {
     assert!(network.counted("synproxy_sent") >= 16);
 }
 
+/// Bytes of each transfer, for long ones by hand.
+const BYTES_VARIABLE: &str = "KEEPSTATE_SYNPROXY_BYTES";
+const BYTES: u64 = 16 << 20;
+/// At least so many come through in a second, there and back.
+const BYTES_A_SECOND: u64 = 4 << 20;
+
 /// With timestamps and without, for numbers that wrap and windows that fill.
 fn transfers(network: &Network) {
+    let bytes = std::env::var(BYTES_VARIABLE).map_or(BYTES, |text| text.parse().expect("a number"));
+    let seconds = (60 + bytes / BYTES_A_SECOND).to_string();
     for timestamps in ["0", "1"] {
         let client = &network.client;
         client.sysctl("net.ipv4.tcp_timestamps", timestamps);
         for address in [SERVER_V4, SERVER_V6] {
-            let talks = network.talks(address, "16777216", "60");
+            let talks = network.talks(address, &bytes.to_string(), &seconds);
             assert!(talks, "{address}: {}", network.status());
         }
     }
