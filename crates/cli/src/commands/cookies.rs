@@ -173,7 +173,7 @@ fn print(out: &mut impl Write, status: &CookieStatus) -> std::io::Result<()> {
     let CookieMarks { high, low } = status.destination_marks;
     writeln!(
         out,
-        "            {} towards one destination; above {high} and at {low}; {} destinations have too many",
+        "            {} towards one destination; above {high} and at {low}; destinations above: {}",
         status.half_open_of_destination, status.destinations_pressed
     )?;
     writeln!(
