@@ -1,12 +1,13 @@
 //! Rules as an operator thinks of them: families, chains, rules, matches, targets.
 
 mod ports;
+mod states;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use keepstate_engine::tuple::Family;
-use keepstate_engine::verdict::{Hook, State};
+use keepstate_engine::verdict::Hook;
 
 pub use crate::ct::CtTarget;
 use crate::diagnostic::WrittenAt;
@@ -16,6 +17,7 @@ use crate::network::Network;
 use crate::problem::Problem;
 use crate::protocol::Protocol;
 pub use ports::{PortProtocol, PortRange, Ports};
+pub use states::StateSet;
 
 /// The rules of both families, which know nothing of each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -476,76 +478,6 @@ impl StateSpelling {
             Self::Conntrack => "ctstate",
             Self::State => "state",
         }
-    }
-}
-
-/// A set of states.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StateSet(u16);
-
-impl StateSet {
-    /// The states in the order in which iptables prints them.
-    pub const PRINTED: [State; 5] = [
-        State::Invalid,
-        State::New,
-        State::Related,
-        State::Established,
-        State::Untracked,
-    ];
-
-    /// What Linux calls a state too and no packet is in here, as nothing is translated: names and bits that no
-    /// [`State::bit`] is.
-    const TRANSLATED: [(&str, u16); 2] = [("SNAT", 1 << 14), ("DNAT", 1 << 15)];
-
-    /// Takes SNAT or DNAT in, in any case; `false` for any other name.
-    pub(crate) fn insert_translated(&mut self, name: &str) -> bool {
-        let mut translated = Self::TRANSLATED.iter();
-        let Some((_, bit)) = translated.find(|(known, _)| known.eq_ignore_ascii_case(name)) else {
-            return false;
-        };
-        self.0 |= bit;
-        true
-    }
-
-    pub fn insert(&mut self, state: State) {
-        self.0 |= state.bit();
-    }
-
-    pub const fn contains(self, state: State) -> bool {
-        self.0 & state.bit() != 0
-    }
-
-    /// A mask of [`State::bit`].
-    pub fn mask(self) -> u16 {
-        Self::TRANSLATED
-            .iter()
-            .fold(self.0, |mask, (_, bit)| mask & !bit)
-    }
-
-    /// The state of this name, in any case, as iptables takes it.
-    pub fn state_named(name: &str) -> Option<State> {
-        Self::PRINTED
-            .into_iter()
-            .find(|state| state.name().eq_ignore_ascii_case(name))
-    }
-}
-
-impl fmt::Display for StateSet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut separator = "";
-        for state in Self::PRINTED {
-            if self.contains(state) {
-                write!(f, "{separator}{}", state.name())?;
-                separator = ",";
-            }
-        }
-        for (name, bit) in Self::TRANSLATED {
-            if self.0 & bit != 0 {
-                write!(f, "{separator}{name}")?;
-                separator = ",";
-            }
-        }
-        Ok(())
     }
 }
 
