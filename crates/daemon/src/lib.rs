@@ -5,7 +5,7 @@ pub mod attach;
 mod clock;
 mod confine;
 mod follow;
-mod journal;
+pub mod journal;
 pub mod kernel;
 pub mod kernel_plane;
 mod locals;

@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     start: StartArguments,
 
-    /// Do not start a process of its own: as `keepstate daemon`.
+    /// Start no process of its own, as `keepstate daemon`.
     #[arg(long)]
     foreground: bool,
 }

@@ -2,10 +2,29 @@
 
 mod causes;
 
-use keepstate_api::Status;
+use keepstate_api::{DefenceStatus, Status};
+use keepstate_defence::StepState;
 use serde_json::{Value, json};
 
 pub(crate) use self::causes::cause;
+
+/// All that [`of_status`] can find.
+pub(crate) const NAMES: [&str; 10] = [
+    "unattached",
+    "no-policy",
+    "policy-unconfirmed",
+    "table-full",
+    "half-open",
+    "flows-refused",
+    "expiry-late",
+    "events-lost",
+    "xdp-generic",
+    "drops",
+];
+
+/// What [`of_defence`] finds.
+pub(crate) const FLOOD: &str = "flood";
+pub(crate) const STEP: &str = "step";
 
 /// How bad it is. The order is that of the lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,6 +97,32 @@ pub(crate) fn of_status(status: &Status, before: Option<&Status>) -> Vec<Finding
     found.extend(reasons(status, before));
     found.sort_by_key(|finding| finding.severity);
     found
+}
+
+/// Attacks that go on, and steps that are in force against them. Their names are `flood` and `step`.
+pub(crate) fn of_defence(defence: &DefenceStatus) -> Vec<Finding> {
+    let attacks = defence.attacks.iter().filter(|attack| !attack.is_over);
+    let attacks = attacks.map(|attack| Finding {
+        name: FLOOD,
+        severity: Severity::Error,
+        message: format!("{} goes on", attack.kind.name()),
+        cause: "somebody sends more than what is usual here".to_owned(),
+        evidence: attack.evidence.clone(),
+        command: Some(format!("keepstate defence explain {}", attack.number)),
+    });
+    let steps = defence
+        .steps
+        .iter()
+        .filter(|step| step.state == StepState::Active);
+    let steps = steps.map(|step| Finding {
+        name: STEP,
+        severity: Severity::Warning,
+        message: "a step against a flood is in force".to_owned(),
+        cause: "the defence acts by itself".to_owned(),
+        evidence: step.evidence.clone(),
+        command: Some(format!("keepstate defence undo {}", step.number)),
+    });
+    attacks.chain(steps).collect()
 }
 
 fn unattached(status: &Status) -> Option<Finding> {
@@ -242,4 +287,20 @@ fn reasons(status: &Status, before: Option<&Status>) -> Vec<Finding> {
         })
     });
     found.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn all_names_are_listed() {
+        let source = include_str!("mod.rs");
+        let given = source
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("name: \""));
+        let mut given: Vec<_> = given.filter_map(|name| name.strip_suffix("\",")).collect();
+        let mut listed = super::NAMES.to_vec();
+        given.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(given, listed);
+    }
 }
