@@ -206,12 +206,7 @@ async function refreshFlows() {
   if (asking) return;
   asking = true;
   try {
-    const query = new URLSearchParams({ filter: by("flow-filter").value, order: by("explain-form").addEventListener("submit", explain);
-by("ban-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  change("api/ban", by("ban-network").value.trim()).then(() => { by("ban-network").value = ""; refreshDefence(); }, (error) => showError("defence-error", error));
-});
-by("flow-order").value });
+    const query = new URLSearchParams({ filter: by("flow-filter").value, order: by("flow-order").value });
     const survey = await ask(`api/flows?${query}`);
     by("flow-table").tBodies[0].replaceChildren(...survey.top.map(flowRow));
     by("source-table").tBodies[0].replaceChildren(...survey.sources.slice(0, 50).map((source) => make("tr", {},
@@ -273,7 +268,10 @@ function attackBox(attack, defence) {
     const undo = step.state === "active" ? changer("Undo", `Undo step ${step.number}?`, "api/undo", step.number, "defence-error", refreshDefence) : [];
     parts.push(make("p", { class: "step" }, make("b", {}, `step ${step.number}: ${words(step.action)}`), ` ${words(step.state)}${left_} `, ...undo));
     parts.push(make("p", { class: "faint" }, step.cause, ...(step.note ? [` (${step.note})`] : [])));
-    for (const command of step.commands) parts.push(make("p", {}, make("code", {}, command)));
+    if (step.commands.length) {
+      parts.push(make("details", {}, make("summary", {}, `${step.commands.length} ${step.commands.length === 1 ? "rule" : "rules"}`),
+        ...step.commands.map((command) => make("p", {}, make("code", {}, command)))));
+    }
   }
   return make("div", { class: `alert ${attack.is_over ? "" : "error"}` }, ...parts);
 }
@@ -284,13 +282,14 @@ async function refreshDefence() {
     const mode = { off: "off: nothing is looked for", observe: "observe: it says what it would do", act: "act: it takes the steps by itself" };
     by("defence-mode").textContent = `mode ${mode[defence.mode] ?? defence.mode}`;
     const boxes = defence.attacks.toReversed().map((attack) => attackBox(attack, defence));
-    by("attacks").replaceChildren(...(boxes.length ? boxes : [make("p", { class: "faint" }, "no attack was seen")]));
+    // What somebody reads is not drawn anew under their eyes.
+    if (!document.querySelector("#attacks details[open]")) by("attacks").replaceChildren(...(boxes.length ? boxes : [make("p", { class: "faint" }, "no attack was seen")]));
     by("ban-form").hidden = !(state.mayChange && token);
     const count = state.status?.bans?.banned ?? bans.length;
     by("ban-count").textContent = count > bans.length ? `the first ${bans.length} of ${short(count)}` : "";
     by("ban-table").tBodies[0].replaceChildren(...bans.map((ban) => make("tr", {},
       make("td", { class: "addr" }, ban.network), make("td", { class: "n" }, ban.seconds_left == null ? "for ever" : left(ban.seconds_left)),
-      make("td", { class: "wrap" }, ban.cause ?? ""), make("td", {}, ...changer("×", `Let ${ban.network} in again?`, "api/unban", ban.network, "defence-error", refreshDefence)))));
+      make("td", { class: "cause" }, ban.cause ?? ""), make("td", {}, ...changer("×", `Let ${ban.network} in again?`, "api/unban", ban.network, "defence-error", refreshDefence)))));
     showError("defence-error", null);
   } catch (error) {
     showError("defence-error", error);
@@ -337,6 +336,11 @@ function stop() {
 by("tabs").addEventListener("click", ({ target }) => { if (target.dataset.tab) openTab(target.dataset.tab); });
 by("theme").addEventListener("click", () => { setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"); draw(); });
 by("flow-form").addEventListener("submit", (event) => { event.preventDefault(); refreshFlows(); });
+by("explain-form").addEventListener("submit", explain);
+by("ban-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  change("api/ban", by("ban-network").value.trim()).then(() => { by("ban-network").value = ""; refreshDefence(); }, (error) => showError("defence-error", error));
+});
 by("flow-order").addEventListener("change", refreshFlows);
 by("log-form").addEventListener("submit", (event) => { event.preventDefault(); follow(); });
 by("log-stop").addEventListener("click", stop);
