@@ -4,16 +4,18 @@ mod causes;
 
 use keepstate_api::{DefenceStatus, Status};
 use keepstate_defence::StepState;
+use keepstate_engine::limits::{RATED_LOAD_PERCENT, SLOTS_PER_BUCKET};
 use serde_json::{Value, json};
 
 pub(crate) use self::causes::cause;
 
 /// All that [`of_status`] can find.
-pub(crate) const NAMES: [&str; 10] = [
+pub(crate) const NAMES: [&str; 11] = [
     "unattached",
     "no-policy",
     "policy-unconfirmed",
     "table-full",
+    "buckets-full",
     "half-open",
     "flows-refused",
     "expiry-late",
@@ -89,6 +91,7 @@ pub(crate) fn of_status(status: &Status, before: Option<&Status>) -> Vec<Finding
     found.extend(unattached(status));
     found.extend(policy(status));
     found.extend(fullness(status));
+    found.extend(dense(status));
     found.extend(half_open(status));
     found.extend(refused(status, before));
     found.extend(lag(status));
@@ -177,6 +180,45 @@ fn fullness(status: &Status) -> Option<Finding> {
         command: Some(format!(
             "keepstate sysctl -w net.netfilter.nf_conntrack_max={}",
             table.flows_max.saturating_mul(2)
+        )),
+    })
+}
+
+/// Buckets that are full while the table is not: there are too few of them, or the hash spreads badly.
+fn dense(status: &Status) -> Option<Finding> {
+    let table = &status.table;
+    let buckets = table.buckets.iter().min().copied().unwrap_or(0);
+    let slots = u64::from(buckets) * u64::from(SLOTS_PER_BUCKET);
+    let rated = slots * u64::from(RATED_LOAD_PERCENT) / 100;
+    let is_crowded = table.flows_peak * 100 >= slots * u64::from(RATED_LOAD_PERCENT);
+    let (cause, evidence) = if table.flows_max > rated {
+        (
+            "there may be more flows than the buckets are made for",
+            format!(
+                "{buckets} buckets hold {rated} flows well, and {} are allowed",
+                table.flows_max
+            ),
+        )
+    } else if table.refused > 0 && !is_crowded {
+        (
+            "new flows found their buckets full while the table was not: the hash spreads these flows badly",
+            format!(
+                "{} refused, and never more than {} of {slots} slots taken",
+                table.refused, table.flows_peak
+            ),
+        )
+    } else {
+        return None;
+    };
+    Some(Finding {
+        name: "buckets-full",
+        severity: Severity::Warning,
+        message: "new flows may find no room before the table is full".to_owned(),
+        cause: cause.to_owned(),
+        evidence,
+        command: Some(format!(
+            "keepstate sysctl -w net.netfilter.nf_conntrack_buckets={}",
+            buckets.saturating_mul(2)
         )),
     })
 }
@@ -291,6 +333,32 @@ fn reasons(status: &Status, before: Option<&Status>) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn buckets_that_are_too_few_or_uneven_are_found() {
+        let text = include_str!("../status.example.json");
+        let mut status: keepstate_api::Status = serde_json::from_str(text).unwrap();
+        // 1000 buckets have 8000 slots, of which 6400 are taken well.
+        status.table.buckets = [1000; 2];
+        status.table.flows_max = 6400;
+        status.table.flows_peak = 3000;
+        status.table.refused = 0;
+        assert_eq!(super::dense(&status), None);
+        status.table.refused = 7;
+        let found = super::dense(&status).unwrap();
+        assert_eq!(
+            found.evidence,
+            "7 refused, and never more than 3000 of 8000 slots taken"
+        );
+        status.table.flows_peak = 6400;
+        assert_eq!(super::dense(&status), None);
+        status.table.flows_max = 6401;
+        let found = super::dense(&status).unwrap();
+        assert!(
+            found.evidence.contains("1000 buckets hold 6400"),
+            "{found:?}"
+        );
+    }
+
     #[test]
     fn all_names_are_listed() {
         let source = include_str!("mod.rs");
