@@ -14,7 +14,7 @@ pub(crate) fn report(result: anyhow::Result<ExitCode>) -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("keepstate: {error:#}");
+            keepstate_daemon::complain!("keepstate: {error:#}");
             match error.downcast_ref::<Mistake>() {
                 Some(_) => ExitCode::from(WRONG),
                 None => ExitCode::FAILURE,

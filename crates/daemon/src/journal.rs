@@ -45,7 +45,7 @@ impl Journal {
     pub fn write(&self, priority: Priority, line: &str, fields: &[(&str, String)]) {
         // Without a service manager whoever started this reads the standard error.
         if !is_service() || !self.send(&entry(priority, line, fields)) {
-            eprintln!("keepstate: {line}");
+            crate::complain!("keepstate: {line}");
         }
     }
 

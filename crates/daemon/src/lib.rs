@@ -29,6 +29,15 @@ pub mod twin;
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
+/// A line on the standard error. One that cannot be written, as when the log's disk is full, ends nothing.
+#[macro_export]
+macro_rules! complain {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($part)*);
+    }};
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing is left half done under the locks of this crate.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -147,12 +147,13 @@ pub(crate) fn serve(start: &StartArguments) -> anyhow::Result<ExitCode> {
         read.map_err(|error| format!("{error:#}"))
     });
     let result = run_daemon(&options, reload, |plane, origin| {
-        eprintln!("keepstate: ready ({origin:?})");
+        keepstate_daemon::complain!("keepstate: ready ({origin:?})");
         for attachment in plane.attachments() {
             let name = &attachment.name;
-            eprintln!(
+            keepstate_daemon::complain!(
                 "keepstate: {name}: {}, {}",
-                attachment.ingress, attachment.egress
+                attachment.ingress,
+                attachment.egress
             );
         }
     });
@@ -160,7 +161,7 @@ pub(crate) fn serve(start: &StartArguments) -> anyhow::Result<ExitCode> {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(RunError::Rules(problems)) => {
             for problem in problems {
-                eprintln!("{}", problem.rendered);
+                keepstate_daemon::complain!("{}", problem.rendered);
             }
             anyhow::bail!("the rules have errors; nothing was started");
         }
@@ -180,7 +181,7 @@ fn configuration(start: &StartArguments) -> anyhow::Result<Configuration> {
 fn changeable(start: &StartArguments, configuration: &Configuration) -> anyhow::Result<Reloaded> {
     let (mut sysctls, problems) = config::settings(&start.config.directory());
     for problem in problems {
-        eprintln!("keepstate: {problem}");
+        keepstate_daemon::complain!("keepstate: {problem}");
     }
     let flows_max = configuration.flows_max.map(Sysctl::FlowsMax);
     sysctls.extend(flows_max);

@@ -104,7 +104,11 @@ impl Configuration {
         let group = match &self.socket_group {
             None => None,
             Some(name) => {
-                let missing = || format!("there is no group `{name}` in {GROUPS}");
+                let missing = || {
+                    format!(
+                        "socket_group: there is no group `{name}` in {GROUPS}: make it with `groupadd --system {name}`"
+                    )
+                };
                 Some(group_number(name).ok_or_else(missing)?)
             }
         };

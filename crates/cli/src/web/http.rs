@@ -55,7 +55,9 @@ pub(crate) fn serve(listen: SocketAddr, pages: Pages) -> anyhow::Result<()> {
     let server = Server::http(listen);
     let server = server
         .map_err(|error| anyhow!("{error}"))
-        .with_context(|| format!("cannot listen on {listen}"))?;
+        .with_context(|| {
+            format!("cannot listen on {listen}; --listen or keepstate.toml name another address")
+        })?;
     let listen = server.server_addr().to_ip().unwrap_or(listen);
     let token = match pages.access() {
         Access::Ask => None,
