@@ -18,7 +18,7 @@ struct xdp_md {
 };
 
 enum { MAP_TYPE_ARRAY = 2, MAP_TYPE_PROG_ARRAY = 3 };
-enum { XDP_ABORTED = 0, XDP_DROP = 1, XDP_PASS = 2 };
+enum { XDP_ABORTED = 0, XDP_DROP = 1, XDP_PASS = 2, XDP_TX = 3 };
 
 // A field of the packet that `data` points to.
 #define FIELD(type, offset) (*(type *)(data + (offset)))

@@ -73,4 +73,25 @@ int wire(struct xdp_md *ctx)
 	return XDP_PASS;
 }
 
+// The bound: frames of such senders are sent back as SYN-ACKs whose number is none and whose checksums are wrong.
+SEC("xdp.frags")
+int reflect(struct xdp_md *ctx)
+{
+	u8 *data = (u8 *)(u64)ctx->data;
+	u8 *end = (u8 *)(u64)ctx->data_end;
+	u8 address[6];
+	u32 source;
+	if (data + FRAME_BYTES > end || FIELD(u16, TYPE_AT) != __builtin_bswap16(0x0800))
+		return XDP_PASS;
+	source = FIELD(u32, SOURCE_AT);
+	if ((__builtin_bswap32(source) & SENDERS_MASK) != SENDERS)
+		return XDP_PASS;
+	FIELD(u32, SOURCE_AT) = FIELD(u32, DESTINATION_AT);
+	FIELD(u32, DESTINATION_AT) = source;
+	__builtin_memcpy(address, data, 6);
+	__builtin_memcpy(data, data + 6, 6);
+	__builtin_memcpy(data + 6, address, 6);
+	return XDP_TX;
+}
+
 char licence_of_program[] SEC("license") = "Dual MIT/GPL";

@@ -1,5 +1,6 @@
 //! SYNs of forged senders, made by test runs of a program whose frames leave by a device.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -8,7 +9,7 @@ use aya::maps::Array;
 use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, XdpMode};
 use keepstate_sim::build::{Body, Packet, SYN, Tcp};
 
-use super::network::{Network, PORT, SERVER};
+use super::network::{Network, PORT};
 use crate::peers::{self, RANDOM, program};
 use crate::template::sum;
 
@@ -17,8 +18,8 @@ use crate::template::sum;
 const BURST_FRAMES: u32 = 128;
 const BURST_MAX: Duration = Duration::from_millis(1);
 const BATCH: u32 = 64;
-/// What was missed is made up for by bursts of so many at most.
-const BURSTS_MAX: u32 = 4;
+/// What was missed is made up for, up to so many frames: by bursts one after the other, between which a queue empties.
+const MISSED_MAX: u64 = 1024;
 const LOOPBACK: u32 = 1;
 
 pub(super) struct Attacker<'a> {
@@ -31,7 +32,7 @@ impl<'a> Attacker<'a> {
     /// Loads the attack, and puts the wire behind it.
     pub(super) fn new(network: &'a Network) -> anyhow::Result<Self> {
         let mut object = peers::load("flood", &["flood", "wire"])?;
-        let frame = frame(network.server_link()?);
+        let frame = frame(network.server_link()?, network.service);
         let state = state(&frame, network.client_index()?);
         let states = object.map_mut("states").context("the map of the attack")?;
         Array::<_, [u8; 24]>::try_from(states)?.set(0, state, 0)?;
@@ -64,22 +65,23 @@ impl<'a> Attacker<'a> {
                 return Ok(0.0);
             }
             let pause = BURST_MAX.min(Duration::from_secs(1) * BURST_FRAMES / rate);
-            let mut sent = 0_u64;
+            let (mut sent, mut accounted) = (0_u64, 0);
             while begun.elapsed() < lasts {
-                let due = (begun.elapsed().as_secs_f64() * f64::from(rate)) as u64 - sent;
-                let frames = (due as u32).min(BURST_FRAMES * BURSTS_MAX);
-                if frames == 0 {
+                let due = (begun.elapsed().as_secs_f64() * f64::from(rate)) as u64;
+                accounted = accounted.max(due.saturating_sub(MISSED_MAX));
+                if due - accounted < u64::from(BURST_FRAMES) {
                     std::thread::sleep(pause);
                     continue;
                 }
                 program.test_run(TestRunOptions {
                     data_in: Some(frame),
-                    repeat: frames,
-                    attrs: TestRunAttrs::new().xdp_live_frames(BATCH.min(frames)),
+                    repeat: BURST_FRAMES,
+                    attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
                     ..TestRunOptions::default()
                 })?;
-                sent += u64::from(frames);
-                std::thread::sleep(pause);
+                sent += u64::from(BURST_FRAMES);
+                accounted += u64::from(BURST_FRAMES);
+                std::thread::yield_now();
             }
             Ok(sent as f64 / begun.elapsed().as_secs_f64())
         })?
@@ -87,7 +89,7 @@ impl<'a> Attacker<'a> {
 }
 
 /// A SYN with the options of Linux, without sender, number and checksums.
-fn frame(server: [u8; 6]) -> Vec<u8> {
+fn frame(server: [u8; 6], service: Ipv4Addr) -> Vec<u8> {
     let segment = Tcp {
         source_port: 0,
         destination_port: PORT,
@@ -99,8 +101,8 @@ fn frame(server: [u8; 6]) -> Vec<u8> {
         ],
         ..Tcp::default()
     };
-    let nobody = std::net::Ipv4Addr::UNSPECIFIED.into();
-    let mut frame = Packet::new(nobody, SERVER.into(), Body::Tcp(segment)).ethernet();
+    let nobody = Ipv4Addr::UNSPECIFIED.into();
+    let mut frame = Packet::new(nobody, service.into(), Body::Tcp(segment)).ethernet();
     frame[..6].copy_from_slice(&server);
     for checksum in [24, 50] {
         frame[checksum..checksum + 2].fill(0);

@@ -1,12 +1,12 @@
 //! A server of short answers, and a client that asks for them as often whether it is served or not.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
-use super::network::{Network, PORT, SERVER};
+use super::network::{Network, PORT};
 
 /// Who has no answer by then was not served.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
@@ -40,7 +40,7 @@ impl Served {
 
 /// Answers whoever connects, until the process ends.
 pub(super) fn serve(network: &Network) -> anyhow::Result<()> {
-    let listener = network.at_server(|| TcpListener::bind((SERVER, PORT)))??;
+    let listener = network.at_server(|| TcpListener::bind((network.service, PORT)))??;
     for _ in 0..SERVERS {
         let listener = listener.try_clone().context("a listener")?;
         std::thread::spawn(move || {
@@ -70,7 +70,8 @@ pub(super) fn ask(network: &Network, lasts: Duration) -> anyhow::Result<Served> 
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| {
                 let first = begun + INTERVAL * number / CLIENTS;
-                scope.spawn(move || network.at_client(|| ask_in_turn(first, until)))
+                scope
+                    .spawn(move || network.at_client(|| ask_in_turn(network.service, first, until)))
             })
             .collect();
         clients.into_iter().map(|client| client.join()).collect()
@@ -90,26 +91,26 @@ pub(super) fn ask(network: &Network, lasts: Duration) -> anyhow::Result<Served> 
 }
 
 /// How long each answer took; `None` for those that did not come.
-fn ask_in_turn(first: Instant, until: Instant) -> Vec<Option<Duration>> {
+fn ask_in_turn(service: Ipv4Addr, first: Instant, until: Instant) -> Vec<Option<Duration>> {
     let mut answers = Vec::new();
     let mut due = first;
     while due < until {
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         let begun = Instant::now();
-        let answered = request(begun + PATIENCE).is_ok();
+        let answered = request(service, begun + PATIENCE).is_ok();
         answers.push(answered.then(|| begun.elapsed()));
         due = (due + INTERVAL).max(Instant::now());
     }
     answers
 }
 
-fn request(deadline: Instant) -> std::io::Result<()> {
+fn request(service: Ipv4Addr, deadline: Instant) -> std::io::Result<()> {
     let left = || {
         deadline
             .saturating_duration_since(Instant::now())
             .max(Duration::from_millis(1))
     };
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(SERVER.into(), PORT), left())?;
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(service.into(), PORT), left())?;
     stream.set_write_timeout(Some(left()))?;
     stream.write_all(REQUEST)?;
     let mut received = 0;

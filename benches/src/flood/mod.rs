@@ -51,7 +51,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let wanted = std::env::var(PROTECTION_VARIABLE).unwrap_or_default();
     let is_wanted = |protection: &&Protection| protection.name().contains(&wanted);
     for (number, protection) in Protection::ALL.iter().filter(is_wanted).enumerate() {
-        let network = Network::new(number)?;
+        let network = Network::new(number, protection.place())?;
         let _guard = protection.begin(&network)?;
         network.settle_receiver()?;
         let mut attacker = Attacker::new(&network)?;

@@ -12,7 +12,10 @@ use rustix::thread::{
     CpuSet, LinkNameSpaceType, Pid, move_into_link_name_space, sched_setaffinity,
 };
 
-pub(super) const SERVER: Ipv4Addr = Ipv4Addr::new(10, 95, 0, 1);
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 95, 0, 1);
+/// The server behind it, where it is a gateway, and its own address towards that.
+const BEHIND: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 80);
+const GATEWAY: &str = "10.96.0.1";
 pub(super) const PORT: u16 = 8080;
 const CLIENT: &str = "10.95.0.2";
 /// The forged senders, who would be reached over the same wire.
@@ -22,8 +25,23 @@ const SENDERS: &str = "10.128.0.0/9";
 const RECEIVING_CPU: usize = 0;
 const OTHER_CPU: usize = 1;
 
+/// Where the server's program is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// On the host that is flooded.
+    Host,
+    /// Behind it.
+    Behind,
+}
+
 pub(super) struct Network {
+    /// The host that is flooded.
     pub(super) server: Namespace,
+    behind: Option<Namespace>,
+    /// Where clients connect to.
+    pub(super) service: Ipv4Addr,
+    /// Devices of the host that is flooded.
+    pub(super) devices: Vec<String>,
     pub(super) client: Namespace,
     pub(super) server_device: String,
     client_device: String,
@@ -31,7 +49,7 @@ pub(super) struct Network {
 
 impl Network {
     /// Threads are found by the names of devices: another network, which may take a while to go, has another number.
-    pub(super) fn new(number: usize) -> anyhow::Result<Self> {
+    pub(super) fn new(number: usize, place: Place) -> anyhow::Result<Self> {
         let (server_device, client_device) = (format!("kfs{number}"), format!("kfc{number}"));
         sched_setaffinity(None, &only(OTHER_CPU)).context("two processors")?;
         let (server, client) = (Namespace::new("floods"), Namespace::new("floodc"));
@@ -48,10 +66,29 @@ impl Network {
         }
         // Requests that come again and again must not wait for ports.
         client.sysctl("net.ipv4.ip_local_port_range", "1024 65535");
+        let mut devices = vec![server_device.clone()];
+        let (mut behind, mut service) = (None, SERVER);
+        if place == Place::Behind {
+            let host = Namespace::new("floodb");
+            let (inner, outer) = (format!("kfl{number}"), format!("kfb{number}"));
+            server.connect(&inner, &host, &outer);
+            server.address(&inner, &format!("{GATEWAY}/24"));
+            host.address(&outer, &format!("{BEHIND}/24"));
+            host.route(&["default", "via", GATEWAY]);
+            client.route(&["default", "via", &SERVER.to_string()]);
+            server.sysctl("net.ipv4.ip_forward", "1");
+            // Packets that are sent on by XDP need a program, or this, at the other end.
+            host.run("ethtool", &["-K", &outer, "gro", "on"]);
+            devices.push(inner);
+            (behind, service) = (Some(host), BEHIND);
+        }
         // Neighbours know each other before the flood.
-        client.run("ping", &["-c", "1", "-W", "2", &SERVER.to_string()]);
+        client.run("ping", &["-c", "1", "-W", "2", &service.to_string()]);
         let network = Self {
             server,
+            behind,
+            service,
+            devices,
             client,
             server_device,
             client_device,
@@ -121,9 +158,14 @@ impl Network {
         Ok(bytes)
     }
 
-    /// Does something as a program of the server would.
-    pub(super) fn at_server<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+    /// Does something as a program of the flooded host would.
+    pub(super) fn at_flooded<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
         within(&self.server, work)
+    }
+
+    /// Does something as the server's program would.
+    pub(super) fn at_server<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+        within(self.behind.as_ref().unwrap_or(&self.server), work)
     }
 
     pub(super) fn at_client<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {

@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
+use aya::Ebpf;
+use aya::programs::XdpMode;
 use keepstate_testkit::run;
 
-use super::network::Network;
+use super::network::{Network, Place};
 use crate::nf_conntrack::number_after;
+use crate::peers::{self, program as program_of};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Protection {
@@ -17,6 +20,14 @@ pub(super) enum Protection {
     Keepstate,
     /// Cookies for every SYN.
     KeepstateAlways,
+    /// Nothing is looked at, and all SYNs of the attack go back.
+    Reflected,
+    /// For a server behind the flooded host: none but the server's own cookies; and SYNPROXY.
+    Forwarded,
+    SynproxyAhead,
+    KeepstateAhead,
+    /// While many connections to the server are half-open.
+    KeepstateAheadAuto,
 }
 
 const NFT: &str = "table inet guard {
@@ -61,6 +72,7 @@ pub(super) struct Guard<'a> {
     network: &'a Network,
     instance: Option<String>,
     directory: PathBuf,
+    reflector: Option<Ebpf>,
 }
 
 impl Protection {
@@ -71,6 +83,11 @@ impl Protection {
         Self::Synproxy,
         Self::Keepstate,
         Self::KeepstateAlways,
+        Self::Reflected,
+        Self::Forwarded,
+        Self::SynproxyAhead,
+        Self::KeepstateAhead,
+        Self::KeepstateAheadAuto,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -81,7 +98,32 @@ impl Protection {
             Self::Synproxy => "iptables SYNPROXY",
             Self::Keepstate => "Keepstate, auto",
             Self::KeepstateAlways => "Keepstate, always",
+            Self::Reflected => "reflected, the bound",
+            Self::Forwarded => "forwarded",
+            Self::SynproxyAhead => "forwarded, SYNPROXY",
+            Self::KeepstateAhead => "forwarded, Keepstate",
+            Self::KeepstateAheadAuto => "forwarded, Keepst. auto",
         }
+    }
+
+    pub(super) const fn place(self) -> Place {
+        match self {
+            Self::Forwarded
+            | Self::SynproxyAhead
+            | Self::KeepstateAhead
+            | Self::KeepstateAheadAuto => Place::Behind,
+            _ => Place::Host,
+        }
+    }
+
+    const fn is_keepstate(self) -> bool {
+        matches!(
+            self,
+            Self::Keepstate
+                | Self::KeepstateAlways
+                | Self::KeepstateAhead
+                | Self::KeepstateAheadAuto
+        )
     }
 
     pub(super) fn begin(self, network: &Network) -> anyhow::Result<Guard<'_>> {
@@ -92,20 +134,23 @@ impl Protection {
             network,
             instance: None,
             directory,
+            reflector: None,
         };
         let server = &network.server;
         // Linux's own cookies are on wherever somebody could want them.
         let cookies = match self {
             Self::Nothing => "0",
-            Self::Keepstate | Self::KeepstateAlways => "2",
+            _ if self.is_keepstate() => "2",
             _ => "1",
         };
         server.sysctl("net.ipv4.tcp_syncookies", cookies);
         match self {
-            Self::Nothing | Self::KernelCookies => {}
+            Self::Nothing | Self::KernelCookies | Self::Forwarded => {}
+            Self::Reflected => guard.reflect()?,
             Self::Nft => guard.restore("nft", &["-f"], NFT)?,
-            Self::Synproxy => {
-                guard.restore("iptables-restore", &[], SYNPROXY)?;
+            Self::Synproxy | Self::SynproxyAhead => {
+                let rules = self.of_place(SYNPROXY);
+                guard.restore("iptables-restore", &[], &rules)?;
                 server.sysctl("net.netfilter.nf_conntrack_tcp_loose", "0");
             }
             Self::Keepstate | Self::KeepstateAlways => {
@@ -115,7 +160,23 @@ impl Protection {
                 } else {
                     "always"
                 };
-                guard.begin_keepstate(mode)?;
+                guard.begin_keepstate(KEEPSTATE, &["mode", mode])?;
+            }
+            Self::KeepstateAhead | Self::KeepstateAheadAuto => {
+                let mode = if self == Self::KeepstateAheadAuto {
+                    "auto"
+                } else {
+                    "always"
+                };
+                guard.begin_keepstate(&self.of_place(SYNPROXY), &["synproxy", mode])?;
+                let mut sysctl = server.command(&program()?);
+                sysctl.args([
+                    "sysctl",
+                    "-q",
+                    "-w",
+                    "net.netfilter.nf_conntrack_tcp_loose=0",
+                ]);
+                run(sysctl.env("KEEPSTATE_INSTANCE", instance()));
             }
         }
         Ok(guard)
@@ -124,16 +185,24 @@ impl Protection {
     /// Records of the table that the packets meet.
     pub(super) fn flows(self, network: &Network) -> anyhow::Result<u64> {
         match self {
-            Self::Nothing | Self::KernelCookies => Ok(0),
-            Self::Nft | Self::Synproxy => {
+            Self::Nothing | Self::KernelCookies | Self::Reflected | Self::Forwarded => Ok(0),
+            Self::Nft | Self::Synproxy | Self::SynproxyAhead => {
                 let path = "/proc/sys/net/netfilter/nf_conntrack_count";
                 Ok(network.server.run("cat", &[path]).trim().parse()?)
             }
-            Self::Keepstate | Self::KeepstateAlways => {
+            _ => {
                 let mut command = network.server.command(&program()?);
                 let status = run(command.args(["status", "--instance", &instance(), "--json"]));
                 Ok(number_after(&status, "\"flows\":")?.into())
             }
+        }
+    }
+
+    /// Rules of INPUT, for where the server is.
+    fn of_place(self, rules: &str) -> String {
+        match self.place() {
+            Place::Host => rules.to_owned(),
+            Place::Behind => rules.replace("INPUT", "FORWARD"),
         }
     }
 }
@@ -151,26 +220,32 @@ impl Guard<'_> {
         Ok(())
     }
 
-    fn begin_keepstate(&mut self, mode: &str) -> anyhow::Result<()> {
+    fn reflect(&mut self) -> anyhow::Result<()> {
+        let network = self.network;
+        let object = self.reflector.insert(peers::load("flood", &["reflect"])?);
+        let program = program_of(object, "reflect")?;
+        let device = &network.server_device;
+        network.at_flooded(|| program.attach(device, XdpMode::Driver))??;
+        Ok(())
+    }
+
+    fn begin_keepstate(&mut self, rules: &str, cookies: &[&str]) -> anyhow::Result<()> {
         let file = self.directory.join("rules");
-        std::fs::write(&file, KEEPSTATE)?;
+        std::fs::write(&file, rules)?;
         let instance = self.instance.insert(instance());
         let server = &self.network.server;
         let program = program()?;
-        run(server
-            .command(&program)
-            .args([
-                "up",
-                "--interface",
-                &self.network.server_device,
-                "--instance",
-                instance,
-                "--rules",
-            ])
-            .arg(file));
-        run(server
-            .command(&program)
-            .args(["cookies", "mode", mode, "--instance", instance]));
+        let mut up = server.command(&program);
+        up.args(["up", "--instance", instance]);
+        for device in &self.network.devices {
+            up.args(["--interface", device]);
+        }
+        run(up.arg("--rules").arg(file));
+        let mut mode = server.command(&program);
+        run(mode
+            .arg("cookies")
+            .args(cookies)
+            .args(["--instance", instance]));
         Ok(())
     }
 }

@@ -31,7 +31,7 @@ pub use self::ban::{
     Ban, BanList, BanStatus, Banned, CAUSE_BYTES_MAX, PREFIXES_MAX, Prefix, PrefixError,
 };
 pub use self::client::{Client, ClientError};
-pub use self::cookies::{CookieMode, CookieStatus};
+pub use self::cookies::{CookieChange, CookieMarks, CookieMode, CookieStatus};
 pub use self::defence::DefenceStatus;
 pub use self::edit::{FlowChange, MarkChange, NewExpectation, NewFlow, Unable};
 pub use self::event::{Event, EventKind, EventKinds, PacketEvent, Program, WindowEvent};

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ban::{Ban, BanList, Banned, Prefix};
-use crate::cookies::{CookieMode, CookieStatus};
+use crate::cookies::{CookieChange, CookieStatus};
 use crate::defence::DefenceStatus;
 use crate::edit::{FlowChange, NewExpectation, NewFlow, Unable};
 use crate::event::{Event, EventKinds};
@@ -17,7 +17,7 @@ use crate::status::{RulesText, Status};
 use crate::survey::{Order, Survey};
 
 /// Version of everything in this crate that crosses the socket. A client refuses another.
-pub const PROTOCOL: u32 = 7;
+pub const PROTOCOL: u32 = 8;
 
 /// The first line, from the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,11 +132,7 @@ pub enum Request {
     /// Answered by [`Reply::Cookies`].
     Cookies,
     /// What is not named stays. Answered by [`Reply::Cookies`].
-    SetCookies {
-        mode: Option<CookieMode>,
-        high: Option<u32>,
-        low: Option<u32>,
-    },
+    SetCookies(CookieChange),
     /// Answered by [`Reply::Defence`].
     Defence,
     /// Says what is done about floods. Answered by [`Reply::Defence`].
@@ -208,7 +204,7 @@ impl Request {
             | Self::Ban { .. }
             | Self::Unban { .. }
             | Self::FlushBans { .. }
-            | Self::SetCookies { .. }
+            | Self::SetCookies(_)
             | Self::SetDefence { .. }
             | Self::UndoDefence { .. }
             | Self::RemoveExpectation { .. }

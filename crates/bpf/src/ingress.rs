@@ -98,6 +98,7 @@ stages! {
     xdp_translate Translate
     xdp_greet Greet
     xdp_rewrite Rewrite
+    xdp_foreseen Foreseen
 }
 
 /// Hands over a packet whose way has ended.
@@ -244,7 +245,8 @@ impl Context for Frame {
         }
         // SAFETY: the context is the program's own.
         let frame = unsafe { bpf_xdp_get_buff_len(self.0) };
-        if resize(self.0, (offset + length) as i32 - frame as i32) != 0 {
+        let by = (offset + length) as i32 - frame as i32;
+        if by != 0 && resize(self.0, by) != 0 {
             return false;
         }
         if matches!(heading, Heading::Back) && !swap_addresses(&XdpContext::new(self.0)) {

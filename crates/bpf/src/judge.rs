@@ -74,7 +74,7 @@ pub fn proceed<C: Context>(context: C, packet: &PacketView, stage: Stage) -> Opt
         context.set_mark(scratch.mark());
     }
     // It is short, and comes after these nearly always.
-    if matches!(stage, Stage::Judge | Stage::Insert | Stage::Weigh | Stage::Cookie | Stage::Answer) && matches!(next, Stage::Conclude) {
+    if matches!(stage, Stage::Judge | Stage::Insert | Stage::Weigh | Stage::Cookie | Stage::Foreseen | Stage::Answer) && matches!(next, Stage::Conclude) {
         return Some(step(&host, arrival, &host, scratch, Stage::Conclude));
     }
     Some(next)

@@ -45,6 +45,7 @@ pub unsafe fn to_stage(context: *mut c_void, programs: &'static ProgramArray, st
             Stage::Open => jump::<{ Stage::Open as i32 }>(context, programs),
             Stage::Translate => jump::<{ Stage::Translate as i32 }>(context, programs),
             Stage::Greet => jump::<{ Stage::Greet as i32 }>(context, programs),
+            Stage::Foreseen => jump::<{ Stage::Foreseen as i32 }>(context, programs),
             Stage::Rewrite => jump::<{ Stage::Rewrite as i32 }>(context, programs),
             Stage::Done | Stage::Steady => {}
         }

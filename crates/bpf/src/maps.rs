@@ -4,7 +4,7 @@ use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf};
 use keepstate_engine::limits::{
-    EXPECTATION_SLOTS, EXPECTATION_WORDS, FRAGMENT_BUCKETS, HELPER_BYTES_MAX, HELPER_STATE_WORDS, HELPER_STATES as HELPER_STATES_MAX, METER_SLOTS, METER_WORDS, SET_BUCKET_WORDS, SET_HEAD_WORDS, SETS_MAX, ANSWER_RATES as ANSWER_RATES_MAX, BAN_BUCKET_WORDS, LABEL_BUCKETS, NOTICE_BYTES_MAX, SYNPROXY_TABLE_BUCKETS,
+    EXPECTATION_SLOTS, EXPECTATION_WORDS, FORESEEN_LINES, FORESEEN_WORDS, FRAGMENT_BUCKETS, HELPER_BYTES_MAX, HELPER_STATE_WORDS, HELPER_STATES as HELPER_STATES_MAX, METER_SLOTS, METER_WORDS, SET_BUCKET_WORDS, SET_HEAD_WORDS, SETS_MAX, ANSWER_RATES as ANSWER_RATES_MAX, BAN_BUCKET_WORDS, LABEL_BUCKETS, NOTICE_BYTES_MAX, SYNPROXY_TABLE_BUCKETS,
 };
 use keepstate_engine::index::IndexLine;
 use keepstate_engine::notice::Notice;
@@ -115,6 +115,11 @@ pub struct Memory {
 
 #[map]
 pub static SCRATCH: PerCpuArray<Memory> = PerCpuArray::with_max_entries(1, 0);
+
+/// What this CPU knows of destinations of SYNs.
+#[map]
+pub static FORESEEN: PerCpuArray<[u64; FORESEEN_WORDS as usize]> =
+    PerCpuArray::with_max_entries(FORESEEN_LINES, 0);
 
 #[map]
 pub static INTERFACES: HashMap<InterfaceKey, Interface> =

@@ -115,6 +115,11 @@ impl FlowMemory for MapMemory {
     }
 
     #[inline(always)]
+    fn foreseen(&self, line: u32) -> Option<MapWords> {
+        maps::FORESEEN.get_ptr_mut(line).map(|words| MapWords(words.cast()))
+    }
+
+    #[inline(always)]
     fn answer_rate(&self, index: u32) -> Option<MapWords> {
         let words = maps::ANSWER_RATES.get_ptr_mut(index)?;
         Some(MapWords(words))

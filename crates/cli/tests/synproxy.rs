@@ -206,6 +206,7 @@ fn a_server_is_reached_through_synproxy() {
         assert!(network.client.succeeds("python3", &arguments), "{address}");
     }
     forgeries(&network);
+    waits(&network);
     losses(&network);
 }
 
@@ -228,13 +229,21 @@ fn clients(network: &Network) {
     assert!(network.counted("synproxy_sent") >= 16);
 }
 
+/// Bytes of each transfer, for long ones by hand.
+const BYTES_VARIABLE: &str = "KEEPSTATE_SYNPROXY_BYTES";
+const BYTES: u64 = 16 << 20;
+/// At least so many come through in a second, there and back.
+const BYTES_A_SECOND: u64 = 4 << 20;
+
 /// With timestamps and without, for numbers that wrap and windows that fill.
 fn transfers(network: &Network) {
+    let bytes = std::env::var(BYTES_VARIABLE).map_or(BYTES, |text| text.parse().expect("a number"));
+    let seconds = (60 + bytes / BYTES_A_SECOND).to_string();
     for timestamps in ["0", "1"] {
         let client = &network.client;
         client.sysctl("net.ipv4.tcp_timestamps", timestamps);
         for address in [SERVER_V4, SERVER_V6] {
-            let talks = network.talks(address, "16777216", "60");
+            let talks = network.talks(address, &bytes.to_string(), &seconds);
             assert!(talks, "{address}: {}", network.status());
         }
     }
@@ -251,6 +260,34 @@ fn forgeries(network: &Network) {
     assert!(network.counted("synproxy_sent") >= 400);
     assert!(flows() <= before, "forged packets have made flows");
     assert!(network.talks(SERVER_V4, "1000", "5"));
+}
+
+/// With `auto`, clients reach the server as if there were no SYNPROXY until many connections to it are half-open.
+fn waits(network: &Network) {
+    let marks = ["--destination-high", "100", "--destination-low", "50"];
+    network.succeeds(&[&["cookies", "synproxy", "auto"][..], &marks].concat());
+    let sent = || network.counted("synproxy_sent");
+    let before = sent();
+    for address in [SERVER_V4, SERVER_V6] {
+        assert!(network.talks(address, "100000", "10"), "{address}");
+    }
+    assert_eq!(sent(), before);
+    network.client.run("python3", &["-c", FORGE, SYN, "400"]);
+    let flooded = sent();
+    assert!(
+        (before + 290..before + 310).contains(&flooded),
+        "{before} {flooded}"
+    );
+    let status = network.succeeds(&["cookies", "status", "--json"]);
+    let status: Value = serde_json::from_str(&status).expect("JSON");
+    assert_eq!(status["destinations_pressed"], 1, "{status}");
+    assert!(network.talks(SERVER_V4, "100000", "10"));
+    assert!(sent() > flooded);
+    // That of IPv6 is another destination.
+    let sent_before = sent();
+    assert!(network.talks(SERVER_V6, "100000", "10"));
+    assert_eq!(sent(), sent_before);
+    network.succeeds(&["cookies", "synproxy", "always"]);
 }
 
 /// One packet in twenty is lost at each end of each way. Clients speak first: nobody knows of one whose only ACK is lost

@@ -226,6 +226,7 @@ impl KernelPlane {
         self.forget_outcomes(epoch);
         let changed = PolicyHeader {
             epoch,
+            generation: old.generation.wrapping_add(1),
             settled,
             ..unsettled
         };
@@ -470,12 +471,14 @@ impl Plane for KernelPlane {
         let old = tables.header(active)?;
         let mut gone = self.lists(active, old.conditions);
         let epoch = (old.epoch + 1) % POLICY_EPOCHS;
+        let generation = old.generation.wrapping_add(1);
         self.forget_outcomes(epoch);
         self.write_policy(&mut tables, slot, policy, counters)?;
         tables.patterns[slot as usize] = Some(policy.interface_patterns.clone());
         tables.tell_interfaces()?;
         let header = PolicyHeader {
             epoch,
+            generation,
             settled: tables.settled(slot, &self.pins)?,
             ..policy.header
         };

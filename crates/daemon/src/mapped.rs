@@ -36,10 +36,10 @@ plain! { Condition Counters Event IndexLine Interface InterfaceKey MeterOrder No
 const _: () = assert!(size_of::<Plane>() == 64 + size_of::<keepstate_engine::settings::Settings>());
 const _: () = assert!(
     size_of::<keepstate_engine::settings::Settings>()
-        == 4 * (8 + 12 + 32 + 32 * 16 + 6 + 34 + 6 + 2 + 2 + 8)
+        == 4 * (8 + 12 + 32 + 32 * 16 + 6 + 34 + 8 + 2 + 2 + 10)
 );
 const _: () =
-    assert!(size_of::<PolicyHeader>() == 4 * (6 + 4 + 8) + 2 * 8 + 4 * 4 + 4 * KEYS + 4 * 2);
+    assert!(size_of::<PolicyHeader>() == 4 * (6 + 4 + 8) + 2 * 8 + 4 * 4 + 4 * KEYS + 4 * 4);
 const _: () = assert!(size_of::<Rule>() == 128);
 const _: () = assert!(size_of::<Condition>() == 32);
 const _: () = assert!(size_of::<Interface>() == 24);

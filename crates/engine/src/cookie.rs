@@ -20,7 +20,7 @@ use crate::settings::{
     COOKIE_ECN, COOKIE_SACK, COOKIE_SCALING, COOKIE_TIMESTAMPS, COOKIES_ALWAYS, COOKIES_AUTO,
     SETTING_COOKIES, TimeoutPolicy,
 };
-use crate::table::gauges;
+use crate::table::{gauges, pressure};
 use crate::time::{TICKS_PER_SECOND, Tick};
 use crate::track;
 use crate::tuple::{Direction, Family};
@@ -73,17 +73,31 @@ pub(crate) fn is_due<H: Host>(host: &H, scratch: &Scratch) -> bool {
         && scratch.info.tcp_flags & (SYN | ACK | RST | FIN) == SYN
         && matches!(scratch.judgement.hook, Hook::Input)
         && matches!(scratch.tracked.state, State::New)
-        && is_active(host)
+        && is_active(host, &scratch.info)
 }
 
-/// Whether cookies are sent now. With a low mark below the high one: what is half-open then goes in a
-/// minute or two, and must not bring the flood back.
+/// Whether cookies are sent now to whoever connects to where a SYN goes.
 #[inline(always)]
-fn is_active<H: Host>(host: &H) -> bool {
-    let cookies = &host.settings().cookies;
-    if cookies.mode != COOKIES_AUTO {
-        return cookies.mode == COOKIES_ALWAYS;
+pub(crate) fn is_active<H: Host>(host: &H, syn: &PacketInfo) -> bool {
+    match host.settings().cookies.mode {
+        COOKIES_AUTO => is_needed(host, syn),
+        mode => mode == COOKIES_ALWAYS,
     }
+}
+
+/// Whether too many flows are half-open, in all or towards one destination. With low marks below the high ones: what is
+/// half-open then goes in a minute or two, and must not bring the flood back.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(crate) fn is_needed<H: Host>(host: &H, syn: &PacketInfo) -> bool {
+    let cookies = &host.settings().cookies;
+    let cell = pressure::Cell::of(&syn.destination, syn.destination_port);
+    let (high, low) = (cookies.destination_high, cookies.destination_low);
+    cell.is_pressed(host.flows(), high, low) || is_table_pressed(host)
+}
+
+#[inline(always)]
+fn is_table_pressed<H: Host>(host: &H) -> bool {
+    let cookies = &host.settings().cookies;
     let Some(words) = host.flows().gauges() else {
         return false;
     };
@@ -126,7 +140,11 @@ pub(crate) fn is_answerable(info: &PacketInfo) -> bool {
 #[inline(always)]
 fn send<H: Host>(host: &H, scratch: &mut Scratch) -> Option<()> {
     let Scratch {
-        info, answer, now, ..
+        info,
+        answer,
+        now,
+        sent,
+        ..
     } = scratch;
     let has_options = wire::tcp_options::has_options(info);
     let mut options = info.options;
@@ -168,6 +186,7 @@ fn send<H: Host>(host: &H, scratch: &mut Scratch) -> Option<()> {
         is_partial: false,
     };
     segment::write(info, &syn_ack, answer);
+    *sent = sequence;
     host.answer(info, answer).then_some(())
 }
 

@@ -159,6 +159,12 @@ pub trait FlowMemory {
         None
     }
 
+    /// [`crate::limits::FORESEEN_WORDS`] words of a line that this CPU alone reads and writes, see [`crate::foreseen`];
+    /// `None` where a plane asks the rules each time.
+    fn foreseen(&self, _line: u32) -> Option<Self::Words> {
+        None
+    }
+
     /// Called while waiting for another CPU.
     fn relax(&self) {}
 

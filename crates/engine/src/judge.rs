@@ -2,6 +2,7 @@
 
 use crate::asked::{Asked, Asker};
 use crate::cookie;
+use crate::foreseen::{self, Fate};
 use crate::host::{Host, Route};
 use crate::labels;
 use crate::policy::{
@@ -9,6 +10,7 @@ use crate::policy::{
 };
 use crate::process::{self, Path, Scratch, Stage};
 use crate::record::CachedOutcomes;
+use crate::synproxy;
 use crate::trace::Step;
 use crate::track::Flow;
 use crate::tuple::{Direction, Family};
@@ -41,6 +43,9 @@ impl Judgement {
 /// Judges a tracked packet; what comes next.
 #[inline(always)]
 pub(crate) fn judge<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Stage {
+    if synproxy::is_judged(scratch) {
+        return judged(host, scratch);
+    }
     if let Some(direction) = established(scratch)
         && let Some(judgement) = remembered(host, path, scratch, direction)
     {
@@ -127,6 +132,7 @@ fn judged<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
         Verdict::Drop => Some(Stage::Conclude),
         Verdict::Reject => Some(Stage::Answer),
     };
+    foresee(host, scratch);
     match (scratch.tracked.flow, refused) {
         (Flow::Begins, None) if cookie::is_due(host, scratch) => Stage::Cookie,
         (Flow::Begins, None) => Stage::Insert,
@@ -138,6 +144,19 @@ fn judged<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
         (Flow::Known(_), Some(next)) => labels::before(scratch, next),
         (_, Some(next)) => next,
         _ => Stage::Conclude,
+    }
+}
+
+/// Remembers what was said of a SYN, where it holds of all to its destination.
+#[inline(always)]
+fn foresee<H: Host>(host: &H, scratch: &mut Scratch) {
+    let is_accepted = matches!(scratch.judgement.verdict, Verdict::Accept);
+    let is_untracked = matches!(scratch.tracked.state, State::Untracked);
+    let begins = matches!(scratch.tracked.flow, Flow::Begins) && scratch.assigned.0 == 0;
+    if begins && is_accepted && cookie::is_due(host, scratch) {
+        foreseen::learn(host, scratch, Fate::Cookie);
+    } else if is_untracked && scratch.judgement.is_synproxy_ahead() {
+        foreseen::learn(host, scratch, Fate::Synproxy);
     }
 }
 

@@ -23,6 +23,7 @@ pub mod conntrack;
 pub mod cookie;
 pub mod event;
 pub mod expect;
+pub mod foreseen;
 pub mod fragment;
 pub mod helper;
 pub mod host;

@@ -134,6 +134,23 @@ pub const JUMP_DEPTH_MAX: u32 = 8;
 /// Rules that one packet may try. The compiler refuses a policy with a longer path.
 pub const RULE_STEPS_MAX: u32 = 65_536;
 
+/// Cells in which half-open connections are counted by destination: a power of two, far more than one host has listeners
+/// or a gateway has servers that are busy.
+pub const PRESSURE_CELLS: u32 = 4096;
+
+/// Destinations of which a CPU remembers what becomes of SYNs to them, see [`crate::foreseen`]: more than are under
+/// attack at a time.
+pub const FORESEEN_LINES: u32 = 64;
+
+/// Words that such a line takes.
+pub const FORESEEN_WORDS: u32 = 6 + FORESEEN_RULES_MAX / 2;
+
+/// Rules that such a SYN is counted by. The chains of a gateway or of UFW before the rule that accepts come to as many.
+pub const FORESEEN_RULES_MAX: u32 = 8;
+
+/// How long that is believed, in ticks: routes and addresses of the host may change meanwhile.
+pub const FORESEEN_TICKS: u32 = 4;
+
 /// Rules that are tried in one round of the loop that walks them: the call of a loop's body costs
 /// as much as trying a rule, and the kernel's verifier follows each of them.
 pub const RULES_PER_ROUND: u32 = 4;

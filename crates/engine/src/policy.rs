@@ -6,6 +6,7 @@
 //! [`Condition`]s, a run for each rule.
 
 pub use crate::assigned::Assigned;
+use crate::foreseen::Trail;
 use crate::host::{Host, Repeat};
 use crate::index::{KEYS, Search};
 use crate::limits::{JUMP_DEPTH_MAX, RULES_PER_ROUND, WALK_ROUNDS_MAX};
@@ -40,6 +41,9 @@ pub struct PolicyHeader {
     /// Where a packet goes on that FORWARD or OUTPUT has accepted, for IPv4 and IPv6: rules of mangle's
     /// POSTROUTING, or [`NO_RULE`].
     pub after: [u32; 2],
+    /// Another for each policy and each change of [`PolicyHeader::settled`]. Wraps.
+    pub generation: u32,
+    pub reserved: u32,
 }
 
 /// What nearly all packets answer to some of the interface patterns: `lo`, say, which does not fit
@@ -93,6 +97,8 @@ impl PolicyHeader {
         raw_entry: [[NO_RULE; 2]; 2],
         index_keys: [0; KEYS],
         after: [NO_RULE; 2],
+        generation: 0,
+        reserved: 0,
     };
 
     /// The settled patterns, for a packet that gives the settled answers; `None` for one that does
@@ -317,6 +323,7 @@ pub fn walk<H: Host>(host: &H, entry: u32, question: &Question<'_>) -> Answer {
         host,
         question,
         progress: &mut progress,
+        trail: &mut Trail::LOST.clone(),
     };
     host.repeat(WALK_ROUNDS_MAX, &mut walk);
     progress.answer
@@ -329,13 +336,18 @@ pub fn walk<H: Host>(host: &H, entry: u32, question: &Question<'_>) -> Answer {
 #[cfg_attr(not(target_arch = "bpf"), inline)]
 pub(crate) fn walk_in<H: Host>(host: &H, scratch: &mut Scratch) {
     let Scratch {
-        info, asked, walk, ..
+        info,
+        asked,
+        walk,
+        trail,
+        ..
     } = scratch;
     *walk = Progress::from(asked.entry, asked.after);
     let mut walk = Walk {
         host,
         question: &asked.question(info),
         progress: walk,
+        trail,
     };
     host.repeat(WALK_ROUNDS_MAX, &mut walk);
 }
@@ -410,6 +422,7 @@ pub(crate) struct Walk<'a, H> {
     pub(crate) host: &'a H,
     pub(crate) question: &'a Question<'a>,
     pub(crate) progress: &'a mut Progress,
+    pub(crate) trail: &'a mut Trail,
 }
 
 impl<H: Host> Repeat for Walk<'_, H> {
@@ -431,6 +444,7 @@ impl<H: Host> Walk<'_, H> {
             }
         }
         if self.progress.search.is_on() {
+            self.trail.lose();
             self.search();
         }
         true
@@ -444,6 +458,7 @@ impl<H: Host> Walk<'_, H> {
             return false;
         };
         let trial = try_rule(rule, self.question);
+        self.trail.tried(rule, trial);
         if matches!(self.question.depends_on(rule, trial), DependsOn::Packet) {
             self.progress.answer.depends_on = DependsOn::Packet;
         }
@@ -464,6 +479,7 @@ impl<H: Host> Walk<'_, H> {
     pub(crate) fn matched(&mut self, at: u32, rule: &Rule) -> bool {
         self.host.trace(Step::Rule(at, RuleTrial::Matched));
         self.host.count_rule(at, self.question.info.ip_length);
+        self.trail.counted(at);
         self.follow(at, rule)
     }
 

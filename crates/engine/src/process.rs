@@ -13,6 +13,7 @@ use crate::conntrack::tcp::Advance;
 use crate::cookie;
 use crate::event;
 use crate::expect::{self, NOWHERE, Search, Wanted};
+use crate::foreseen::{self, Trail};
 use crate::fragment::{self, Datagram};
 use crate::helper;
 use crate::helper::line::Line;
@@ -100,6 +101,8 @@ pub struct Scratch {
     pub(crate) assigned: Assigned,
     /// Whether another packet of the flow would meet the same fate in the table raw.
     pub(crate) raw_depends_on: DependsOn,
+    /// What both walks have looked at and counted.
+    pub(crate) trail: Trail,
     /// What comes after the table raw.
     pub(crate) next: Stage,
     /// What rules have assigned to the packet's flow.
@@ -123,6 +126,8 @@ pub struct Scratch {
     /// The sender, and how far it was looked for among the banned.
     pub(crate) sender: ban::Sender,
     pub(crate) cookie: cookie::Part,
+    /// The cookie that was sent.
+    pub(crate) sent: u32,
     pub(crate) synproxy: Synproxy,
     /// What is sent back, where [`Scratch::is_answered`].
     pub(crate) answer: Answer,
@@ -206,6 +211,7 @@ impl Default for Scratch {
             notice: Notice::NOTHING,
             assigned: Assigned::NOTHING,
             raw_depends_on: DependsOn::Flow,
+            trail: Trail::LOST,
             next: Stage::Done,
             given: FlowAssigned::default(),
             search: Search::NOTHING,
@@ -220,6 +226,7 @@ impl Default for Scratch {
             displaced: Displaced::NOTHING,
             sender: ban::Sender::new(Family::V4, [0; 4], Tick(0)),
             cookie: cookie::Part::None,
+            sent: 0,
             synproxy: Synproxy::NOTHING,
             answer: Answer::NOTHING,
             refusal: None,
@@ -297,6 +304,7 @@ pub fn prepare<P: Packet, H: Host>(
     }
     match wire::verify(packet, arrival, host.settings(), &mut scratch.info) {
         Ok(()) if is_ordinary && scratch.info.damage.is_none() => Stage::Steady,
+        Ok(()) if foreseen::may_be(host, arrival.path, &scratch.info) => Stage::Foreseen,
         Ok(()) if cfg!(target_arch = "bpf") => Stage::Name,
         Ok(()) => step(packet, arrival, host, scratch, Stage::Name),
         Err(unparsed) => refuse(host, scratch, unparsed),
@@ -431,6 +439,7 @@ pub fn step<P: Packet, H: Host>(
         Stage::Open => synproxy::open(host, scratch),
         Stage::Translate => synproxy::translate(&run, scratch),
         Stage::Greet => synproxy::greet(&run, scratch),
+        Stage::Foreseen => foreseen::ask(&run, scratch),
         Stage::Rewrite => synproxy::rewrite(&run, scratch),
         Stage::Steady => steady::advance(host, arrival.path, scratch),
     }
@@ -569,7 +578,10 @@ fn emit_refusal<H: Host>(host: &H, scratch: &Scratch) {
     let Some(reason) = scratch.outcome.reason else {
         return;
     };
-    sample::note(host, scratch, Noted::Refused);
+    match scratch.cookie {
+        cookie::Part::Answered => sample::note_answered(host, scratch, scratch.sent),
+        _ => sample::note(host, scratch, Noted::Refused),
+    }
     let settings = host.settings();
     let is_logged = matches!(scratch.outcome.state, State::Invalid)
         && settings.logs_invalid(scratch.info.protocol);

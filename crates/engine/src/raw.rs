@@ -22,16 +22,24 @@ use crate::verdict::{Hook, State, Verdict};
 /// The stage that comes before `next`: this one, where the policy has such rules.
 #[inline(always)]
 pub(crate) fn before<H: Host>(host: &H, scratch: &mut Scratch, next: Stage) -> Stage {
-    scratch.mark = host.mark();
-    scratch.assigned = Assigned::NOTHING;
-    scratch.given = FlowAssigned::default();
-    scratch.labels = [0; 2];
-    scratch.raw_depends_on = DependsOn::Flow;
+    forget(host, scratch);
+    let Scratch { trail, info, .. } = scratch;
+    trail.begin(host, info);
     if host.policy().flags & POLICY_RAW == 0 {
         return next;
     }
     scratch.next = next;
     Stage::Raw
+}
+
+/// Forgets what rules have said of another packet.
+#[inline(always)]
+pub(crate) fn forget<H: Host>(host: &H, scratch: &mut Scratch) {
+    scratch.mark = host.mark();
+    scratch.assigned = Assigned::NOTHING;
+    scratch.given = FlowAssigned::default();
+    scratch.labels = [0; 2];
+    scratch.raw_depends_on = DependsOn::Flow;
 }
 
 /// Walks the rules; what comes next.

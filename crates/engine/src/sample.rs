@@ -52,8 +52,24 @@ const TCP_HEADER_BYTES: u32 = 20;
 /// Notes a packet, if its turn has come.
 #[inline(always)]
 pub(crate) fn note<H: Host>(host: &H, scratch: &Scratch, noted: Noted) {
-    let settings = host.settings();
-    if settings.has(SETTING_SAMPLES) && host.random() & settings.samples.mask == 0 {
+    if host.settings().has(SETTING_SAMPLES) {
+        draw(host, scratch, noted, host.random());
+    }
+}
+
+/// As [`note`], of a SYN that was answered. Its cookie is as good as a random number, and costs nothing more; but its low
+/// bits hold the segment size.
+#[inline(always)]
+pub(crate) fn note_answered<H: Host>(host: &H, scratch: &Scratch, cookie: u32) {
+    if host.settings().has(SETTING_SAMPLES) {
+        let random = cookie.swap_bytes() ^ cookie >> 8;
+        draw(host, scratch, Noted::Refused, random);
+    }
+}
+
+#[inline(always)]
+fn draw<H: Host>(host: &H, scratch: &Scratch, noted: Noted, random: u32) {
+    if random & host.settings().samples.mask == 0 {
         tell(host, scratch, noted);
     }
 }

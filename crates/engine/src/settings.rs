@@ -204,6 +204,9 @@ pub struct CookieSettings {
     pub high: u32,
     /// Half-open flows at which no more are sent.
     pub low: u32,
+    /// The same two of the connections to one destination.
+    pub destination_high: u32,
+    pub destination_low: u32,
     /// Bits `COOKIE_*`.
     pub options: u32,
     /// Window scale, 0 to 14.
@@ -216,6 +219,9 @@ pub struct CookieSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct SynproxySettings {
+    /// [`COOKIES_AUTO`]: as above, also for what SYNPROXY answers. Else always.
+    pub mode: u32,
+    pub reserved: u32,
     /// Random. They take turns, see [`crate::synproxy::turn`]: one whose turn is over, and whose cookies are, can be
     /// changed.
     pub secrets: [[u32; 4]; 2],
@@ -289,9 +295,11 @@ impl Settings {
                 lengths: [[0; BAN_LENGTHS_MAX as usize]; 4],
             },
             cookies: CookieSettings {
-                mode: 0,
+                mode: COOKIES_AUTO,
                 high: flows_max / 16,
                 low: flows_max / 64,
+                destination_high: flows_max / 64,
+                destination_low: flows_max / 256,
                 options: 0,
                 scale: 7,
                 window: 64_000,
@@ -305,6 +313,8 @@ impl Settings {
                 reserved: 0,
             },
             synproxy: SynproxySettings {
+                mode: 0,
+                reserved: 0,
                 secrets: [[0; 4]; 2],
             },
         }

@@ -68,4 +68,6 @@ pub enum Stage {
     Rewrite = 41,
     /// Put a segment of SYNPROXY's own in the place of one of the handshake.
     Greet = 46,
+    /// See what is known of a SYN's destination; the first, for a SYN that may be answered with a cookie.
+    Foreseen = 56,
 }

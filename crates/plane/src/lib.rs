@@ -18,7 +18,7 @@ use keepstate_engine::tuple::{Address, Family};
 use keepstate_engine::verdict::REASON_COUNTERS;
 
 /// Version of everything in this file.
-pub const LAYOUT: u32 = 7;
+pub const LAYOUT: u32 = 8;
 
 /// Two policies: the one in force, and the one being written.
 pub const POLICY_SLOTS: u32 = 2;
@@ -62,7 +62,7 @@ pub const SYNPROXY_VALUE_WORDS: usize = (SYNPROXY_PER_BUCKET * SYNPROXY_WORDS) a
 
 /// Places for stages of a packet's way that are programs of their own, by number of the
 /// [`keepstate_engine::process::Stage`]. Not each number has one.
-pub const STAGES: u32 = 48;
+pub const STAGES: u32 = 64;
 
 /// Place beside the stages of the program that hands over judged packets: the last one.
 pub const WITNESS_STAGE: u32 = STAGES - 1;
@@ -108,7 +108,7 @@ pub mod names {
     pub const STAGES_XDP: &str = "STAGES_XDP";
     pub const STAGES_TC: &str = "STAGES_TC";
 
-    pub const XDP_STAGES: [(Stage, &str); 28] = [
+    pub const XDP_STAGES: [(Stage, &str); 29] = [
         (Stage::Look, "xdp_look"),
         (Stage::Advance, "xdp_advance"),
         (Stage::Write, "xdp_write"),
@@ -137,6 +137,7 @@ pub mod names {
         (Stage::Translate, "xdp_translate"),
         (Stage::Greet, "xdp_greet"),
         (Stage::Rewrite, "xdp_rewrite"),
+        (Stage::Foreseen, "xdp_foreseen"),
     ];
     pub const TC_STAGES: [(Stage, &str); 23] = [
         (Stage::Look, "tc_look"),

@@ -180,6 +180,7 @@ impl<M: FlowMemory, O: Observer> Plane<M, O> {
     /// Puts another policy in force. No record knows what an earlier one decided, and what rules have counted is lost.
     pub fn replace_policy(&mut self, policy: LoadedPolicy) {
         let epoch = (self.policy.header.epoch + 1) % POLICY_EPOCHS;
+        let generation = self.policy.header.generation.wrapping_add(1);
         let [v4, v6] = self.settings.buckets;
         for (family, buckets) in [(Family::V4, v4), (Family::V6, v6)] {
             table::forget_outcomes(&self.flows, family, 0..buckets, epoch);
@@ -187,6 +188,7 @@ impl<M: FlowMemory, O: Observer> Plane<M, O> {
         self.counters = vec![Cell::default(); policy.rules.len()];
         self.policy = policy;
         self.policy.header.epoch = epoch;
+        self.policy.header.generation = generation;
     }
 
     /// What the rule with this index has matched.

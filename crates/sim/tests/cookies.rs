@@ -21,7 +21,7 @@ use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::{Reason, State, Verdict};
 use keepstate_engine::wire::{Link, PacketInfo, parse};
 use keepstate_flowmemory::{Accounting, OwnedTable, SliceTable, buckets_for};
-use keepstate_sim::build::{ACK, Body, CWR, ECE, PSH, Packet, SYN, Tcp};
+use keepstate_sim::build::{ACK, Body, CWR, ECE, PSH, Packet, RST, SYN, Tcp};
 use keepstate_sim::locals::{LocalAddress, Locals};
 use keepstate_sim::packet::Bytes;
 use keepstate_sim::plane::Plane;
@@ -354,6 +354,7 @@ fn only_what_rules_accept_for_this_host_is_answered() {
 #[test]
 fn cookies_begin_above_one_mark_and_end_at_another() {
     with_host(COOKIES_AUTO, |host| {
+        host.0.settings.cookies.destination_high = 1000;
         host.0.settings.cookies.high = 10;
         host.0.settings.cookies.low = 4;
         let syn = |host: &Host<'_>, port| host.syn(Client { port, ..V4 }, ALL, NOW).reason;
@@ -386,5 +387,86 @@ fn cookies_begin_above_one_mark_and_end_at_another() {
         let late = NOW.after_seconds(COOKIE_SECONDS + 1);
         let stranger = host.ack(Client { port: 99, ..V4 }, 1, None, late);
         assert_ne!(stranger.reason, Some(Reason::CookieRefused));
+    });
+}
+
+/// A destination is an address and a port.
+#[test]
+fn cookies_are_sent_for_the_destination_that_has_too_many() {
+    with_host(COOKIES_AUTO, |host| {
+        host.0.settings.cookies.high = 1000;
+        host.0.settings.cookies.destination_high = 3;
+        host.0.settings.cookies.destination_low = 1;
+        for (pressed, other) in [(V4, V6), (V6, V4)] {
+            let syn = |port| host.syn(Client { port, ..pressed }, ALL, NOW).reason;
+            for port in 1..=4 {
+                assert_eq!(syn(port), None);
+            }
+            assert_eq!(syn(5), Some(Reason::CookieSent));
+            // It has a record: TCP answers it as it did before.
+            assert_eq!(syn(1), None);
+            let port = 100 + u16::from(pressed.family == Family::V6);
+            assert_eq!(host.syn(Client { port, ..other }, ALL, NOW).reason, None);
+            assert_eq!(table::pressure(&host.0.flows), (4, 1));
+            let entries = host.records(NOW);
+            let of_pressed = |entry: &&table::Entry| entry.key.family == pressed.family;
+            for entry in entries.iter().filter(of_pressed).take(3) {
+                assert_eq!(syn(6), Some(Reason::CookieSent));
+                assert!(table::remove(&host.0.flows, entry.place, entry.control));
+            }
+            assert_eq!(syn(7), None);
+            for entry in host.records(NOW) {
+                assert!(table::remove(&host.0.flows, entry.place, entry.control));
+            }
+            assert_eq!(table::pressure(&host.0.flows), (0, 0));
+            assert_eq!(syn(8), None);
+            for entry in host.records(NOW) {
+                assert!(table::remove(&host.0.flows, entry.place, entry.control));
+            }
+        }
+    });
+}
+
+/// Whoever answers, is refused, gives way to another or expires is half-open no more.
+#[test]
+fn half_open_connections_are_counted_by_destination() {
+    with_host(0, |host| {
+        let counted = || table::pressure(&host.0.flows).0;
+        let answer = |client: Client, flags| {
+            let (own, here) = addresses(client.family);
+            let segment = Tcp {
+                source_port: 80,
+                destination_port: client.port,
+                sequence: 1,
+                acknowledgement: SEQUENCE.wrapping_add(1),
+                flags,
+                ..Tcp::default()
+            };
+            let packet = Packet::new(here, own, Body::Tcp(segment)).ip();
+            host.judge(&packet, Path::Local, NOW);
+        };
+        for client in [V4, V6] {
+            host.syn(client, ALL, NOW);
+            host.syn(client, ALL, NOW);
+            assert_eq!(counted(), 1);
+            answer(client, SYN | ACK);
+            assert_eq!(counted(), 1);
+            host.ack(client, 1, None, NOW);
+            assert_eq!(counted(), 0);
+            let refused = Client { port: 5, ..client };
+            host.syn(refused, ALL, NOW);
+            answer(refused, ACK | RST);
+            assert_eq!(counted(), 0);
+        }
+        for port in 1..=1000 {
+            host.syn(Client { port, ..V4 }, ALL, NOW);
+        }
+        let half_open = host.gauge(gauges::HALF_OPEN);
+        assert!(half_open > 100 && host.gauge(gauges::EVICTED) > 500);
+        assert_eq!(counted(), half_open);
+        let late = NOW.after_seconds(1000);
+        let [buckets, _] = host.0.settings.buckets;
+        table::sweep(&host.0.flows, Family::V4, 0..buckets, late, |_| {});
+        assert_eq!((counted(), host.gauge(gauges::HALF_OPEN)), (0, 0));
     });
 }

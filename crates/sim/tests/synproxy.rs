@@ -13,7 +13,7 @@ use keepstate_engine::limits::{
     SYNPROXY_PER_BUCKET, SYNPROXY_PERIOD_SECONDS, SYNPROXY_SERVER_SECONDS,
 };
 use keepstate_engine::process::{Arrival, Checksums, Path};
-use keepstate_engine::settings::{SETTING_SYNPROXY, SETTING_TCP_LOOSE, Settings};
+use keepstate_engine::settings::{COOKIES_AUTO, SETTING_SYNPROXY, SETTING_TCP_LOOSE, Settings};
 use keepstate_engine::table;
 use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
 use keepstate_engine::tuple::Family;
@@ -651,5 +651,45 @@ fn without_room_no_connection_is_opened() {
             other => panic!("{other:?}"),
         }
         assert_eq!((full, gateway.state()), (1, None));
+    });
+}
+
+/// With `auto`, SYNs go on to the server until too many connections to it are half-open.
+#[test]
+fn syns_go_on_until_the_server_has_too_many() {
+    with_gateway(|gateway| {
+        let settings = &mut gateway.plane.settings;
+        settings.synproxy.mode = COOKIES_AUTO;
+        settings.cookies.high = 1000;
+        settings.cookies.destination_high = 2;
+        settings.cookies.destination_low = 0;
+        let syn = gateway.client(CLIENT, 0, SYN, ALL).on();
+        assert_eq!((syn.info.tcp_flags, syn.info.tcp_sequence), (SYN, CLIENT));
+        assert_eq!(syn.options, ALL);
+        assert_eq!(gateway.state(), Some(TcpState::SynSent));
+        let next = CLIENT.wrapping_add(1);
+        let answer = gateway.server(SERVER, next, SYN | ACK, ANSWER).on();
+        assert_eq!(
+            (answer.info.tcp_sequence, answer.info.tcp_window),
+            (SERVER, 501)
+        );
+        let acknowledged = SERVER.wrapping_add(1);
+        gateway
+            .client(next, acknowledged, ACK, &stamps(9, 0x1_0000))
+            .on();
+        assert_eq!(gateway.state(), Some(TcpState::Established));
+
+        for port in 1..=3 {
+            gateway.port = port;
+            gateway.client(CLIENT, 0, SYN, ALL).on();
+        }
+        gateway.port = 4;
+        gateway.client(CLIENT, 0, SYN, ALL).back();
+        // What went on to the server before does so again, and so does its answer.
+        gateway.port = 1;
+        gateway.client(CLIENT, 0, SYN, ALL).on();
+        gateway.server(SERVER, next, SYN | ACK, ANSWER).on();
+        gateway.server_port = 81;
+        gateway.client(CLIENT, 0, SYN, ALL).on();
     });
 }

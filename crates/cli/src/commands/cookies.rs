@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
-use keepstate_api::{CookieMode, CookieStatus, Reply, Request};
+use keepstate_api::{CookieChange, CookieMarks, CookieMode, CookieStatus, Reply, Request};
 
 use crate::output::stdout;
 use crate::running::{Options, unexpected};
@@ -23,13 +23,19 @@ enum Action {
         #[arg(value_enum)]
         mode: Mode,
 
-        /// Half-open flows above which cookies begin to be sent.
-        #[arg(long, value_name = "FLOWS")]
-        high: Option<u32>,
+        #[command(flatten)]
+        marks: Marks,
 
-        /// Half-open flows at which they end.
-        #[arg(long, value_name = "FLOWS")]
-        low: Option<u32>,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Say when SYNPROXY answers the SYNs that rules give it, for hosts behind this one.
+    Synproxy {
+        #[arg(value_enum)]
+        mode: SynproxyMode,
+
+        #[command(flatten)]
+        marks: Marks,
 
         #[command(flatten)]
         options: Options,
@@ -41,12 +47,51 @@ enum Action {
     },
 }
 
+/// What is too many, for `auto`: the same for this host and for those behind it.
+#[derive(Clone, Copy, Debug, Args)]
+struct Marks {
+    /// Half-open flows in the table above which cookies begin to be sent.
+    #[arg(long, value_name = "FLOWS")]
+    high: Option<u32>,
+
+    /// Half-open flows in the table at which they end.
+    #[arg(long, value_name = "FLOWS")]
+    low: Option<u32>,
+
+    /// Half-open connections to one address and port above which cookies begin to be sent for it.
+    #[arg(long, value_name = "FLOWS")]
+    destination_high: Option<u32>,
+
+    /// Half-open connections to it at which they end.
+    #[arg(long, value_name = "FLOWS")]
+    destination_low: Option<u32>,
+}
+
+impl Marks {
+    fn change(self) -> CookieChange {
+        CookieChange {
+            high: self.high,
+            low: self.low,
+            destination_high: self.destination_high,
+            destination_low: self.destination_low,
+            ..CookieChange::default()
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Mode {
-    /// While more flows are half-open than there should be.
+    /// While more flows are half-open than there should be, in all or towards a destination.
     Auto,
     Always,
     Never,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum SynproxyMode {
+    /// Likewise; till then SYNs go on to their server.
+    Auto,
+    Always,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
@@ -54,8 +99,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Action::Status { options } => (Request::Cookies, options),
         Action::Mode {
             mode,
-            high,
-            low,
+            marks,
             options,
         } => {
             let mode = match mode {
@@ -63,12 +107,26 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 Mode::Always => CookieMode::Always,
                 Mode::Never => CookieMode::Never,
             };
-            let request = Request::SetCookies {
+            let change = CookieChange {
                 mode: Some(mode),
-                high: *high,
-                low: *low,
+                ..marks.change()
             };
-            (request, options)
+            (Request::SetCookies(change), options)
+        }
+        Action::Synproxy {
+            mode,
+            marks,
+            options,
+        } => {
+            let mode = match mode {
+                SynproxyMode::Auto => CookieMode::Auto,
+                SynproxyMode::Always => CookieMode::Always,
+            };
+            let change = CookieChange {
+                synproxy: Some(mode),
+                ..marks.change()
+            };
+            (Request::SetCookies(change), options)
         }
     };
     let mut client = options.instance.connect()?;
@@ -89,22 +147,34 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(out: &mut impl Write, status: &CookieStatus) -> std::io::Result<()> {
-    let mode = match status.mode {
+const fn word(mode: CookieMode) -> &'static str {
+    match mode {
         CookieMode::Never => "never",
         CookieMode::Auto => "auto",
         CookieMode::Always => "always",
-    };
+    }
+}
+
+fn print(out: &mut impl Write, status: &CookieStatus) -> std::io::Result<()> {
+    let mode = word(status.mode);
     let now = if status.active {
         "sent now"
     } else {
         "not sent now"
     };
     writeln!(out, "cookies     {mode}, {now}")?;
+    writeln!(out, "SYNPROXY    {}", word(status.synproxy))?;
+    let CookieMarks { high, low } = status.marks;
     writeln!(
         out,
-        "half-open   {}; cookies begin above {} and end at {}",
-        status.half_open, status.high, status.low
+        "half-open   {}; cookies begin above {high} and end at {low}",
+        status.half_open
+    )?;
+    let CookieMarks { high, low } = status.destination_marks;
+    writeln!(
+        out,
+        "            {} towards one destination; above {high} and at {low}; destinations above: {}",
+        status.half_open_of_destination, status.destinations_pressed
     )?;
     writeln!(
         out,

@@ -15,14 +15,7 @@ use keepstate_api::{Client, ClientError, Filter, Instance, MeterKind, MeterList,
 use keepstate_listing::sysctl::{Kind, knobs};
 
 use super::lists::{self, DIRECTORIES, Lists};
-
-/// Knobs of the host's TCP that scripts set beside the tracker's. Keepstate has none of them: they keep
-/// what is written for as long as the script runs, and it is said that nothing else comes of it.
-const TCP_KNOBS: [&str; 3] = [
-    "tcp_syncookies",
-    "tcp_max_syn_backlog",
-    "tcp_synack_retries",
-];
+use super::tcp;
 
 /// Attributes are asked for each time: what is behind them changes.
 const NO_TIME: Duration = Duration::ZERO;
@@ -36,7 +29,10 @@ pub(super) fn covered() -> Vec<(String, String)> {
         ("netfilter".to_owned(), "netfilter".to_owned()),
         ("nf_conntrack_max".to_owned(), "nf_conntrack_max".to_owned()),
     ];
-    covered.extend(TCP_KNOBS.map(|name| (name.to_owned(), format!("ipv4/{name}"))));
+    covered.extend(tcp::Knob::ALL.map(|knob| {
+        let name = knob.name();
+        (name.to_owned(), format!("ipv4/{name}"))
+    }));
     covered
 }
 
@@ -63,8 +59,7 @@ enum Content {
     Flows,
     /// Of lists, whose files are not among the nodes.
     Lists(MeterKind),
-    /// What the host has, and what was written since.
-    Host(Mutex<String>),
+    Tcp(tcp::Knob),
 }
 
 impl Content {
@@ -72,7 +67,7 @@ impl Content {
     const fn kind(&self) -> (FileType, u16) {
         match self {
             Self::Directory | Self::Lists(_) => (FileType::Directory, 0o555),
-            Self::Knob { writable: true } | Self::Host(_) => (FileType::RegularFile, 0o644),
+            Self::Knob { writable: true } | Self::Tcp(_) => (FileType::RegularFile, 0o644),
             Self::Knob { writable: false } => (FileType::RegularFile, 0o444),
             Self::Flows => (FileType::RegularFile, 0o440),
         }
@@ -113,14 +108,7 @@ impl Files {
             node(knob.name, NETFILTER, Content::Knob { writable })
         }));
         nodes.extend(DIRECTORIES.map(|(name, kind)| node(name, ROOT, Content::Lists(kind))));
-        nodes.extend(TCP_KNOBS.map(|name| {
-            let host = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}"));
-            node(
-                name,
-                ROOT,
-                Content::Host(Mutex::new(host.unwrap_or_default())),
-            )
-        }));
+        nodes.extend(tcp::Knob::ALL.map(|knob| node(knob.name(), ROOT, Content::Tcp(knob))));
         Self {
             instance,
             nodes,
@@ -151,7 +139,7 @@ impl Files {
         let node = self.node(ino).ok_or(Errno::ENOENT)?;
         match &node.content {
             Content::Directory | Content::Lists(_) => Err(Errno::EISDIR),
-            Content::Host(value) => Ok(lock(value).clone()),
+            Content::Tcp(knob) => knob.read(&self.instance).map_err(|error| failed(&error)),
             Content::Knob { .. } => self.knob(&node.name).map_err(|error| failed(&error)),
             Content::Flows => self.flows().map_err(|error| failed(&error)),
         }
@@ -200,17 +188,12 @@ impl Files {
                     Errno::EINVAL
                 })
             }
-            Content::Host(kept) => {
-                if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
-                    return Err(Errno::EINVAL);
-                }
-                eprintln!(
-                    "keepstate: net.ipv4.{}: taken, but Keepstate has no such knob and the host's stays \
-                     as it is",
-                    node.name
-                );
-                *lock(kept) = format!("{value}\n");
-                Ok(())
+            Content::Tcp(knob) => {
+                knob.write(&self.instance, value)
+                    .map_err(|refused| match refused {
+                        tcp::Refused::Invalid => Errno::EINVAL,
+                        tcp::Refused::Failed(error) => failed(&error),
+                    })
             }
             _ => Err(Errno::EACCES),
         }

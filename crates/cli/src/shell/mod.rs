@@ -10,6 +10,7 @@ mod files;
 mod lists;
 mod mounts;
 mod service;
+mod tcp;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};

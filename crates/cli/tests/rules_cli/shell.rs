@@ -108,6 +108,21 @@ fn programs_and_files_are_keepstates_and_the_hosts_are_left_alone() {
     let settings = std::fs::read_to_string(bench.directory.join("etc/sysctl.conf"));
     assert!(settings.expect("it is there").contains("established = 300"));
 
+    // So are the knobs of TCP against SYN floods.
+    let said = succeeds(
+        &bench,
+        "#!/bin/bash\nset -e\ncd /proc/sys/net/ipv4\n\
+         cat tcp_syncookies tcp_synack_retries\n\
+         echo 2 > tcp_syncookies; echo 2048 > tcp_max_syn_backlog; echo 3 > tcp_synack_retries\n\
+         cat tcp_syncookies tcp_max_syn_backlog tcp_synack_retries\n\
+         sysctl -n net.netfilter.nf_conntrack_tcp_timeout_syn_recv\n\
+         ! echo 7 > tcp_syncookies\n\
+         keepstate cookies status | grep -c 'above 2048 and at 512'\n",
+    );
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines, ["1", "5", "2", "2048", "3", "15", "1"], "{said}");
+    assert_eq!(host(&bench), before, "the host is another one");
+
     // Flows are seen where scripts look for them.
     succeeds(&bench, "iptables -F");
     assert!(bench.answers());

@@ -298,8 +298,8 @@ const EXPECTED: [&str; 4] = [
     // `conntrack -I` without -t.
     "conntrack v1.4.7",
     "Try `conntrack -h'",
-    // Knobs that Keepstate has not.
-    "Keepstate has no such knob",
+    // Whose TCP must take back what is sent.
+    "of the host itself, net.ipv4.tcp_",
     // The number of buckets is settled when the daemon starts.
     "nf_conntrack_buckets",
 ];

@@ -118,7 +118,7 @@ fn reply_to(shared: &Shared, request: Request, output: &mut Output) -> io::Resul
         Request::FlushBans { list } => Ok(bans::flush(shared, list)),
         Request::Sets { commands, exist } => Ok(sets::run_commands(shared, &commands, exist)),
         Request::Cookies => cookies::status(shared).map(Reply::Cookies),
-        Request::SetCookies { mode, high, low } => cookies::set(shared, mode, high, low),
+        Request::SetCookies(change) => cookies::set(shared, &change),
         Request::Defence => defence::status(shared),
         Request::SetDefence { mode } => defence::set_mode(shared, mode),
         Request::UndoDefence { step } => Ok(defence::undo(shared, step)),

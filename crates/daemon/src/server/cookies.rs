@@ -2,14 +2,14 @@
 
 use std::fs;
 
-use keepstate_api::{CookieMode, CookieStatus, FailureKind, Reply};
+use keepstate_api::{CookieChange, CookieMarks, CookieMode, CookieStatus, FailureKind, Reply};
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::settings::{
     COOKIE_ECN, COOKIE_SACK, COOKIE_SCALING, COOKIE_TIMESTAMPS, COOKIES_ALWAYS, COOKIES_AUTO,
-    SETTING_COOKIES, SETTING_SYNPROXY, Settings,
+    CookieSettings, SETTING_COOKIES, SETTING_SYNPROXY, Settings,
 };
 use keepstate_engine::synproxy;
-use keepstate_engine::table::gauges;
+use keepstate_engine::table::{self, gauges};
 use keepstate_engine::verdict::Reason;
 use keepstate_flowmemory::random_secret;
 
@@ -162,35 +162,49 @@ pub(super) fn follow(shared: &Shared) {
     let Ok(()) = result;
 }
 
-pub(super) fn set(
-    shared: &Shared,
-    mode: Option<CookieMode>,
-    high: Option<u32>,
-    low: Option<u32>,
-) -> Result<Reply, PlaneError> {
+pub(super) fn set(shared: &Shared, change: &CookieChange) -> Result<Reply, PlaneError> {
     let host = Host::read();
-    let changed = shared.change_settings(|settings| {
-        let cookies = &mut settings.cookies;
-        let old = *cookies;
-        cookies.high = high.unwrap_or(old.high);
-        // A mark that is not named follows the other down.
-        cookies.low = low.unwrap_or(old.low.min(cookies.high));
-        if cookies.low > cookies.high {
-            *cookies = old;
-            return Err("the low mark would be above the high one");
-        }
-        cookies.mode = match mode {
-            Some(CookieMode::Never) => 0,
-            Some(CookieMode::Auto) => COOKIES_AUTO,
-            Some(CookieMode::Always) => COOKIES_ALWAYS,
-            None => old.mode,
+    let changed: Result<(), &str> = shared.change_settings(|settings| {
+        let old = settings.cookies;
+        let [high, low] = marks([old.high, old.low], [change.high, change.low])?;
+        let marks_of_destination = [old.destination_high, old.destination_low];
+        let named = [change.destination_high, change.destination_low];
+        let [destination_high, destination_low] = marks(marks_of_destination, named)?;
+        settings.cookies = CookieSettings {
+            mode: change.mode.map_or(old.mode, number),
+            high,
+            low,
+            destination_high,
+            destination_low,
+            ..old
         };
+        let synproxy = &mut settings.synproxy;
+        synproxy.mode = change.synproxy.map_or(synproxy.mode, number);
         host.put(settings);
         Ok(())
     });
     match changed {
         Ok(()) => status(shared).map(Reply::Cookies),
         Err(message) => Ok(failure(FailureKind::Invalid, message.to_owned())),
+    }
+}
+
+/// A low mark that is not named follows the high one down.
+fn marks(old: [u32; 2], named: [Option<u32>; 2]) -> Result<[u32; 2], &'static str> {
+    let [high, low] = named;
+    let high = high.unwrap_or(old[0]);
+    let low = low.unwrap_or(old[1].min(high));
+    if low > high {
+        return Err("the low mark would be above the high one");
+    }
+    Ok([high, low])
+}
+
+const fn number(mode: CookieMode) -> u32 {
+    match mode {
+        CookieMode::Never => 0,
+        CookieMode::Auto => COOKIES_AUTO,
+        CookieMode::Always => COOKIES_ALWAYS,
     }
 }
 
@@ -209,17 +223,31 @@ pub(super) fn status(shared: &Shared) -> Result<Box<CookieStatus>, PlaneError> {
         _ => CookieMode::Never,
     };
     let counted = |reason: Reason| counters.reasons[reason as usize];
+    let (half_open_of_destination, destinations_pressed) = table::pressure(&memory);
+    let is_table_pressed = gauge(gauges::COOKIES) & keepstate_engine::cookie::ACTIVE != 0;
     Ok(Box::new(CookieStatus {
         mode,
+        synproxy: match settings.synproxy.mode {
+            COOKIES_AUTO => CookieMode::Auto,
+            _ => CookieMode::Always,
+        },
         active: is_on
             && match mode {
                 CookieMode::Never => false,
-                CookieMode::Auto => gauge(gauges::COOKIES) & keepstate_engine::cookie::ACTIVE != 0,
+                CookieMode::Auto => is_table_pressed || destinations_pressed > 0,
                 CookieMode::Always => true,
             },
         half_open: (gauge(gauges::HALF_OPEN) as i64).max(0) as u64,
-        high: cookies.high,
-        low: cookies.low,
+        marks: CookieMarks {
+            high: cookies.high,
+            low: cookies.low,
+        },
+        half_open_of_destination,
+        destination_marks: CookieMarks {
+            high: cookies.destination_high,
+            low: cookies.destination_low,
+        },
+        destinations_pressed,
         sent: counted(Reason::CookieSent),
         accepted: gauge(gauges::COOKIES_ACCEPTED),
         refused: counted(Reason::CookieRefused),

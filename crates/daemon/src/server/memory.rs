@@ -179,6 +179,7 @@ impl Plane for MemoryPlane {
         *slot = MemoryPolicy {
             header: PolicyHeader {
                 epoch,
+                generation: slot.header.generation.wrapping_add(1),
                 ..policy.header
             },
             rules: policy.rules.clone(),

@@ -146,8 +146,10 @@ fn cookies_fare_alike() {
             twins.change_settings(|settings| {
                 settings.flags |= SETTING_COOKIES;
                 settings.cookies.mode = [COOKIES_ALWAYS, COOKIES_AUTO, 0, COOKIES_AUTO][turn % 4];
-                settings.cookies.high = 8;
+                settings.cookies.high = [8, 8, 8, 10_000][turn % 4];
                 settings.cookies.low = 2;
+                settings.cookies.destination_high = 4;
+                settings.cookies.destination_low = 1;
                 settings.cookies.options = [
                     COOKIE_TIMESTAMPS | COOKIE_SCALING | COOKIE_SACK,
                     0,

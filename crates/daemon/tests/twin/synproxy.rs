@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use keepstate_daemon::twin::Entry;
-use keepstate_engine::settings::{SETTING_SYNPROXY, SETTING_TCP_LOOSE};
+use keepstate_engine::settings::{COOKIES_AUTO, SETTING_SYNPROXY, SETTING_TCP_LOOSE};
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::Reason;
@@ -54,7 +54,15 @@ fn synproxy_fares_alike() {
     let mut random = Random::new(77);
     let mut answers = Answers::new();
     let mut now = Tick(100_000);
-    for _ in 0..part(STEPS) {
+    for step in 0..part(STEPS) {
+        if step % (part(STEPS) / 4) == 0 {
+            let mode = [0, COOKIES_AUTO][step / (part(STEPS) / 4) % 2];
+            twins.change_settings(|settings| {
+                settings.synproxy.mode = mode;
+                settings.cookies.destination_high = 2;
+                settings.cookies.destination_low = 1;
+            });
+        }
         // A minute passes now and then, and makes a cookie old.
         now.0 += match random.below(200) {
             0 => 1_000,

@@ -274,6 +274,7 @@ fn weigh_next<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) ->
     let Some(rule) = run.host.rule(at) else {
         return false;
     };
+    scratch.trail.asked(condition);
     let is_not = condition.flags & flag::NOT != 0;
     let held = match condition.kind {
         kind::RECENT..=kind::CONNECTIONS => meter::ask(run, scratch, condition, index),
@@ -316,12 +317,17 @@ fn walking<P: Packet, H: Host, T>(
     act: impl FnOnce(&mut Walk<'_, H>) -> T,
 ) -> T {
     let Scratch {
-        info, asked, walk, ..
+        info,
+        asked,
+        walk,
+        trail,
+        ..
     } = scratch;
     act(&mut Walk {
         host: run.host,
         question: &asked.question(info),
         progress: walk,
+        trail,
     })
 }
 

@@ -32,18 +32,19 @@ use crate::expect;
 use crate::helper;
 use crate::host::{FlowMemory, Host, Packet, Words};
 use crate::judge::Judgement;
+use crate::labels;
 use crate::limits::COOKIE_SYN_BYTES;
-use crate::policy::NO_RULE;
-use crate::process::{Outcome, Run, Scratch, Stage, tell_refusal};
+use crate::policy::{Assigned, NO_RULE};
+use crate::process::{self, Outcome, Run, Scratch, Stage, tell_refusal};
 use crate::record::{ASSIGNED, CONTROL_WORD, Control, FlowAssigned, Warm};
-use crate::settings::{SETTING_COOKIES, SETTING_SYNPROXY, TimeoutPolicy};
+use crate::settings::{COOKIES_AUTO, SETTING_COOKIES, SETTING_SYNPROXY, TimeoutPolicy};
 use crate::table;
 use crate::track::{self, Flow, Tracked};
 use crate::tuple::Direction;
 use crate::verdict::{Hook, Reason, State, Verdict};
-use crate::wire;
 use crate::wire::tcp_options::SynOptions;
 use crate::wire::transport::{TCP, tcp_flag};
+use crate::wire::{self, PacketInfo};
 use agreed::{Agreed, LEARNS, Numbers, READY, TIMESTAMPS, unscaled, window};
 use places::{Search, WORD_AGREED, WORD_NUMBERS};
 
@@ -62,6 +63,8 @@ pub(crate) enum Part {
     Acknowledge = 4,
     /// Numbers are translated.
     Translate = 5,
+    /// Nothing: it is a SYN that goes on to the server as it is.
+    LetThrough = 6,
 }
 
 /// What the stages here hand on, in scratch memory.
@@ -106,6 +109,11 @@ pub(crate) fn ask<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch
         }
     }
     let is_forward = matches!(scratch.judgement.hook, Hook::Forward);
+    let is_due =
+        || is_active(host, &scratch.info) && (is_always(host) || is_of_no_flow(host, scratch));
+    if is_syn && is_forward && !is_due() {
+        return let_through(scratch);
+    }
     let is_sound = scratch.info.damage.is_none();
     if !is_forward || !is_sound || !host.can_answer() || !cookie::is_answerable(&scratch.info) {
         return refuse(scratch, Reason::SynproxyUnanswerable);
@@ -128,6 +136,51 @@ pub(crate) fn ask<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch
     }
 }
 
+/// Whether SYNs that a rule has given to SYNPROXY are answered here, or go on to their server. Unless they always are, the
+/// SYN of a flow that is known goes where its first one went.
+#[inline(always)]
+pub(crate) fn is_active<H: Host>(host: &H, syn: &PacketInfo) -> bool {
+    is_always(host) || cookie::is_needed(host, syn)
+}
+
+#[inline(always)]
+pub(crate) fn is_always<H: Host>(host: &H) -> bool {
+    host.settings().synproxy.mode != COOKIES_AUTO
+}
+
+/// Of two tables one alone is looked into: the SYN is answered, and if it had a flow the client tries again later.
+#[inline(always)]
+fn is_of_no_flow<H: Host>(host: &H, scratch: &Scratch) -> bool {
+    let Scratch { oriented, hash, .. } = scratch;
+    table::peek(host.flows(), &oriented.key, hash, scratch.now).is_none()
+}
+
+/// The SYN is accepted, and its flow tracked, whatever the table raw has said of that.
+#[inline(always)]
+fn let_through(scratch: &mut Scratch) -> Stage {
+    scratch.judgement.verdict = Verdict::Accept;
+    scratch.judgement.reason = None;
+    match (scratch.tracked.flow, scratch.tracked.state) {
+        (Flow::Begins, _) => Stage::Insert,
+        (Flow::Known(_), _) => {
+            let next = process::helped(scratch);
+            labels::before(scratch, next)
+        }
+        (_, State::Untracked) => {
+            scratch.assigned = Assigned::NOTHING;
+            scratch.synproxy.part = Part::LetThrough;
+            Stage::Look
+        }
+        _ => Stage::Conclude,
+    }
+}
+
+/// Whether what the rules say of a packet was said before its flow was looked for.
+#[inline(always)]
+pub(crate) const fn is_judged(scratch: &Scratch) -> bool {
+    matches!(scratch.synproxy.part, Part::LetThrough) && matches!(scratch.tracked.state, State::New)
+}
+
 const fn refuse(scratch: &mut Scratch, reason: Reason) -> Stage {
     scratch.synproxy.part = Part::None;
     scratch.refusal = Some(reason);
@@ -143,7 +196,11 @@ fn answer<H: Host>(host: &H, scratch: &mut Scratch) -> bool {
         allowed = learned::options(host, scratch);
     }
     let Scratch {
-        info, answer, now, ..
+        info,
+        answer,
+        now,
+        sent,
+        ..
     } = scratch;
     let options = info.options;
     // Not as an `Option`, whose payload would be undefined.
@@ -177,6 +234,7 @@ fn answer<H: Host>(host: &H, scratch: &mut Scratch) -> bool {
         is_partial: false,
     };
     segment::write(info, &syn_ack, answer);
+    *sent = syn_ack.sequence;
     host.answer(info, answer)
 }
 
@@ -273,7 +331,9 @@ fn begin<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch, sequenc
 /// be translated.
 #[inline(always)]
 pub(crate) fn before_advancing<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
-    scratch.synproxy.part = Part::None;
+    if !matches!(scratch.synproxy.part, Part::LetThrough) {
+        scratch.synproxy.part = Part::None;
+    }
     let is_tcp = scratch.info.protocol == TCP;
     if is_tcp && scratch.record.has(ASSIGNED) && host.settings().has(SETTING_SYNPROXY) {
         Stage::Translate
@@ -420,7 +480,7 @@ const SYN_ACK: u8 = tcp_flag::SYN | tcp_flag::ACK;
 pub(crate) const fn before_concluding(scratch: &Scratch) -> Option<Stage> {
     let is_accepted = matches!(scratch.judgement.verdict, Verdict::Accept);
     match scratch.synproxy.part {
-        Part::None => None,
+        Part::None | Part::LetThrough => None,
         _ if !is_accepted || scratch.refusal.is_some() => None,
         Part::Open => Some(Stage::Open),
         Part::Translate => Some(Stage::Rewrite),

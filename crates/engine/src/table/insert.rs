@@ -35,7 +35,7 @@ use super::room::{Room, make_room};
 use super::tags::Tags;
 use super::{
     Displaced, HalfOpen, Hash, Insert, Kind, NewFlow, Opening, Place, V4, V6, count_down, count_up,
-    gauges, key_matches, load_control, load_tags,
+    gauges, key_matches, load_control, load_tags, pressure,
 };
 use crate::host::{FlowMemory, Repeat, Words};
 use crate::limits::{CLAIMER_WAITS_MAX, INSERT_ROUNDS_MAX, SLOTS_PER_BUCKET};
@@ -146,7 +146,7 @@ fn place_kind<K: Kind, P: Published, M: FlowMemory>(
                 return Insert::Done(place);
             }
             Settled::Exists => {
-                withdraw(memory, place);
+                withdraw(memory, flow, place);
                 return Insert::Exists;
             }
             Settled::KeepsClaim => {}
@@ -154,7 +154,7 @@ fn place_kind<K: Kind, P: Published, M: FlowMemory>(
         }
     }
     if claim == Claim::Held {
-        withdraw(memory, place);
+        withdraw(memory, flow, place);
     }
     count_up(memory, gauges::CONTENDED);
     Insert::Contended
@@ -198,7 +198,7 @@ fn settle<K: Kind, M: FlowMemory>(
             Settled::KeepsClaim
         }
         Conflict::Claimed if other.rank() < place.rank() => {
-            withdraw(memory, place);
+            withdraw(memory, flow, place);
             wait_for_claimer::<K, M>(memory, other, flow.hash.tag);
             Settled::Withdrawn
         }
@@ -268,6 +268,7 @@ fn claim_slot<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: &mu
     }
     if flow.half_open == HalfOpen::Yes {
         count_up(memory, gauges::HALF_OPEN);
+        cell(flow).count_up(memory);
     }
     // Before the record can be seen, so that nobody counts its removal first; and before anything is
     // written of the slot: an atomic operation waits until all that was written before has reached
@@ -294,9 +295,17 @@ fn touch<K: Kind, M: FlowMemory>(memory: &M, place: Place) {
     }
 }
 
+/// Where the flow of a new record counts.
+#[inline(always)]
+fn cell(flow: &NewFlow<'_>) -> pressure::Cell {
+    pressure::cell_of_flow(flow.key, flow.record.originator())
+}
+
 /// Gives a claim back.
-fn withdraw<M: FlowMemory>(memory: &M, place: Place) {
-    release(memory, place);
+fn withdraw<M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: Place) {
+    if release(memory, place) {
+        cell(flow).count_down(memory);
+    }
     count_down(memory, gauges::COUNT);
     count_down(memory, gauges::INSERTED);
 }

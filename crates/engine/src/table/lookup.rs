@@ -1,7 +1,7 @@
 //! Finding a record and writing it back.
 
 use super::tags::Tags;
-use super::{Found, Hash, Kind, Lookup, Place, V4, V6, key_matches, load_control};
+use super::{Found, Hash, Kind, Lookup, Place, V4, V6, key_matches, load_control, load_tags};
 use crate::host::{FlowMemory, Repeat, Words};
 use crate::limits::{RECORD_READS_MAX, SLOTS_PER_BUCKET, WRITER_WAITS_MAX};
 use crate::record::{CONTROL_WORD, Control, KEY_WORD, Record, StateWords, Warm};
@@ -62,6 +62,20 @@ fn find<K: Kind, M: FlowMemory>(memory: &M, key: &FlowKey, hash: &Hash) -> Optio
         }
     }
     None
+}
+
+/// Whether a record of a key may be there: its tag is.
+#[inline(always)]
+pub(crate) fn may_hold<M: FlowMemory>(memory: &M, family: Family, hash: &Hash) -> bool {
+    let tags = match family {
+        Family::V4 => load_tags::<V4, M>(memory, hash),
+        Family::V6 => load_tags::<V6, M>(memory, hash),
+    };
+    let Some([first, second, third, fourth]) = tags else {
+        return true;
+    };
+    let is_free = |tags: Tags| tags.matching(hash.tag).is_none();
+    !(is_free(first) && is_free(second) && is_free(third) && is_free(fourth))
 }
 
 /// The control word of a key's live record, by a first look.

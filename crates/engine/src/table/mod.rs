@@ -53,6 +53,7 @@ mod hash;
 pub(crate) use self::hash::{leading, next_bucket, words_hash};
 mod insert;
 mod lookup;
+pub(crate) mod pressure;
 mod remove;
 mod room;
 mod steady;
@@ -63,8 +64,9 @@ mod transfer;
 use self::tags::Tags;
 
 pub use self::insert::insert;
-pub(crate) use self::lookup::peek;
 pub use self::lookup::{lookup, lookup_at, update};
+pub(crate) use self::lookup::{may_hold, peek};
+pub use self::pressure::survey as pressure;
 pub use self::remove::{confirm, remove};
 pub(crate) use self::steady::{glance, see, update_steady};
 pub(crate) use self::steady::{likely_slots, prefetch_slot, prefetch_tags, renew_steady};
@@ -126,8 +128,11 @@ pub mod gauges {
     /// The flows whose packets passed unseen of late, see `unseen`: some words, a power of two.
     pub const UNSEEN: u32 = 24;
     pub const UNSEEN_WORDS: u32 = 8;
+    /// How many flows towards some destinations are half-open, and whether that is too many: see `pressure`.
+    pub const PRESSURE: u32 = UNSEEN + UNSEEN_WORDS;
+    pub const PRESSURE_WORDS: u32 = 2 * crate::limits::PRESSURE_CELLS;
     /// Number of words.
-    pub const WORDS: u32 = UNSEEN + UNSEEN_WORDS;
+    pub const WORDS: u32 = PRESSURE + PRESSURE_WORDS;
 }
 
 /// Where a key may lie.

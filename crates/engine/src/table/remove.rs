@@ -1,7 +1,7 @@
 //! Taking records out, and what else concerns the tag of a single slot.
 
 use super::tags::Tags;
-use super::{Place, count_down, count_up, gauges};
+use super::{Place, count_down, count_up, gauges, pressure};
 use crate::host::{FlowMemory, Words};
 use crate::limits::TAG_RETRIES_MAX;
 use crate::record::{CONTROL_WORD, Control, SlotState};
@@ -21,7 +21,10 @@ pub fn remove<M: FlowMemory>(memory: &M, place: Place, control: Control) -> bool
         return false;
     }
     // From here on the slot is ours alone, up to the moment when its tag is gone.
-    release(memory, place);
+    let cell = pressure::cell_of_slot(memory, place);
+    if release(memory, place) {
+        cell.count_down(memory);
+    }
     count_down(memory, gauges::COUNT);
     count_up(memory, gauges::REMOVED);
     true
@@ -49,8 +52,10 @@ pub fn confirm<M: FlowMemory>(memory: &M, place: Place) {
         if !tags.is_half_open(place.slot) {
             return;
         }
+        let cell = pressure::cell_of_slot(memory, place);
         if words.compare_exchange(0, tags.0, tags.confirmed(place.slot).0) == tags.0 {
             count_down(memory, gauges::HALF_OPEN);
+            cell.count_down(memory);
             return;
         }
     }
@@ -62,19 +67,24 @@ pub fn confirm<M: FlowMemory>(memory: &M, place: Place) {
 /// CPUs do to the rest of the word. The half-open bit may be cleared by [`confirm`] at any time,
 /// so it takes a compare-and-swap, which may fail. Hence both: first a bounded number of tries to
 /// clear the byte, then a subtraction that may leave the half-open bit of an empty slot set. Who
-/// claims the slot next takes that bit over, and counts it down.
-pub(super) fn release<M: FlowMemory>(memory: &M, place: Place) {
+/// claims the slot next takes that bit over, and counts it down (but not in its destination's cell).
+///
+/// Whether the slot was half-open: the caller counts it down where its flow was counted.
+#[must_use]
+pub(super) fn release<M: FlowMemory>(memory: &M, place: Place) -> bool {
     let Some(words) = memory.tags(place.family, place.bucket) else {
-        return;
+        return false;
     };
     for _ in 0..TAG_RETRIES_MAX {
         let tags = Tags(words.load(0));
         if words.compare_exchange(0, tags.0, tags.without(place.slot).0) == tags.0 {
-            if tags.is_half_open(place.slot) {
+            let was_half_open = tags.is_half_open(place.slot);
+            if was_half_open {
                 count_down(memory, gauges::HALF_OPEN);
             }
-            return;
+            return was_half_open;
         }
     }
     words.add(0, Tags(words.load(0)).minus_hash_bits(place.slot));
+    false
 }

@@ -5,7 +5,7 @@ use core::ops::Range;
 
 use super::remove::{release, remove};
 use super::tags::Tags;
-use super::{NOT_COUNTED, Place, count_down, count_up, gauges, load_control};
+use super::{NOT_COUNTED, Place, count_down, count_up, gauges, load_control, pressure};
 use crate::host::{FlowMemory, Words};
 use crate::limits::{ACCOUNTING_WORDS, SLOTS_PER_BUCKET, WRITER_WAITS_MAX};
 use crate::record::{CONTROL_WORD, Control, KEY_WORD, Record, SlotState, Warm};
@@ -154,7 +154,11 @@ pub fn recover<M: FlowMemory>(memory: &M, place: Place, control: Control) -> boo
     if found != control.0 {
         return false;
     }
-    release(memory, place);
+    // Of a slot that was claimed and not published, that of an earlier record.
+    let cell = pressure::cell_of_slot(memory, place);
+    if release(memory, place) {
+        cell.count_down(memory);
+    }
     // A claim counts as a record already.
     count_down(memory, gauges::COUNT);
     if state == SlotState::Dead {

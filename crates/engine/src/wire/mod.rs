@@ -224,6 +224,14 @@ pub(crate) fn read_options<P: Packet, H: Host>(packet: &P, host: &H, info: &mut 
     }
 }
 
+/// As [`read_options`], of a SYN: a call less where they stand as they mostly do.
+#[inline(always)]
+pub(crate) fn read_opening<P: Packet, H: Host>(packet: &P, host: &H, info: &mut PacketInfo) {
+    if !tcp_options::read_opening(packet, info) {
+        read_options(packet, host, info);
+    }
+}
+
 /// Reads all but the transport header, and sets what that will not.
 #[inline(always)]
 fn read_network<P: Packet>(

@@ -19,6 +19,17 @@ const HEADER_BYTES: u32 = 20;
 const TIMESTAMP_ALONE: u32 = 0x0101_080a;
 const TIMESTAMP_ALONE_BYTES: u32 = 12;
 
+/// Segment size, SACK permitted, timestamps, window scale, each word of them beside the bits that are given: as Linux
+/// and Android begin connections.
+const OPENING: [(u32, u32); 5] = [
+    (0x0204_0000, 0xffff_0000),
+    (0x0402_080a, u32::MAX),
+    (0, 0),
+    (0, 0),
+    (0x0103_0300, 0xffff_ff00),
+];
+const OPENING_BYTES: u32 = 20;
+
 /// What a SYN announces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SynOptions {
@@ -94,6 +105,9 @@ pub(crate) fn read_ordinary<P: Packet>(packet: &P, info: &mut PacketInfo) -> boo
 /// Reads the options of a segment whose header was read.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub(crate) fn read<P: Packet, H: Host>(packet: &P, host: &H, info: &mut PacketInfo) {
+    if read_opening(packet, info) {
+        return;
+    }
     info.options = Options {
         highest: info.tcp_ack,
         at: info.transport_offset + HEADER_BYTES,
@@ -101,6 +115,46 @@ pub(crate) fn read<P: Packet, H: Host>(packet: &P, host: &H, info: &mut PacketIn
         ..Options::NONE
     };
     host.repeat(TCP_OPTION_BYTES_MAX, &mut Scan { packet, info });
+}
+
+/// Reads options that stand as in [`OPENING`], without a loop; `false` if they do not.
+#[inline(always)]
+pub(super) fn read_opening<P: Packet>(packet: &P, info: &mut PacketInfo) -> bool {
+    let at = info.transport_offset + HEADER_BYTES;
+    if info.tcp_header_length as u32 != HEADER_BYTES + OPENING_BYTES {
+        return false;
+    }
+    let Some(words) = packet.header(at, OPENING_BYTES) else {
+        return false;
+    };
+    let mut difference = 0;
+    for (at, (value, mask)) in (0..OPENING_BYTES).step_by(4).zip(OPENING) {
+        difference |= words.u32(at) & mask ^ value;
+    }
+    if difference != 0 {
+        return false;
+    }
+    let end = at + OPENING_BYTES;
+    info.options = Options {
+        syn: SynOptions {
+            scale: Some(bounded(words.u8(19))),
+            sack_permitted: true,
+        },
+        highest: info.tcp_ack,
+        mss: words.u16(2),
+        timestamps: Some([words.u32(8), words.u32(12)]),
+        at: end,
+        end,
+    };
+    true
+}
+
+const fn bounded(scale: u8) -> u8 {
+    if scale > TCP_WINDOW_SCALE_MAX {
+        TCP_WINDOW_SCALE_MAX
+    } else {
+        scale
+    }
 }
 
 /// A walk over options, one a step.
@@ -115,12 +169,7 @@ impl<P: Packet> Scan<'_, P> {
             (SACK_PERMITTED, 2) => self.info.options.syn.sack_permitted = true,
             (WINDOW_SCALE, 3) => {
                 if let Some(option) = self.packet.header(self.info.options.at, 3) {
-                    let scale = option.u8(2);
-                    self.info.options.syn.scale = Some(if scale > TCP_WINDOW_SCALE_MAX {
-                        TCP_WINDOW_SCALE_MAX
-                    } else {
-                        scale
-                    });
+                    self.info.options.syn.scale = Some(bounded(option.u8(2)));
                 }
             }
             (SEGMENT_SIZE, 4) => {

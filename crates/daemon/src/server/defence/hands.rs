@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use keepstate_api::{ApplyMode, BanList, CookieMode, Prefix, Reply};
+use keepstate_api::{ApplyMode, BanList, CookieChange, CookieMode, Prefix, Reply};
 use keepstate_defence::{Action, Defence, Network, Order, Rules, Step, is_in_place, sync};
 use keepstate_engine::settings::{COOKIES_ALWAYS, COOKIES_AUTO};
 use keepstate_listing::sysctl::knob;
@@ -130,7 +130,7 @@ impl Hands {
             return Ok(());
         }
         let before = shared.plane.settings().cookies.mode;
-        let set = cookies::set(shared, Some(CookieMode::Always), None, None);
+        let set = cookies::set(shared, &of(CookieMode::Always));
         self.before.cookies = Some(before);
         match set {
             Ok(Reply::Cookies(status)) if status.active => Ok(()),
@@ -156,7 +156,7 @@ impl Hands {
             COOKIES_AUTO => CookieMode::Auto,
             _ => CookieMode::Never,
         };
-        if let Err(error) = cookies::set(shared, Some(mode), None, None) {
+        if let Err(error) = cookies::set(shared, &of(mode)) {
             crate::complain!("keepstate: {}", chain(&error));
         }
     }
@@ -228,5 +228,13 @@ fn said(reply: &Reply) -> String {
     match reply {
         Reply::Failed(failure) => failure.message.clone(),
         _ => "it could not be done".to_owned(),
+    }
+}
+
+/// For this host.
+fn of(mode: CookieMode) -> CookieChange {
+    CookieChange {
+        mode: Some(mode),
+        ..CookieChange::default()
     }
 }
