@@ -25,7 +25,9 @@ const GREETING_PATIENCE: Duration = Duration::from_secs(20);
 pub enum ClientError {
     #[error("no daemon is running (nobody listens on {0})")]
     NotRunning(PathBuf),
-    #[error("the socket {0} belongs to root")]
+    #[error(
+        "the socket {0} belongs to root, and to the group that keepstate.toml names: be one of them"
+    )]
     Forbidden(PathBuf),
     #[error("cannot connect to {path}")]
     Connect {

@@ -190,7 +190,7 @@ impl Request {
             Self::Apply { mode, .. } => matches!(mode, ApplyMode::Check),
             // Nothing changes, but what others say to each other is not for everybody.
             Self::Packets { .. } => false,
-            // Whether a command of iptables changes something only its arguments say.
+            // Whether a command of iptables changes something only its arguments say, which the daemon reads.
             Self::Iptables { .. }
             | Self::Restore { .. }
             | Self::Confirm

@@ -2,6 +2,7 @@
 //! environment names.
 
 mod configuration;
+mod sections;
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -11,6 +12,7 @@ use clap::Args;
 use keepstate_listing::sysctl::{Assignment, Item, Sysctl, SysctlError, expand, knobs, parse};
 
 pub(crate) use self::configuration::{Configuration, ROOM_MAX};
+pub(crate) use self::sections::{EVERY_MAX, alert_name, collector, http_or_https, whole_path};
 
 const DIRECTORY: &str = "/etc/keepstate";
 
@@ -23,10 +25,22 @@ pub(crate) const VARIABLE: &str = "KEEPSTATE_CONFIG";
 /// Longest file of settings.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
+/// What is wrong with keepstate.toml. To start again does not help.
+#[derive(Debug)]
+pub(crate) struct Mistake(pub(crate) String);
+
+impl std::fmt::Display for Mistake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Mistake {}
+
 /// Where the files are.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ConfigArgument {
-    /// Directory of keepstate.toml, sysctl.conf and sysctl.d, instead of /etc/keepstate.
+    /// Directory of keepstate.toml and sysctl.conf, instead of /etc/keepstate.
     #[arg(long, value_name = "DIRECTORY")]
     config: Option<PathBuf>,
 }
@@ -35,6 +49,17 @@ impl ConfigArgument {
     /// The file that says how the daemon starts.
     pub(crate) fn file(&self) -> PathBuf {
         self.directory().join(FILE)
+    }
+
+    /// What that file says.
+    pub(crate) fn read(&self) -> Result<Configuration, Mistake> {
+        Configuration::read(&self.file()).map_err(Mistake)
+    }
+
+    /// Something that neither the command line nor the file says, and has to.
+    pub(crate) fn lacks(&self, option: &str, key: &str) -> Mistake {
+        let file = self.file();
+        Mistake(format!("give {option}, or {key} in {}", file.display()))
     }
 
     pub(crate) fn directory(&self) -> PathBuf {

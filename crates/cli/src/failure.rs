@@ -1,7 +1,12 @@
-//! From an error to an exit code: 0 done, 1 failed, 2 used wrongly (clap's).
+//! From an error to an exit code: 0 done, 1 failed, 2 used wrongly (clap's, and of keepstate.toml).
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
+
+use crate::config::Mistake;
+
+/// Used wrongly.
+pub(crate) const WRONG: u8 = 2;
 
 /// Says what went wrong. A reader that went away (`keepstate … | head`) is no failure.
 pub(crate) fn report(result: anyhow::Result<ExitCode>) -> ExitCode {
@@ -9,8 +14,11 @@ pub(crate) fn report(result: anyhow::Result<ExitCode>) -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("keepstate: {error:#}");
-            ExitCode::FAILURE
+            keepstate_daemon::complain!("keepstate: {error:#}");
+            match error.downcast_ref::<Mistake>() {
+                Some(_) => ExitCode::from(WRONG),
+                None => ExitCode::FAILURE,
+            }
         }
     }
 }

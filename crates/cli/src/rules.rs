@@ -11,10 +11,11 @@ use keepstate_policy::model::Interface;
 use keepstate_policy::{Compiled, FileKind, Parsed, Policy, Style, compile, parse_rules};
 pub(crate) use keepstate_simulate::loaded;
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct RuleArguments {
-    /// Rules: an iptables-save file or a script of iptables and ip6tables commands; `-` for
-    /// standard input. May stand twice, once for each family. Without any, everything is accepted.
+    /// Rules: an iptables-save file, or a script of iptables commands.
+    ///
+    /// `-` for standard input. May stand twice, once for each family. Without any, everything is accepted.
     #[arg(long = "rules", value_name = "FILE")]
     files: Vec<PathBuf>,
 

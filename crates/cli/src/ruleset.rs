@@ -1,9 +1,10 @@
 //! The rules in force with what they counted, line by line as iptables-save prints them.
 
 use keepstate_api::RulesText;
+use serde::Serialize;
 
 /// A rule, or the policy of a chain.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct CountedRule {
     /// `ipv4` or `ipv6`.
     pub(crate) family: &'static str,

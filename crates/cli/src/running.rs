@@ -14,6 +14,7 @@ pub(crate) struct InstanceArgument {
         long,
         value_name = "NAME",
         default_value = "default",
+        hide_default_value = true,
         env = "KEEPSTATE_INSTANCE",
         hide_env = true
     )]

@@ -13,12 +13,13 @@ use keepstate_sim::sysctl::Sysctl;
 
 use crate::rules::{RuleArguments, interface_bits, loaded};
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct SimulationArguments {
     #[command(flatten)]
     rules: RuleArguments,
 
     /// An address of the host that packets are judged for, with /LENGTH for its network.
+    ///
     /// Without one, every packet is FORWARDed.
     #[arg(long = "local", value_name = "ADDR")]
     locals: Vec<LocalAddress>,

@@ -30,41 +30,49 @@ pub(crate) const TEMPLATES: [Template; 5] = [
 /// Addresses may be of either family, lists are separated by commas.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Parameters {
-    /// Who may reach SSH: addresses and networks; everybody when none are named.
-    #[arg(long, value_name = "ADDR,...", value_delimiter = ',', value_parser = network)]
+    /// Who may reach SSH, if not everybody.
+    #[arg(long, value_name = "NET,...", value_delimiter = ',', value_parser = network)]
     allow_ssh_from: Vec<Network>,
 
     /// Where SSH listens.
     #[arg(long, value_name = "PORT", default_value_t = 22)]
     ssh_port: u16,
 
-    /// TCP ports of the service; of web 80 and 443, of database 3306 when none are named.
+    /// TCP ports of the service.
+    ///
+    /// Of web 80 and 443, of database 3306 when none are named.
     #[arg(long, value_name = "PORT,...", value_delimiter = ',')]
     tcp_ports: Vec<u16>,
 
-    /// UDP ports of the service; of game 27015 when none are named.
+    /// UDP ports of the service.
+    ///
+    /// Of game 27015 when none are named.
     #[arg(long, value_name = "PORT,...", value_delimiter = ',')]
     udp_ports: Vec<u16>,
 
     /// Who may reach the database.
-    #[arg(long, value_name = "ADDR,...", value_delimiter = ',', value_parser = network)]
+    #[arg(long, value_name = "NET,...", value_delimiter = ',', value_parser = network)]
     app_servers: Vec<Network>,
 
     /// The inner networks of a gateway.
     #[arg(long, value_name = "NET,...", value_delimiter = ',', value_parser = network)]
     inside: Vec<Network>,
 
-    /// The networks of a gateway whose servers strangers reach, and which reach nothing inside.
+    /// Networks of servers behind a gateway.
+    ///
+    /// Strangers reach them, and they reach nothing inside.
     #[arg(long, value_name = "NET,...", value_delimiter = ',', value_parser = network)]
     dmz: Vec<Network>,
 
-    /// TCP connections that one address (IPv6: one /64) may have open at once: of web 50, of database 10, of
-    /// those inside a gateway 100 when nothing is said.
+    /// Connections of one source at a time.
+    ///
+    /// Of an address (IPv6: a /64), by TCP: of web 50, of database 10, of those inside a gateway 100 when nothing is said.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     open_per_source: Option<u32>,
 
-    /// Connections that one address (IPv6: one /64) may begin a minute, as many at once: of web 30 when nothing
-    /// is said.
+    /// New connections of one source a minute.
+    ///
+    /// As many at once, each from an address (IPv6: a /64): of web 30 when nothing is said.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     new_per_minute: Option<u32>,
 }

@@ -425,6 +425,13 @@ fn the_token_removes_a_flow_and_the_log_tells_it() {
     );
     assert_eq!(bench.get("/api/remove", &["-d", &flow]).0, 401);
     let right = format!("Authorization: Bearer {}", web.token());
+    let change = |path: &str, body: &str| bench.get(path, &["-d", body, "-H", &right]);
+    assert_eq!(change("/api/ban", "\"203.0.113.7\"").0, 200);
+    assert!(bench.get("/api/bans", &[]).1.contains("203.0.113.7"));
+    assert_eq!(change("/api/ban", "\"nowhere\"").0, 400);
+    assert_eq!(change("/api/unban", "\"203.0.113.7\"").0, 200);
+    assert_eq!(bench.get("/api/bans", &[]).1, "[]");
+    assert_eq!(change("/api/undo", "7").0, 409);
     let (code, body) = bench.get("/api/remove", &["-d", &flow, "-H", &right]);
     assert_eq!((code, &*body), (200, "{\"removed\":1}"));
     assert!(!bench.succeeds(&["flows"]).contains("dport=123"));
@@ -491,4 +498,10 @@ fn the_page_works_in_a_browser() {
         page.contains("--ctstate RELATED,ESTABLISHED -j ACCEPT</code>"),
         "{page}"
     );
+    bench.succeeds(&["ban", "add", "203.0.113.7", "--cause", "a test"]);
+    let page = dom(&bench, "/?tab=defence");
+    assert!(page.contains("mode observe"), "{page}");
+    assert!(page.contains("203.0.113.7</td>"), "{page}");
+    let (_, explained) = bench.get("/api/explain?packet=udp+10.9.0.2:5+%3E+10.9.0.1:9", &[]);
+    assert!(explained.contains("policy_drop"), "{explained}");
 }

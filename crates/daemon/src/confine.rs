@@ -68,7 +68,7 @@ pub(crate) fn confine() {
     ];
     for (what, result) in results {
         if let Err(error) = result {
-            eprintln!("keepstate: not restricted: {what}: {error}");
+            crate::complain!("keepstate: not restricted: {what}: {error}");
         }
     }
 }

@@ -107,7 +107,7 @@ impl Follower {
             }
             if let Err(error) = attach::attach(programs, pins, interface, self.mode) {
                 if self.failed.insert(interface.index) {
-                    eprintln!("keepstate: {}: {error}", interface.name);
+                    crate::complain!("keepstate: {}: {error}", interface.name);
                 }
                 // One way alone would be worse than none: answers would not be known.
                 attach::detach(pins, interface.index)?;

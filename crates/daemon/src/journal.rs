@@ -16,20 +16,21 @@ const ENTRY_BYTES_MAX: usize = 8192;
 /// Severity of a line (RFC 5424 section 6.2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Priority {
+pub enum Priority {
     Warning = 4,
     Notice = 5,
     Info = 6,
 }
 
 /// Where lines go.
-pub(crate) struct Journal {
+pub struct Journal {
     path: PathBuf,
     socket: Mutex<Option<UnixDatagram>>,
 }
 
 impl Journal {
-    pub(crate) fn open() -> Self {
+    /// The host's journal, where there is one.
+    pub fn open() -> Self {
         Self::at(Path::new(SOCKET))
     }
 
@@ -41,10 +42,10 @@ impl Journal {
     }
 
     /// Writes a line with fields. Their names are capital letters and `_`.
-    pub(crate) fn write(&self, priority: Priority, line: &str, fields: &[(&str, String)]) {
+    pub fn write(&self, priority: Priority, line: &str, fields: &[(&str, String)]) {
         // Without a service manager whoever started this reads the standard error.
         if !is_service() || !self.send(&entry(priority, line, fields)) {
-            eprintln!("keepstate: {line}");
+            crate::complain!("keepstate: {line}");
         }
     }
 

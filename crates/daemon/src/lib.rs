@@ -5,7 +5,7 @@ pub mod attach;
 mod clock;
 mod confine;
 mod follow;
-mod journal;
+pub mod journal;
 pub mod kernel;
 pub mod kernel_plane;
 mod locals;
@@ -28,6 +28,15 @@ pub mod table_maps;
 pub mod twin;
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+
+/// A line on the standard error. One that cannot be written, as when the log's disk is full, ends nothing.
+#[macro_export]
+macro_rules! complain {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($part)*);
+    }};
+}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing is left half done under the locks of this crate.

@@ -56,7 +56,7 @@ impl Locals {
         }
         if entries.len() > LOCALS_MAX as usize && !self.is_told {
             self.is_told = true;
-            eprintln!(
+            crate::complain!(
                 "keepstate: of {} addresses of this host {LOCALS_MAX} are known to `-m addrtype'",
                 entries.len()
             );

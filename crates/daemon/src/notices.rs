@@ -74,7 +74,9 @@ impl Carrier {
     fn run(&mut self, mut notices: RingBuf<MapData>, mut answers: RingBuf<MapData>) {
         while self.kernel.strong_count() != 0 {
             if let Err(error) = wait(&notices, &answers) {
-                eprintln!("keepstate: packets cannot be answered and logged any more: {error}");
+                crate::complain!(
+                    "keepstate: packets cannot be answered and logged any more: {error}"
+                );
                 return;
             }
             while let Some(item) = answers.next() {
@@ -130,7 +132,7 @@ impl Carrier {
         let names = ["packets for LOG and NFLOG", "answers of REJECT"];
         for ((lost, now), name) in self.lost.iter_mut().zip(now).zip(names) {
             if now > *lost {
-                eprintln!(
+                crate::complain!(
                     "keepstate: {} {name} were lost: they came too fast",
                     now - *lost
                 );

@@ -252,7 +252,7 @@ fn adopt_settings(plane: &dyn Plane, sysctls: &[Sysctl]) {
     for sysctl in sysctls {
         let fits = sysctl::fit(plane, *sysctl);
         if let Err(error) = fits.and_then(|()| sysctl::put(plane, &mut settings, *sysctl)) {
-            eprintln!("keepstate: {error}");
+            crate::complain!("keepstate: {error}");
         }
     }
     plane.store_settings(&settings);
@@ -326,7 +326,7 @@ fn listen_to_signals(
             }
             manager.reloading();
             match reload().and_then(|read| take_over(&changer, &read)) {
-                Ok(()) => eprintln!("keepstate: configuration and rules were read anew"),
+                Ok(()) => crate::complain!("keepstate: configuration and rules were read anew"),
                 Err(error) => changer.warn(&format!("nothing was read anew: {error}")),
             }
             manager.ready(&changer.status());
@@ -348,7 +348,7 @@ fn take_over(changer: &Changer, read: &Reloaded) -> Result<(), String> {
         })?;
     }
     for problem in changer.set_sysctls(&read.sysctls) {
-        eprintln!("keepstate: {problem}");
+        crate::complain!("keepstate: {problem}");
     }
     change(changer, &read.changing)
 }
@@ -378,13 +378,13 @@ fn follow_system(kernel: &Arc<KernelPlane>, changes: LinkChanges) -> Result<(), 
                 return;
             };
             if let Err(error) = kernel.follow_system() {
-                eprintln!("keepstate: {error}");
+                crate::complain!("keepstate: {error}");
             }
             if let Err(error) = kernel.follow_interfaces() {
-                eprintln!("keepstate: {error}");
+                crate::complain!("keepstate: {error}");
             }
             if let Err(error) = kernel.settle_interfaces() {
-                eprintln!("keepstate: {error}");
+                crate::complain!("keepstate: {error}");
             }
         }
     });

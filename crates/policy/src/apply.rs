@@ -82,6 +82,22 @@ impl Policy {
     }
 }
 
+/// Whether a command of iptables leaves the rules and their counters as they are. One that cannot be read does.
+pub fn only_lists<S: AsRef<str>>(family: Family, arguments: &[S]) -> bool {
+    let (words, _) = argument_words(arguments);
+    let Ok(command) = command::parse(family, Place::CommandLine, &words) else {
+        return true;
+    };
+    matches!(
+        command.verb,
+        Verb::List(_, _, ThenZero::No)
+            | Verb::ListRules(_, _, ThenZero::No)
+            | Verb::Check(..)
+            | Verb::Help
+            | Verb::Version
+    )
+}
+
 /// Carries out a command that has been read.
 pub(crate) fn apply(
     policy: &mut Policy,

@@ -34,7 +34,7 @@ mod rule;
 mod services;
 mod sets;
 
-pub use apply::{CommandError, CommandOutput, IPTABLES_VERSION};
+pub use apply::{CommandError, CommandOutput, IPTABLES_VERSION, only_lists};
 pub use compile::{ChainInfo, ChainKind, CompileError, Compiled, RuleSource, compile};
 pub use complaint::Complaint;
 pub use connlabel::{LABEL_FILE, LabelNames};

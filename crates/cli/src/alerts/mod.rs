@@ -8,12 +8,21 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use keepstate_api::{Client, ClientError, DefenceStatus, Instance, Reply, Request, Status};
+use keepstate_daemon::journal::{Journal, Priority};
 use keepstate_defence::StepState;
 use serde_json::{Value, json};
 
 pub(crate) use self::delivery::Receiver;
 use self::delivery::{Courier, Wait};
-use crate::health;
+use crate::health::{self, FLOOD, STEP};
+
+/// What is told of besides what [`health`] finds.
+const SILENT: &str = "daemon";
+
+/// The name of each alert that there is.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    health::NAMES.into_iter().chain([FLOOD, STEP, SILENT])
+}
 
 /// How long a daemon may take for an answer before that is told of.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,6 +39,7 @@ pub(crate) fn watch(
         couriers.push(Courier::start(receiver, Wait::USUAL)?);
     }
     let mut watcher = Watcher::default();
+    let journal = Journal::open();
     loop {
         let look = Look::take(instance);
         for alert in watcher.compare(instance.as_str(), look) {
@@ -37,14 +47,28 @@ pub(crate) fn watch(
             if !only.is_empty() && only.iter().all(|only| only != name) {
                 continue;
             }
-            let (state, message) = (&alert["state"], &alert["message"]);
-            eprintln!("keepstate: alert {name} {state}: {message}");
+            journal.write(Priority::Warning, &line(name, &alert), &fields(&alert));
             for courier in &couriers {
                 courier.send(alert.clone());
             }
         }
         thread::sleep(every);
     }
+}
+
+fn line(name: &str, alert: &Value) -> String {
+    let text = |key: &str| alert[key].as_str().unwrap_or_default().to_owned();
+    format!("alert {name} {}: {}", text("state"), text("message"))
+}
+
+fn fields(alert: &Value) -> [(&'static str, String); 4] {
+    [
+        ("KEEPSTATE_ALERT", "name"),
+        ("KEEPSTATE_STATE", "state"),
+        ("KEEPSTATE_SEVERITY", "severity"),
+        ("KEEPSTATE_COMMAND", "command"),
+    ]
+    .map(|(field, key)| (field, alert[key].as_str().unwrap_or_default().to_owned()))
 }
 
 /// How a daemon stands.
@@ -121,13 +145,13 @@ impl Watcher {
     fn silent(&self, message: String) -> BTreeMap<(String, String), Value> {
         let mut now = self.going_on.clone();
         let alert = json!({
-            "name": "daemon",
+            "name": SILENT,
             "severity": "error",
             "message": "the daemon does not answer; what filtered filters on",
             "cause": message,
             "command": "systemctl status keepstate",
         });
-        now.insert(("daemon".to_owned(), String::new()), alert);
+        now.insert((SILENT.to_owned(), String::new()), alert);
         now
     }
 }
@@ -148,13 +172,13 @@ fn standing(
     }
     for attack in defence.attacks.iter().filter(|attack| !attack.is_over) {
         let alert = json!({
-            "name": "flood",
+            "name": FLOOD,
             "severity": "error",
             "message": attack.evidence,
             "attack": attack,
             "command": format!("keepstate defence explain {}", attack.number),
         });
-        now.insert(("flood".to_owned(), attack.number.to_string()), alert);
+        now.insert((FLOOD.to_owned(), attack.number.to_string()), alert);
     }
     for step in defence
         .steps
@@ -162,13 +186,13 @@ fn standing(
         .filter(|step| step.state == StepState::Active)
     {
         let alert = json!({
-            "name": "step",
+            "name": STEP,
             "severity": "warning",
             "message": step.evidence,
             "step": step,
             "command": format!("keepstate defence undo {}", step.number),
         });
-        now.insert(("step".to_owned(), step.number.to_string()), alert);
+        now.insert((STEP.to_owned(), step.number.to_string()), alert);
     }
     now
 }

@@ -37,6 +37,7 @@ pub(crate) struct Arguments {
     candidate: PathBuf,
 
     /// An address of the host that packets are judged for, with /LENGTH for its network.
+    ///
     /// Without one, every packet is FORWARDed.
     #[arg(long = "local", value_name = "ADDR")]
     locals: Vec<LocalAddress>,

@@ -80,6 +80,9 @@ struct Networks {
     file: Option<PathBuf>,
 }
 
+/// Of a ban by a screen, in seconds: long enough to think of what else to do.
+pub(crate) const BAN_SECONDS: u32 = 3600;
+
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     act(BanList::Banned, &arguments.action)
 }

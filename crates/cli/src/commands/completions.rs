@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Command, CommandFactory as _};
 use clap_complete::Shell;
+use clap_mangen::roff::{Roff, bold, italic, roman};
 
 use crate::output::stdout;
 
@@ -52,7 +53,58 @@ pub(crate) fn run_manual(arguments: &ManualArguments) -> anyhow::Result<ExitCode
             .with_context(|| format!("cannot write {}", path.display()));
     }
     write_pages(directory, &command, "keepstate")?;
+    let path = directory.join(FILE_PAGE);
+    fs::write(&path, file_page()).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(ExitCode::SUCCESS)
+}
+
+const FILE_PAGE: &str = "keepstate.toml.5";
+
+/// The file that is shipped, which names all keys with what they are; a test holds it against them.
+const SHIPPED: &str = include_str!("../../../../packaging/keepstate.toml");
+
+/// keepstate.toml(5): of each key what the shipped file says.
+fn file_page() -> String {
+    let mut page = Roff::new();
+    page.control("TH", ["keepstate.toml", "5"]);
+    page.control("SH", ["NAME"]);
+    page.text([roman(
+        "keepstate.toml - how Keepstate's daemon and the commands beside it start",
+    )]);
+    page.control("SH", ["SYNOPSIS"]);
+    page.text([italic("/etc/keepstate/keepstate.toml")]);
+    page.control("SH", ["DESCRIPTION"]);
+    page.text([roman(
+        "Options of the command line count for more than this file. A key that is not known, or a value that cannot be, \
+         is an error with line and column, and nothing starts; keepstate config check says what is wrong. \
+         Values that are shown are those without the file, but for names.",
+    )]);
+    page.control("SH", ["KEYS"]);
+    let mut told = String::new();
+    for line in SHIPPED.lines() {
+        if let Some(text) = line.strip_prefix("## ") {
+            told.push_str(text);
+            told.push(' ');
+            continue;
+        }
+        let key = line.strip_prefix("# ").unwrap_or(line);
+        let is_section = key.starts_with('[');
+        if is_section {
+            page.control("SS", [key]);
+        } else if key.contains(" = ") {
+            page.control("TP", []);
+            page.text([bold(key)]);
+        } else {
+            continue;
+        }
+        page.text([roman(told.trim_end())]);
+        told.clear();
+    }
+    page.control("SH", ["SEE ALSO"]);
+    page.text([roman(
+        "keepstate(1), keepstate-config(1), keepstate-daemon(1)",
+    )]);
+    page.render()
 }
 
 /// A page for a command and one for each of its own that is shown: `keepstate-template-show.1`.
@@ -119,10 +171,9 @@ fn add_options(page: &mut String, command: &Command, name: &str) {
         let long = argument.get_long().map(|long| format!("--{long}"));
         let names: Vec<String> = short.into_iter().chain(long).collect();
         let names = format!("{} {values}", names.join(", "));
-        let help = argument
-            .get_help()
-            .map(|help| told(&help))
-            .unwrap_or_default();
+        let help = argument.get_long_help().or(argument.get_help());
+        let help = help.map(|help| told(&help).replace("\n\n", ". ").replace('\n', " "));
+        let help = help.unwrap_or_default();
         page.push_str(&format!("| `{}` | {help} |\n", names.trim()));
     }
     let shown = command
@@ -136,6 +187,18 @@ fn add_options(page: &mut String, command: &Command, name: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_page_of_the_file_says_something_of_each_key() {
+        let page = file_page();
+        for wanted in [
+            ".TP\n\\fBflows_max = 262144\\fR\nFlows that there is room for.",
+            ".SS [alerts]\nWho is told what goes wrong",
+            "\\fBdomain = 0\\fR",
+        ] {
+            assert!(page.contains(wanted), "{wanted}\n{page}");
+        }
+    }
 
     #[test]
     fn the_page_of_options_is_what_the_program_has() {

@@ -15,7 +15,7 @@ use keepstate_daemon::run::{
 use keepstate_sim::sysctl::Sysctl;
 use serde::Deserialize;
 
-use crate::config::{self, ConfigArgument, Configuration, ROOM_MAX};
+use crate::config::{self, ConfigArgument, Configuration, Mistake, ROOM_MAX};
 use crate::ipset;
 use crate::running::InstanceArgument;
 
@@ -39,13 +39,16 @@ pub(crate) struct Arguments {
 /// How to start.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct StartArguments {
-    /// Filter on this interface. When none is named, on all Ethernet interfaces, those that come
-    /// later included; of a bridge or bond on itself and not on its ports.
+    /// Filter on this interface; on all Ethernet ones when none is named.
+    ///
+    /// Those that come later are included, and of a bridge or bond itself and not its ports.
     #[arg(long = "interface", short = 'i', value_name = "IF")]
     pub(crate) interfaces: Vec<String>,
 
-    /// Rules to put in force before anything is attached: a file of iptables-save or a script of
-    /// iptables commands. Without any, and when nothing filters yet, those that `keepstate save` kept.
+    /// Rules to put in force before anything is attached.
+    ///
+    /// A file of iptables-save or a script of iptables commands. Without any, and when nothing filters yet, those that
+    /// `keepstate save` kept.
     #[arg(long, value_name = "FILE")]
     pub(crate) rules: Option<PathBuf>,
 
@@ -57,19 +60,27 @@ pub(crate) struct StartArguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(ROOM_MAX)))]
     pub(crate) flows_max: Option<u32>,
 
-    /// Bans that there is room for, 2^20 unless told otherwise. 48 bytes each are taken from the start.
+    /// Bans that there is room for, 2^20 unless told otherwise.
+    ///
+    /// 48 bytes each are taken from the start.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(ROOM_MAX)))]
     pub(crate) bans_max: Option<u32>,
 
-    /// Entries of sets that there is room for, 2^20 unless told otherwise. 48 bytes each are taken from the start.
+    /// Entries of sets that there is room for, 2^20 as well.
+    ///
+    /// 48 bytes each are taken from the start.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(ROOM_MAX)))]
     pub(crate) set_entries_max: Option<u32>,
 
-    /// How to attach: in the driver where it can (auto, unless told otherwise), only there, or generic.
-    #[arg(long, value_enum)]
+    /// How to attach: auto, native or generic.
+    ///
+    /// In the driver where it can (auto, unless told otherwise), only there, or generic.
+    #[arg(long, value_enum, hide_possible_values = true)]
     pub(crate) xdp: Option<XdpArgument>,
 
-    /// A setting of the tracker by its sysctl name. Counts for more than what files say.
+    /// A setting of the tracker by its sysctl name.
+    ///
+    /// Counts for more than what files say.
     #[arg(long = "sysctl", value_name = "NAME=VALUE", value_parser = Sysctl::parse)]
     pub(crate) sysctls: Vec<Sysctl>,
 
@@ -136,12 +147,13 @@ pub(crate) fn serve(start: &StartArguments) -> anyhow::Result<ExitCode> {
         read.map_err(|error| format!("{error:#}"))
     });
     let result = run_daemon(&options, reload, |plane, origin| {
-        eprintln!("keepstate: ready ({origin:?})");
+        keepstate_daemon::complain!("keepstate: ready ({origin:?})");
         for attachment in plane.attachments() {
             let name = &attachment.name;
-            eprintln!(
+            keepstate_daemon::complain!(
                 "keepstate: {name}: {}, {}",
-                attachment.ingress, attachment.egress
+                attachment.ingress,
+                attachment.egress
             );
         }
     });
@@ -149,7 +161,7 @@ pub(crate) fn serve(start: &StartArguments) -> anyhow::Result<ExitCode> {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(RunError::Rules(problems)) => {
             for problem in problems {
-                eprintln!("{}", problem.rendered);
+                keepstate_daemon::complain!("{}", problem.rendered);
             }
             anyhow::bail!("the rules have errors; nothing was started");
         }
@@ -162,14 +174,14 @@ pub(crate) fn serve(start: &StartArguments) -> anyhow::Result<ExitCode> {
 }
 
 fn configuration(start: &StartArguments) -> anyhow::Result<Configuration> {
-    Configuration::read(&start.config.file()).map_err(anyhow::Error::msg)
+    Ok(start.config.read()?)
 }
 
 /// What a running daemon can take over. Options count for more than the file.
 fn changeable(start: &StartArguments, configuration: &Configuration) -> anyhow::Result<Reloaded> {
     let (mut sysctls, problems) = config::settings(&start.config.directory());
     for problem in problems {
-        eprintln!("keepstate: {problem}");
+        keepstate_daemon::complain!("keepstate: {problem}");
     }
     let flows_max = configuration.flows_max.map(Sysctl::FlowsMax);
     sysctls.extend(flows_max);
@@ -182,7 +194,7 @@ fn changeable(start: &StartArguments, configuration: &Configuration) -> anyhow::
     Ok(Reloaded {
         rules: rule_files(v4.as_deref(), v6.as_deref())?,
         sysctls,
-        changing: configuration.changing().map_err(anyhow::Error::msg)?,
+        changing: configuration.changing().map_err(Mistake)?,
     })
 }
 

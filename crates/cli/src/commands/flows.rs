@@ -14,7 +14,9 @@ use crate::running::InstanceArgument;
 /// List the flows, in the words of `conntrack -L`.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Which flows, such as `dst port 22 and state established`: see docs/filters.md.
+    /// Which flows, such as `dst port 22 and state established`.
+    ///
+    /// The language: docs/filters.md.
     #[arg(value_name = "FILTER", num_args = 0..)]
     expression: Vec<String>,
 
@@ -34,9 +36,11 @@ pub(crate) struct Arguments {
     #[arg(long, short = 'd', value_name = "ADDRESS")]
     dst: Option<AddressFilter>,
 
+    /// From this port.
     #[arg(long, value_name = "PORT")]
     sport: Option<u16>,
 
+    /// To this port.
     #[arg(long, value_name = "PORT")]
     dport: Option<u16>,
 
@@ -56,8 +60,15 @@ pub(crate) struct Arguments {
     #[arg(long)]
     unreplied: bool,
 
-    /// The form of the lines.
-    #[arg(long, short = 'o', value_enum, default_value = "conntrack")]
+    /// The form of the lines: conntrack, or proc as the kernel's file.
+    #[arg(
+        long,
+        short = 'o',
+        value_enum,
+        default_value = "conntrack",
+        hide_possible_values = true,
+        hide_default_value = true
+    )]
     output: OutputArgument,
 
     /// Print a JSON object for each flow.

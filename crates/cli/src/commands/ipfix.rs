@@ -7,32 +7,42 @@ use anyhow::{Context, bail};
 use clap::Args;
 use keepstate_api::{EventKinds, Reply, Request};
 
+use crate::config::{self, ConfigArgument};
 use crate::ipfix;
 use crate::running::{InstanceArgument, unexpected};
 
 /// Export flows that end to an IPFIX collector (RFC 7011, by UDP), both directions in one record (RFC 5103).
 ///
-/// Packets, bytes and start times are there where flows are counted (nf_conntrack_acct, nf_conntrack_timestamp).
+/// Without options as [ipfix] in keepstate.toml says. Packets, bytes and start times are there where flows are counted (nf_conntrack_acct, nf_conntrack_timestamp).
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The collector; the usual port is 4739.
-    #[arg(long, value_name = "HOST:PORT")]
-    to: String,
+    #[arg(long, value_name = "HOST:PORT", value_parser = config::collector)]
+    to: Option<String>,
 
     /// Observation domain: tells exporters apart that send from one address.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    domain: u32,
+    #[arg(long, value_name = "N")]
+    domain: Option<u32>,
 
     /// End after so many flows.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
 
     #[command(flatten)]
+    config: ConfigArgument,
+
+    #[command(flatten)]
     instance: InstanceArgument,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let to = &arguments.to;
+    let said = arguments.config.read()?.ipfix;
+    let Some(to) = &arguments.to.clone().or(said.to) else {
+        return Err(arguments
+            .config
+            .lacks("--to HOST:PORT", "`to` below [ipfix]")
+            .into());
+    };
     let mut addresses = to.to_socket_addrs().with_context(|| to.clone())?;
     let Some(address) = addresses.next() else {
         bail!("{to} has no address");
@@ -50,7 +60,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Reply::Listening => {}
         _ => return Err(unexpected()),
     }
-    let sender = ipfix::Sender::new(socket, arguments.domain);
+    let sender = ipfix::Sender::new(socket, arguments.domain.or(said.domain).unwrap_or(0));
     ipfix::export(client, sender, arguments.count)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -3,7 +3,7 @@
 mod alerts;
 mod apply;
 mod backtest;
-mod ban;
+pub(crate) mod ban;
 mod capture;
 mod check;
 mod completions;
@@ -24,6 +24,7 @@ mod metrics;
 mod profile;
 mod recent;
 mod replay;
+mod rules;
 mod save;
 mod shell;
 mod simulate;
@@ -40,11 +41,12 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::failure::WRONG;
 use crate::iptables::Program;
 
 /// A firewall with memory.
 #[derive(Debug, Parser)]
-#[command(name = "keepstate", version, arg_required_else_help = true)]
+#[command(name = "keepstate", version, max_term_width = 100)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -64,6 +66,7 @@ enum Command {
     Template(template::Arguments),
     Shell(shell::Arguments),
     Status(status::Arguments),
+    Rules(rules::Arguments),
     Top(top::Arguments),
     Web(web::Arguments),
     Metrics(metrics::Arguments),
@@ -143,8 +146,44 @@ impl Foreign {
     }
 }
 
+/// What fits a screen; `--help` has a line for each.
+const OVERVIEW: &str = "\
+A firewall with memory
+
+Usage: keepstate COMMAND [OPTIONS]
+
+Begin      demo, up, down, template, check, apply, confirm, save
+Watch      status, top, web, flows, events, rules, doctor, tune
+Ask        explain, trace, capture, diff, replay, backtest, simulate
+Attacked   ban, never-ban, cookies, defence
+Tell       metrics, alerts, ipfix
+Known      conntrack, set (as ipset), sysctl, iptables, ip6tables,
+           iptables-save, ip6tables-save, iptables-restore, ip6tables-restore,
+           shell (runs scripts that call these)
+Settings   profile, timeout, recent, hashlimit, config
+Service    daemon, completions, manual
+
+keepstate --help          a line about each command
+keepstate COMMAND -h      its options; --help: more of them
+keepstate demo            shows what this is, on a network of its own
+
+Exit codes: 0 done, 1 not done or found, 2 used wrongly (docs/exit-codes.md).
+";
+
 /// Runs the subcommand that the command line names.
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
+    let mut words = std::env::args_os().skip(1);
+    match (words.next(), words.next()) {
+        (None, _) => {
+            eprint!("{OVERVIEW}");
+            return Ok(ExitCode::from(WRONG));
+        }
+        (Some(word), None) if word == "-h" || word == "help" => {
+            print!("{OVERVIEW}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        _ => {}
+    }
     match Arguments::parse().command {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Up(arguments) => up::run(&arguments),
@@ -158,6 +197,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Shell(arguments) => shell::run(&arguments),
         Command::Backtest(arguments) => backtest::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Rules(arguments) => rules::run(&arguments),
         Command::Top(arguments) => top::run(&arguments),
         Command::Web(arguments) => web::run(&arguments),
         Command::Alerts(arguments) => alerts::run(&arguments),
@@ -203,3 +243,6 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

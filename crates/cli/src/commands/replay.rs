@@ -22,12 +22,12 @@ pub(crate) struct Arguments {
     /// A pcap or pcapng file; `-` for standard input.
     capture: PathBuf,
 
-    /// How packets are printed.
-    #[arg(long, value_enum, default_value_t = Output::Text)]
+    /// How packets are printed: text, if not jsonl.
+    #[arg(long, value_enum, default_value_t = Output::Text, hide_possible_values = true, hide_default_value = true)]
     output: Output,
 
-    /// The clock: the capture's own, or one that stands still.
-    #[arg(long, value_enum, default_value_t = TimingArgument::Capture)]
+    /// The clock: of the capture, or flat, standing still.
+    #[arg(long, value_enum, default_value_t = TimingArgument::Capture, hide_possible_values = true, hide_default_value = true)]
     timing: TimingArgument,
 
     /// Name of the interface that all packets come in by, for rules with `-i`.

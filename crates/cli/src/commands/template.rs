@@ -21,7 +21,11 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Task {
     /// Name them all, with what they take.
-    List,
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Print one as a file for `keepstate apply`.
     Show {
         name: Template,
@@ -53,7 +57,18 @@ enum Task {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut out = stdout();
     match &arguments.task {
-        Task::List => {
+        Task::List { json: true } => {
+            let known = TEMPLATES.map(|template| {
+                serde_json::json!({
+                    "name": template.name(),
+                    "about": template.about(),
+                    "options": template.options(),
+                })
+            });
+            serde_json::to_writer_pretty(&mut out, &known)?;
+            writeln!(out)?;
+        }
+        Task::List { json: false } => {
             for template in TEMPLATES {
                 writeln!(out, "{:<9} {}", template.name(), template.about())?;
                 writeln!(out, "          {}", template.options().join(" "))?;

@@ -46,7 +46,7 @@ enum Action {
         protocol: String,
 
         /// States with their seconds.
-        #[arg(value_name = "STATE SECONDS")]
+        #[arg(value_name = "STATE N")]
         seconds: Vec<String>,
 
         #[command(flatten)]

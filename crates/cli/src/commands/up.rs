@@ -12,7 +12,8 @@ use clap::Args;
 use keepstate_api::{Client, Instance, Reply, Request, Status};
 
 use super::daemon::{self, StartArguments};
-use crate::config;
+use crate::config::{self, Mistake};
+use crate::failure::WRONG;
 use crate::output::stdout;
 use crate::running::unexpected;
 
@@ -30,7 +31,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     start: StartArguments,
 
-    /// Do not start a process of its own: as `keepstate daemon`.
+    /// Start no process of its own, as `keepstate daemon`.
     #[arg(long)]
     foreground: bool,
 }
@@ -64,7 +65,8 @@ fn start(instance: &Instance) -> anyhow::Result<Child> {
     let name = || directory.display().to_string();
     fs::create_dir_all(directory).with_context(name)?;
     let log = instance.log();
-    let log = File::create(&log).with_context(|| log.display().to_string())?;
+    let log = File::create(&log)
+        .with_context(|| format!("{}: it takes root to start a firewall", log.display()))?;
     let program = std::env::current_exe().context("this program cannot be found")?;
     let arguments = std::env::args_os().skip_while(|word| word != "up").skip(1);
     Command::new(program)
@@ -83,10 +85,18 @@ fn wait_until_ready(instance: &Instance, child: &mut Child) -> anyhow::Result<St
     let mut is_told = false;
     loop {
         if let Some(status) = child.try_wait()? {
-            let said = read_log(&instance.log());
+            let mut said = read_log(&instance.log());
+            if said.is_empty() {
+                let log = instance.log();
+                said = format!("{} is empty: is there room on that disk?", log.display());
+            }
             // Whoever runs it knows better than a log file.
             let _ = fs::remove_file(instance.log());
-            bail!("the daemon did not start ({status})\n{said}");
+            let said = format!("the daemon did not start ({status})\n{said}");
+            match status.code() {
+                Some(code) if code == i32::from(WRONG) => return Err(Mistake(said).into()),
+                _ => bail!(said),
+            }
         }
         if let Ok(mut client) = Client::connect(instance) {
             return match client.ask(&Request::Status)? {

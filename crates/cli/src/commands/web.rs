@@ -5,22 +5,26 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use crate::config::ConfigArgument;
 use crate::running::InstanceArgument;
-use crate::web::{Access, Settings, keep, serve};
+use crate::web::{Access, NOBODY, Pages, Settings, keep, serve};
 
 const PORT: u16 = 9477;
 
-/// The user `nobody` on every Linux: owns nothing and may nothing.
-const NOBODY: u32 = 65_534;
-
-/// Serve the dashboard, and /metrics for Prometheus, from a process without rights: docs/web.md.
+/// Serve the dashboard, and /metrics, from a process without rights.
+///
+/// Without options as [web] in keepstate.toml says. See docs/operating.md.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Where to listen. Everybody who can connect there sees all flows.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)))]
-    listen: SocketAddr,
+    /// Where to listen; 127.0.0.1:9477 unless told otherwise.
+    ///
+    /// Everybody who can connect there sees all flows.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
 
-    /// Let who has the token remove flows, and confirm or undo rules. The token is printed at the start.
+    /// Let who has the token that is printed at the start change things.
+    ///
+    /// Remove flows, ban sources, confirm or undo rules and steps of the defence.
     #[arg(long)]
     allow_changes: bool,
 
@@ -33,22 +37,32 @@ pub(crate) struct Arguments {
     worker: bool,
 
     #[command(flatten)]
+    config: ConfigArgument,
+
+    #[command(flatten)]
     instance: InstanceArgument,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let access = match arguments.allow_changes {
-        true => Access::Change,
-        false => Access::Ask,
-    };
+    let usual = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
     if arguments.worker {
-        serve(arguments.listen, access)?;
+        // It was told all that it needs, and may not be able to read the file.
+        let access = access(arguments.allow_changes);
+        serve(arguments.listen.unwrap_or(usual), Pages::All(access))?;
         return Ok(ExitCode::SUCCESS);
     }
+    let said = arguments.config.read()?.web;
     keep(&Settings {
         instance: arguments.instance.instance.clone(),
-        listen: arguments.listen,
-        access,
+        listen: arguments.listen.or(said.listen).unwrap_or(usual),
+        pages: Pages::All(access(arguments.allow_changes || said.allow_changes)),
         user: arguments.user,
     })
+}
+
+const fn access(may_change: bool) -> Access {
+    match may_change {
+        true => Access::Change,
+        false => Access::Ask,
+    }
 }

@@ -10,6 +10,7 @@ use keepstate_daemon::server::Access;
 use keepstate_defence::Mode;
 use serde::{Deserialize, Deserializer};
 
+use super::sections::{Alerts, Ipfix, Metrics, Web};
 use crate::commands::daemon::XdpArgument;
 
 /// All that the file can say. What it does not say is as if there were no file.
@@ -40,6 +41,10 @@ pub(crate) struct Configuration {
     socket_mode: Option<u32>,
     /// Whether that group may change anything, and not only look.
     group_may_change: bool,
+    pub(crate) metrics: Metrics,
+    pub(crate) web: Web,
+    pub(crate) alerts: Alerts,
+    pub(crate) ipfix: Ipfix,
 }
 
 /// Room that options and this file may ask for.
@@ -99,7 +104,11 @@ impl Configuration {
         let group = match &self.socket_group {
             None => None,
             Some(name) => {
-                let missing = || format!("there is no group `{name}` in {GROUPS}");
+                let missing = || {
+                    format!(
+                        "socket_group: there is no group `{name}` in {GROUPS}: make it with `groupadd --system {name}`"
+                    )
+                };
                 Some(group_number(name).ok_or_else(missing)?)
             }
         };
@@ -173,6 +182,27 @@ mod tests {
             ),
             ("interfaces = [\"a\"", "1:18: "),
             ("[socket]\ngroup = \"x\"\n", "1:2: unknown field `socket`"),
+            ("[web]\nlisten = 9477\n", "2:10: invalid type"),
+            (
+                "[web]\nlisten = \"localhost\"\n",
+                "2:10: invalid socket address",
+            ),
+            ("[metrics]\nport = 9478\n", "2:1: unknown field `port`"),
+            ("[alerts]\nurl = \"ftp://a\"\n", "2:7: `ftp://a` is no http"),
+            (
+                "[alerts]\ncommand = \"mail\"\n",
+                "2:11: `mail`: name the program",
+            ),
+            (
+                "[alerts]\nonly = [\"tabel-full\"]\n",
+                "2:8: there is no alert `tabel-full`",
+            ),
+            ("[alerts]\nevery = 0\n", "2:9: not within 1 and 3600"),
+            (
+                "[ipfix]\nto = \"collector\"\n",
+                "2:6: `collector` is no HOST:PORT",
+            ),
+            ("[alerts]\n[alerts]\n", "2:2: duplicate key"),
         ] {
             let error = parsed(text).unwrap_err();
             let wanted = format!("/etc/keepstate/keepstate.toml:{told}");
@@ -187,27 +217,59 @@ mod tests {
         let shipped = fs::read_to_string(path).unwrap();
         assert!(parsed(&shipped).is_ok());
         let lines = shipped.lines().filter(|line| !line.starts_with("##"));
-        let lines = lines.filter(|line| line.contains(" = "));
-        let spoken: Vec<&str> = lines.filter_map(|line| line.strip_prefix("# ")).collect();
+        let lines = lines.map(|line| line.strip_prefix("# ").unwrap_or(line));
+        let says = |line: &&str| line.starts_with('[') || line.contains(" = ");
+        let spoken: Vec<&str> = lines.filter(says).collect();
         let spoken = spoken.join("\n");
         let all = parsed(&spoken).unwrap();
         assert_eq!(all.flows_max, Some(FLOWS_MAX_DEFAULT));
         assert_eq!(all.bans_max, Some(BANS_MAX_DEFAULT));
         assert_eq!(all.set_entries_max, Some(SET_ENTRIES_MAX_DEFAULT));
-        let unknown = parsed("no_such_key = 1").unwrap_err();
-        let (_, known) = unknown.split_once("expected one of ").unwrap();
-        let known: Vec<&str> = known.split(", ").map(|key| key.trim_matches('`')).collect();
-        assert!(known.len() > 10, "{unknown}");
         let manual = keepstate_testkit::workspace_root().join("docs/operating.md");
         let manual = fs::read_to_string(manual).unwrap();
-        for key in known {
-            let begins = |text: &str| {
-                text.lines()
-                    .any(|line| line.starts_with(&format!("{key} = ")))
-            };
-            assert!(begins(&spoken), "packaging/keepstate.toml lacks {key}");
-            assert!(begins(&manual), "docs/operating.md lacks {key}");
+        let sections = ["metrics", "web", "alerts", "ipfix"];
+        let mut count = 0;
+        for section in [None].into_iter().chain(sections.map(Some)) {
+            for key in keys(section) {
+                let is_section = section.is_none() && sections.contains(&&*key);
+                let wanted = match is_section {
+                    true => format!("[{key}]"),
+                    false => format!("{key} = "),
+                };
+                for (text, name) in [
+                    (&spoken, "packaging/keepstate.toml"),
+                    (&manual, "docs/operating.md"),
+                ] {
+                    let part = part(text, section);
+                    let lines = if is_section { &**text } else { part };
+                    let begins = lines.lines().any(|line| line.starts_with(&wanted));
+                    assert!(begins, "{name} lacks {key} of {section:?}");
+                }
+                count += 1;
+            }
         }
+        assert!(count > 20, "{count}");
+    }
+
+    /// The lines of a section, or those before all of them.
+    fn part<'a>(text: &'a str, section: Option<&str>) -> &'a str {
+        let text = match section {
+            None => text,
+            Some(name) => text
+                .split_once(&format!("\n[{name}]\n"))
+                .map_or("", |(_, rest)| rest),
+        };
+        text.split_once("\n[").map_or(text, |(part, _)| part)
+    }
+
+    /// Keys that the file may have, as its error lists them.
+    fn keys(section: Option<&str>) -> Vec<String> {
+        let header = section.map_or(String::new(), |name| format!("[{name}]\n"));
+        let unknown = parsed(&format!("{header}no_such_key = 1")).unwrap_err();
+        let names = unknown.split('`').skip(3).step_by(2);
+        let known: Vec<String> = names.map(str::to_owned).collect();
+        assert!(unknown.contains("expected"), "{unknown}");
+        known
     }
 
     #[test]

@@ -102,7 +102,7 @@ fn established(status: &Status, survey: &Survey, knobs: &BTreeMap<String, u64>) 
             "{count} of {} flows; {name} = {seconds}",
             status.table.flows_max
         ),
-        command: Some("keepstate profile web".to_owned()),
+        command: Some("keepstate profile apply web".to_owned()),
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod host;
 mod knobs;
+mod offload;
 mod rules;
 
 use keepstate_api::{Client, Filter, Order, Reply, Request, Survey};
@@ -19,6 +20,7 @@ pub(crate) fn examine(client: &mut Client) -> anyhow::Result<Vec<Finding>> {
     found.extend(knobs::examine(client, &status, &survey)?);
     found.extend(rules::examine(client, &status)?);
     found.extend(host::examine());
+    found.extend(offload::examine(&status));
     found.sort_by_key(|finding| finding.severity);
     Ok(found)
 }

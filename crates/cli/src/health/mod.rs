@@ -2,10 +2,31 @@
 
 mod causes;
 
-use keepstate_api::Status;
+use keepstate_api::{DefenceStatus, Status};
+use keepstate_defence::StepState;
+use keepstate_engine::limits::{RATED_LOAD_PERCENT, SLOTS_PER_BUCKET};
 use serde_json::{Value, json};
 
 pub(crate) use self::causes::cause;
+
+/// All that [`of_status`] can find.
+pub(crate) const NAMES: [&str; 11] = [
+    "unattached",
+    "no-policy",
+    "policy-unconfirmed",
+    "table-full",
+    "buckets-full",
+    "half-open",
+    "flows-refused",
+    "expiry-late",
+    "events-lost",
+    "xdp-generic",
+    "drops",
+];
+
+/// What [`of_defence`] finds.
+pub(crate) const FLOOD: &str = "flood";
+pub(crate) const STEP: &str = "step";
 
 /// How bad it is. The order is that of the lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,6 +91,7 @@ pub(crate) fn of_status(status: &Status, before: Option<&Status>) -> Vec<Finding
     found.extend(unattached(status));
     found.extend(policy(status));
     found.extend(fullness(status));
+    found.extend(dense(status));
     found.extend(half_open(status));
     found.extend(refused(status, before));
     found.extend(lag(status));
@@ -78,6 +100,32 @@ pub(crate) fn of_status(status: &Status, before: Option<&Status>) -> Vec<Finding
     found.extend(reasons(status, before));
     found.sort_by_key(|finding| finding.severity);
     found
+}
+
+/// Attacks that go on, and steps that are in force against them. Their names are `flood` and `step`.
+pub(crate) fn of_defence(defence: &DefenceStatus) -> Vec<Finding> {
+    let attacks = defence.attacks.iter().filter(|attack| !attack.is_over);
+    let attacks = attacks.map(|attack| Finding {
+        name: FLOOD,
+        severity: Severity::Error,
+        message: format!("{} goes on", attack.kind.name()),
+        cause: "somebody sends more than what is usual here".to_owned(),
+        evidence: attack.evidence.clone(),
+        command: Some(format!("keepstate defence explain {}", attack.number)),
+    });
+    let steps = defence
+        .steps
+        .iter()
+        .filter(|step| step.state == StepState::Active);
+    let steps = steps.map(|step| Finding {
+        name: STEP,
+        severity: Severity::Warning,
+        message: "a step against a flood is in force".to_owned(),
+        cause: "the defence acts by itself".to_owned(),
+        evidence: step.evidence.clone(),
+        command: Some(format!("keepstate defence undo {}", step.number)),
+    });
+    attacks.chain(steps).collect()
 }
 
 fn unattached(status: &Status) -> Option<Finding> {
@@ -132,6 +180,45 @@ fn fullness(status: &Status) -> Option<Finding> {
         command: Some(format!(
             "keepstate sysctl -w net.netfilter.nf_conntrack_max={}",
             table.flows_max.saturating_mul(2)
+        )),
+    })
+}
+
+/// Buckets that are full while the table is not: there are too few of them, or the hash spreads badly.
+fn dense(status: &Status) -> Option<Finding> {
+    let table = &status.table;
+    let buckets = table.buckets.iter().min().copied().unwrap_or(0);
+    let slots = u64::from(buckets) * u64::from(SLOTS_PER_BUCKET);
+    let rated = slots * u64::from(RATED_LOAD_PERCENT) / 100;
+    let is_crowded = table.flows_peak * 100 >= slots * u64::from(RATED_LOAD_PERCENT);
+    let (cause, evidence) = if table.flows_max > rated {
+        (
+            "there may be more flows than the buckets are made for",
+            format!(
+                "{buckets} buckets hold {rated} flows well, and {} are allowed",
+                table.flows_max
+            ),
+        )
+    } else if table.refused > 0 && !is_crowded {
+        (
+            "new flows found their buckets full while the table was not: the hash spreads these flows badly",
+            format!(
+                "{} refused, and never more than {} of {slots} slots taken",
+                table.refused, table.flows_peak
+            ),
+        )
+    } else {
+        return None;
+    };
+    Some(Finding {
+        name: "buckets-full",
+        severity: Severity::Warning,
+        message: "new flows may find no room before the table is full".to_owned(),
+        cause: cause.to_owned(),
+        evidence,
+        command: Some(format!(
+            "keepstate sysctl -w net.netfilter.nf_conntrack_buckets={}",
+            buckets.saturating_mul(2)
         )),
     })
 }
@@ -242,4 +329,46 @@ fn reasons(status: &Status, before: Option<&Status>) -> Vec<Finding> {
         })
     });
     found.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn buckets_that_are_too_few_or_uneven_are_found() {
+        let text = include_str!("../status.example.json");
+        let mut status: keepstate_api::Status = serde_json::from_str(text).unwrap();
+        // 1000 buckets have 8000 slots, of which 6400 are taken well.
+        status.table.buckets = [1000; 2];
+        status.table.flows_max = 6400;
+        status.table.flows_peak = 3000;
+        status.table.refused = 0;
+        assert_eq!(super::dense(&status), None);
+        status.table.refused = 7;
+        let found = super::dense(&status).unwrap();
+        assert_eq!(
+            found.evidence,
+            "7 refused, and never more than 3000 of 8000 slots taken"
+        );
+        status.table.flows_peak = 6400;
+        assert_eq!(super::dense(&status), None);
+        status.table.flows_max = 6401;
+        let found = super::dense(&status).unwrap();
+        assert!(
+            found.evidence.contains("1000 buckets hold 6400"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn all_names_are_listed() {
+        let source = include_str!("mod.rs");
+        let given = source
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("name: \""));
+        let mut given: Vec<_> = given.filter_map(|name| name.strip_suffix("\",")).collect();
+        let mut listed = super::NAMES.to_vec();
+        given.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(given, listed);
+    }
 }

@@ -57,9 +57,9 @@ pub(crate) fn run(arguments: &[String]) -> ExitCode {
             0
         }
         Task::Wrong(message) => {
-            eprintln!("sysctl: {message}");
-            print!("{HELP}");
-            0
+            // That program ends with 0 here, and a script would not notice.
+            eprint!("sysctl: {message}\n{HELP}");
+            1
         }
         Task::System(options) => {
             let options = Options {

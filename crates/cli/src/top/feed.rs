@@ -6,8 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use keepstate_api::{
-    Client, ClientError, Event, EventKinds, Expression, Filter, Flow, Instance, Order, Query,
-    Reply, Request, Status, Survey,
+    Banned, Client, ClientError, DefenceStatus, Event, EventKinds, Expression, Filter, Flow,
+    Instance, Order, Query, Reply, Request, Status, Survey,
 };
 
 use crate::ruleset::{self, CountedRule};
@@ -34,6 +34,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(super) enum News {
     Status(Box<Status>),
     Survey(Box<Survey>),
+    Defence(Box<DefenceStatus>),
     Rules(Vec<CountedRule>),
     Event(Box<Event>),
     Lost(u64),
@@ -155,6 +156,9 @@ impl Asker {
             if let Reply::Status(status) = client.ask(&Request::Status)? {
                 self.tell(News::Status(status))?;
             }
+            if let Reply::Defence(defence) = client.ask(&Request::Defence)? {
+                self.tell(News::Defence(defence))?;
+            }
         }
         let wish = lock(&self.wish).clone();
         if let Some(query) = wish.open {
@@ -203,6 +207,7 @@ impl Asker {
             Ok(Reply::FlowsEnd { shown: 0 }) => "the flow was gone already".to_owned(),
             Ok(Reply::FlowsEnd { shown: 1 }) => "the flow was removed".to_owned(),
             Ok(Reply::FlowsEnd { shown }) => format!("{shown} flows were removed"),
+            Ok(Reply::Banned(banned)) => ban_said(request, &banned),
             Ok(_) => "done".to_owned(),
             Err(ClientError::Refused(failure)) => failure.to_string(),
             Err(error) => return Err(error.into()),
@@ -212,6 +217,21 @@ impl Asker {
 
     fn tell(&self, news: News) -> Result<(), Over> {
         self.news.send(news).map_err(|_| Over)
+    }
+}
+
+fn ban_said(request: &Request, banned: &Banned) -> String {
+    let Request::Ban { networks, .. } = request else {
+        return "done".to_owned();
+    };
+    let names: Vec<String> = networks.iter().map(ToString::to_string).collect();
+    let names = names.join(" ");
+    match banned.refused {
+        0 => format!(
+            "banned, {} flows ended; `keepstate ban del {names}` lets it in",
+            banned.flows_ended
+        ),
+        _ => "there is no room for another ban".to_owned(),
     }
 }
 

@@ -1,11 +1,13 @@
 //! What keys do.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use keepstate_api::{Expression, Request};
+use keepstate_api::{BanList, Expression, Prefix, Request};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::model::{Mode, Model, Pane};
+use crate::commands::ban::BAN_SECONDS;
 use crate::exactly;
 
 /// Lines that a page has, for moving by pages: no more than the smallest screen shows.
@@ -45,6 +47,12 @@ pub(super) fn press(model: &mut Model, key: KeyEvent, now: Duration) -> Deed {
                 ask_to_kill(model, &flow);
                 Deed::Nothing
             }
+            KeyCode::Char('b') => {
+                let source = life.flow.original.source;
+                model.wish.open = None;
+                ask_to_ban(model, Some(source));
+                Deed::Nothing
+            }
             KeyCode::Esc | KeyCode::Char('q') | KeyCode::Enter => {
                 model.wish.open = None;
                 model.mode = Mode::Browse;
@@ -52,6 +60,11 @@ pub(super) fn press(model: &mut Model, key: KeyEvent, now: Duration) -> Deed {
             }
             _ => Deed::Nothing,
         },
+        Mode::Packets(kind) if key.code == KeyCode::Char('b') => {
+            let kind = kind.clone();
+            ask_to_ban(model, model.commonest_source(&kind));
+            Deed::Nothing
+        }
         Mode::Packets(_) | Mode::Help => {
             model.mode = Mode::Browse;
             Deed::Nothing
@@ -93,6 +106,7 @@ fn browse(model: &mut Model, key: KeyCode, now: Duration) -> Deed {
                 ask_to_kill(model, &flow);
             }
         }
+        KeyCode::Char('b') => ask_to_ban(model, source_of(model, line)),
         KeyCode::Enter => enter(model, line, now),
         _ => {}
     }
@@ -135,9 +149,49 @@ fn enter(model: &mut Model, line: usize, now: Duration) {
             }
         }
         Pane::Rules => show_rule(model, line),
-        // A finding says all that is known of it.
-        Pane::Alerts => {}
+        Pane::Alerts => {
+            let name = model.alerts.get(line).map(|alert| alert.name);
+            model.pane = match name {
+                Some("half-open" | "flood" | "step") => Pane::HalfOpen,
+                Some("drops") => Pane::Refusals,
+                Some("no-policy" | "policy-unconfirmed") => Pane::Rules,
+                Some("table-full" | "flows-refused") => Pane::Sources,
+                // A finding says all that is known of it.
+                _ => Pane::Alerts,
+            };
+        }
     }
+}
+
+/// Whom a line is about.
+fn source_of(model: &Model, line: usize) -> Option<IpAddr> {
+    match model.pane {
+        Pane::Overview | Pane::Flows => Some(model.flows().get(line)?.original.source),
+        Pane::Sources => Some(model.survey.as_ref()?.sources.get(line)?.address),
+        Pane::HalfOpen => Some(model.half_open_sources().get(line)?.address),
+        Pane::Refusals => {
+            let (kind, _) = *model.refusals_sorted().get(line)?;
+            model.commonest_source(kind)
+        }
+        Pane::Rules | Pane::Alerts => None,
+    }
+}
+
+fn ask_to_ban(model: &mut Model, source: Option<IpAddr>) {
+    let length = source.map_or(0, |source| if source.is_ipv4() { 32 } else { 128 });
+    let Some(network) = source.and_then(|source| Prefix::new(source, length)) else {
+        return;
+    };
+    model.mode = Mode::Confirm {
+        question: format!("Ban {network} for an hour and end its flows?"),
+        request: Box::new(Request::Ban {
+            list: BanList::Banned,
+            networks: vec![network],
+            seconds: Some(BAN_SECONDS),
+            cause: Some("keepstate top".to_owned()),
+            more: false,
+        }),
+    };
 }
 
 /// What a rule refused of late; of one that refuses nothing the whole text, since which flows it

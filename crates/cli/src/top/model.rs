@@ -1,6 +1,7 @@
 //! What the screen shows, and how news change it. Nothing here asks the time or the daemon.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use keepstate_api::{Event, Flow, Order, Query, Request, Status, Survey};
@@ -133,6 +134,8 @@ pub(super) struct Model {
     pub(super) packets: VecDeque<Event>,
     pub(super) lost: u64,
     pub(super) alerts: Vec<Finding>,
+    /// Attacks that go on, and what is done about them.
+    floods: Vec<Finding>,
     pub(super) silent: Option<String>,
     pub(super) said: Option<String>,
     selected: [usize; Pane::ALL.len()],
@@ -163,6 +166,7 @@ impl Model {
             packets: VecDeque::new(),
             lost: 0,
             alerts: Vec::new(),
+            floods: Vec::new(),
             silent: None,
             said: None,
             selected: [0; Pane::ALL.len()],
@@ -179,6 +183,7 @@ impl Model {
             _ if self.is_frozen => {}
             News::Status(status) => self.take_status(*status, now),
             News::Survey(survey) => self.take_survey(*survey, now),
+            News::Defence(defence) => self.floods = health::of_defence(&defence),
             News::Rules(rules) => self.take_rules(rules, now),
             News::Event(event) => self.take_packet(*event, now),
             News::Lost(count) => self.lost += count,
@@ -210,7 +215,8 @@ impl Model {
             self.before = Some((now, Box::new(status.clone())));
         }
         let before = self.before.as_ref().map(|(_, status)| &**status);
-        self.alerts = health::of_status(&status, before);
+        self.alerts = self.floods.clone();
+        self.alerts.extend(health::of_status(&status, before));
         self.status = Some(status);
         self.status_at = now;
     }
@@ -321,6 +327,16 @@ impl Model {
         latest
             .filter(|event| refused(event).as_ref() == Some(kind))
             .collect()
+    }
+
+    /// Where most of them come from.
+    pub(super) fn commonest_source(&self, kind: &Refused) -> Option<IpAddr> {
+        let mut counts = BTreeMap::<IpAddr, usize>::new();
+        for event in self.packets_of(kind) {
+            *counts.entry(event.flow.original.source).or_default() += 1;
+        }
+        let most = counts.into_iter().max_by_key(|(_, count)| *count);
+        most.map(|(source, _)| source)
     }
 
     pub(super) fn flows(&self) -> &[Flow] {

@@ -26,11 +26,28 @@ pub(crate) enum Access {
     Change,
 }
 
+/// What is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pages {
+    All(Access),
+    /// `/metrics`, where no address stands.
+    Metrics,
+}
+
+impl Pages {
+    pub(super) const fn access(self) -> Access {
+        match self {
+            Self::All(access) => access,
+            Self::Metrics => Access::Ask,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) instance: Instance,
     pub(crate) listen: SocketAddr,
-    pub(crate) access: Access,
+    pub(crate) pages: Pages,
     /// User and group of the process that speaks HTTP.
     pub(crate) user: u32,
 }
@@ -40,11 +57,15 @@ pub(crate) fn keep(settings: &Settings) -> anyhow::Result<ExitCode> {
     let (own, theirs) = UnixStream::pair()?;
     let mut command = Command::new("/proc/self/exe");
     command
-        .args(["web", "--worker", "--listen", &settings.listen.to_string()])
+        .arg(match settings.pages {
+            Pages::All(_) => "web",
+            Pages::Metrics => "metrics",
+        })
+        .args(["--worker", "--listen", &settings.listen.to_string()])
         .arg0("keepstate")
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .env_clear();
-    if settings.access == Access::Change {
+    if settings.pages.access() == Access::Change {
         command.arg("--allow-changes");
     }
     if rustix::process::geteuid().is_root() {
@@ -82,7 +103,7 @@ fn hand_out(settings: &Settings, mut own: UnixStream) -> anyhow::Result<()> {
 
 fn connect(settings: &Settings) -> anyhow::Result<(UnixStream, Hello)> {
     let mut client = Client::connect(&settings.instance)?;
-    if settings.access == Access::Ask {
+    if settings.pages.access() == Access::Ask {
         match client.ask(&Request::ReadOnly)? {
             Reply::Done => {}
             _ => return Err(ClientError::Unexpected.into()),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use keepstate_api::{Reply, Request, Status};
+use keepstate_api::{DefenceStatus, Reply, Request, Status};
 use serde::Serialize;
 
 use super::link::{Broker, Link};
@@ -37,6 +37,7 @@ pub(super) struct Sample {
 pub(super) struct Now {
     pub(super) sample: Sample,
     pub(super) status: Box<Status>,
+    pub(super) defence: Box<DefenceStatus>,
     pub(super) findings: Vec<Finding>,
 }
 
@@ -58,8 +59,11 @@ impl History {
         thread::spawn(move || {
             let mut link = Link::new(broker);
             loop {
-                match link.ask(&Request::Status) {
-                    Ok(Reply::Status(status)) => own.take(status, unix_ms()),
+                let asked = link.ask(&Request::Status);
+                match asked.and_then(|status| Ok((status, link.ask(&Request::Defence)?))) {
+                    Ok((Reply::Status(status), Reply::Defence(defence))) => {
+                        own.take(status, defence, unix_ms());
+                    }
                     Ok(_) => own.lock().silent = Some("the daemon is not understood".to_owned()),
                     Err(error) => own.lock().silent = Some(format!("{error:#}")),
                 }
@@ -68,7 +72,7 @@ impl History {
         });
     }
 
-    pub(super) fn take(&self, status: Box<Status>, time: u64) {
+    fn take(&self, status: Box<Status>, defence: Box<DefenceStatus>, time: u64) {
         let verdict = |name: &str| status.traffic.verdicts.get(name).copied().unwrap_or(0);
         let sample = Sample {
             time,
@@ -97,10 +101,13 @@ impl History {
         if kept.statuses.len() > ALERT_SECONDS {
             kept.statuses.pop_front();
         }
-        let findings = health::of_status(&status, kept.statuses.front().map(|before| &**before));
+        let before = kept.statuses.front().map(|before| &**before);
+        let mut findings = health::of_defence(&defence);
+        findings.extend(health::of_status(&status, before));
         kept.now = Some(Now {
             sample,
             status,
+            defence,
             findings,
         });
     }

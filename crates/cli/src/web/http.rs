@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow};
 use rustix::event::{PollFd, PollFlags, poll};
 use tiny_http::{Header, Request, Response, Server};
 
-use super::broker::Access;
+use super::broker::{Access, Pages};
 use super::history::History;
 use super::link::{Broker, Link};
 use super::pages::{self, Answer};
@@ -42,11 +42,12 @@ pub(super) struct Shared {
     /// Held by who has the daemon walk through its table: however many ask, one at a time does.
     pub(super) walk: Mutex<()>,
     listen: SocketAddr,
+    pages: Pages,
     streams: AtomicU32,
 }
 
 /// Serves until the broker ends. The broker's socket is the standard input.
-pub(crate) fn serve(listen: SocketAddr, access: Access) -> anyhow::Result<()> {
+pub(crate) fn serve(listen: SocketAddr, pages: Pages) -> anyhow::Result<()> {
     // Set before anything is read: what is broken in here has nothing to give.
     rustix::thread::set_no_new_privs(true)?;
     let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
@@ -54,13 +55,16 @@ pub(crate) fn serve(listen: SocketAddr, access: Access) -> anyhow::Result<()> {
     let server = Server::http(listen);
     let server = server
         .map_err(|error| anyhow!("{error}"))
-        .with_context(|| format!("cannot listen on {listen}"))?;
+        .with_context(|| {
+            format!("cannot listen on {listen}; --listen or keepstate.toml name another address")
+        })?;
     let listen = server.server_addr().to_ip().unwrap_or(listen);
-    let token = match access {
+    let token = match pages.access() {
         Access::Ask => None,
         Access::Change => Some(Token::random()?),
     };
     match &token {
+        None if pages == Pages::Metrics => eprintln!("keepstate: http://{listen}/metrics"),
         None => eprintln!("keepstate: http://{listen}/ shows, and changes nothing"),
         Some(token) => eprintln!(
             "keepstate: http://{listen}/#{} may change things; keep it to yourself",
@@ -73,6 +77,7 @@ pub(crate) fn serve(listen: SocketAddr, access: Access) -> anyhow::Result<()> {
         token,
         walk: Mutex::new(()),
         listen,
+        pages,
         streams: AtomicU32::new(0),
     });
     shared.history.keep(shared.broker.clone());
@@ -104,6 +109,11 @@ fn end_with_broker(socket: OwnedFd) {
 fn work(server: &Server, shared: &Arc<Shared>) {
     let mut link = Link::new(shared.broker.clone());
     while let Ok(mut request) = server.recv() {
+        if shared.pages == Pages::Metrics {
+            let answer = pages::metrics_alone(shared, &mut link, &request);
+            respond(request, &answer);
+            continue;
+        }
         if !is_for_us(&request, shared.listen) {
             respond(
                 request,

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use keepstate_api::{Client, ClientError, Reply, Request};
+use keepstate_api::{Ban, BanList, Client, ClientError, Reply, Request};
 
 use super::broker;
 
@@ -34,6 +34,26 @@ impl Link {
             broker,
             client: None,
         }
+    }
+
+    /// The first bans of the list, on a connection of their own: a million may come.
+    pub(super) fn bans(&self, count: usize) -> anyhow::Result<Vec<Ban>> {
+        let mut client = self.broker.connect()?;
+        let list = BanList::Banned;
+        client.send(&Request::Bans { list })?;
+        let mut bans = Vec::new();
+        while bans.len() < count {
+            match client.reply()? {
+                Reply::Ban(ban) => bans.push(ban),
+                _ => break,
+            }
+        }
+        Ok(bans)
+    }
+
+    /// A connection for what asks several things.
+    pub(super) fn fresh(&self) -> anyhow::Result<Client> {
+        self.broker.connect()
     }
 
     /// Asks; where the daemon has hung up, it is asked once more.

@@ -4,16 +4,23 @@ use std::borrow::Cow;
 use std::io::Read;
 use std::sync::PoisonError;
 
-use keepstate_api::{Expression, Filter, Flow, Order, Reply, Request};
+use keepstate_api::{BanList, Banned, Expression, Filter, Flow, Order, Reply, Request};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::http::{Shared, header};
 use super::link::Link;
+use crate::commands::ban::BAN_SECONDS;
+use crate::commands::explain::{self, running};
+use crate::output::Colour;
+use crate::simulation::SimulationArguments;
 use crate::{exactly, metrics, ruleset};
 
 /// Flows of one page.
 const FLOWS_SHOWN: u32 = 200;
+
+/// Bans of one page.
+const BANS_SHOWN: usize = 200;
 
 /// Longest body: a flow, which has some hundred bytes.
 const BODY_BYTES_MAX: u64 = 16 << 10;
@@ -88,11 +95,37 @@ pub(super) fn answer(
             Ok(filter) => Answer::json(&json!({ "filter": filter.map(|it| it.to_string()) })),
             Err(answer) => answer,
         },
-        "/api/rules" => match rules(link) {
+        "/api/defence" => match shared.history.now() {
+            Ok(now) => Answer::json(&now.defence),
+            Err(why) => Answer::error(503, &why),
+        },
+        "/api/bans" => {
+            let _turn = shared.walk.lock().unwrap_or_else(PoisonError::into_inner);
+            match link.bans(BANS_SHOWN) {
+                Ok(bans) => Answer::json(&bans),
+                Err(error) => Answer::error(503, &format!("{error:#}")),
+            }
+        }
+        "/api/explain" => explained(shared, link, url),
+        "/api/rules" => match counted(link) {
             Ok(rules) => Answer::json(&rules),
             Err(error) => Answer::error(503, &format!("{error:#}")),
         },
         _ => Answer::error(404, "there is no such page"),
+    }
+}
+
+/// For who serves this and nothing else. By whatever name: nothing here is for a few.
+pub(super) fn metrics_alone(
+    shared: &Shared,
+    link: &mut Link,
+    request: &tiny_http::Request,
+) -> Answer {
+    let path = request.url().split('?').next().unwrap_or_default();
+    match (request.method(), path) {
+        (tiny_http::Method::Get, "/metrics") => scrape(shared, link),
+        (tiny_http::Method::Get, _) => Answer::error(404, "there is /metrics here"),
+        _ => Answer::error(405, "GET shows"),
     }
 }
 
@@ -157,6 +190,29 @@ fn flows(shared: &Shared, link: &mut Link, url: &str) -> Answer {
     }
 }
 
+/// Steps of a packet that is described in words.
+fn explained(shared: &Shared, link: &Link, url: &str) -> Answer {
+    let words = parameter(url, "packet").unwrap_or_default();
+    let expression: keepstate_sim::expression::Expression = match words.parse() {
+        Ok(expression) => expression,
+        Err(error) => return Answer::error(400, &format!("{error}")),
+    };
+    // It makes a table of its own: one at a time.
+    let _turn = shared.walk.lock().unwrap_or_else(PoisonError::into_inner);
+    let explanation = link.fresh().and_then(|mut client| {
+        running::explain(&mut client, expression, &SimulationArguments::default())
+    });
+    match explanation {
+        Ok(explanation) => {
+            let mut text = Vec::new();
+            // Nothing fails that is written to memory.
+            let _ = explain::print(&mut text, &explanation, Colour::Off);
+            Answer::json(&json!({ "text": String::from_utf8_lossy(&text) }))
+        }
+        Err(error) => Answer::error(409, &format!("{error:#}")),
+    }
+}
+
 /// The filter of an address; what is wrong with it is answered.
 pub(super) fn filter_in(url: &str) -> Result<Option<Expression>, Answer> {
     match parameter(url, "filter") {
@@ -181,18 +237,6 @@ fn counted(link: &mut Link) -> anyhow::Result<Vec<ruleset::CountedRule>> {
     }
 }
 
-fn rules(link: &mut Link) -> anyhow::Result<Vec<Value>> {
-    let rules = counted(link)?;
-    let rules = rules.into_iter().map(|rule| {
-        json!({
-            "family": rule.family, "table": rule.table, "chain": rule.chain,
-            "number": rule.number, "text": rule.text,
-            "packets": rule.packets, "bytes": rule.bytes,
-        })
-    });
-    Ok(rules.collect())
-}
-
 /// Only with the token, which a page elsewhere cannot know or send.
 fn change(
     shared: &Shared,
@@ -210,29 +254,51 @@ fn change(
     if !given.is_some_and(|word| token.is(word)) {
         return Answer::error(401, "this needs the token that was printed at the start");
     }
-    let request = match path {
-        "/api/remove" => {
-            let mut body = Vec::new();
-            let mut reader = request.as_reader().take(BODY_BYTES_MAX);
-            if reader.read_to_end(&mut body).is_err() {
-                return Answer::error(400, "the body cannot be read");
-            }
-            match serde_json::from_slice::<Flow>(&body) {
-                Ok(flow) => Request::Flush {
-                    filter: exactly::filter(&flow),
-                },
-                Err(error) => return Answer::error(400, &format!("not a flow: {error}")),
-            }
-        }
-        "/api/confirm" => Request::Confirm,
-        "/api/roll-back" => Request::RollBack,
-        _ => return Answer::error(404, "there is no such change"),
+    let mut body = Vec::new();
+    let mut reader = request.as_reader().take(BODY_BYTES_MAX);
+    if reader.read_to_end(&mut body).is_err() {
+        return Answer::error(400, "the body cannot be read");
+    }
+    let request = match wanted(path, &body) {
+        Ok(Some(request)) => request,
+        Ok(None) => return Answer::error(404, "there is no such change"),
+        Err(error) => return Answer::error(400, &format!("not what this takes: {error}")),
     };
     match link.ask(&request) {
         Ok(Reply::FlowsEnd { shown }) => Answer::json(&json!({ "removed": shown })),
+        Ok(Reply::Banned(Banned { refused: 1.., .. })) => {
+            Answer::error(409, "there is no room for another ban")
+        }
         Ok(_) => Answer::json(&json!({ "done": true })),
         Err(error) => Answer::error(409, &format!("{error:#}")),
     }
+}
+
+/// The change that an address and its body ask for.
+fn wanted(path: &str, body: &[u8]) -> Result<Option<Request>, serde_json::Error> {
+    let list = BanList::Banned;
+    Ok(Some(match path {
+        "/api/remove" => Request::Flush {
+            filter: exactly::filter(&serde_json::from_slice::<Flow>(body)?),
+        },
+        "/api/ban" => Request::Ban {
+            list,
+            networks: vec![serde_json::from_slice(body)?],
+            seconds: Some(BAN_SECONDS),
+            cause: Some("keepstate web".to_owned()),
+            more: false,
+        },
+        "/api/unban" => Request::Unban {
+            list,
+            networks: vec![serde_json::from_slice(body)?],
+        },
+        "/api/undo" => Request::UndoDefence {
+            step: Some(serde_json::from_slice(body)?),
+        },
+        "/api/confirm" => Request::Confirm,
+        "/api/roll-back" => Request::RollBack,
+        _ => return Ok(None),
+    }))
 }
 
 /// A parameter of a query, decoded.

@@ -38,7 +38,8 @@ fn follow(test: &str, name: &str) -> Option<(Bench, String)> {
     let bench = Bench::new(test, name)?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let page = match name {
-        "readme" => root.join("README.zh.md"),
+        "readme" => root.join("README.md"),
+        "readme-zh" => root.join("README.zh.md"),
         name => root.join("docs/manual/src").join(format!("{name}.md")),
     };
     let page = std::fs::read_to_string(&page).expect("the page is there");
@@ -112,14 +113,12 @@ fn a_drop_is_explained_by_its_page() {
 }
 
 #[test]
-fn the_readme_in_chinese_protects_a_web_server() {
-    let Some((bench, _)) = follow("the_readme_in_chinese_protects_a_web_server", "readme") else {
-        return;
-    };
-    assert!(
-        bench
-            .ours(&["iptables-save"], "")
-            .stdout
-            .contains("--hashlimit-name web")
-    );
+fn the_readmes_protect_a_web_server() {
+    for name in ["readme", "readme-zh"] {
+        let Some((bench, _)) = follow("the_readmes_protect_a_web_server", name) else {
+            return;
+        };
+        let rules = bench.ours(&["iptables-save"], "").stdout;
+        assert!(rules.contains("--hashlimit-name web"), "{name}: {rules}");
+    }
 }

@@ -25,7 +25,7 @@ impl Log {
         // The logger may have been started anew.
         self.0 = connect();
         if !self.0.as_ref().is_some_and(sent) {
-            eprintln!("<{level}>{line}");
+            crate::complain!("<{level}>{line}");
         }
     }
 }

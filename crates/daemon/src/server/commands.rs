@@ -2,7 +2,7 @@
 //!
 //! Each is a step of its own: others wait, no packet sees half of it, and what a chain has counted stays.
 
-use keepstate_api::{ApplyMode, Printed, Restore, RuleFamily};
+use keepstate_api::{ApplyMode, Printed, Request, Restore, RuleFamily};
 use keepstate_engine::tuple::Family;
 use keepstate_policy::model::TableKind;
 use keepstate_policy::{
@@ -23,6 +23,16 @@ pub(super) const UNKNOWN: &str = "the text of the rules in force is not known: p
 
 /// How `keepstate status` names the origin of rules that were made one by one.
 const ORIGIN: [&str; 2] = ["iptables", "ip6tables"];
+
+/// Whether a request leaves everything as it is; of a command of iptables its arguments say.
+pub(super) fn only_asks(request: &Request) -> bool {
+    match request {
+        Request::Iptables { family, arguments } => {
+            keepstate_policy::only_lists(engine_family(*family), arguments)
+        }
+        request => request.only_asks(),
+    }
+}
 
 pub(super) fn iptables(
     shared: &Shared,

@@ -13,7 +13,7 @@ use keepstate_api::{EventKinds, Failure, FailureKind, Hello, PROTOCOL, Reply, Re
 use rustix::net::RecvFlags;
 
 use super::access::{self, Carried, Peer};
-use super::{Ending, Shared, answer, open, witnesses};
+use super::{Ending, Shared, answer, commands, open, witnesses};
 use crate::lock;
 
 /// Clients at a time.
@@ -120,7 +120,7 @@ fn serve(shared: &Arc<Shared>, stream: UnixStream) -> io::Result<()> {
         };
         shared.tally.requests.fetch_add(1, Ordering::Relaxed);
         match request {
-            request if is_read_only && !request.only_asks() => {
+            request if is_read_only && !commands::only_asks(&request) => {
                 shared.tally.refused.fetch_add(1, Ordering::Relaxed);
                 let message = "this connection may change nothing: root may, and whom the configuration names";
                 access::tell(
@@ -148,7 +148,7 @@ fn serve(shared: &Arc<Shared>, stream: UnixStream) -> io::Result<()> {
                 shared.end(Ending { leave, client });
                 return Ok(());
             }
-            request if request.only_asks() => {
+            request if commands::only_asks(&request) => {
                 answer::answer(shared, request, &mut output).map(drop)?
             }
             request => {

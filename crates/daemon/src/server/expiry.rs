@@ -64,13 +64,13 @@ pub(crate) fn run(shared: &Shared, mut aftermath: Aftermath) {
         if round % ROUNDS_OF_OTHERS == 0 {
             expectations::sweep(shared);
             if let Err(error) = shared.plane.sweep_meters() {
-                eprintln!("keepstate: {}", chain(&error));
+                crate::complain!("keepstate: {}", chain(&error));
             }
             if round > 0 {
                 aftermath.clear(&*shared.plane);
             }
             if let Err(error) = shared.plane.resize(None) {
-                eprintln!("keepstate: {}", chain(&error));
+                crate::complain!("keepstate: {}", chain(&error));
             }
             if shared.plane.settings().has(SETTING_ACCOUNTING_ENDS) && !finds_counted(shared) {
                 end_accounting(shared);

@@ -129,9 +129,11 @@ pub(super) fn run(shared: &Arc<Shared>) {
     loop {
         if shared.rules.is_overdue(&*shared.plane) {
             match shared.rules.roll_back(&*shared.plane) {
-                Ok(()) => eprintln!("keepstate: nobody confirmed: the rules before are back"),
+                Ok(()) => {
+                    crate::complain!("keepstate: nobody confirmed: the rules before are back")
+                }
                 // Tried again: what was not confirmed must not stay for want of a disk.
-                Err(error) => eprintln!(
+                Err(error) => crate::complain!(
                     "keepstate: the rules before cannot be brought back: {}",
                     chain(&error)
                 ),

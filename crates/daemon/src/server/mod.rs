@@ -413,7 +413,7 @@ fn read_events(shared: &Arc<Shared>, mut source: Box<dyn EventSource>) {
         });
         say(shared, shared.log.close(Instant::now()), &[]);
         if let Err(error) = result {
-            eprintln!("keepstate: events cannot be read any more: {error}");
+            crate::complain!("keepstate: events cannot be read any more: {error}");
             return;
         }
     }

@@ -62,7 +62,7 @@ impl Hub {
 /// Reads the programs' ring until the server ends.
 pub(super) fn run(shared: &Arc<Shared>, mut source: Box<dyn WitnessSource>) {
     let Ok(socket) = name_socket() else {
-        eprintln!("keepstate: packets cannot be traced: there is no socket");
+        crate::complain!("keepstate: packets cannot be traced: there is no socket");
         return;
     };
     let name = |index| index_to_name(&socket, index).unwrap_or_else(|_| index.to_string());
@@ -73,7 +73,7 @@ pub(super) fn run(shared: &Arc<Shared>, mut source: Box<dyn WitnessSource>) {
             shared.witnesses.publish(packet, is_dropped);
         });
         if let Err(error) = result {
-            eprintln!("keepstate: packets cannot be traced any more: {error}");
+            crate::complain!("keepstate: packets cannot be traced any more: {error}");
             return;
         }
     }

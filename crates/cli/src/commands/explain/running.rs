@@ -18,7 +18,8 @@ use crate::rules::warn_of_sets;
 use crate::running::{policy_of, unexpected};
 use crate::simulation::SimulationArguments;
 
-pub(super) fn explain(
+/// Judges a packet as the daemon's programs would.
+pub(crate) fn explain(
     client: &mut Client,
     expression: Expression,
     arguments: &SimulationArguments,

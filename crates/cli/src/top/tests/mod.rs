@@ -15,7 +15,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::feed::News;
 use super::keys::{self, Deed};
-use super::model::{Mode, Model};
+use super::model::{Mode, Model, Pane};
 use super::view;
 use crate::ruleset;
 
@@ -340,6 +340,49 @@ fn a_flow_is_opened_and_removed() {
     press(&mut model, KeyCode::Char('k'));
     assert_eq!(press(&mut model, KeyCode::Char('n')), Deed::Nothing);
     assert_eq!(model.mode, Mode::Browse);
+}
+
+/// A ban that was asked for, and how the question looks.
+fn asked(model: &mut Model) -> String {
+    let Mode::Confirm { question, request } = &model.mode else {
+        panic!("{:?}", model.mode);
+    };
+    let told = format!("{question} {}", serde_json::to_string(request).unwrap());
+    assert_eq!(press(model, KeyCode::Char('n')), Deed::Nothing);
+    told
+}
+
+#[test]
+fn a_source_is_banned_after_a_question() {
+    let mut model = model();
+    for pane in ['3', '6'] {
+        press(&mut model, KeyCode::Char(pane));
+        press(&mut model, KeyCode::Char('b'));
+        let told = asked(&mut model);
+        assert!(told.contains("Ban 203.0.113.9 for an hour"), "{told}");
+    }
+    press(&mut model, KeyCode::Char('2'));
+    press(&mut model, KeyCode::Down);
+    press(&mut model, KeyCode::Char('b'));
+    assert!(asked(&mut model).contains("2001:db8:aaaa:bbbb:cccc:dddd:eeee:1 for"));
+    press(&mut model, KeyCode::Char('5'));
+    press(&mut model, KeyCode::Enter);
+    press(&mut model, KeyCode::Char('b'));
+    assert_picture("ban", &model, (80, 24));
+    let Deed::Send(request) = press(&mut model, KeyCode::Char('y')) else {
+        panic!("nothing is sent");
+    };
+    let sent = serde_json::to_string(&*request).unwrap();
+    assert!(
+        sent.contains("\"203.0.113.9\"") && sent.contains("3600"),
+        "{sent}"
+    );
+    press(&mut model, KeyCode::Char('4'));
+    press(&mut model, KeyCode::Char('b'));
+    assert_eq!(model.mode, Mode::Browse);
+    press(&mut model, KeyCode::Char('7'));
+    press(&mut model, KeyCode::Enter);
+    assert_eq!(model.pane, Pane::Sources);
 }
 
 #[test]

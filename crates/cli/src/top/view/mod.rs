@@ -137,7 +137,7 @@ fn foot_line(model: &Model) -> Line<'static> {
         _ if model.said.is_some() => Line::styled(model.said.clone().unwrap_or_default(), DOUBTFUL),
         _ => {
             let mut spans = vec![Span::styled(
-                "q quit  tab pane  enter open  / filter  s sort  f freeze  k kill  ? help",
+                "q quit  tab pane  enter open  / filter  s sort  f freeze  k kill  b ban  ? help",
                 FAINT,
             )];
             if let Some(filter) = &model.wish.filter {

@@ -10,19 +10,21 @@ use super::super::format;
 use super::super::model::{Life, Mode, Model, Refused};
 use super::{BAD, BOLD, FAINT, GOOD};
 
-const HELP: [(&str, &str); 16] = [
+const HELP: [(&str, &str); 18] = [
     ("1-7, tab, arrows", "another pane"),
     ("up, down, page, home, end", "move the cursor"),
     ("enter", "a flow: open it and see it live"),
     ("", "a source: the flows that it began"),
     ("", "a refusal: the packets that were refused so"),
     ("", "a rule: what it refused, or its whole text"),
+    ("", "an alert: the pane that shows what it is about"),
     ("/", "filter flows, as `dst port 22 and not assured`"),
     ("", "(docs/filters.md has the language)"),
     ("esc", "all flows again"),
     ("s", "sort by bytes, packets, time left, latest"),
     ("f, space", "freeze the screen; nothing is asked to stop"),
     ("k", "remove the flow under the cursor, after a question"),
+    ("b", "ban its source for an hour, after a question"),
     ("q, ctrl-c", "quit"),
     ("", ""),
     ("yellow flows", "have had no answer"),
@@ -34,10 +36,17 @@ const HELP: [(&str, &str); 16] = [
 
 pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, area: Rect) {
     match &model.mode {
-        Mode::Open(life) => show(frame, area, "flow (k: remove, esc: back)", life_lines(life)),
+        Mode::Open(life) => show(
+            frame,
+            area,
+            "flow (k: remove, b: ban its source, esc: back)",
+            life_lines(life),
+        ),
         Mode::Packets(kind) => {
             let lines = packet_lines(model, kind);
-            let title = format!("{} by {} (any key: back)", kind.reason, kind.rule);
+            let source = model.commonest_source(kind);
+            let ban = source.map_or(String::new(), |source| format!("b: ban {source}, "));
+            let title = format!("{} by {} ({ban}any key: back)", kind.reason, kind.rule);
             show(frame, area, &title, lines);
         }
         Mode::Help => {
@@ -139,12 +148,19 @@ fn packet_lines(model: &Model, kind: &Refused) -> Vec<Line<'static>> {
 }
 
 fn packet_line(event: &Event) -> Line<'static> {
-    let entry = event.flow.to_listing();
+    let flow = &event.flow;
+    let (from, to) = (
+        format::source(&flow.original),
+        format::destination(&flow.original),
+    );
     let length = event.packet.as_ref().map_or(0, |packet| packet.length);
     let when = event.time_ns / 1_000_000_000 % 86_400;
     let (hour, minute, second) = (when / 3600, when / 60 % 60, when % 60);
     Line::from(vec![
         Span::styled(format!("{hour:02}:{minute:02}:{second:02} "), FAINT),
-        Span::raw(format!("{} len={length}", entry.packet())),
+        Span::raw(format!(
+            "{:<4} {from} > {to}  {length} B",
+            flow.protocol_name
+        )),
     ])
 }

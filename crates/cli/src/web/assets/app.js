@@ -45,7 +45,8 @@ function openTab(name) {
   }
   if (name === "flows") refreshFlows();
   if (name === "rules") refreshRules();
-  if (name === "overview") draw();
+  if (name === "defence") refreshDefence();
+  if (name === "overview") { draw(); refreshSources(); }
   if (name === "log" && !state.stream) follow();
 }
 
@@ -114,6 +115,28 @@ function drawReasons(reasons) {
   by("reasons").replaceChildren(...(bars.length ? bars : [make("span", { class: "faint" }, "no packet was refused")]));
 }
 
+// A table of a million flows takes a while to look through: it is left alone for ten times as long.
+let sourcesAfter = 0;
+async function refreshSources() {
+  if (state.tab !== "overview" || Date.now() < sourcesAfter) return;
+  sourcesAfter = Infinity;
+  try {
+    const survey = await ask("api/flows");
+    sourcesAfter = Date.now() + Math.max(2000, 10 * survey.milliseconds);
+    const most = survey.sources.length ? survey.sources[0].flows : 1;
+    const bars = survey.sources.slice(0, 20).map((source) => make("div", { class: "bar" },
+      sourceLink(source.address), make("progress", { class: "flows", value: source.flows, max: most }), make("span", { class: "n" }, short(source.flows))));
+    by("sources").replaceChildren(...(bars.length ? bars : [make("span", { class: "faint" }, "there is no flow")]));
+  } catch {
+    sourcesAfter = Date.now() + 2000;
+  }
+}
+
+function sourceLink(address) {
+  const show = (event) => { event.preventDefault(); by("flow-filter").value = `src ${address}`; openTab("flows"); };
+  return make("a", { href: "#", title: `flows of ${address}`, onclick: show }, address);
+}
+
 function drawAlerts() {
   const alerts = state.findings.map((finding) => {
     const parts = [make("b", {}, `${finding.severity}: ${finding.message}`), make("p", {}, finding.cause), make("p", { class: "faint" }, finding.evidence)];
@@ -162,15 +185,7 @@ function flowRow(flow) {
   const sum = (key) => (original[key] === undefined ? null : original[key] + reply[key]);
   const flowState = flow.tcp_state ?? flow.sctp?.state ?? (flow.replied ? "answered" : "unanswered");
   const [all, packets] = [sum("bytes"), sum("packets")];
-  const remove = make("td", {});
-  if (state.mayChange && token) {
-    remove.append(make("button", {
-      title: "remove this flow",
-      onclick: () => {
-        if (confirm("Remove this flow?")) change("api/remove", flow).then(refreshFlows, (error) => showError("flow-error", error));
-      },
-    }, "×"));
-  }
+  const remove = make("td", {}, ...changer("×", "Remove this flow?", "api/remove", flow, "flow-error", refreshFlows));
   return make("tr", { class: flow.replied ? "" : "unanswered" },
     make("td", {}, flow.protocol_name), make("td", { class: "addr" }, end(original.source, original.source_port)),
     make("td", { class: "addr" }, end(original.destination, original.destination_port)), make("td", {}, flowState),
@@ -178,7 +193,15 @@ function flowRow(flow) {
     make("td", { class: "n" }, left(flow.seconds_left)), remove);
 }
 
+// A button that changes something after a question; none where nothing may be changed.
+function changer(name, question, path, body, errors, after) {
+  if (!state.mayChange || !token) return [];
+  const act = () => { if (confirm(question)) change(path, body).then(after, (error) => showError(errors, error)); };
+  return [make("button", { title: question, onclick: act }, name)];
+}
+
 let asking = false;
+let flowsAfter = 0;
 async function refreshFlows() {
   if (asking) return;
   asking = true;
@@ -187,8 +210,9 @@ async function refreshFlows() {
     const survey = await ask(`api/flows?${query}`);
     by("flow-table").tBodies[0].replaceChildren(...survey.top.map(flowRow));
     by("source-table").tBodies[0].replaceChildren(...survey.sources.slice(0, 50).map((source) => make("tr", {},
-      make("td", { class: "addr" }, make("a", { href: "#", onclick: (event) => { event.preventDefault(); by("flow-filter").value = `src ${source.address}`; refreshFlows(); } }, source.address)),
-      make("td", { class: "n" }, short(source.flows)), make("td", { class: "n" }, short(source.unreplied)))));
+      make("td", { class: "addr" }, sourceLink(source.address)), make("td", { class: "n" }, short(source.flows)),
+      make("td", { class: "n" }, short(source.unreplied)), make("td", {}, ...changer("ban", `Ban ${source.address} for an hour and end its flows?`, "api/ban", source.address, "flow-error", refreshFlows)))));
+    flowsAfter = Date.now() + Math.max(2000, 10 * survey.milliseconds);
     const shown = survey.top.length < survey.flows ? `, the first ${survey.top.length} shown` : "";
     by("flow-summary").textContent = `${survey.flows.toLocaleString("en")} flows${shown}, ${short(survey.unreplied)} unanswered, ${bytes(survey.bytes)}; looked through in ${survey.milliseconds} ms`;
     showError("flow-error", null);
@@ -214,6 +238,62 @@ async function refreshRules() {
   });
   by("rule-table").tBodies[0].replaceChildren(...rows);
   Object.assign(state, { rules, rulesAt: Date.now() });
+}
+
+async function explain(event) {
+  event.preventDefault();
+  try {
+    const { text } = await ask(`api/explain?${new URLSearchParams({ packet: by("explain-packet").value })}`);
+    by("explained").textContent = text;
+    showError("explain-error", null);
+  } catch (error) {
+    showError("explain-error", error);
+  }
+  by("explained").hidden = !by("explain-error").hidden;
+}
+
+// ---- defence
+
+const words = (name) => name.replaceAll("_", " ");
+
+function attackBox(attack, defence) {
+  const to = attack.destination ? ` to ${attack.destination}` : "";
+  const parts = [
+    make("b", {}, `${attack.number}: ${words(attack.kind)}${to}${attack.is_over ? ", over" : ""}`),
+    make("p", {}, `${short(attack.rate)} now, ${short(attack.peak)} at most, ${short(attack.passed)} let through; about ${short(attack.sources)} sources`),
+    make("p", { class: "faint" }, attack.evidence),
+  ];
+  for (const step of defence.steps.filter((one) => one.attack === attack.number)) {
+    const left_ = step.state === "active" ? `, for ${left(Math.max(0, step.until - defence.now))} more` : "";
+    const undo = step.state === "active" ? changer("Undo", `Undo step ${step.number}?`, "api/undo", step.number, "defence-error", refreshDefence) : [];
+    parts.push(make("p", { class: "step" }, make("b", {}, `step ${step.number}: ${words(step.action)}`), ` ${words(step.state)}${left_} `, ...undo));
+    parts.push(make("p", { class: "faint" }, step.cause, ...(step.note ? [` (${step.note})`] : [])));
+    if (step.commands.length) {
+      parts.push(make("details", {}, make("summary", {}, `${step.commands.length} ${step.commands.length === 1 ? "rule" : "rules"}`),
+        ...step.commands.map((command) => make("p", {}, make("code", {}, command)))));
+    }
+  }
+  return make("div", { class: `alert ${attack.is_over ? "" : "error"}` }, ...parts);
+}
+
+async function refreshDefence() {
+  try {
+    const [defence, bans] = await Promise.all([ask("api/defence"), ask("api/bans")]);
+    const mode = { off: "off: nothing is looked for", observe: "observe: it says what it would do", act: "act: it takes the steps by itself" };
+    by("defence-mode").textContent = `mode ${mode[defence.mode] ?? defence.mode}`;
+    const boxes = defence.attacks.toReversed().map((attack) => attackBox(attack, defence));
+    // What somebody reads is not drawn anew under their eyes.
+    if (!document.querySelector("#attacks details[open]")) by("attacks").replaceChildren(...(boxes.length ? boxes : [make("p", { class: "faint" }, "no attack was seen")]));
+    by("ban-form").hidden = !(state.mayChange && token);
+    const count = state.status?.bans?.banned ?? bans.length;
+    by("ban-count").textContent = count > bans.length ? `the first ${bans.length} of ${short(count)}` : "";
+    by("ban-table").tBodies[0].replaceChildren(...bans.map((ban) => make("tr", {},
+      make("td", { class: "addr" }, ban.network), make("td", { class: "n" }, ban.seconds_left == null ? "for ever" : left(ban.seconds_left)),
+      make("td", { class: "cause" }, ban.cause ?? ""), make("td", {}, ...changer("×", `Let ${ban.network} in again?`, "api/unban", ban.network, "defence-error", refreshDefence)))));
+    showError("defence-error", null);
+  } catch (error) {
+    showError("defence-error", error);
+  }
 }
 
 // ---- log
@@ -256,6 +336,11 @@ function stop() {
 by("tabs").addEventListener("click", ({ target }) => { if (target.dataset.tab) openTab(target.dataset.tab); });
 by("theme").addEventListener("click", () => { setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"); draw(); });
 by("flow-form").addEventListener("submit", (event) => { event.preventDefault(); refreshFlows(); });
+by("explain-form").addEventListener("submit", explain);
+by("ban-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  change("api/ban", by("ban-network").value.trim()).then(() => { by("ban-network").value = ""; refreshDefence(); }, (error) => showError("defence-error", error));
+});
 by("flow-order").addEventListener("change", refreshFlows);
 by("log-form").addEventListener("submit", (event) => { event.preventDefault(); follow(); });
 by("log-stop").addEventListener("click", stop);
@@ -266,13 +351,15 @@ let theme = parameters.get("theme");
 try { theme ??= localStorage.getItem("theme"); } catch { /* as above */ }
 setTheme(theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
 by("flow-filter").value = parameters.get("filter") ?? "";
-openTab(["flows", "rules", "log"].includes(parameters.get("tab")) ? parameters.get("tab") : "overview");
+openTab(["flows", "rules", "defence", "log"].includes(parameters.get("tab")) ? parameters.get("tab") : "overview");
 
 ask("api/history").then((samples) => { state.samples = samples; }, () => {}).finally(() => {
   poll();
   setInterval(poll, 1000);
   setInterval(() => {
-    if (state.tab === "flows" && by("flow-follow").checked) refreshFlows();
+    if (state.tab === "flows" && by("flow-follow").checked && Date.now() >= flowsAfter) refreshFlows();
+    if (state.tab === "defence") refreshDefence();
+    refreshSources();
     if (state.tab === "rules") refreshRules();
   }, 2000);
 });

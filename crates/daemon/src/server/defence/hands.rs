@@ -46,7 +46,7 @@ impl Hands {
         if self.before.has_rules
             && let Err(why) = self.put_rules(shared, &Rules::default())
         {
-            eprintln!("keepstate: {why}");
+            crate::complain!("keepstate: {why}");
         }
     }
 
@@ -157,7 +157,7 @@ impl Hands {
             _ => CookieMode::Never,
         };
         if let Err(error) = cookies::set(shared, &of(mode)) {
-            eprintln!("keepstate: {}", chain(&error));
+            crate::complain!("keepstate: {}", chain(&error));
         }
     }
 

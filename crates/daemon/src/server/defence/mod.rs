@@ -127,7 +127,7 @@ impl Keeper {
         let text = serde_json::to_string(&kept).unwrap_or_default();
         match fs::write(&path, text) {
             Ok(()) => state.kept = kept,
-            Err(error) => eprintln!("keepstate: {}: {error}", path.display()),
+            Err(error) => crate::complain!("keepstate: {}: {error}", path.display()),
         }
     }
 }
@@ -203,8 +203,8 @@ fn second(shared: &Shared) {
 fn act(shared: &Shared, state: &mut State, orders: &[Order]) {
     for order in orders {
         match order {
-            Order::Tell(attack) => eprintln!("keepstate: {}", told(attack)),
-            Order::Begin(step) => eprintln!(
+            Order::Tell(attack) => crate::complain!("keepstate: {}", told(attack)),
+            Order::Begin(step) => crate::complain!(
                 "keepstate: step {} against attack {}: {}, because {}",
                 step.number,
                 step.attack,
@@ -212,7 +212,7 @@ fn act(shared: &Shared, state: &mut State, orders: &[Order]) {
                 step.cause
             ),
             Order::End(step) => {
-                eprintln!(
+                crate::complain!(
                     "keepstate: step {} ends: {}",
                     step.number,
                     step.action.name()
@@ -222,7 +222,7 @@ fn act(shared: &Shared, state: &mut State, orders: &[Order]) {
     }
     let State { defence, hands, .. } = state;
     for (number, why) in hands.carry_out(shared, defence, orders) {
-        eprintln!("keepstate: step {number} failed: {why}");
+        crate::complain!("keepstate: step {number} failed: {why}");
         defence.failed(number, why);
     }
     shared.defence.keep(state);
