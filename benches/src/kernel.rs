@@ -20,7 +20,7 @@ use keepstate_engine::settings::{
 };
 use keepstate_engine::table::gauges;
 use keepstate_engine::verdict::{State, Verdict};
-use keepstate_flowmemory::{buckets_for, random_hash_keys};
+use keepstate_flowmemory::{FamilySlices, SliceTable, buckets_for, random_hash_keys};
 use keepstate_plane::PLANE_TEST_HOOK;
 use keepstate_sim::plane::LoadedPolicy;
 
@@ -31,13 +31,13 @@ use crate::sample::sample;
 use crate::template::{Segment, Template};
 
 /// Packets in one measurement.
-const PACKETS: u32 = 500_000;
+pub(crate) const PACKETS: u32 = 500_000;
 /// New flows are timed so many at a time, and so often at most.
 const NEW_FLOWS: u32 = 8_192;
 const NEW_FLOW_ROUNDS: u32 = 8;
 /// Numbers of flows that are only begun, and of flows that are refused: none is filled in.
 const BEGUN_FROM: u32 = 1 << 22;
-const REFUSED_FROM: u32 = 1 << 23;
+pub(crate) const REFUSED_FROM: u32 = 1 << 23;
 /// As the daemon would have it at a million new flows a second.
 const SAMPLES_MASK: u32 = 511;
 
@@ -67,12 +67,22 @@ pub(crate) struct KernelEngine {
 impl KernelEngine {
     /// An empty table rated for `flows`, with accounting, start times and samples.
     pub(crate) fn start(kind: Kind, flows: u32) -> anyhow::Result<Self> {
+        Self::start_with(kind, flows, |_| {})
+    }
+
+    /// As [`Self::start`], with other settings.
+    pub(crate) fn start_with(
+        kind: Kind,
+        flows: u32,
+        set: impl FnOnce(&mut Settings),
+    ) -> anyhow::Result<Self> {
         let room = flows + NEW_FLOWS * NEW_FLOW_ROUNDS;
         let mut settings = Settings::defaults(room, [buckets_for(room), 2]);
         settings.half_open_max = settings.flows_max;
         settings.flags |= SETTING_ACCOUNTING | SETTING_TIMESTAMP | SETTING_SAMPLES;
         settings.samples.mask = SAMPLES_MASK;
         settings.hash_keys = random_hash_keys().map_err(|error| anyhow::anyhow!("{error}"))?;
+        set(&mut settings);
         let mut kernel = Kernel::private(&settings)?;
         // What the routing table costs is no part of tracking.
         kernel
@@ -172,6 +182,21 @@ impl KernelEngine {
     pub(crate) fn refused(&mut self) -> anyhow::Result<f64> {
         let order = Order::From(REFUSED_FROM);
         self.judged(Segment::Refused, order, PACKETS, State::New, Verdict::Drop)
+    }
+
+    /// Cost of a packet that is refused before anything else.
+    pub(crate) fn refused_first(&mut self, state: State) -> anyhow::Result<f64> {
+        let order = Order::From(REFUSED_FROM);
+        self.judged(Segment::Refused, order, PACKETS, state, Verdict::Drop)
+    }
+
+    /// Changes settings, and what may be put into the table of bans with them.
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Settings, &SliceTable<'_>)) {
+        let maps = &self.kernel.maps;
+        let mut settings = maps.plane().settings;
+        let table = SliceTable::new([FamilySlices::NONE; 2], &[]);
+        change(&mut settings, &table.with_bans(maps.bans.words()));
+        maps.change_plane(|plane| plane.settings = settings);
     }
 
     /// Cost of a packet, without that of making it; an error unless the packets were judged so.

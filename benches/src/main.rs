@@ -9,6 +9,7 @@ mod frames;
 mod kernel;
 mod nf_conntrack;
 mod peers;
+mod refusals;
 mod sample;
 mod scratch;
 mod shape;
@@ -38,6 +39,7 @@ fn main() -> anyhow::Result<()> {
             "kernel" => kernel()?,
             "rules" => rules()?,
             "flood" => flood::run()?,
+            "refusals" => refusals::run()?,
             "count-tcp-single" => count::established(Kind::Tcp, Handover::Single, packets()?)?,
             "count-tcp-batch" => count::established(Kind::Tcp, Handover::Batch, packets()?)?,
             "count-udp-batch" => count::established(Kind::Udp, Handover::Batch, packets()?)?,

@@ -107,7 +107,7 @@ impl fmt::Display for Prefix {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BanList {
-    /// Nothing is taken from these networks.
+    /// Nothing is taken from these networks, or only so many new flows a second.
     Banned,
     /// These are never banned, whatever the other list says.
     Never,
@@ -124,6 +124,9 @@ pub struct Ban {
     /// Who or what asked for it, and why.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub cause: Option<String>,
+    /// New flows a second, of a network that is limited and not banned.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub limit: Option<u32>,
 }
 
 /// Longest cause of a ban, in bytes.

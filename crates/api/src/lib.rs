@@ -47,14 +47,14 @@ pub use self::flow::{
 pub use self::instance::{Instance, InstanceError};
 pub use self::message::{
     Applied, ApplyMode, CONFIRM_SECONDS_MAX, Failure, FailureKind, Hello, PROTOCOL, PolicyText,
-    Printed, Query, Reply, Request, Restore, RuleFamily, RuleFile, RuleProblem, Running, Shutdown,
-    TimeoutPolicy,
+    Printed, Query, Reply, Request, Restore, RuleFamily, RuleFile, RuleProblem, Running,
+    SenderEntry, Shutdown, TimeoutPolicy,
 };
 pub use self::meter::{MeterEntry, MeterKind, MeterList, RateEntry, RecentChange, RecentEntry};
 pub use self::packet::{JudgedPacket, Packets, Way};
 pub use self::set::{SET_COMMANDS_MAX, SetChange, SetCommand, SetEntry, SetInfo};
 pub use self::status::{
-    Attachment, ControlStatus, EventStatus, ExpiryStatus, PolicyStatus, RulesText, Status,
-    TableStatus, Traffic,
+    Attachment, ControlStatus, DefenceSummary, EventStatus, ExpiryStatus, PolicyStatus, RulesText,
+    Status, TableStatus, Traffic,
 };
 pub use self::survey::{Order, SURVEY_COUNT_MAX, Source, Survey};

@@ -98,7 +98,12 @@ pub enum Request {
     Packets { which: Packets },
     /// What `keepstate explain` needs to judge a packet as the kernel would. Answered by
     /// [`Reply::Running`].
-    Running { query: Option<Query> },
+    Running {
+        query: Option<Query>,
+        /// Who sends the packet.
+        #[serde(default)]
+        sender: Option<std::net::IpAddr>,
+    },
     /// A knob by its name below `net.netfilter`, or all. Answered by [`Reply::Sysctl`] for each,
     /// then [`Reply::Done`].
     Sysctl { name: Option<String> },
@@ -117,6 +122,9 @@ pub enum Request {
         /// `None` for ever.
         seconds: Option<u32>,
         cause: Option<String>,
+        /// New flows a second that they may begin, where they are limited and not banned.
+        #[serde(default)]
+        limit: Option<u32>,
         /// More networks follow: their flows are ended with the last of them.
         more: bool,
     },
@@ -422,6 +430,25 @@ pub struct Running {
     pub now: u32,
     /// The record of the flow that was asked for, if there is one.
     pub record: Option<RawRecord>,
+    /// What is known of the sender that was asked for.
+    #[serde(default)]
+    pub senders: Vec<SenderEntry>,
+    /// Forms that are refused, as the engine has them.
+    #[serde(default)]
+    pub forms: Vec<[u32; 13]>,
+    /// Whether SYNs are answered with cookies now, and the settings of the answers: bits of options, scale, window.
+    #[serde(default)]
+    pub cookies: Option<[u32; 3]>,
+}
+
+/// An entry of the table of bans, as the engine has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SenderEntry {
+    pub network: Prefix,
+    /// Number of its kind: banned or limited, never banned, spared forms.
+    pub kind: u8,
+    /// New flows a second.
+    pub limit: Option<u32>,
 }
 
 /// Why a request was not carried out.

@@ -21,8 +21,20 @@ pub struct Status {
     pub expiry: ExpiryStatus,
     #[serde(default)]
     pub bans: crate::BanStatus,
+    #[serde(default)]
+    pub defence: DefenceSummary,
     pub events: EventStatus,
     pub control: ControlStatus,
+}
+
+/// What goes on of floods; `keepstate defence status` has more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DefenceSummary {
+    pub mode: keepstate_defence::Mode,
+    /// Attacks that go on, by name.
+    pub attacks: Vec<String>,
+    /// Steps in force, by name.
+    pub steps: Vec<String>,
 }
 
 /// An interface and what hangs on it.

@@ -125,6 +125,7 @@ stages! {
     tc_answer Answer
     tc_synproxy Synproxy
     tc_translate Translate
+    tc_refuse Refuse
 }
 
 /// Hands over a packet whose way has ended.

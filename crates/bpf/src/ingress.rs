@@ -98,6 +98,7 @@ stages! {
     xdp_translate Translate
     xdp_greet Greet
     xdp_rewrite Rewrite
+    xdp_refuse Refuse
     xdp_foreseen Foreseen
 }
 

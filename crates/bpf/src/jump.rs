@@ -47,6 +47,7 @@ pub unsafe fn to_stage(context: *mut c_void, programs: &'static ProgramArray, st
             Stage::Greet => jump::<{ Stage::Greet as i32 }>(context, programs),
             Stage::Foreseen => jump::<{ Stage::Foreseen as i32 }>(context, programs),
             Stage::Rewrite => jump::<{ Stage::Rewrite as i32 }>(context, programs),
+            Stage::Refuse => jump::<{ Stage::Refuse as i32 }>(context, programs),
             Stage::Done | Stage::Steady => {}
         }
     }

@@ -73,6 +73,7 @@ pub(crate) fn cuts(client: &mut Client, files: &[RuleFile]) -> anyhow::Result<Ve
         let sought = way.inward("ack").and_then(|packet| packet.sought());
         let flow = Request::Running {
             query: sought.map(|tuple| query(&tuple)),
+            sender: None,
         };
         let Reply::Running(running) = client.ask(&flow)? else {
             return Err(unexpected());
@@ -188,6 +189,8 @@ impl Way {
                         true => running.record.iter().map(known).collect(),
                         false => Vec::new(),
                     },
+                    // What bans and limits say is the same under both.
+                    senders: Vec::new(),
                 };
                 let names = options.policy.clone();
                 let outcome = explain_under(expression.clone(), options, &circumstances).outcome;

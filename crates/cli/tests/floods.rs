@@ -301,7 +301,11 @@ impl Network {
         let mut command = self.server.command(program::KEEPSTATE);
         command.env("KEEPSTATE_INSTANCE", &self.instance);
         let saved = command.arg("iptables-save").output();
-        String::from_utf8_lossy(&saved.expect("it can be started").stdout).into_owned()
+        let saved = saved.expect("it can be started").stdout;
+        let text = String::from_utf8_lossy(&saved).into_owned();
+        // Without the time of day.
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines.collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -381,39 +385,87 @@ fn a_flood_of_one_sender_is_limited() {
         rule.contains("-s 10.94.0.9") && rule.contains("hashlimit"),
         "{rule}"
     );
+    // It stands among the bans, and not among the rules.
+    assert_eq!(network.rules(), before);
+    let listed = || network.succeeds(&["ban", "list"]);
     assert!(
-        network.rules().contains("-s 10.94.0.9/32"),
+        listed().contains("10.94.0.9") && listed().contains("limited to"),
         "{}",
-        network.rules()
+        listed()
     );
+    let told = network.succeeds(&["status"]);
+    assert!(told.contains("steps in force: limit sources"), "{told}");
+    let packet = "tcp 10.94.0.9:5000 > 10.91.0.1:8080 syn in eth0";
+    let told = network.succeeds(&["explain", packet]);
+    assert!(told.contains("10.94.0.9/32 is limited to"), "{told}");
     network.waits_for(10, "it is not stopped", |status| {
         status["attacks"][0]["passed"].as_f64() < Some(40.0)
     });
     assert!(network.fetches(SERVER_V4, "5"));
-    // Other rules are put in force, and ours come back.
-    let rules = network.directory.join("v4").display().to_string();
-    network.succeeds(&["apply", &rules]);
-    let mut is_back = false;
-    for _ in 0..40 {
-        is_back = network.rules().contains("-s 10.94.0.9/32");
-        if is_back {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(250));
-    }
-    assert!(is_back, "{}", network.rules());
-    // A daemon that is killed leaves its steps; the next one undoes them.
-    let pid = network.json(&["status"])["pid"].to_string();
+    // At the height of it the daemon is killed: the limit holds. The next daemon undoes it, and begins anew.
+    let limited = || {
+        let status = network.json(&["status"]);
+        status["traffic"]["reasons"]["limited"]
+            .as_u64()
+            .unwrap_or(0)
+    };
+    let (then, pid) = (limited(), network.json(&["status"])["pid"].to_string());
     network.server.run("kill", &["-9", &pid]);
+    std::thread::sleep(Duration::from_secs(2));
     network.succeeds(&["up", "--interface", "eth0"]);
-    let is_ours = |text: &str| text.contains("KEEPSTATE-DEFENCE");
-    for _ in 0..20 {
-        if !is_ours(&network.rules()) {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    assert!(!is_ours(&network.rules()), "{}", network.rules());
+    assert!(then > 0 && limited() > then + 1000, "{then}, {}", limited());
     assert_eq!(network.defence()["mode"], "act");
-    assert!(!is_ours(&before));
+    network.waits_for(15, "it is not limited again", |status| {
+        has_step(status, "limit", "active")
+    });
+    assert!(network.fetches(SERVER_V4, "5"));
+    network.succeeds(&["defence", "undo"]);
+    assert!(!listed().contains("limited to"), "{}", listed());
+}
+
+/// Datagrams of forged senders: there is nobody to limit, and all look alike.
+#[test]
+fn a_forged_flood_is_refused_by_its_form() {
+    const NAME: &str = "a_forged_flood_is_refused_by_its_form";
+    let programs = ["ip", "nsenter", "python3", "hping3"];
+    if !root_or_skip(NAME) || !programs_or_skip(NAME, &programs) {
+        return;
+    }
+    let network = Network::new("form");
+    let _server = network.server.spawn("python3", &["-c", SERVE]);
+    network.server.wait_for_listener(PORT);
+    let mut opens = network.server.command(program::KEEPSTATE);
+    opens.env("KEEPSTATE_INSTANCE", &network.instance);
+    let rule = "iptables -A INPUT -p udp --dport 9999 -j ACCEPT";
+    let status = opens.args(rule.split(' ')).status();
+    assert!(status.expect("it can be started").success());
+    network.succeeds(&["defence", "mode", "act"]);
+    let shape = [
+        "-q", "--udp", "-p", "9999", "-i", "u300", "-c", "60000", "-d", "64",
+    ];
+    let from = ["--rand-source", "10.91.0.1"];
+    let _flood = network
+        .client
+        .spawn("hping3", &[&shape[..], &from].concat());
+    let met = network.waits_for(15, "no form is refused", |status| {
+        has_step(status, "form", "active")
+    });
+    let rule = met["steps"][0]["commands"][0].as_str().expect("a rule");
+    assert!(
+        rule.contains("-d 10.91.0.1 -p udp --dport 9999 -m length --length 92 -m ttl --ttl-eq 64"),
+        "{rule}"
+    );
+    network.waits_for(10, "it is not stopped", |status| {
+        status["attacks"][0]["passed"].as_f64() < Some(20.0)
+    });
+    let status = network.json(&["status"]);
+    let refused = status["traffic"]["reasons"]["form_refused"].as_u64();
+    assert!(refused > Some(500), "{status}");
+    assert!(network.fetches(SERVER_V4, "5"));
+    let packet = "udp 198.51.100.9:5000 > 10.91.0.1:9999 len 64 in eth0";
+    let told = network.succeeds(&["explain", packet]);
+    assert!(told.contains("Packets of this form are refused"), "{told}");
+    network.succeeds(&["defence", "undo"]);
+    let told = network.succeeds(&["explain", packet]);
+    assert!(!told.contains("of this form"), "{told}");
 }

@@ -36,7 +36,7 @@ plain! { Condition Counters Event IndexLine Interface InterfaceKey MeterOrder No
 const _: () = assert!(size_of::<Plane>() == 64 + size_of::<keepstate_engine::settings::Settings>());
 const _: () = assert!(
     size_of::<keepstate_engine::settings::Settings>()
-        == 4 * (8 + 12 + 32 + 32 * 16 + 6 + 34 + 8 + 2 + 2 + 10)
+        == 4 * (8 + 12 + 32 + 32 * 16 + 6 + 50 + 8 + 2 + 2 + 10 + 8 * 13)
 );
 const _: () =
     assert!(size_of::<PolicyHeader>() == 4 * (6 + 4 + 8) + 2 * 8 + 4 * 4 + 4 * KEYS + 4 * 4);

@@ -40,6 +40,11 @@ impl Baseline {
         f64::from(*value)
     }
 
+    /// Whether too few seconds are known to say what is usual.
+    pub fn is_new(&self) -> bool {
+        self.0.len() < SECONDS_MIN
+    }
+
     pub fn seconds(&self) -> usize {
         self.0.len()
     }

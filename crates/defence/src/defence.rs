@@ -1,14 +1,16 @@
 //! The defence as a whole: from second to second.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::attack::{Attack, AttackKind};
 use crate::detect::{Detector, Finding, Scope};
 use crate::exempt::Exemptions;
-use crate::ladder::{self, Action, Order, Rung, Situation, Step, StepState};
+use crate::held::Held;
+use crate::ladder::{self, Action, Choice, Order, Rung, Situation, Step, StepState};
+use crate::limit;
+use crate::refusal::{Form, Limit, Refusals};
 use crate::rule::Rules;
 use crate::sample::Sample;
 use crate::view::View;
@@ -104,8 +106,8 @@ impl Defence {
     }
 
     /// A connection that is established and not used.
-    pub fn hold(&mut self, source: IpAddr, destination: IpAddr, weight: f64) {
-        self.view.hold(source, destination, weight);
+    pub fn hold(&mut self, held: &Held, weight: f64) {
+        self.view.hold(held, weight);
     }
 
     /// Ends a second; `now` counts them.
@@ -162,6 +164,27 @@ impl Defence {
             rules: active.flat_map(|step| step.rules.iter().cloned()).collect(),
             exempt: self.exempt.clone(),
         }
+    }
+
+    /// What is to be refused before the rules.
+    pub fn refusals(&self) -> Refusals {
+        let mut refusals = Refusals::default();
+        let active = self.steps.iter().filter(|it| it.state == StepState::Active);
+        for step in active {
+            let until = step.until;
+            for limit in &step.limits {
+                refusals.limit(Limit { until, ..*limit });
+            }
+            let forms = step.forms.iter().cloned();
+            refusals
+                .forms
+                .extend(forms.map(|form| Form { until, ..form }));
+        }
+        if !refusals.forms.is_empty() {
+            let exempt = self.exempt.0.iter().filter(|it| it.why.passes_forms());
+            refusals.spared = exempt.map(|exemption| exemption.network).collect();
+        }
+        refusals
     }
 
     fn end(&mut self, state: StepState, is_meant: impl Fn(&Step) -> bool) -> Vec<Order> {
@@ -243,13 +266,6 @@ impl Defence {
                 }
                 own.push((Rung::of_action(&step.action), step.began));
             }
-            let last = own.iter().map(|(_, began)| *began).max();
-            let is_settling = last.is_some_and(|began| began + SETTLE_SECONDS > self.now);
-            if is_settling || attack.last_seen != self.now || attack.passed < attack.threshold / 2.0
-            {
-                continue;
-            }
-            let tried: Vec<Rung> = own.into_iter().map(|(rung, _)| rung).collect();
             let situation = Situation {
                 attack,
                 view: &self.view,
@@ -258,6 +274,24 @@ impl Defence {
                 exempt: &self.exempt,
                 number: self.numbers[1] + 1,
             };
+            if attack.last_seen == self.now {
+                let own = self.steps.iter_mut();
+                let active =
+                    |it: &&mut Step| it.attack == attack.number && it.state == StepState::Active;
+                for step in own.filter(active) {
+                    if let Some(more) = limit::extension(&situation, step) {
+                        step.take_in(&more);
+                        orders.push(Order::Extend(more));
+                    }
+                }
+            }
+            let last = own.iter().map(|(_, began)| *began).max();
+            let is_settling = last.is_some_and(|began| began + SETTLE_SECONDS > self.now);
+            if is_settling || attack.last_seen != self.now || attack.passed < attack.threshold / 2.0
+            {
+                continue;
+            }
+            let tried: Vec<Rung> = own.into_iter().map(|(rung, _)| rung).collect();
             let Some(choice) = ladder::next(&situation, &tried) else {
                 continue;
             };
@@ -267,7 +301,9 @@ impl Defence {
                 _ => STEP_SECONDS,
             };
             let is_taken = self.mode == Mode::Act;
+            let commands = commands(&choice);
             let step = Step {
+                commands,
                 number: self.numbers[1],
                 attack: attack.number,
                 state: if is_taken {
@@ -280,8 +316,9 @@ impl Defence {
                 cause: choice.cause,
                 evidence: attack.evidence.clone(),
                 note: choice.note,
-                commands: choice.rules.iter().map(|rule| rule.text()).collect(),
                 rules: choice.rules,
+                limits: choice.limits,
+                forms: choice.forms,
                 action: choice.action,
             };
             if is_taken {
@@ -306,6 +343,14 @@ impl Defence {
             self.steps.remove(place);
         }
     }
+}
+
+/// What a step has refused, as rules.
+fn commands(choice: &Choice) -> Vec<String> {
+    let rules = choice.rules.iter().map(|rule| rule.text());
+    let limits = choice.limits.iter().map(Limit::text);
+    let forms = choice.forms.iter().flat_map(Form::texts);
+    rules.chain(limits).chain(forms).collect()
 }
 
 fn update(attack: &mut Attack, finding: Finding, now: u64) {

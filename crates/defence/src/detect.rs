@@ -16,11 +16,16 @@ const FLOORS: [f64; SIGNALS] = [
     100.0, 100.0, 300.0, 200.0, 500.0, 200.0, 200.0, 100.0, 300.0,
 ];
 
+/// Seconds of which the form of packets is learned at a time, as many later.
+const LATEST_SECONDS: u64 = 3;
+
 /// How often as much as usual is an attack.
 const TIMES_USUAL: f64 = 4.0;
 
 /// Handshakes a second of one destination below which there is no flood of them.
 const CONNECTIONS_FLOOR: f64 = 200.0;
+/// As long as nothing is known to be usual.
+const CONNECTIONS_FLOOR_AT_FIRST: f64 = 2000.0;
 /// Handshakes a second that no single honest client makes for long; one behind which many
 /// sit is known by what is usual.
 const CONNECTIONS_OF_ONE: f64 = 20.0;
@@ -28,6 +33,10 @@ const CONNECTIONS_OF_ONE: f64 = 20.0;
 /// Connections held open to one destination, and by one source.
 const HELD_FLOOR: f64 = 500.0;
 const HELD_BY_ONE: f64 = 50.0;
+
+/// Connections to one destination on which nothing was sent, and what share of those that were made lately.
+const SILENT_FLOOR: f64 = 300.0;
+const SILENT_SHARE: f64 = 0.5;
 
 /// However much each of them stands for, so many must have been found.
 const HELD_MIN: f64 = 16.0;
@@ -55,21 +64,32 @@ pub(crate) struct Learned {
     unanswered: [Baseline; SIGNALS],
     completed: Baseline,
     held: Baseline,
+    silent: Baseline,
     /// The form of packets in calm seconds.
     pub(crate) calm: [Form; SIGNALS],
+    /// That of the last seconds, of which nobody knows yet whether an attack begins in them.
+    latest: [[Form; SIGNALS]; 2],
     last: u64,
 }
 
 impl Learned {
-    fn learn(&mut self, target: &Target, held: f64, now: u64) {
+    fn learn(&mut self, target: &Target, held: [f64; 2], now: u64) {
         for signal in Signal::ALL {
             let usual = &mut self.unanswered[signal as usize];
             usual.learn(target.counts.unanswered(signal));
-            self.calm[signal as usize].learn(&target.forms[signal as usize]);
+            self.latest[0][signal as usize].learn(&target.forms[signal as usize]);
             self.calm[signal as usize].fade(0.99);
         }
+        if now.is_multiple_of(LATEST_SECONDS) {
+            let latest = std::mem::take(&mut self.latest[0]);
+            let before = std::mem::replace(&mut self.latest[1], latest);
+            for (calm, before) in self.calm.iter_mut().zip(&before) {
+                calm.learn(before);
+            }
+        }
         self.completed.learn(rate(target.counts.completed));
-        self.held.learn(held);
+        self.held.learn(held[0]);
+        self.silent.learn(held[1]);
         self.last = now;
     }
 }
@@ -147,19 +167,31 @@ impl Detector {
             });
         }
         findings.extend(connections(scope, target, learned, view));
-        findings.extend(held(scope, learned, view));
+        let held = held(scope, learned, view);
+        findings.extend(held.or_else(|| silent(scope?, learned, view)));
     }
 
+    /// What is under attack learns nothing, nor from how it began.
     fn learn(&mut self, view: &View, findings: &[Finding], now: u64) {
+        let attacked = self.learned.iter_mut().filter(|(scope, _)| match scope {
+            None => !findings.is_empty(),
+            scope => findings.iter().any(|it| it.scope == **scope),
+        });
+        for (_, learned) in attacked {
+            learned.latest = Default::default();
+        }
         let is_calm = |scope: Scope| findings.iter().all(|it| it.scope != scope);
         if findings.is_empty() {
             let all = self.learned.entry(None).or_default();
-            all.learn(&view.all, view.held.all, now);
+            all.learn(&view.all, [view.held.all, 0.0], now);
         }
         for target in view.targets.iter().filter(|it| is_calm(Some(it.key))) {
             let held = view.held.targets.get(&target.key);
             let learned = self.learned.entry(Some(target.key)).or_default();
-            learned.learn(&target.value, held.map_or(0.0, |held| held.count), now);
+            let held = held.map_or(0.0, |held| held.count);
+            let silent = view.held.silent.get(&target.key);
+            let silent = silent.map_or(0.0, |silent| silent.count);
+            learned.learn(&target.value, [held, silent], now);
         }
         while self.learned.len() > SCOPES {
             let named = self.learned.iter().filter(|(scope, _)| scope.is_some());
@@ -249,7 +281,14 @@ fn connections(
 ) -> Option<Finding> {
     let completed = rate(target.counts.completed);
     let usual = learned.map_or(0.0, |it| it.completed.usual());
-    let threshold = CONNECTIONS_FLOOR.max(TIMES_USUAL * usual);
+    // A daemon that has just begun to look knows of nobody behind one address yet.
+    let is_new = learned.is_none_or(|it| it.completed.is_new());
+    let floor = if is_new {
+        CONNECTIONS_FLOOR_AT_FIRST
+    } else {
+        CONNECTIONS_FLOOR
+    };
+    let threshold = floor.max(TIMES_USUAL * usual);
     if completed <= threshold || !target.counts.is_sure_of_handshakes() {
         return None;
     }
@@ -322,6 +361,34 @@ fn held(scope: Scope, learned: Option<&Learned>, view: &View) -> Option<Finding>
         }
     }
     None
+}
+
+/// Connections that nothing came of, from senders of whom each holds a few: a crowd asks for something.
+fn silent(scope: IpAddr, learned: Option<&Learned>, view: &View) -> Option<Finding> {
+    let counted = view.held.silent.get(&scope)?;
+    let silent = counted.certain();
+    let usual = learned.map_or(0.0, |it| it.silent.middle());
+    let threshold = SILENT_FLOOR.max(TIMES_USUAL * usual);
+    let made = view.handshakes(Some(scope));
+    let is_sure = f64::from(counted.value) >= HELD_MIN;
+    if !is_sure || silent <= threshold || silent < SILENT_SHARE * made {
+        return None;
+    }
+    let sources = view.targets.get(&scope);
+    Some(Finding {
+        kind: AttackKind::SlowConnections,
+        scope: Some(scope),
+        rate: silent,
+        passed: silent,
+        threshold,
+        usual,
+        sources: sources.map_or(0.0, |target| target.value.sources.estimate()),
+        evidence: format!(
+            "nothing was sent on {silent:.0} of {made:.0} connections made of late, more than {threshold:.0}; \
+             usual are {usual:.0}; no few hold most of them"
+        ),
+        heavy: Vec::new(),
+    })
 }
 
 fn scans(view: &View) -> Option<Finding> {

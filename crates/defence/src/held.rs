@@ -14,8 +14,19 @@ use crate::sample::{TCP, address};
 /// then, and not to all at once.
 const IDLE_SECONDS: u32 = 3;
 
+/// A connection that is established and not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub source_port: u16,
+    pub destination_port: u16,
+    /// Sequence number after the last byte that its originator has sent.
+    pub end: u32,
+}
+
 /// Who holds a connection open, and to whom; `None` for one that is used, or that is none.
-pub fn held(entry: &Entry, settings: &Settings, now: Tick) -> Option<(IpAddr, IpAddr)> {
+pub fn held(entry: &Entry, settings: &Settings, now: Tick) -> Option<Held> {
     let control = entry.control;
     let is_established = control.tcp_state() as u8 == TcpState::Established as u8;
     if entry.key.protocol() != TCP || !is_established || control.status() & ASSURED == 0 {
@@ -30,8 +41,12 @@ pub fn held(entry: &Entry, settings: &Settings, now: Tick) -> Option<(IpAddr, Ip
     }
     let tuple = entry.key.tuple(control.originator());
     let family = entry.key.family;
-    Some((
-        address(family, tuple.source),
-        address(family, tuple.destination),
-    ))
+    let [originator, _] = entry.record.windows;
+    Some(Held {
+        source: address(family, tuple.source),
+        destination: address(family, tuple.destination),
+        source_port: tuple.source_port,
+        destination_port: tuple.destination_port,
+        end: originator.end,
+    })
 }

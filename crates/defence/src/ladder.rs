@@ -6,9 +6,11 @@ use crate::attack::{Attack, AttackKind, HeavySource};
 use crate::defence::Gauges;
 use crate::detect::Learned;
 use crate::exempt::Exemptions;
+use crate::limit;
 use crate::network::Network;
-use crate::rule::{By, EXEMPT_RULES_MAX, Rule, TableName};
-use crate::sample::Signal;
+use crate::refusal::{Form as Refused, Limit};
+use crate::rule::Rule;
+use crate::sample::{Signal, TCP};
 use crate::view::{Form, View};
 
 /// A measure.
@@ -16,7 +18,12 @@ use crate::view::{Form, View};
 #[serde(tag = "action", rename_all = "snake_case")]
 pub enum Action {
     /// New flows of each network of this length are dropped beyond a rate (connections held beyond a number).
-    Limit { per_source: u32, prefix_length: u8 },
+    Limit {
+        per_source: u32,
+        prefix_length: u8,
+        /// Without any, every source is limited.
+        networks: Vec<Network>,
+    },
     /// SYNs are answered with cookies.
     Cookies,
     /// New flows of one form are dropped.
@@ -35,6 +42,16 @@ impl Action {
             Self::Form => "drop by form",
             Self::Ban { .. } => "ban",
             Self::Timeouts { .. } => "shorten timeouts",
+        }
+    }
+}
+
+impl Action {
+    /// Those that it is aimed at, by name.
+    pub fn networks(&self) -> &[Network] {
+        match self {
+            Self::Limit { networks, .. } | Self::Ban { networks } => networks,
+            Self::Cookies | Self::Form | Self::Timeouts { .. } => &[],
         }
     }
 }
@@ -72,10 +89,21 @@ pub struct Step {
     pub evidence: String,
     /// Who was left alone, or why it failed.
     pub note: Option<String>,
-    /// The rules that it made.
+    /// What it has refused, as rules of iptables; where it counts connections that are there, the rules that it made.
     pub commands: Vec<String>,
     #[serde(skip)]
     pub(crate) rules: Vec<Rule>,
+    #[serde(skip)]
+    pub(crate) limits: Vec<Limit>,
+    #[serde(skip)]
+    pub(crate) forms: Vec<Refused>,
+}
+
+impl Step {
+    /// Whether rules are put among the others for it.
+    pub const fn makes_rules(&self) -> bool {
+        !self.rules.is_empty()
+    }
 }
 
 /// What whoever carries steps out has to do.
@@ -83,8 +111,11 @@ pub struct Step {
 pub enum Order {
     /// An attack has begun, or is over.
     Tell(Box<Attack>),
-    /// Carry out; for steps that make rules this is done with [`crate::Defence::rules`] alone.
+    /// Carry out; for rules, limits and forms this is done with [`crate::Defence::rules`] and
+    /// [`crate::Defence::refusals`] alone.
     Begin(Step),
+    /// Carry out beside what was done of the step: it names other networks.
+    Extend(Step),
     /// Undo.
     End(Step),
 }
@@ -111,7 +142,7 @@ impl Rung {
             | AttackKind::AckFlood
             | AttackKind::RstFlood
             | AttackKind::OtherFlood => &[Limit, Form, Ban, Timeouts],
-            AttackKind::FragmentFlood => &[Ban],
+            AttackKind::FragmentFlood => &[Limit, Form, Ban],
             AttackKind::ConnectionFlood | AttackKind::SlowConnections | AttackKind::PortScan => {
                 &[Limit, Ban]
             }
@@ -145,24 +176,22 @@ pub(crate) struct Situation<'a> {
 pub(crate) struct Choice {
     pub(crate) action: Action,
     pub(crate) rules: Vec<Rule>,
+    pub(crate) limits: Vec<Limit>,
+    pub(crate) forms: Vec<Refused>,
     pub(crate) cause: String,
     pub(crate) note: Option<String>,
 }
 
-/// Sources that one step limits, a rule each.
-const LIMITED_MAX: usize = 32;
-/// New flows a second that a source may always begin.
-const LIMIT_MIN: u32 = 20;
-/// Connections that a source may always hold.
-const HELD_MIN: u32 = 20;
 /// Networks that one step bans.
 const BANNED_MAX: usize = 64;
 /// A client that completed connections so long before an attack is no part of it.
-const KNOWN_SECONDS: u64 = 10;
+pub(crate) const KNOWN_SECONDS: u64 = 10;
 /// What share of an attack has a feature for it to be one of its form; and of calm traffic, for the form to
 /// tell the two apart.
 const SHARE_OF_ATTACK: f64 = 0.8;
 const SHARE_OF_CALM: f64 = 0.1;
+/// From which share of a reflection on a service is one of its own; so there are at most five.
+const SHARE_OF_SERVICE: f64 = 0.2;
 /// Calm packets that must have been seen before a form of SYNs is believed.
 const CALM_MIN: f64 = 20.0;
 /// Percent of the table, or of what may be half-open, from which on timeouts are shortened.
@@ -173,10 +202,12 @@ pub(crate) fn next(situation: &Situation<'_>, tried: &[Rung]) -> Option<Choice> 
     let rungs = Rung::of(situation.attack.kind).iter();
     let mut untried = rungs.filter(|rung| !tried.contains(rung));
     untried.find_map(|rung| match rung {
-        Rung::Limit => limit(situation),
+        Rung::Limit => limit::limit(situation),
         Rung::Cookies => Some(Choice {
             action: Action::Cookies,
             rules: Vec::new(),
+            limits: Vec::new(),
+            forms: Vec::new(),
             cause: "a SYN that is answered with a cookie makes no flow, and forged senders do not come back"
                 .to_owned(),
             note: None,
@@ -184,79 +215,6 @@ pub(crate) fn next(situation: &Situation<'_>, tried: &[Rung]) -> Option<Choice> 
         Rung::Form => by_form(situation),
         Rung::Ban => ban(situation),
         Rung::Timeouts => timeouts(situation),
-    })
-}
-
-fn limit(situation: &Situation<'_>) -> Option<Choice> {
-    let Situation {
-        attack,
-        view,
-        exempt,
-        ..
-    } = situation;
-    let before = attack.began.saturating_sub(KNOWN_SECONDS);
-    // Where clients are too, a limit would be theirs as well.
-    let may = |network: &Network| exempt.of(network).is_none() && !view.is_known(network, before);
-    let named = attack.heavy.iter().map(|source| source.network);
-    let named: Vec<Network> = named.filter(may).take(LIMITED_MAX).collect();
-    let first = named.first()?;
-    let (is_v4, length) = (first.is_v4(), first.length());
-    if exempt.0.len() > EXEMPT_RULES_MAX {
-        return None;
-    }
-    let is_held = attack.kind == AttackKind::SlowConnections;
-    let share = (attack.threshold / 8.0) as u32;
-    let per_source = share.max(if is_held { HELD_MIN } else { LIMIT_MIN });
-    let signal = attack.kind.signal();
-    let mut matches = matches_of(signal, attack, is_v4)?;
-    if is_held {
-        matches.extend(words("-m connlimit --connlimit-above"));
-        matches.push(per_source.to_string());
-        matches.extend(words("--connlimit-mask"));
-        matches.push(length.to_string());
-    } else {
-        matches.extend(words("-m hashlimit --hashlimit-above"));
-        matches.push(format!("{per_source}/sec"));
-        matches.extend(words("--hashlimit-burst"));
-        matches.push((2 * per_source).to_string());
-        matches.extend(words("--hashlimit-mode srcip --hashlimit-srcmask"));
-        matches.push(length.to_string());
-        matches.push("--hashlimit-name".to_owned());
-        matches.push(format!("ks-step{}", situation.number));
-    }
-    let table = if is_held {
-        TableName::Filter
-    } else {
-        table_of(signal)
-    };
-    let rules = named.iter().map(|network| {
-        let mut own = words("-s");
-        own.push(network.to_string());
-        own.extend(matches.iter().cloned());
-        Rule {
-            is_v4,
-            table,
-            by: By::Source,
-            matches: own,
-            step: situation.number,
-        }
-    });
-    let what = if is_held {
-        "connections held"
-    } else {
-        "new flows a second"
-    };
-    Some(Choice {
-        action: Action::Limit {
-            per_source,
-            prefix_length: length,
-        },
-        rules: rules.collect(),
-        cause: format!(
-            "{} networks of /{length} send most of it: each may have {per_source} {what}",
-            named.len()
-        ),
-        note: None,
     })
 }
 
@@ -280,20 +238,25 @@ fn by_form(situation: &Situation<'_>) -> Option<Choice> {
         signal,
         Signal::SynAck | Signal::Ack | Signal::Rst | Signal::Reflected
     );
-    let has_ports = !matches!(signal, Signal::Icmp | Signal::Other);
+    let has_ports = !matches!(signal, Signal::Icmp | Signal::Other | Signal::Fragment);
+    // Of all others it is known.
+    let has_protocol = matches!(signal, Signal::Other | Signal::Fragment);
     let features = [
-        ("--sport", form.source_port, calm.source_port, has_ports),
+        ("sport", form.source_port, calm.source_port, has_ports),
         (
-            "--dport",
+            "dport",
             form.destination_port,
             calm.destination_port,
             has_ports,
         ),
-        ("-m length --length", form.length, calm.length, true),
+        ("protocol", form.protocol, calm.protocol, has_protocol),
+        ("length", form.length, calm.length, true),
+        ("TTL", form.hop_limit, calm.hop_limit, true),
     ];
     let mut is_telling = is_foreign;
-    let (mut options, mut named) = (Vec::new(), Vec::new());
-    for (option, modes, usual, applies) in features {
+    let (mut refused, mut named) = (form_of(situation), Vec::new());
+    let mut is_of_kind_alone = true;
+    for (feature, modes, usual, applies) in features {
         let Some((value, share)) = modes.top() else {
             continue;
         };
@@ -302,11 +265,14 @@ fn by_form(situation: &Situation<'_>) -> Option<Choice> {
         }
         let of_calm = usual.share(value);
         is_telling |= of_calm <= SHARE_OF_CALM;
-        options.extend(words(option));
-        options.push(value.to_string());
-        let feature = option
-            .trim_start_matches("-m length ")
-            .trim_start_matches('-');
+        is_of_kind_alone = false;
+        match feature {
+            "sport" => refused.source_port = u16::try_from(value).ok(),
+            "dport" => refused.destination_port = u16::try_from(value).ok(),
+            "protocol" => refused.protocol = u8::try_from(value).ok(),
+            "length" => refused.length = u16::try_from(value).ok(),
+            _ => refused.hop_limit = u8::try_from(value).ok(),
+        }
         named.push(format!(
             "{feature} {value}: {:.0} % of it, {:.0} % of what is usual",
             100.0 * share,
@@ -314,29 +280,41 @@ fn by_form(situation: &Situation<'_>) -> Option<Choice> {
         ));
     }
     let is_unknown = signal == Signal::Syn && calm.length.total() < CALM_MIN;
-    if !is_telling || is_unknown || options.is_empty() && !is_foreign {
+    if !is_telling || is_unknown || is_of_kind_alone && !is_foreign {
         return None;
     }
-    let families: &[bool] = match attack.destination {
-        Some(address) if address.is_ipv4() => &[true],
-        Some(_) => &[false],
-        None => &[true, false],
-    };
-    let rules = families.iter().filter_map(|is_v4| {
-        let mut matches = matches_of(Some(signal), attack, *is_v4)?;
-        matches.extend(options.iter().cloned());
-        Some(Rule {
-            is_v4: *is_v4,
-            table: table_of(Some(signal)),
-            by: By::Form,
-            matches,
-            step: situation.number,
-        })
-    });
-    let rules: Vec<Rule> = rules.collect();
-    (!rules.is_empty()).then(|| Choice {
+    let mut forms = vec![refused];
+    if signal == Signal::Reflected && forms[0].source_port.is_none() {
+        // From several services: all of UDP would be too much.
+        let ports = form
+            .source_port
+            .shares()
+            .filter(|(_, share)| *share >= SHARE_OF_SERVICE);
+        let ports = ports.filter_map(|(port, _)| u16::try_from(port).ok());
+        let of_port = |port| Refused {
+            source_port: Some(port),
+            ..forms[0].clone()
+        };
+        forms = ports.map(of_port).collect();
+        if forms.is_empty() {
+            return None;
+        }
+    }
+    if signal == Signal::Icmp && attack.destination.is_none() {
+        // Its number is another for each family.
+        forms = [(true, 1), (false, 58)]
+            .map(|(is_v4, protocol)| Refused {
+                is_v4: Some(is_v4),
+                protocol: Some(protocol),
+                ..forms[0].clone()
+            })
+            .to_vec();
+    }
+    Some(Choice {
         action: Action::Form,
-        rules,
+        rules: Vec::new(),
+        limits: Vec::new(),
+        forms,
         cause: if named.is_empty() {
             "packets of this kind that no flow knows are no client's".to_owned()
         } else {
@@ -346,7 +324,40 @@ fn by_form(situation: &Situation<'_>) -> Option<Choice> {
     })
 }
 
-fn ban(situation: &Situation<'_>) -> Option<Choice> {
+/// All packets of an attack's signal to its destination.
+fn form_of(situation: &Situation<'_>) -> Refused {
+    let attack = situation.attack;
+    let (protocol, flags) = match attack.kind.signal() {
+        Some(Signal::Syn) => (Some(TCP), Some((FIN | SYN | RST | ACK, SYN))),
+        Some(Signal::SynAck) => (Some(TCP), Some((FIN | SYN | RST | ACK, SYN | ACK))),
+        Some(Signal::Ack) => (Some(TCP), Some((SYN | RST, 0))),
+        Some(Signal::Rst) => (Some(TCP), Some((RST, RST))),
+        Some(Signal::Udp | Signal::Reflected) => (Some(UDP), None),
+        Some(Signal::Icmp) => {
+            let is_v6 = attack.destination.is_some_and(|it| it.is_ipv6());
+            (Some(if is_v6 { 58 } else { 1 }), None)
+        }
+        Some(Signal::Fragment | Signal::Other) | None => (None, None),
+    };
+    Refused {
+        is_v4: attack.destination.map(|destination| destination.is_ipv4()),
+        destination: attack.destination,
+        protocol,
+        flags,
+        is_fragment: attack.kind == AttackKind::FragmentFlood,
+        step: situation.number,
+        ..Refused::default()
+    }
+}
+
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+const UDP: u8 = 17;
+
+/// The sources that may be banned, and who is spared, and why.
+pub(crate) fn bannable(situation: &Situation<'_>) -> (Vec<Network>, Vec<String>) {
     let Situation {
         attack,
         view,
@@ -366,6 +377,11 @@ fn ban(situation: &Situation<'_>) -> Option<Choice> {
             networks.push(*network);
         }
     }
+    (networks, spared)
+}
+
+fn ban(situation: &Situation<'_>) -> Option<Choice> {
+    let (networks, mut spared) = bannable(situation);
     if networks.is_empty() {
         return None;
     }
@@ -377,6 +393,8 @@ fn ban(situation: &Situation<'_>) -> Option<Choice> {
         ),
         action: Action::Ban { networks },
         rules: Vec::new(),
+        limits: Vec::new(),
+        forms: Vec::new(),
         note: (!spared.is_empty()).then(|| format!("left alone: {}", spared.join("; "))),
     })
 }
@@ -416,6 +434,8 @@ fn timeouts(situation: &Situation<'_>) -> Option<Choice> {
                 .collect(),
         },
         rules: Vec::new(),
+        limits: Vec::new(),
+        forms: Vec::new(),
         cause: format!(
             "{flows} of {flows_max} flows are taken, {half_open} half-open: those that nobody answers go sooner"
         ),
@@ -423,37 +443,18 @@ fn timeouts(situation: &Situation<'_>) -> Option<Choice> {
     })
 }
 
-/// SYNs need no lookup to be known.
-const fn table_of(signal: Option<Signal>) -> TableName {
-    match signal {
-        Some(Signal::Syn) => TableName::Raw,
-        _ => TableName::Filter,
-    }
-}
-
-/// The protocol and flags of a signal, towards an attack's destination.
-fn matches_of(signal: Option<Signal>, attack: &Attack, is_v4: bool) -> Option<Vec<String>> {
-    let protocol = match signal {
-        Some(Signal::Syn) => "-p tcp --syn",
-        Some(Signal::SynAck) => "-p tcp --tcp-flags FIN,SYN,RST,ACK SYN,ACK",
-        Some(Signal::Ack) => "-p tcp --tcp-flags SYN,RST NONE",
-        Some(Signal::Rst) => "-p tcp --tcp-flags RST RST",
-        Some(Signal::Udp | Signal::Reflected) => "-p udp",
-        Some(Signal::Icmp) if is_v4 => "-p icmp",
-        Some(Signal::Icmp) => "-p ipv6-icmp",
-        Some(Signal::Fragment | Signal::Other) | None => "",
-    };
-    let mut matches = Vec::new();
+/// Connections to an attack's destination.
+pub(crate) fn matches_of(attack: &Attack, is_v4: bool) -> Option<Vec<String>> {
+    let mut matches = words("-p tcp --syn");
     if let Some(destination) = attack.destination {
         if destination.is_ipv4() != is_v4 {
             return None;
         }
         matches.extend([String::from("-d"), destination.to_string()]);
     }
-    matches.extend(words(protocol));
     Some(matches)
 }
 
-fn words(text: &str) -> Vec<String> {
+pub(crate) fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }

@@ -1,7 +1,8 @@
-//! Rules that are made against an attack, as iptables takes them.
+//! Rules that are made against an attack, as iptables takes them: those that count connections which are there. All
+//! else is refused before the rules, see [`crate::refusal`].
 //!
-//! They stand in a chain of their own, [`CHAIN`], before all others: for SYNs in the table raw, where no flow has
-//! been looked up yet; for all else in filter, where only packets come to it that no established flow is of.
+//! They stand in a chain of their own, [`CHAIN`], before all others of filter, where only packets come to it that no
+//! established flow is of.
 
 use keepstate_engine::tuple::Family;
 use keepstate_policy::Policy;
@@ -15,54 +16,16 @@ pub const CHAIN: &str = "KEEPSTATE-DEFENCE";
 /// Exempt networks for which there may be rules; with more, no source is limited.
 pub(crate) const EXEMPT_RULES_MAX: usize = 256;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum TableName {
-    Raw,
-    Filter,
-}
-
-impl TableName {
-    const ALL: [Self; 2] = [Self::Raw, Self::Filter];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Raw => "raw",
-            Self::Filter => "filter",
-        }
-    }
-
-    /// Built-in chains that jump to [`CHAIN`].
-    const fn from(self) -> &'static [&'static str] {
-        match self {
-            Self::Raw => &["PREROUTING"],
-            Self::Filter => &["INPUT", "FORWARD"],
-        }
-    }
-
-    /// What a packet must be to go there.
-    const fn condition(self) -> &'static [&'static str] {
-        match self {
-            Self::Raw => &[],
-            Self::Filter => &["-m", "conntrack", "--ctstate", "INVALID,NEW"],
-        }
-    }
-}
-
-/// What a rule goes by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum By {
-    Form,
-    Source,
-}
+const TABLE: &str = "filter";
+/// Built-in chains that jump to [`CHAIN`].
+const FROM: [&str; 2] = ["INPUT", "FORWARD"];
+/// What a packet must be to go there.
+const CONDITION: [&str; 4] = ["-m", "conntrack", "--ctstate", "INVALID,NEW"];
 
 /// A rule that drops.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Rule {
     pub(crate) is_v4: bool,
-    pub(crate) table: TableName,
-    pub(crate) by: By,
     /// Its matches.
     pub(crate) matches: Vec<String>,
     /// Of the step that made it.
@@ -71,7 +34,7 @@ pub(crate) struct Rule {
 
 impl Rule {
     fn arguments(&self) -> Vec<String> {
-        let mut words = owned(&["-t", self.table.name(), "-A", CHAIN]);
+        let mut words = owned(&["-t", TABLE, "-A", CHAIN]);
         words.extend(self.matches.iter().cloned());
         words.extend(owned(&["-m", "comment", "--comment"]));
         words.push(format!("step {}", self.step));
@@ -125,11 +88,7 @@ impl Rules {
         for rule in &mut self.rules {
             let mut before = String::new();
             for word in &mut rule.matches {
-                let is_limit = before == "--hashlimit-above";
-                if is_limit && let Some(rate) = word.strip_suffix("/sec") {
-                    let rate = rate.parse::<f64>().unwrap_or(1.0) / by;
-                    *word = format!("{:.0}/minute", (rate * 60.0).max(1.0));
-                } else if matches!(&*before, "--hashlimit-burst" | "--connlimit-above") {
+                if before == "--connlimit-above" {
                     let number = word.parse::<f64>().unwrap_or(1.0) / by;
                     *word = format!("{:.0}", number.max(1.0));
                 }
@@ -139,42 +98,23 @@ impl Rules {
         self
     }
 
-    fn of(&self, is_v4: bool, table: TableName) -> Vec<&Rule> {
-        let own = |rule: &&Rule| rule.is_v4 == is_v4 && rule.table == table;
-        self.rules.iter().filter(own).collect()
+    fn of(&self, is_v4: bool) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().filter(move |rule| rule.is_v4 == is_v4)
     }
 
-    /// The commands that fill the chain: rules by form after those whom no rule touches, rules by source after
-    /// those who are never banned.
-    fn commands(&self, is_v4: bool, table: TableName) -> Vec<Vec<String>> {
-        let rules = self.of(is_v4, table);
-        let mut commands = Vec::new();
-        for by in [By::Form, By::Source] {
-            let mut own = rules.iter().filter(|rule| rule.by == by).peekable();
-            if own.peek().is_none() {
-                continue;
-            }
-            let exempt = self.exempt.0.iter().filter(|exemption| {
-                let in_rules = by == By::Source || exemption.why.passes_forms();
-                exemption.network.is_v4() == is_v4 && in_rules
-            });
-            for exemption in exempt {
-                let network = exemption.network.to_string();
-                let words = [
-                    "-t",
-                    table.name(),
-                    "-A",
-                    CHAIN,
-                    "-s",
-                    &network,
-                    "-j",
-                    "RETURN",
-                ];
-                commands.push(owned(&words));
-            }
-            commands.extend(own.map(|rule| rule.arguments()));
+    /// The commands that fill the chain: after those who are left alone.
+    fn commands(&self, is_v4: bool) -> Vec<Vec<String>> {
+        let mut own = self.of(is_v4).peekable();
+        if own.peek().is_none() {
+            return Vec::new();
         }
-        commands
+        let exempt = self.exempt.0.iter();
+        let exempt = exempt.filter(|exemption| exemption.network.is_v4() == is_v4);
+        let passed_over = exempt.map(|exemption| {
+            let network = exemption.network.to_string();
+            owned(&["-t", TABLE, "-A", CHAIN, "-s", &network, "-j", "RETURN"])
+        });
+        passed_over.chain(own.map(Rule::arguments)).collect()
     }
 }
 
@@ -185,19 +125,17 @@ fn owned(words: &[&str]) -> Vec<String> {
 /// Makes the rules of a policy those that are wanted, and leaves all others as they are.
 pub fn sync(policy: &mut Policy, wanted: &Rules) -> Result<(), RuleError> {
     for family in [Family::V4, Family::V6] {
-        for table in TableName::ALL {
-            take_out(policy, family, table);
-            let commands = wanted.commands(family == Family::V4, table);
-            if commands.is_empty() {
-                continue;
-            }
-            run(policy, family, &owned(&["-t", table.name(), "-N", CHAIN]))?;
-            for command in &commands {
-                run(policy, family, command)?;
-            }
-            for chain in table.from() {
-                run(policy, family, &jump(table, "-I", chain))?;
-            }
+        take_out(policy, family);
+        let commands = wanted.commands(family == Family::V4);
+        if commands.is_empty() {
+            continue;
+        }
+        run(policy, family, &owned(&["-t", TABLE, "-N", CHAIN]))?;
+        for command in &commands {
+            run(policy, family, command)?;
+        }
+        for chain in FROM {
+            run(policy, family, &jump("-I", chain))?;
         }
     }
     Ok(())
@@ -206,28 +144,26 @@ pub fn sync(policy: &mut Policy, wanted: &Rules) -> Result<(), RuleError> {
 /// Whether the chain is jumped to from where it should be, for all rules that are wanted.
 pub fn is_in_place(policy: &mut Policy, wanted: &Rules) -> bool {
     [Family::V4, Family::V6].into_iter().all(|family| {
-        TableName::ALL.into_iter().all(|table| {
-            let is_wanted = !wanted.of(family == Family::V4, table).is_empty();
-            let mut chains = table.from().iter();
-            !is_wanted || chains.all(|chain| run(policy, family, &jump(table, "-C", chain)).is_ok())
-        })
+        let is_wanted = wanted.of(family == Family::V4).next().is_some();
+        let mut chains = FROM.into_iter();
+        !is_wanted || chains.all(|chain| run(policy, family, &jump("-C", chain)).is_ok())
     })
 }
 
-fn jump(table: TableName, command: &str, chain: &str) -> Vec<String> {
-    let mut words = owned(&["-t", table.name(), command, chain]);
-    words.extend(owned(table.condition()));
+fn jump(command: &str, chain: &str) -> Vec<String> {
+    let mut words = owned(&["-t", TABLE, command, chain]);
+    words.extend(owned(&CONDITION));
     words.extend(owned(&["-j", CHAIN]));
     words
 }
 
 /// Where there is nothing of ours, all of this does nothing.
-fn take_out(policy: &mut Policy, family: Family, table: TableName) {
-    for chain in table.from() {
-        while run(policy, family, &jump(table, "-D", chain)).is_ok() {}
+fn take_out(policy: &mut Policy, family: Family) {
+    for chain in FROM {
+        while run(policy, family, &jump("-D", chain)).is_ok() {}
     }
-    if run(policy, family, &owned(&["-t", table.name(), "-F", CHAIN])).is_ok() {
-        let _ = run(policy, family, &owned(&["-t", table.name(), "-X", CHAIN]));
+    if run(policy, family, &owned(&["-t", TABLE, "-F", CHAIN])).is_ok() {
+        let _ = run(policy, family, &owned(&["-t", TABLE, "-X", CHAIN]));
     }
 }
 

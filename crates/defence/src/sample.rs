@@ -68,9 +68,13 @@ pub struct Sample {
     pub protocol: u8,
     /// Bytes of the IP packet.
     pub length: u32,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
     pub signal: Signal,
     pub progress: Progress,
     pub is_invalid: bool,
+    /// Sequence number of a TCP segment.
+    pub sequence: u32,
     /// Packets that it stands for.
     pub weight: f64,
 }
@@ -125,6 +129,8 @@ impl Sample {
             destination_port: destination.1,
             protocol,
             length: event.length,
+            hop_limit: event.detail[2] as u8,
+            sequence: event.detail[3],
             signal: signal(event, protocol, source.1),
             progress,
             is_invalid: event.state == State::Invalid as u8,

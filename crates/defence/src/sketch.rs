@@ -105,9 +105,9 @@ impl<K: Copy + Eq + Hash, V: Default> SpaceSaving<K, V> {
 }
 
 /// Values that [`Modes`] keeps.
-const MODES: usize = 4;
+const MODES: usize = 16;
 
-/// The commonest values of a stream: a [`SpaceSaving`] of four. A share that it gives is at most a quarter too high.
+/// The commonest values of a stream: a [`SpaceSaving`] of sixteen. A share that it gives is at most a sixteenth too high.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Modes {
     values: [(u32, f64, f64); MODES],
@@ -148,6 +148,17 @@ impl Modes {
             .iter()
             .max_by(|a, b| certain(a).total_cmp(&certain(b)))?;
         (self.total > 0.0).then(|| (best.0, certain(best) / self.total))
+    }
+
+    /// The values that there are for certain, and their shares at least.
+    pub fn shares(&self) -> impl Iterator<Item = (u32, f64)> {
+        let total = self.total.max(f64::MIN_POSITIVE);
+        let certain =
+            move |(value, count, error): &(u32, f64, f64)| (*value, (count - error) / total);
+        self.values
+            .iter()
+            .map(certain)
+            .filter(|(_, share)| *share > 0.0)
     }
 
     /// The largest share that a value may have.

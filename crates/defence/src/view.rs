@@ -1,9 +1,11 @@
 //! What samples add up to.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
+use crate::held::Held;
 use crate::network::Network;
-use crate::sample::{Progress, SIGNALS, Sample, Signal};
+use crate::sample::{Progress, SIGNALS, Sample, Signal, TCP};
 use crate::sketch::{Distinct, Modes, SpaceSaving};
 
 /// Counts halve each second, so an even rate adds up to twice itself.
@@ -111,6 +113,7 @@ pub(crate) struct Form {
     pub(crate) destination_port: Modes,
     pub(crate) length: Modes,
     pub(crate) protocol: Modes,
+    pub(crate) hop_limit: Modes,
 }
 
 impl Form {
@@ -121,6 +124,7 @@ impl Form {
         self.destination_port.add(port, weight);
         self.length.add(sample.length, weight);
         self.protocol.add(u32::from(sample.protocol), weight);
+        self.hop_limit.add(u32::from(sample.hop_limit), weight);
     }
 
     pub(crate) fn fade(&mut self, factor: f64) {
@@ -128,6 +132,7 @@ impl Form {
         self.destination_port.fade(factor);
         self.length.fade(factor);
         self.protocol.fade(factor);
+        self.hop_limit.fade(factor);
     }
 
     /// Takes in another's commonest values.
@@ -137,6 +142,7 @@ impl Form {
             (&mut self.destination_port, &other.destination_port),
             (&mut self.length, &other.length),
             (&mut self.protocol, &other.protocol),
+            (&mut self.hop_limit, &other.hop_limit),
         ];
         for (modes, other) in pairs {
             modes.merge(other);
@@ -177,28 +183,73 @@ pub(crate) struct Sender {
 
 /// Connections that were found held open at the last survey.
 #[derive(Clone, Debug)]
-pub(crate) struct Held {
+pub(crate) struct Survey {
     pub(crate) all: f64,
     /// What each connection that was found stands for.
     pub(crate) weight: f64,
     pub(crate) targets: SpaceSaving<IpAddr, ()>,
     /// By address (IPv6: /64), and by /24 (IPv6: /48).
     pub(crate) sources: [SpaceSaving<Network, ()>; 2],
+    /// Connections whose clients have sent nothing since the handshake, by destination, as far as handshakes were sampled; and
+    /// on how many samples that rests.
+    pub(crate) silent: SpaceSaving<IpAddr, u32>,
 }
 
-impl Held {
+impl Survey {
     fn new() -> Self {
         Self {
             all: 0.0,
             weight: 1.0,
             targets: SpaceSaving::new(DESTINATIONS),
             sources: [(); 2].map(|()| SpaceSaving::new(SOURCES)),
+            silent: SpaceSaving::new(DESTINATIONS),
         }
     }
 }
 
 /// Seconds after which ports are counted anew.
 const PORT_SECONDS: u64 = 10;
+
+/// Handshakes that are remembered, to see whether something follows; what comes beyond is not.
+const HANDSHAKES: usize = 8192;
+/// For how long, in seconds; and how long a connection must have been there without a byte from its client.
+const HANDSHAKE_SECONDS: u64 = 40;
+const SILENT_SECONDS: u64 = 5;
+
+/// What a connection is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Ends {
+    source: IpAddr,
+    destination: IpAddr,
+    ports: [u16; 2],
+}
+
+impl Ends {
+    const fn of(sample: &Sample) -> Self {
+        Self {
+            source: sample.source,
+            destination: sample.destination,
+            ports: [sample.source_port, sample.destination_port],
+        }
+    }
+
+    const fn of_held(held: &Held) -> Self {
+        Self {
+            source: held.source,
+            destination: held.destination,
+            ports: [held.source_port, held.destination_port],
+        }
+    }
+}
+
+/// The end of a handshake that was sampled.
+#[derive(Clone, Copy, Debug)]
+struct Handshake {
+    /// Of what the client sends next.
+    sequence: u32,
+    weight: f64,
+    second: u64,
+}
 
 #[derive(Clone, Debug)]
 pub(crate) struct View {
@@ -207,7 +258,8 @@ pub(crate) struct View {
     /// By the place of their length among the family's.
     pub(crate) v4: [SpaceSaving<Network, Sender>; 2],
     pub(crate) v6: [SpaceSaving<Network, Sender>; 3],
-    pub(crate) held: Held,
+    pub(crate) held: Survey,
+    handshakes: HashMap<Ends, Handshake>,
     clients: SpaceSaving<Network, Option<u64>>,
     seconds: u64,
 }
@@ -219,7 +271,8 @@ impl View {
             targets: SpaceSaving::new(DESTINATIONS),
             v4: LENGTHS_V4.map(|_| SpaceSaving::new(SOURCES)),
             v6: LENGTHS_V6.map(|_| SpaceSaving::new(SOURCES)),
-            held: Held::new(),
+            held: Survey::new(),
+            handshakes: HashMap::new(),
             clients: SpaceSaving::new(CLIENTS),
             seconds: 0,
         }
@@ -243,7 +296,24 @@ impl View {
             let seconds = self.seconds;
             let since = self.clients.add(client(sample.source), sample.weight);
             since.get_or_insert(seconds);
+            if sample.protocol == TCP && self.handshakes.len() < HANDSHAKES {
+                let handshake = Handshake {
+                    sequence: sample.sequence,
+                    weight: sample.weight,
+                    second: seconds,
+                };
+                self.handshakes.insert(Ends::of(sample), handshake);
+            }
         }
+    }
+
+    /// Handshakes to a destination that are remembered and older than a connection must be to count as held open.
+    pub(crate) fn handshakes(&self, destination: Option<IpAddr>) -> f64 {
+        let is_old = |it: &Handshake| it.second + SILENT_SECONDS <= self.seconds;
+        let own = self.handshakes.iter().filter(|(ends, handshake)| {
+            destination.is_none_or(|own| own == ends.destination) && is_old(handshake)
+        });
+        own.map(|(_, handshake)| handshake.weight).sum()
     }
 
     fn levels(
@@ -262,7 +332,19 @@ impl View {
     }
 
     /// A connection that is held open without having been used for some time.
-    pub(crate) fn hold(&mut self, source: IpAddr, destination: IpAddr, weight: f64) {
+    pub(crate) fn hold(&mut self, held: &Held, weight: f64) {
+        let Held {
+            source,
+            destination,
+            end,
+            ..
+        } = *held;
+        if let Some(handshake) = self.handshakes.get(&Ends::of_held(held))
+            && handshake.sequence == end
+            && handshake.second + SILENT_SECONDS <= self.seconds
+        {
+            *self.held.silent.add(destination, handshake.weight) += 1;
+        }
         self.held.all += weight;
         self.held.weight = weight;
         self.held.targets.add(destination, weight);
@@ -274,7 +356,10 @@ impl View {
 
     /// Before a survey.
     pub(crate) fn let_go(&mut self) {
-        self.held = Held::new();
+        self.held = Survey::new();
+        let now = self.seconds;
+        let is_late = |it: &Handshake| it.second + HANDSHAKE_SECONDS < now;
+        self.handshakes.retain(|_, handshake| !is_late(handshake));
     }
 
     /// Whether somebody in a network has completed a connection before some second.

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use keepstate_defence::{
-    Action, AttackKind, Defence, Exemption, Exemptions, Gauges, Mode, Network, Order, Progress,
-    Sample, Signal, StepState, Why, is_in_place, sync,
+    Action, AttackKind, Defence, Exemption, Exemptions, Gauges, Held, Mode, Network, Order,
+    Progress, Sample, Signal, StepState, Why, is_in_place, sync,
 };
 use keepstate_engine::tuple::Family;
 use keepstate_policy::{FileKind, Policy, ShowCounters, parse_rules, save};
@@ -28,6 +28,8 @@ fn syn(source: IpAddr, progress: Progress) -> Sample {
         destination_port: 80,
         protocol: 6,
         length: 40,
+        hop_limit: 55,
+        sequence: 1,
         signal: if progress == Progress::Completed {
             Signal::Ack
         } else {
@@ -182,7 +184,20 @@ fn rules_come_and_go_and_leave_all_others() {
     let before = saved(&policy);
     let mut defence = Defence::new(Mode::Act);
     defence.set_exemptions(exempt("198.51.100.0/24", Why::NeverBan));
-    flood(&mut defence, &["203.0.113.9"], 1..4);
+    for second in 1..4 {
+        defence.begin_survey();
+        for source_port in 0..600 {
+            let held = Held {
+                source: address("203.0.113.9"),
+                destination: address("192.0.2.1"),
+                source_port,
+                destination_port: 80,
+                end: 1,
+            };
+            defence.hold(&held, 1.0);
+        }
+        defence.tick(second, &GAUGES);
+    }
     let rules = defence.rules();
     assert!(!is_in_place(&mut policy, &rules));
     sync(&mut policy, &rules).expect("the rules are right");
@@ -190,7 +205,7 @@ fn rules_come_and_go_and_leave_all_others() {
     assert!(is_in_place(&mut policy, &rules));
     let place = |part: &str| with.find(part).unwrap_or_else(|| panic!("{part}: {with}"));
     assert!(place("-s 198.51.100.0/24 -j RETURN") < place("-s 203.0.113.9/32"));
-    assert!(with.contains("-A PREROUTING -j KEEPSTATE-DEFENCE"));
+    assert!(with.contains("-A INPUT -m conntrack --ctstate INVALID,NEW -j KEEPSTATE-DEFENCE"));
     // As often as one likes.
     sync(&mut policy, &rules).expect("the rules are right");
     assert_eq!(saved(&policy), with);
@@ -208,4 +223,104 @@ fn strip(text: &str) -> String {
         (Some(raw), Some(filter)) if raw < filter => joined[filter..].to_owned(),
         _ => joined,
     }
+}
+
+/// Somebody who begins to send later is limited as those are who were seen first, and banned as they are.
+#[test]
+fn steps_take_in_who_comes_later() {
+    let mut defence = Defence::new(Mode::Act);
+    flood(&mut defence, &["203.0.113.9"], 1..4);
+    let limited = |defence: &Defence| {
+        let refusals = defence.refusals();
+        let networks = refusals
+            .limits
+            .iter()
+            .map(|limit| limit.network.to_string());
+        networks.collect::<Vec<_>>()
+    };
+    assert_eq!(limited(&defence), ["203.0.113.9"]);
+    let orders = flood(&mut defence, &["203.0.113.9", "198.51.100.7"], 4..8);
+    assert_eq!(limited(&defence), ["203.0.113.9", "198.51.100.7"]);
+    let extended = orders.iter().filter_map(|order| match order {
+        Order::Extend(step) => Some(step.action.networks().to_vec()),
+        _ => None,
+    });
+    let other: Network = "198.51.100.7".parse().expect("a network");
+    assert_eq!(extended.collect::<Vec<_>>(), [vec![other]]);
+    let step = &defence.steps()[0];
+    assert_eq!(step.commands.len(), 2);
+    flood(&mut defence, &["203.0.113.9", "198.51.100.7"], 8..14);
+    flood(&mut defence, &["203.0.113.9", "192.0.2.77"], 14..18);
+    let banned = defence.steps().iter().find_map(|step| match &step.action {
+        Action::Ban { networks } => Some(networks.len()),
+        _ => None,
+    });
+    assert_eq!(banned, Some(3));
+    // What one undoes ends for all of them.
+    defence.undo(Some(1));
+    assert!(limited(&defence).is_empty());
+}
+
+/// All over the world.
+fn client(number: u32) -> IpAddr {
+    IpAddr::V4((0x0a00_0000 + number.wrapping_mul(40_503) % 0x4000_0000).into())
+}
+
+/// Very many who complete handshakes and send nothing are no crowd; a crowd sends something.
+#[test]
+fn connections_that_nothing_comes_of_are_an_attack() {
+    let found = |sends: u32| {
+        let mut defence = Defence::new(Mode::Act);
+        for second in 1..30_u64 {
+            for number in 0..100_u32 {
+                let source = client(second as u32 * 100 + number);
+                let mut done = syn(source, Progress::Completed);
+                done.sequence = 1000;
+                defence.note(&done);
+            }
+            if second % 10 == 0 {
+                defence.begin_survey();
+                for number in 100..second as u32 * 100 {
+                    let held = Held {
+                        source: client(number),
+                        destination: address("192.0.2.1"),
+                        source_port: 4000,
+                        destination_port: 80,
+                        end: 1000 + sends,
+                    };
+                    defence.hold(&held, 1.0);
+                }
+            }
+            defence.tick(second, &GAUGES);
+        }
+        let kinds = defence.attacks().iter().map(|attack| attack.kind);
+        kinds.collect::<Vec<_>>()
+    };
+    assert_eq!(found(0), [AttackKind::SlowConnections]);
+    assert_eq!(found(100), []);
+}
+
+/// A flood that begins in the middle of a second is not taken for what is usual.
+#[test]
+fn the_first_packets_of_a_flood_are_not_learned() {
+    let mut defence = Defence::new(Mode::Act);
+    let datagrams = |defence: &mut Defence, seconds: std::ops::Range<u64>, count: u32| {
+        for second in seconds {
+            for number in 0..count {
+                let source = client(second as u32 * 10_000 + number);
+                let mut datagram = syn(source, Progress::Passed);
+                (datagram.protocol, datagram.signal) = (17, Signal::Udp);
+                defence.note(&datagram);
+            }
+            defence.tick(second, &GAUGES);
+        }
+    };
+    datagrams(&mut defence, 1..2, 300);
+    datagrams(&mut defence, 2..8, 3000);
+    assert_eq!(actions(&defence)[0], ("drop by form", StepState::Active));
+    let form = &defence.refusals().forms[0];
+    assert_eq!(
+        (form.destination_port, form.hop_limit),
+        (Some(80), Some(55))
+    );
 }

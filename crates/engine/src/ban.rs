@@ -1,5 +1,6 @@
-//! Networks from which nothing is taken, and those that are never banned: one table of both, asked
-//! for the sender of each packet from outside before anything else.
+//! Networks from which nothing is taken, or only so many new flows a second; those that are never banned, and those
+//! whom no form of packets is held against: one table of all, asked for the sender of each packet from
+//! outside before anything else.
 //!
 //! An entry lies where its network's address, length and kind hash to, in one of a few
 //! buckets. A lookup goes by length: it asks once for each length of prefix that is in use, which is once
@@ -9,12 +10,16 @@
 //!
 //! A ban is over when its deadline has passed, whether or not anybody is there to take it out.
 
-use core::ops::Range;
+mod write;
+
+pub use self::write::{clear, look, put, remove, remove_if, retain, visit};
 
 use crate::host::{FlowMemory, Host, Repeat, Words};
 use crate::limits::{BAN_BUCKET_SLOTS, BAN_BUCKETS_PROBED_MAX, BAN_LENGTHS_MAX};
 use crate::process::{Arrival, Outcome, Path, Scratch, Stage};
-use crate::settings::{SETTING_BANS, Settings, checked_index};
+use crate::rate::Rate;
+use crate::refusal;
+use crate::settings::{SETTING_BANS, SETTING_FORMS, Settings, checked_index};
 use crate::table::{leading, next_bucket, words_hash};
 use crate::time::Tick;
 use crate::trace::Step;
@@ -26,11 +31,16 @@ use crate::wire::Unparsed;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// Nothing is taken from it.
+    /// Nothing is taken from it; or, with a rate, no more new flows than that.
     Ban = 0,
-    /// It is never banned, whatever bans say.
+    /// It is neither banned nor limited, whatever else is said.
     Exempt = 1,
+    /// What it sends is not held against forms, see [`crate::refusal`].
+    Spared = 2,
 }
+
+/// How many lists there are, see [`list`].
+pub const LISTS: usize = 6;
 
 /// A network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +56,9 @@ pub struct Network {
 pub struct Entry {
     pub network: Network,
     pub kind: Kind,
+    /// Of [`Kind::Ban`]: how many flows a network may begin that is limited and not banned. For IPv6 its prefix
+    /// has at most [`RATE_LENGTH_MAX`] bits.
+    pub rate: Option<Rate>,
     /// `None` for ever.
     pub deadline: Option<Tick>,
     pub began: Tick,
@@ -59,6 +72,8 @@ pub enum Put {
     New,
     /// It was there, and is now as given.
     Changed,
+    /// The network is banned, and stays so: it is not limited instead.
+    Outranked,
     /// All buckets where it might lie are full.
     Full,
 }
@@ -71,31 +86,47 @@ pub const fn list(kind: Kind, family: Family) -> usize {
 // A head: deadline in the low half, above it what follows.
 const LENGTH: u32 = 0xff;
 const FAMILY: u32 = 1 << 8;
-const KIND: u32 = 1 << 9;
+const EXEMPT: u32 = 1 << 9;
 const FOR_EVER: u32 = 1 << 10;
 /// In slot 0: some entry that belongs here, or further down, lies in a later bucket. Stays.
 const SPILLED: u32 = 1 << 11;
 const USED: u32 = 1 << 12;
+const SPARED: u32 = 1 << 13;
+/// A limit and no ban. Of the address only the high word is there; in place of the low one stands the rate.
+const LIMIT: u32 = 1 << 14;
 const FINGERPRINT_SHIFT: u32 = 16;
 /// What two heads of the same network have in common.
-const SAME: u32 = LENGTH | FAMILY | KIND | USED | 0xffff << FINGERPRINT_SHIFT;
+const SAME: u32 = LENGTH | FAMILY | EXEMPT | SPARED | USED | 0xffff << FINGERPRINT_SHIFT;
+
+/// Bits of the longest prefix that is limited: all of IPv4, and of IPv6 those of a network.
+pub const RATE_LENGTH_MAX: u8 = 64;
 
 // Words of a bucket: heads of all slots first, which are all that a packet reads that finds nothing.
 const HIGH: u32 = BAN_BUCKET_SLOTS;
 const LOW: u32 = 2 * BAN_BUCKET_SLOTS;
 const NOTES: u32 = 3 * BAN_BUCKET_SLOTS;
 
-/// Whether a packet is refused for its sender, as far as its headers were read.
+/// What a packet's sender and its kind have to say, as far as its headers were read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Nothing,
+    Banned,
+    /// It begins a flow: limits and forms are asked before anything else, see [`refusal`].
+    Begins,
+}
+
 #[inline(always)]
-pub(crate) fn refuses<H: Host>(
+pub(crate) fn ask<H: Host>(
     host: &H,
     arrival: &Arrival,
     parsed: Result<(), Unparsed>,
     scratch: &mut Scratch,
-) -> bool {
+) -> Asked {
     let has_sender = matches!(parsed, Ok(()) | Err(Unparsed::Extended));
-    if !host.settings().has(SETTING_BANS) || !has_sender || !matches!(arrival.path, Path::Ingress) {
-        return false;
+    let settings = host.settings();
+    let is_asked = settings.has(SETTING_BANS | SETTING_FORMS);
+    if !is_asked || !has_sender || !matches!(arrival.path, Path::Ingress) {
+        return Asked::Nothing;
     }
     let Scratch {
         sender, info, now, ..
@@ -103,7 +134,15 @@ pub(crate) fn refuses<H: Host>(
     sender.family = info.family;
     sender.address = info.source;
     sender.now = *now;
-    is_banned(host.flows(), host.settings(), sender)
+    sender.limit = NOWHERE;
+    sender.refusal = refusal::Part::ToBeAsked;
+    if settings.has(SETTING_BANS) && is_banned(host.flows(), settings, sender) {
+        return Asked::Banned;
+    }
+    if parsed.is_ok() && refusal::is_due_first(settings, scratch) {
+        return Asked::Begins;
+    }
+    Asked::Nothing
 }
 
 /// What becomes of a packet whose sender is banned: it is counted, and no event tells of it.
@@ -117,10 +156,28 @@ pub(crate) fn refuse<H: Host>(host: &H, scratch: &mut Scratch) -> Stage {
     Stage::Done
 }
 
-/// Whether nothing is taken from an address.
+/// Whether nothing is taken from an address. Where it is limited, [`Sender`] knows by which entry.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn is_banned<M: FlowMemory>(flows: &M, settings: &Settings, sender: &mut Sender) -> bool {
-    sender.kind = Kind::Ban;
+    seek(flows, settings, sender, Kind::Ban);
+    sender.is_found
+}
+
+/// Whether an address is spared forms.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(crate) fn is_spared<M: FlowMemory>(
+    flows: &M,
+    settings: &Settings,
+    sender: &mut Sender,
+) -> bool {
+    seek(flows, settings, sender, Kind::Spared);
+    sender.is_found
+}
+
+#[inline(always)]
+fn seek<M: FlowMemory>(flows: &M, settings: &Settings, sender: &mut Sender, kind: Kind) {
+    sender.kind = kind;
+    sender.is_found = false;
     sender.round = 0;
     sender.probe = 0;
     let mut search = Search {
@@ -129,12 +186,13 @@ pub fn is_banned<M: FlowMemory>(flows: &M, settings: &Settings, sender: &mut Sen
         sender,
     };
     flows.repeat(STEPS_MAX, &mut search);
-    // Whoever is found on the first list is looked for on the second.
-    matches!(search.sender.kind, Kind::Exempt)
 }
 
-/// All buckets for each length, of both lists.
+/// All buckets for each length, of both lists that a search for bans goes through.
 const STEPS_MAX: u32 = 2 * BAN_LENGTHS_MAX * BAN_BUCKETS_PROBED_MAX;
+
+/// Of [`Sender::limit`]: the sender is not limited.
+pub(crate) const NOWHERE: u32 = u32::MAX;
 
 /// An address, and how far it was looked for. In memory of its own, since the kernel's verifier follows
 /// every value of what a loop keeps on the stack.
@@ -142,12 +200,18 @@ const STEPS_MAX: u32 = 2 * BAN_LENGTHS_MAX * BAN_BUCKETS_PROBED_MAX;
 pub struct Sender {
     family: Family,
     kind: Kind,
+    pub(crate) refusal: refusal::Part,
+    /// An entry of the kind that was looked for.
+    is_found: bool,
     address: Address,
-    now: Tick,
+    pub(crate) now: Tick,
     /// Which of the lengths comes next, and which of the buckets.
     round: u32,
     probe: u32,
     bucket: u32,
+    /// Bucket and slot of the limit with the longest prefix; [`NOWHERE`].
+    pub(crate) limit: u32,
+    limit_length: u32,
     name: Name,
 }
 
@@ -156,11 +220,15 @@ impl Sender {
         Self {
             family,
             kind: Kind::Ban,
+            refusal: refusal::Part::ToBeAsked,
+            is_found: false,
             address,
             now,
             round: 0,
             probe: 0,
             bucket: 0,
+            limit: NOWHERE,
+            limit_length: 0,
             name: Name {
                 high: 0,
                 low: 0,
@@ -186,6 +254,46 @@ impl Sender {
         self.bucket = self.name.hash(settings);
         true
     }
+
+    /// No length is left; whether the search goes on. Who is limited may be exempt.
+    #[inline(always)]
+    const fn end(&mut self) -> bool {
+        let goes_on = matches!(self.kind, Kind::Ban) && self.limit != NOWHERE;
+        self.kind = Kind::Exempt;
+        self.round = 0;
+        goes_on
+    }
+
+    /// An entry was found; whether the search goes on.
+    #[inline(always)]
+    const fn find(&mut self, head: u64, slot: u32) -> bool {
+        let meta = (head >> 32) as u32;
+        match self.kind {
+            Kind::Spared => {
+                self.is_found = true;
+                false
+            }
+            Kind::Exempt => {
+                self.is_found = false;
+                self.limit = NOWHERE;
+                false
+            }
+            Kind::Ban if meta & LIMIT != 0 => {
+                if self.limit == NOWHERE || meta & LENGTH > self.limit_length {
+                    self.limit = self.bucket * BAN_BUCKET_SLOTS + slot;
+                    self.limit_length = meta & LENGTH;
+                }
+                true
+            }
+            // Whoever is found on the first list is looked for on the second.
+            Kind::Ban => {
+                self.is_found = true;
+                self.kind = Kind::Exempt;
+                self.round = 0;
+                true
+            }
+        }
+    }
 }
 
 /// A search for the entries that an address is in, a bucket a step.
@@ -200,7 +308,7 @@ impl<M: FlowMemory> Repeat for Search<'_, M> {
     fn step(&mut self) -> bool {
         let sender = &mut *self.sender;
         if sender.probe == 0 && !sender.begin(self.settings) {
-            return false;
+            return sender.end();
         }
         let Some(words) = self.flows.bans(sender.bucket) else {
             sender.probe = 0;
@@ -209,10 +317,7 @@ impl<M: FlowMemory> Repeat for Search<'_, M> {
         match scan(words, &sender.name) {
             Scanned::Found(slot) if !is_over(words.load(slot), sender.now) => {
                 sender.probe = 0;
-                sender.round = 0;
-                let goes_on = matches!(sender.kind, Kind::Ban);
-                sender.kind = if goes_on { Kind::Exempt } else { Kind::Ban };
-                return goes_on;
+                return sender.find(words.load(slot), slot);
             }
             Scanned::GoesOn if sender.probe + 1 < BAN_BUCKETS_PROBED_MAX => {
                 sender.probe += 1;
@@ -222,6 +327,13 @@ impl<M: FlowMemory> Repeat for Search<'_, M> {
         }
         true
     }
+}
+
+/// The word that a limit is counted in, by [`Sender::limit`].
+#[inline(always)]
+pub(crate) fn limit_of<M: FlowMemory>(flows: &M, limit: u32) -> Option<(M::Words, u32)> {
+    let words = flows.bans(limit / BAN_BUCKET_SLOTS)?;
+    Some((words, LOW + limit % BAN_BUCKET_SLOTS))
 }
 
 const fn is_over(head: u64, now: Tick) -> bool {
@@ -250,7 +362,12 @@ impl Name {
                 (u64::from(c) << 32 | u64::from(d)) & leading(bits.saturating_sub(64)),
             ),
         };
-        let meta = bits | (family as u32) << 8 | (kind as u32) << 9 | USED;
+        let kind = match kind {
+            Kind::Ban => 0,
+            Kind::Exempt => EXEMPT,
+            Kind::Spared => SPARED,
+        };
+        let meta = bits | (family as u32) << 8 | kind | USED;
         Self { high, low, meta }
     }
 
@@ -285,6 +402,7 @@ fn scan<W: Words>(words: W, name: &Name) -> Scanned {
         if (meta ^ name.meta) & SAME == 0 {
             let high = words.load(HIGH + slot) ^ name.high;
             let low = words.load(LOW + slot) ^ name.low;
+            let low = if meta & LIMIT != 0 { 0 } else { low };
             if high | low == 0 {
                 return Scanned::Found(slot);
             }
@@ -314,138 +432,4 @@ fn find<M: FlowMemory>(
         }
     }
     None
-}
-
-/// Puts an entry into the table, or changes the one that is there. For one writer alone.
-pub fn put<M: FlowMemory>(flows: &M, settings: &Settings, entry: &Entry) -> Put {
-    let mut name = Name::of(
-        entry.network.family,
-        &entry.network.address,
-        entry.network.length,
-        entry.kind,
-    );
-    let mut bucket = name.hash(settings);
-    let meta = match entry.deadline {
-        Some(_) => name.meta,
-        None => name.meta | FOR_EVER,
-    };
-    let deadline = entry.deadline.unwrap_or_default();
-    let head = u64::from(meta) << 32 | u64::from(deadline.0);
-    let notes = u64::from(entry.began.0) << 32 | u64::from(entry.cause);
-    if let Some((words, slot)) = find(flows, settings, &name, bucket) {
-        words.store(NOTES + slot, notes);
-        set_head(words, slot, head);
-        return Put::Changed;
-    }
-    for _ in 0..BAN_BUCKETS_PROBED_MAX {
-        let Some(words) = flows.bans(bucket) else {
-            return Put::Full;
-        };
-        let is_free = |slot: &u32| (words.load(*slot) >> 32) as u32 & USED == 0;
-        if let Some(slot) = (0..BAN_BUCKET_SLOTS).find(is_free) {
-            words.store(HIGH + slot, name.high);
-            words.store(LOW + slot, name.low);
-            words.store(NOTES + slot, notes);
-            set_head(words, slot, head);
-            return Put::New;
-        }
-        words.store(0, words.load(0) | u64::from(SPILLED) << 32);
-        bucket = next(settings, bucket, &name);
-    }
-    Put::Full
-}
-
-/// Takes an entry out; `false` when it is not there. For the writer alone.
-pub fn remove<M: FlowMemory>(
-    flows: &M,
-    settings: &Settings,
-    network: &Network,
-    kind: Kind,
-) -> bool {
-    let mut name = Name::of(network.family, &network.address, network.length, kind);
-    let bucket = name.hash(settings);
-    let Some((words, slot)) = find(flows, settings, &name, bucket) else {
-        return false;
-    };
-    set_head(words, slot, 0);
-    true
-}
-
-/// Slot 0 keeps its mark.
-fn set_head<W: Words>(words: W, slot: u32, head: u64) {
-    let mark = words.load(slot) & u64::from(SPILLED) << 32;
-    words.store(slot, head | mark);
-}
-
-/// Shows all entries of some buckets, those that are over included. For the writer.
-pub fn visit<M: FlowMemory>(flows: &M, buckets: Range<u32>, mut show: impl FnMut(&Entry)) {
-    for bucket in buckets {
-        let Some(words) = flows.bans(bucket) else {
-            return;
-        };
-        for slot in 0..BAN_BUCKET_SLOTS {
-            if let Some(entry) = entry(words, slot) {
-                show(&entry);
-            }
-        }
-    }
-}
-
-/// Takes out the entries of some buckets that this is true of; with all of them gone, what they had
-/// pushed aside is forgotten too, see [`clear`].
-pub fn retain<M: FlowMemory>(
-    flows: &M,
-    buckets: Range<u32>,
-    mut stays: impl FnMut(&Entry) -> bool,
-) {
-    for bucket in buckets {
-        let Some(words) = flows.bans(bucket) else {
-            return;
-        };
-        for slot in 0..BAN_BUCKET_SLOTS {
-            if entry(words, slot).is_some_and(|entry| !stays(&entry)) {
-                set_head(words, slot, 0);
-            }
-        }
-    }
-}
-
-/// Makes the buckets as they were at first. No entry may be in the table.
-pub fn clear<M: FlowMemory>(flows: &M, buckets: Range<u32>) {
-    for bucket in buckets {
-        if let Some(words) = flows.bans(bucket) {
-            words.store(0, 0);
-        }
-    }
-}
-
-fn entry<W: Words>(words: W, slot: u32) -> Option<Entry> {
-    let head = words.load(slot);
-    let meta = (head >> 32) as u32;
-    if meta & USED == 0 {
-        return None;
-    }
-    let (high, low) = (words.load(HIGH + slot), words.load(LOW + slot));
-    let notes = words.load(NOTES + slot);
-    let (family, address) = if meta & FAMILY == 0 {
-        (Family::V4, [(high >> 32) as u32, 0, 0, 0])
-    } else {
-        let halves = [high >> 32, high, low >> 32, low];
-        (Family::V6, halves.map(|half| half as u32))
-    };
-    Some(Entry {
-        network: Network {
-            family,
-            address,
-            length: (meta & LENGTH) as u8,
-        },
-        kind: if meta & KIND == 0 {
-            Kind::Ban
-        } else {
-            Kind::Exempt
-        },
-        deadline: (meta & FOR_EVER == 0).then_some(Tick(head as u32)),
-        began: Tick((notes >> 32) as u32),
-        cause: notes as u16,
-    })
 }

@@ -339,6 +339,10 @@ pub const SET_TRIES_MAX: u32 = 4;
 /// All that IPv4 has.
 pub const BAN_LENGTHS_MAX: u32 = 32;
 
+/// Forms that are refused at a time: a packet that begins a flow is held against each. As many attacks as are met
+/// by their form at once are seldom more than two.
+pub const FORMS_MAX: u32 = 8;
+
 /// Words of an answer: the headers of IPv6 and TCP, and the options of a SYN-ACK.
 pub const ANSWER_WORDS: usize = (40 + 20 + COOKIE_TCP_OPTION_BYTES_MAX as usize) / 4;
 

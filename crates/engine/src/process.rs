@@ -5,7 +5,7 @@ use crate::answer::Answer;
 pub use crate::arrival::{Arrival, Checksums, Path};
 use crate::asked::Asked;
 use crate::associate;
-use crate::ban;
+use crate::ban::{self, Asked as AskedOfSender};
 use crate::condition::{self, Scan};
 use crate::conntrack::sctp::SctpState;
 use crate::conntrack::sctp::chunks::Walk;
@@ -28,6 +28,7 @@ pub use crate::outcome::Outcome;
 use crate::policy::{Assigned, DependsOn, Progress};
 use crate::raw;
 use crate::record::{FlowAssigned, Record, Warm};
+use crate::refusal;
 use crate::reject;
 use crate::sample::{self, Noted};
 use crate::set;
@@ -248,7 +249,7 @@ pub(crate) const ROUNDS_MAX: u32 = 4;
 
 /// Steps that a packet can take at most: all of them in each round, with two tables to look into, and
 /// twice where a connection is opened again.
-pub(crate) const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 21 + EXPECTATIONS_MADE_MAX + 1;
+pub(crate) const STEPS_MAX: u32 = (ROUNDS_MAX + 1) * 21 + 2 + EXPECTATIONS_MADE_MAX + 1;
 
 /// Expectations that one packet can ask for: three streams of media, two ports each.
 const EXPECTATIONS_MADE_MAX: u32 = 6;
@@ -291,8 +292,10 @@ pub fn prepare<P: Packet, H: Host>(
     };
     let info = &mut scratch.info;
     let parsed = wire::parse_headers(packet, arrival, extensions, info);
-    if ban::refuses(host, arrival, parsed, scratch) {
-        return ban::refuse(host, scratch);
+    match ban::ask(host, arrival, parsed, scratch) {
+        AskedOfSender::Nothing => {}
+        AskedOfSender::Banned => return ban::refuse(host, scratch),
+        AskedOfSender::Begins => return Stage::Refuse,
     }
     if let Err(unparsed) = parsed {
         return refuse(host, scratch, unparsed);
@@ -331,7 +334,7 @@ fn parse_extended<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch
 
 /// What becomes of a packet that was not parsed.
 #[inline(always)]
-fn refuse<H: Host>(host: &H, scratch: &mut Scratch, unparsed: Unparsed) -> Stage {
+pub(crate) fn refuse<H: Host>(host: &H, scratch: &mut Scratch, unparsed: Unparsed) -> Stage {
     let (reason, outcome) = match unparsed {
         Unparsed::Extended => return Stage::Parse,
         Unparsed::NotIp => (None, Outcome::NOT_JUDGED),
@@ -441,12 +444,16 @@ pub fn step<P: Packet, H: Host>(
         Stage::Greet => synproxy::greet(&run, scratch),
         Stage::Foreseen => foreseen::ask(&run, scratch),
         Stage::Rewrite => synproxy::rewrite(&run, scratch),
+        Stage::Refuse => refusal::ask(&run, scratch),
         Stage::Steady => steady::advance(host, arrival.path, scratch),
     }
 }
 
 #[inline(always)]
 fn judge<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> Stage {
+    if refusal::is_due(host, path, scratch) {
+        return Stage::Refuse;
+    }
     host.trace(Step::State(scratch.tracked.state, scratch.tracked.reason));
     judge::judge(host, path, scratch)
 }

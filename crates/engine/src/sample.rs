@@ -43,7 +43,7 @@ impl Noted {
 
 /// [`Event::detail`] of a sample: what it was (bits 0-7), the TCP flags (8-15), what of its datagram it is (16-23,
 /// [`crate::wire::Fragment`]), and whether it went against its flow's direction (bit 24); then how many
-/// packets it stands for.
+/// packets it stands for, its TTL or hop limit, and the sequence number of a TCP segment.
 pub const AGAINST: u32 = 1 << 24;
 
 /// Without options.
@@ -107,7 +107,12 @@ fn tell<H: Host>(host: &H, scratch: &Scratch, noted: Noted) {
         family: info.family as u8,
         side: oriented.side as u8,
         length: info.ip_length,
-        detail: [what, host.settings().samples.mask.wrapping_add(1), 0, 0],
+        detail: [
+            what,
+            host.settings().samples.mask.wrapping_add(1),
+            info.hop_limit.into(),
+            info.tcp_sequence,
+        ],
         ..Event::default()
     };
     // Progress is noted before there is an outcome.

@@ -1,10 +1,12 @@
 //! What an operator can set and every packet reads. Lives in a map in the kernel, so it is made
 //! of 32-bit numbers without padding and may change between two packets.
 
+use crate::ban::LISTS;
 use crate::limits::{
-    BAN_LENGTHS_MAX, EXPECTATIONS_MAX, FRAGMENT_DATAGRAM_BYTES, FRAGMENT_SECONDS_V4,
+    BAN_LENGTHS_MAX, EXPECTATIONS_MAX, FORMS_MAX, FRAGMENT_DATAGRAM_BYTES, FRAGMENT_SECONDS_V4,
     FRAGMENT_SECONDS_V6, TIMEOUT_POLICIES_MAX,
 };
+use crate::refusal::Form;
 
 /// Number of timeouts, indexed by [`Timeout`].
 pub const TIMEOUTS: usize = 32;
@@ -93,7 +95,7 @@ pub const SETTING_OLDER_TABLE: u32 = 1 << 11;
 /// This table is the older of two: what is not in it is in the newer one, or begins there.
 pub const SETTING_NEWER_TABLE: u32 = 1 << 12;
 
-/// Somebody is banned.
+/// Somebody is banned or limited.
 pub const SETTING_BANS: u32 = 1 << 13;
 /// SYN cookies are or may be sent, see [`CookieSettings::mode`].
 pub const SETTING_COOKIES: u32 = 1 << 14;
@@ -102,6 +104,8 @@ pub const SETTING_COOKIES: u32 = 1 << 14;
 pub const SETTING_SAMPLES: u32 = 1 << 15;
 /// There are or were rules with SYNPROXY, see [`crate::synproxy`].
 pub const SETTING_SYNPROXY: u32 = 1 << 16;
+/// Packets of some form are refused, see [`crate::refusal`].
+pub const SETTING_FORMS: u32 = 1 << 17;
 
 /// [`CookieSettings::mode`]: while more flows are half-open than there should be.
 pub const COOKIES_AUTO: u32 = 1;
@@ -163,6 +167,8 @@ pub struct Settings {
     pub samples: SampleSettings,
     pub sets: SetSettings,
     pub synproxy: SynproxySettings,
+    /// Those that are not in use have no family.
+    pub forms: [Form; FORMS_MAX as usize],
 }
 
 /// Which packets are sampled, see [`crate::sample`].
@@ -191,7 +197,7 @@ pub struct BanSettings {
     pub buckets: u32,
     pub reserved: u32,
     /// Lengths of prefix that are in use, by [`crate::ban::list`], the most used first; a zero ends each list.
-    pub lengths: [[u8; BAN_LENGTHS_MAX as usize]; 4],
+    pub lengths: [[u8; BAN_LENGTHS_MAX as usize]; LISTS],
 }
 
 /// When SYNs are answered with cookies, and what the answers say, see [`crate::cookie`].
@@ -292,7 +298,7 @@ impl Settings {
             bans: BanSettings {
                 buckets: 1,
                 reserved: 0,
-                lengths: [[0; BAN_LENGTHS_MAX as usize]; 4],
+                lengths: [[0; BAN_LENGTHS_MAX as usize]; LISTS],
             },
             cookies: CookieSettings {
                 mode: COOKIES_AUTO,
@@ -317,6 +323,7 @@ impl Settings {
                 reserved: 0,
                 secrets: [[0; 4]; 2],
             },
+            forms: [Form::NONE; FORMS_MAX as usize],
         }
     }
 

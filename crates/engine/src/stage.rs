@@ -68,6 +68,8 @@ pub enum Stage {
     Rewrite = 41,
     /// Put a segment of SYNPROXY's own in the place of one of the handshake.
     Greet = 46,
+    /// Ask limits of senders and forms of packets, see [`crate::refusal`].
+    Refuse = 50,
     /// See what is known of a SYN's destination; the first, for a SYN that may be answered with a cookie.
     Foreseen = 56,
 }

@@ -16,6 +16,8 @@ pub enum Step {
     NotParsed(Option<Reason>),
     /// Its sender is banned.
     Banned,
+    /// It is refused before the rules, by a limit or its form.
+    Refused(Reason),
     /// The flow's name.
     Named(Tuple, Oriented),
     /// A record was found, and the packet's direction in it.

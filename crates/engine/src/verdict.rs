@@ -198,6 +198,8 @@ reasons! {
     113 SynproxyEarly "synproxy_early" "The segment belongs to a connection that SYNPROXY opens, and has no place in what that has come to."
     114 SynproxyLost "synproxy_lost" "What was known of a connection that SYNPROXY has opened is gone."
     115 SynproxyAnswered "synproxy_answered" "The server repeated its SYN-ACK, and SYNPROXY has acknowledged it."
+    120 Limited "limited" "The sender's network has begun as many flows as it may."
+    121 FormRefused "form_refused" "Packets of this form are refused while they are an attack."
 }
 
 /// Length of an array of counters indexed by [`Reason`].

@@ -108,7 +108,7 @@ pub mod names {
     pub const STAGES_XDP: &str = "STAGES_XDP";
     pub const STAGES_TC: &str = "STAGES_TC";
 
-    pub const XDP_STAGES: [(Stage, &str); 29] = [
+    pub const XDP_STAGES: [(Stage, &str); 30] = [
         (Stage::Look, "xdp_look"),
         (Stage::Advance, "xdp_advance"),
         (Stage::Write, "xdp_write"),
@@ -137,9 +137,10 @@ pub mod names {
         (Stage::Translate, "xdp_translate"),
         (Stage::Greet, "xdp_greet"),
         (Stage::Rewrite, "xdp_rewrite"),
+        (Stage::Refuse, "xdp_refuse"),
         (Stage::Foreseen, "xdp_foreseen"),
     ];
-    pub const TC_STAGES: [(Stage, &str); 23] = [
+    pub const TC_STAGES: [(Stage, &str); 24] = [
         (Stage::Look, "tc_look"),
         (Stage::Advance, "tc_advance"),
         (Stage::Write, "tc_write"),
@@ -163,6 +164,7 @@ pub mod names {
         (Stage::Answer, "tc_answer"),
         (Stage::Synproxy, "tc_synproxy"),
         (Stage::Translate, "tc_translate"),
+        (Stage::Refuse, "tc_refuse"),
     ];
 
     /// The programs that hand over judged packets, of XDP and of TC.

@@ -2,12 +2,13 @@
 
 use std::fmt::Display;
 
+use keepstate_engine::ban;
 use keepstate_engine::conntrack::sctp::SctpState;
 use keepstate_engine::helper;
 use keepstate_engine::host::FlowMemory;
 use keepstate_engine::process::{Arrival, Checksums, Outcome};
 use keepstate_engine::record::{Record, Warm};
-use keepstate_engine::settings::Settings;
+use keepstate_engine::settings::{BanSettings, SETTING_BANS, SETTING_FORMS, Settings};
 use keepstate_engine::table::{Displaced, HalfOpen, Hash, NewFlow, Opening, insert};
 use keepstate_engine::time::Tick;
 use keepstate_engine::trace::{RuleTrial, Step, WindowCheck};
@@ -58,6 +59,8 @@ pub struct Circumstances {
     pub now: Tick,
     /// Flows that are known already.
     pub flows: Vec<KnownFlow>,
+    /// What is said of the packet's sender: bans, limits, and who is left alone.
+    pub senders: Vec<ban::Entry>,
 }
 
 /// A flow of another plane's table.
@@ -75,6 +78,7 @@ pub fn explain_expression(expression: Expression, options: Options) -> Explanati
         settings: options.settings(),
         now: Clock::new(Timing::Flat).now(),
         flows: Vec::new(),
+        senders: Vec::new(),
     };
     explain_under(expression, options, &circumstances)
 }
@@ -85,14 +89,23 @@ pub fn explain_under(
     options: Options,
     circumstances: &Circumstances,
 ) -> Explanation {
-    let Circumstances { settings, now, .. } = *circumstances;
-    let table = Options::table(&settings);
+    let Circumstances {
+        mut settings, now, ..
+    } = *circumstances;
+    settings.bans = BanSettings {
+        buckets: SENDER_BUCKETS,
+        ..settings.bans
+    };
+    let table = Options::table(&settings).with_bans(SENDER_BUCKETS);
     let flows = table.as_slices();
+    let said = know_senders(&flows, &mut settings, &circumstances.senders);
     for known in &circumstances.flows {
         know(&flows, &settings, known, now);
         expression.fit_to(known);
     }
-    let past = Plane::new(flows, settings, LoadedPolicy::NONE, ());
+    let mut before = settings;
+    before.flags &= !(SETTING_BANS | SETTING_FORMS);
+    let past = Plane::new(flows, before, LoadedPolicy::NONE, ());
     let mut lines = Vec::new();
     for packet in expression.prelude() {
         let ip = packet.ip();
@@ -101,6 +114,7 @@ pub fn explain_under(
     }
     let ip = expression.packet.ip();
     lines.push(line("packet", words(&ip)));
+    lines.extend(said);
     let arrival = arrival(&ip, &options);
     let recorder = Recorder::default();
     let mut plane = Plane::new(flows, settings, options.policy, recorder);
@@ -114,6 +128,44 @@ pub fn explain_under(
     };
     lines.extend(narrator.lines(&steps, &outcome));
     Explanation { lines, outcome }
+}
+
+/// Room for what is said of one sender.
+const SENDER_BUCKETS: u32 = 16;
+
+/// Puts what is said of a sender into an empty table, and into words.
+fn know_senders<M: FlowMemory>(
+    flows: &M,
+    settings: &mut Settings,
+    senders: &[ban::Entry],
+) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for entry in senders {
+        let ban::Network {
+            family,
+            address,
+            length,
+        } = entry.network;
+        ban::put(flows, settings, entry);
+        let list = &mut settings.bans.lengths[ban::list(entry.kind, family)];
+        if let Some(to) = list.iter_mut().find(|to| **to == 0 || **to == length) {
+            *to = length;
+        }
+        let network = format!("{}/{length}", keepstate_listing::address(family, &address));
+        lines.push(match (entry.kind, entry.rate) {
+            (ban::Kind::Ban, None) => bad("sender", format!("{network} is banned")),
+            (ban::Kind::Ban, Some(rate)) => line(
+                "sender",
+                format!(
+                    "{network} is limited to {} new flows a second; this may be the first",
+                    rate.flows >> rate.period
+                ),
+            ),
+            (ban::Kind::Exempt, _) => good("sender", format!("{network} is never banned")),
+            (ban::Kind::Spared, _) => good("sender", format!("{network} is held against no form")),
+        });
+    }
+    lines
 }
 
 /// Puts a flow into an empty table, where there is room for it.
@@ -206,6 +258,7 @@ impl Narrator<'_> {
             Step::NotParsed(None) => line("parse", "not IP: passes unjudged"),
             Step::NotParsed(Some(reason)) => bad("parse", reason.sentence()),
             Step::Banned => bad("ban", Reason::Banned.sentence()),
+            Step::Refused(reason) => bad("refuse", reason.sentence()),
             Step::Named(tuple, _) => line("tuple", tuple_words(tuple)),
             Step::Found(record, direction) => {
                 let mut text = format!("found, {} direction", direction_name(*direction));
@@ -329,6 +382,14 @@ impl Narrator<'_> {
         let longest = names.iter().map(|name| name.text.chars().count()).max();
         let width = longest.unwrap_or(0).min(TEXT_WIDTH_MAX);
         format!("{number:>3} {text:<width$}")
+    }
+}
+
+fn good(topic: &'static str, text: impl Into<String>) -> Line {
+    Line {
+        topic,
+        text: text.into(),
+        tone: Tone::Good,
     }
 }
 

@@ -56,6 +56,7 @@ fn entry(network: Network, kind: Kind, deadline: Option<Tick>) -> Entry {
     Entry {
         network,
         kind,
+        rate: None,
         deadline,
         began: NOW,
         cause: 7,
@@ -158,6 +159,7 @@ fn a_table_says_what_a_plain_list_says() {
                 match ban::put(&flows, &settings, &entry(net, kind, deadline)) {
                     Put::New => assert_eq!(model.insert(name, deadline), None),
                     Put::Changed => assert!(model.insert(name, deadline).is_some()),
+                    Put::Outranked => panic!("nothing is limited here"),
                     Put::Full => {
                         assert!(!model.contains_key(&name));
                         full += 1;

@@ -56,7 +56,7 @@ impl Attacker {
         self.count += 1;
         let ends = [self.source(random), self.target(random)];
         let packet = self.packet(ends, random);
-        let is_in = world.receive(&packet.ip).verdict == Verdict::Accept;
+        let is_in = world.receive(&packet.ip, self.plan.ttl).verdict == Verdict::Accept;
         // Whoever forges his address gets no cookie.
         world.plane.take_answer();
         if let (true, true, Some(answer)) = (is_in, self.is_local, packet.answer) {

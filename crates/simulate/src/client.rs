@@ -134,7 +134,7 @@ impl Conversation {
 
     fn ask_once(&mut self, world: &World<'_>) -> Next {
         let question = self.datagram([0, 1], 40);
-        let is_in = world.receive(&question).verdict == Verdict::Accept;
+        let is_in = world.receive(&question, None).verdict == Verdict::Accept;
         if is_in && world.send(&self.datagram([1, 0], 120)) {
             return self.done();
         }
@@ -143,7 +143,7 @@ impl Conversation {
 
     fn begin(&mut self, world: &World<'_>) -> Next {
         let syn = self.segment(0, SYN, 0);
-        let outcome = world.receive(&syn);
+        let outcome = world.receive(&syn, None);
         if let Some(answer) = world.plane.take_answer() {
             // A cookie: the number of the SYN-ACK.
             let header = if self.client.is_ipv4() { 20 } else { 40 };
@@ -162,7 +162,7 @@ impl Conversation {
 
     fn acknowledge(&mut self, world: &World<'_>) -> Next {
         let segment = self.segment(0, ACK, 0);
-        if world.receive(&segment).verdict != Verdict::Accept {
+        if world.receive(&segment, None).verdict != Verdict::Accept {
             return self.again(world.now, FIRST_WAIT / 4);
         }
         let at = match self.manner {
@@ -181,7 +181,7 @@ impl Conversation {
         let is_drop = matches!(self.manner, Manner::Drip { .. });
         let bytes = if is_drop { 1 } else { QUESTION };
         let question = self.segment(0, ACK | PSH, bytes);
-        if world.receive(&question).verdict != Verdict::Accept {
+        if world.receive(&question, None).verdict != Verdict::Accept {
             return self.again(world.now, FIRST_WAIT / 4);
         }
         self.numbers[0] = self.numbers[0].wrapping_add(bytes as u32);
@@ -204,11 +204,11 @@ impl Conversation {
 
     /// What happens to these segments is no longer the client's care: it has its answer.
     fn close(&mut self, world: &World<'_>) -> Next {
-        world.receive(&self.segment(0, ACK | FIN, 0));
+        world.receive(&self.segment(0, ACK | FIN, 0), None);
         self.numbers[0] = self.numbers[0].wrapping_add(1);
         world.send(&self.segment(1, ACK | FIN, 0));
         self.numbers[1] = self.numbers[1].wrapping_add(1);
-        world.receive(&self.segment(0, ACK, 0));
+        world.receive(&self.segment(0, ACK, 0), None);
         self.done()
     }
 

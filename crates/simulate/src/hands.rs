@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use keepstate_defence::{Action, Defence, Network, Order, Step, sync};
+use keepstate_defence::{Action, Defence, Network, Order, Refusals, Step, sync};
 use keepstate_engine::ban::{self, Entry, Kind, Put, Sender};
-use keepstate_engine::limits::BAN_LENGTHS_MAX;
-use keepstate_engine::settings::{COOKIES_ALWAYS, SETTING_BANS, SETTING_COOKIES, TIMEOUTS};
+use keepstate_engine::limits::{BAN_LENGTHS_MAX, FORMS_MAX};
+use keepstate_engine::rate::{RATE_PERIOD_MAX, Rate};
+use keepstate_engine::refusal::Form;
+use keepstate_engine::settings::{
+    COOKIES_ALWAYS, SETTING_BANS, SETTING_COOKIES, SETTING_FORMS, TIMEOUTS,
+};
 use keepstate_engine::table;
 use keepstate_engine::tuple::{Address, Family};
 use keepstate_policy::{Policy, compile};
@@ -22,6 +26,7 @@ pub(crate) struct Hands {
     /// By step, what there was before it.
     timeouts: BTreeMap<u32, [u32; TIMEOUTS]>,
     entries: Vec<(Network, Kind)>,
+    refusals: Refusals,
     /// Networks that were banned at any time.
     pub(crate) banned: Vec<Network>,
 }
@@ -34,6 +39,7 @@ impl Hands {
             cookies,
             timeouts: BTreeMap::new(),
             entries: Vec::new(),
+            refusals: Refusals::default(),
             banned: Vec::new(),
         }
     }
@@ -43,7 +49,7 @@ impl Hands {
         let compiled = compile(&self.policy).map_err(|error| error.to_string())?;
         world.plane.replace_policy(loaded(Some(&compiled)));
         for network in never {
-            self.put(world, network, Kind::Exempt, None);
+            self.put(world, network, Kind::Exempt, (None, None));
         }
         Ok(())
     }
@@ -59,21 +65,27 @@ impl Hands {
             match order {
                 Order::Tell(_) => {}
                 Order::Begin(step) => {
-                    makes_rules |= !step.commands.is_empty();
+                    makes_rules |= step.makes_rules();
+                    if let Err(why) = self.take(world, step) {
+                        defence.failed(step.number, why);
+                    }
+                }
+                Order::Extend(step) => {
                     if let Err(why) = self.take(world, step) {
                         defence.failed(step.number, why);
                     }
                 }
                 Order::End(step) => {
-                    makes_rules |= !step.commands.is_empty();
+                    makes_rules |= step.makes_rules();
                     self.undo(world, step);
                 }
             }
         }
+        self.refuse(world, defence.refusals(), defence.now());
         if makes_rules && let Err(why) = self.put_rules(world, defence) {
             for order in orders {
                 if let Order::Begin(step) = order
-                    && !step.commands.is_empty()
+                    && step.makes_rules()
                 {
                     defence.failed(step.number, why.clone());
                 }
@@ -90,6 +102,57 @@ impl Hands {
         let compiled = compile(&policy).map_err(|error| error.to_string())?;
         world.plane.replace_policy(loaded(Some(&compiled)));
         Ok(())
+    }
+
+    /// Puts limits and forms in force, where they are others than those that are.
+    fn refuse(&mut self, world: &mut World<'_>, wanted: Refusals, second: u64) {
+        if wanted == self.refusals {
+            return;
+        }
+        let before = std::mem::replace(&mut self.refusals, wanted);
+        for limit in &before.limits {
+            self.take_out(world, &limit.network, Kind::Ban, true);
+        }
+        for network in &before.spared {
+            self.take_out(world, network, Kind::Spared, false);
+        }
+        for limit in self.refusals.limits.clone() {
+            let rate = Rate {
+                kinds: limit.kinds,
+                ..thin(limit.per_second, self.thinned)
+            };
+            let left = Some(limit.until.saturating_sub(second));
+            self.put(world, &limit.network, Kind::Ban, (left, Some(rate)));
+        }
+        for network in self.refusals.spared.clone() {
+            self.put(world, &network, Kind::Spared, (None, None));
+        }
+        let now = world.tick();
+        let settings = &mut world.plane.settings;
+        settings.forms = [Form::NONE; FORMS_MAX as usize];
+        for (to, form) in settings.forms.iter_mut().zip(&self.refusals.forms) {
+            let left = form.until.saturating_sub(second);
+            *to = form.compiled(now.after_seconds(left as u32));
+        }
+        settings.flags &= !SETTING_FORMS;
+        if !self.refusals.forms.is_empty() {
+            settings.flags |= SETTING_FORMS;
+        }
+        self.publish(world);
+    }
+
+    fn take_out(&mut self, world: &World<'_>, network: &Network, kind: Kind, is_limit: bool) {
+        let settings = &world.plane.settings;
+        let is_meant = |entry: &Entry| entry.rate.is_some() == is_limit;
+        if ban::remove_if(
+            &world.plane.flows,
+            settings,
+            &engine(network),
+            kind,
+            is_meant,
+        ) {
+            self.entries.retain(|entry| *entry != (*network, kind));
+        }
     }
 
     fn take(&mut self, world: &mut World<'_>, step: &Step) -> Result<(), String> {
@@ -112,7 +175,8 @@ impl Hands {
             }
             Action::Ban { networks } => {
                 for network in networks {
-                    self.put(world, network, Kind::Ban, Some(step.until - step.began));
+                    let seconds = Some(step.until - step.began);
+                    self.put(world, network, Kind::Ban, (seconds, None));
                     self.banned.push(*network);
                 }
                 end_flows(world);
@@ -135,25 +199,31 @@ impl Hands {
             }
             Action::Ban { networks } => {
                 for network in networks {
-                    let settings = &world.plane.settings;
-                    ban::remove(&world.plane.flows, settings, &engine(network), Kind::Ban);
-                    self.entries.retain(|entry| *entry != (*network, Kind::Ban));
+                    self.take_out(world, network, Kind::Ban, false);
                 }
                 self.publish(world);
             }
         }
     }
 
-    fn put(&mut self, world: &mut World<'_>, network: &Network, kind: Kind, seconds: Option<u64>) {
+    fn put(
+        &mut self,
+        world: &mut World<'_>,
+        network: &Network,
+        kind: Kind,
+        (seconds, rate): (Option<u64>, Option<Rate>),
+    ) {
         let now = world.tick();
         let entry = Entry {
             network: engine(network),
             kind,
+            rate,
             deadline: seconds.map(|seconds| now.after_seconds(seconds as u32)),
             began: now,
             cause: 0,
         };
-        if ban::put(&world.plane.flows, &world.plane.settings, &entry) != Put::Full {
+        let put = ban::put(&world.plane.flows, &world.plane.settings, &entry);
+        if put != Put::Full && !self.entries.contains(&(*network, kind)) {
             self.entries.push((*network, kind));
         }
         self.publish(world);
@@ -162,7 +232,7 @@ impl Hands {
     /// Tells packets which lengths of prefix there are.
     fn publish(&self, world: &mut World<'_>) {
         let settings = &mut world.plane.settings;
-        let mut lengths = [[0; BAN_LENGTHS_MAX as usize]; 4];
+        let mut lengths = [[0; BAN_LENGTHS_MAX as usize]; ban::LISTS];
         for (network, kind) in &self.entries {
             let list = &mut lengths[ban::list(*kind, engine(network).family)];
             let length = network.length();
@@ -175,6 +245,20 @@ impl Hands {
         if self.entries.iter().any(|(_, kind)| *kind == Kind::Ban) {
             settings.flags |= SETTING_BANS;
         }
+    }
+}
+
+/// A rate for traffic of which one packet in so many is there.
+fn thin(per_second: u32, by: f64) -> Rate {
+    // As long a period as it takes to let in a whole number of flows, and a few.
+    let (mut flows, mut period) = (f64::from(per_second) / by, 0);
+    while flows < 4.0 && period < RATE_PERIOD_MAX && by > 1.0 {
+        flows *= 2.0;
+        period += 1;
+    }
+    Rate {
+        period,
+        ..Rate::per_second(flows as u32)
     }
 }
 

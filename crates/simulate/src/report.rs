@@ -311,9 +311,21 @@ fn attacks(scenario: &Scenario, tally: &Tally, told: &[Attack], thinned: f64) ->
     let plans = scenario.attack.iter().zip(&tally.attacks);
     let reports = plans.map(|(plan, [sent, passed])| {
         let begin = u64::from(plan.begin);
-        let found = told.iter().find(|attack| {
-            attack.began >= begin && plan.kind.recognised_as().contains(&attack.kind)
+        let kinds = plan.kind.recognised_as();
+        let is_later = |attack: &&Attack| attack.began >= begin && kinds.contains(&attack.kind);
+        // One of its kind may go on already: to whoever looks they are one.
+        let earlier = scenario.attack.iter().filter(|other| {
+            let reaches = (other.begin..other.end).contains(&plan.begin);
+            reaches && other.kind == plan.kind && scenario.target(other) == scenario.target(plan)
         });
+        let first = earlier.map(|other| u64::from(other.begin)).min();
+        let is_known = |attack: &&Attack| {
+            first.is_some_and(|first| attack.began >= first) && kinds.contains(&attack.kind)
+        };
+        let found = told
+            .iter()
+            .find(is_known)
+            .or_else(|| told.iter().find(is_later));
         AttackReport {
             kind: plan.kind,
             rate: plan.rate,
@@ -322,7 +334,7 @@ fn attacks(scenario: &Scenario, tally: &Tally, told: &[Attack], thinned: f64) ->
             sent: *sent as f64 * thinned,
             passed: *passed as f64 * thinned,
             recognised: found.map(|attack| attack.kind),
-            after_seconds: found.map(|attack| attack.began - begin),
+            after_seconds: found.map(|attack| attack.began.saturating_sub(begin)),
         }
     });
     reports.collect()

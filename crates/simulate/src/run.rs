@@ -347,8 +347,8 @@ impl Run<'_, '_> {
         let now = self.world.tick();
         for (family, buckets) in [(Family::V4, v4), (Family::V6, v6)] {
             table::visit(&self.world.plane.flows, family, 0..buckets, now, |entry| {
-                if let Some((source, destination)) = held(entry, settings, now) {
-                    defence.hold(source, destination, self.thinned);
+                if let Some(held) = held(entry, settings, now) {
+                    defence.hold(&held, self.thinned);
                 }
             });
         }

@@ -91,6 +91,9 @@ pub struct AttackPlan {
     /// Bytes of an IP packet.
     #[serde(default)]
     pub length: Option<u16>,
+    /// TTL or hop limit that all of its packets come with; by their sender unless said.
+    #[serde(default)]
+    pub ttl: Option<u8>,
     pub begin: u32,
     pub end: u32,
 }
@@ -136,7 +139,7 @@ impl PlanKind {
             Self::Slow => &[A::SlowConnections, A::ConnectionFlood, A::SynFlood],
             // To all of them together it is a flood too.
             Self::Table => &[A::TableExhaustion, A::UdpFlood, A::PortScan],
-            Self::PortScan => &[A::PortScan],
+            Self::PortScan => &[A::PortScan, A::SynFlood],
         }
     }
 

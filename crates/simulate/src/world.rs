@@ -90,6 +90,39 @@ pub(crate) fn table(settings: &Settings) -> OwnedTable {
     Options::table(settings).with_bans(settings.bans.buckets)
 }
 
+/// What systems begin with, and how many routers are between.
+fn ttl_of(ip: &[u8]) -> u8 {
+    let source = if is_v6(ip) {
+        ip.get(8..24)
+    } else {
+        ip.get(12..16)
+    };
+    let bytes = source.unwrap_or_default().iter();
+    let hash = bytes.fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    });
+    let begins = if hash & 1 == 0 { 64 } else { 128 };
+    begins - 4 - (hash >> 8) as u8 % 24
+}
+
+fn set_ttl(ip: &mut [u8], ttl: u8) {
+    if is_v6(ip) {
+        ip[7] = ttl;
+        return;
+    }
+    // RFC 1624: what is added to the header is taken from its sum.
+    let sum = u16::from_be_bytes([ip[10], ip[11]]);
+    let more = u32::from(!sum) + 0xffff - (u32::from(ip[8]) << 8) + (u32::from(ttl) << 8);
+    let more = (more & 0xffff) + (more >> 16);
+    let more = (more & 0xffff) + (more >> 16);
+    ip[8] = ttl;
+    ip[10..12].copy_from_slice(&(!(more as u16)).to_be_bytes());
+}
+
+fn is_v6(ip: &[u8]) -> bool {
+    ip.first().is_some_and(|byte| byte >> 4 == 6)
+}
+
 pub(crate) struct World<'t> {
     pub(crate) plane: Plane<SliceTable<'t>, Samples>,
     /// Nanoseconds since the scenario's begin.
@@ -117,9 +150,13 @@ impl<'t> World<'t> {
         Tick(((START + self.now) / (SECOND / ticks_per_ns)) as u32)
     }
 
-    /// A packet from outside; whether it was let through.
-    pub(crate) fn receive(&self, ip: &[u8]) -> Outcome {
-        self.judge(ip, Path::Ingress, Checksums::Unverified)
+    /// A packet from outside; what became of it. Its TTL is one that its sender's packets come with always, unless
+    /// another is said.
+    pub(crate) fn receive(&self, ip: &[u8], ttl: Option<u8>) -> Outcome {
+        let mut ip = ip.to_vec();
+        let ttl = ttl.unwrap_or_else(|| ttl_of(&ip));
+        set_ttl(&mut ip, ttl);
+        self.judge(&ip, Path::Ingress, Checksums::Unverified)
     }
 
     /// A packet that the server sends; whether it got out.
@@ -129,9 +166,8 @@ impl<'t> World<'t> {
     }
 
     fn judge(&self, ip: &[u8], path: Path, checksums: Checksums) -> Outcome {
-        let is_v6 = ip.first().is_some_and(|byte| byte >> 4 == 6);
         let arrival = Arrival {
-            link: if is_v6 { Link::Ipv6 } else { Link::Ipv4 },
+            link: if is_v6(ip) { Link::Ipv6 } else { Link::Ipv4 },
             path,
             checksums,
             zone: 0,

@@ -45,6 +45,10 @@ enum Action {
         #[arg(long, value_name = "TEXT")]
         cause: Option<String>,
 
+        /// Do not ban: let each of them begin so many flows a second (of `ban` alone). For IPv6 a /64 or shorter.
+        #[arg(long, value_name = "FLOWS")]
+        limit: Option<u32>,
+
         #[command(flatten)]
         options: Options,
     },
@@ -97,8 +101,12 @@ fn act(list: BanList, action: &Action) -> anyhow::Result<ExitCode> {
             networks,
             time,
             cause,
+            limit,
             options,
-        } => add(list, &networks.read()?, *time, cause.as_deref(), options),
+        } => {
+            let terms = (*time, *limit, cause.as_deref());
+            add(list, &networks.read()?, terms, options)
+        }
         Action::Del { networks, options } => delete(list, &networks.read()?, options),
         Action::List { options } => show(list, options),
         Action::Flush { options } => flush(list, options),
@@ -144,8 +152,7 @@ fn read_lines(name: &str, input: impl BufRead) -> anyhow::Result<Vec<Prefix>> {
 fn add(
     list: BanList,
     networks: &[Prefix],
-    time: Option<u32>,
-    cause: Option<&str>,
+    (time, limit, cause): (Option<u32>, Option<u32>, Option<&str>),
     options: &Options,
 ) -> anyhow::Result<ExitCode> {
     let mut client = options.instance.connect()?;
@@ -158,6 +165,7 @@ fn add(
             networks: batch.to_vec(),
             seconds: time,
             cause: cause.map(str::to_owned),
+            limit,
             more: number < last,
         };
         let Reply::Banned(banned) = client.ask(&request)? else {
@@ -240,8 +248,11 @@ fn show(list: BanList, options: &Options) -> anyhow::Result<ExitCode> {
         };
         let since = format!("since {}", in_words(ban.age));
         let cause = ban.cause.as_deref().unwrap_or_default();
+        let limit = ban.limit.map_or_else(String::new, |limit| {
+            format!("limited to {limit} new flows a second  ")
+        });
         let line = format!(
-            "{:<24} {left:<16} {since:<14} {cause}",
+            "{:<24} {left:<16} {since:<14} {limit}{cause}",
             ban.network.to_string()
         );
         writeln!(out, "{}", line.trim_end())?;

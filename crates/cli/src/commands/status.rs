@@ -66,8 +66,21 @@ fn print(out: &mut impl Write, status: &Status) -> std::io::Result<()> {
     if bans.banned + bans.never != 0 {
         writeln!(
             out,
-            "bans        {} networks banned, {} never; room for {}",
+            "bans        {} networks banned or limited, {} never; room for {}",
             bans.banned, bans.never, bans.room
+        )?;
+    }
+    let defence = &status.defence;
+    if !defence.attacks.is_empty() || !defence.steps.is_empty() {
+        let named = |names: &[String]| match names {
+            [] => "none".to_owned(),
+            names => names.join(", "),
+        };
+        writeln!(
+            out,
+            "defence     attacks: {}; steps in force: {} (`keepstate defence status`)",
+            named(&defence.attacks),
+            named(&defence.steps)
         )?;
     }
     let traffic = &status.traffic;

@@ -53,7 +53,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let filter = expression::given(arguments.filter.as_slice())?;
     let mut packets = listen(&arguments.instance, Packets::All)?;
     let mut client = arguments.instance.connect()?;
-    let Reply::Running(now) = client.ask(&Request::Running { query: None })? else {
+    let Reply::Running(now) = client.ask(&Request::Running {
+        query: None,
+        sender: None,
+    })?
+    else {
         return Err(unexpected());
     };
     let compiled = running::compiled(&now)?;
@@ -194,7 +198,11 @@ impl Tracer<'_> {
             return Ok(());
         }
         let query = Some(query);
-        let Reply::Running(now) = self.client.ask(&Request::Running { query })? else {
+        let Reply::Running(now) = self.client.ask(&Request::Running {
+            query,
+            sender: None,
+        })?
+        else {
             return Err(unexpected());
         };
         let Running { record, .. } = *now;

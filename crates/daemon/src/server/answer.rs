@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 
@@ -95,7 +96,7 @@ fn reply_to(shared: &Shared, request: Request, output: &mut Output) -> io::Resul
         }
         Request::Restore { restore } => commands::restore(shared, &restore).map(Reply::Printed),
         Request::Policy => policy_text(shared).map(Reply::Policy),
-        Request::Running { query } => running(shared, query),
+        Request::Running { query, sender } => running(shared, query, sender),
         Request::TimeoutPolicies => Ok(shared.timeouts.list(&*shared.plane)),
         Request::AddTimeoutPolicy { policy } => Ok(timeouts::add(shared, policy)),
         Request::RemoveTimeoutPolicy { name } => Ok(timeouts::remove(shared, name.as_deref())),
@@ -104,12 +105,14 @@ fn reply_to(shared: &Shared, request: Request, output: &mut Output) -> io::Resul
             networks,
             seconds,
             cause,
+            limit,
             more,
         } => {
             let wish = bans::Wish {
                 list,
                 seconds,
                 cause,
+                rate: limit,
                 more,
             };
             Ok(bans::add(shared, &wish, &networks))
@@ -192,6 +195,7 @@ fn status(shared: &Shared) -> Result<Status, PlaneError> {
         traffic: traffic(&counters),
         expiry: shared.expiry.status(),
         bans: shared.bans.status(plane),
+        defence: defence::summary(shared),
         events: shared.hub.status(counters.events_lost, &shared.log),
         control: ControlStatus {
             connections: read(&tally.connections),
@@ -263,7 +267,11 @@ fn policy_text(shared: &Shared) -> Result<PolicyText, PlaneError> {
     Ok(PolicyText { rules })
 }
 
-fn running(shared: &Shared, query: Option<Query>) -> Result<Reply, PlaneError> {
+fn running(
+    shared: &Shared,
+    query: Option<Query>,
+    sender: Option<IpAddr>,
+) -> Result<Reply, PlaneError> {
     let settings = shared.plane.settings();
     let told = SETTING_FLOW_EVENTS | SETTING_DROP_EVENTS | SETTING_SAMPLES;
     Ok(Reply::Running(Box::new(Running {
@@ -273,7 +281,16 @@ fn running(shared: &Shared, query: Option<Query>) -> Result<Reply, PlaneError> {
         timeouts: settings.timeouts.to_vec(),
         now: shared.plane.now().0,
         record: query.and_then(|query| find(shared, &settings, &query)),
+        senders: sender.map_or_else(Vec::new, |sender| bans::told(shared, sender)),
+        forms: defence::forms(&settings, shared.plane.now()),
+        cookies: sends_cookies(shared, &settings),
     })))
+}
+
+fn sends_cookies(shared: &Shared, settings: &Settings) -> Option<[u32; 3]> {
+    let cookies = &settings.cookies;
+    let is_active = cookies::status(shared).is_ok_and(|status| status.active);
+    is_active.then_some([cookies.options, cookies.scale, cookies.window])
 }
 
 /// The record of a flow by the addresses of one of its packets.

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use keepstate_api::{
     Ban, BanList, BanStatus, Banned, CAUSE_BYTES_MAX, FailureKind, Filter, PREFIXES_MAX, Prefix,
-    Reply, engine_address, frame,
+    Reply, SenderEntry, engine_address, frame,
 };
-use keepstate_engine::ban::{self, Entry, Kind, Network, Put, Sender};
+use keepstate_engine::ban::{self, Entry, Kind, Network, Put, RATE_LENGTH_MAX, Sender};
 use keepstate_engine::limits::BAN_LENGTHS_MAX;
+use keepstate_engine::rate::{RATE_FLOWS_MAX, Rate};
 use keepstate_engine::settings::{BanSettings, SETTING_BANS};
 use keepstate_engine::time::{TICKS_PER_SECOND, TIMEOUT_SECONDS_MAX, Tick};
 use keepstate_engine::tuple::Family;
@@ -36,7 +37,7 @@ const SWEEP: Duration = Duration::from_secs(2);
 const BUCKETS_PER_STEP: u32 = 1024;
 
 /// Entries by [`ban::list`] and length of their prefix.
-type Counts = [[u64; 129]; 4];
+type Counts = [[u64; 129]; ban::LISTS];
 
 /// What the daemon knows of the lists. Whoever writes to them holds the lock.
 pub(crate) struct Bans {
@@ -57,6 +58,8 @@ pub(super) struct Wish {
     pub(super) list: BanList,
     pub(super) seconds: Option<u32>,
     pub(super) cause: Option<String>,
+    /// New flows a second, of networks that are limited and not banned.
+    pub(super) rate: Option<u32>,
     pub(super) more: bool,
 }
 
@@ -64,7 +67,7 @@ impl Bans {
     /// What an earlier daemon has left.
     pub(crate) fn recall(plane: &dyn Plane, directory: PathBuf) -> Self {
         let text = fs::read_to_string(directory.join(FILE)).unwrap_or_default();
-        let mut counts = [[0; 129]; 4];
+        let mut counts = [[0; 129]; ban::LISTS];
         let settings = plane.settings();
         ban::visit(&plane.table().flows(), 0..settings.bans.buckets, |entry| {
             *count(&mut counts, entry.kind, &entry.network) += 1
@@ -112,7 +115,8 @@ impl Bans {
 
 impl Known {
     fn all(&self) -> u64 {
-        self.total(Kind::Ban) + self.total(Kind::Exempt)
+        let kinds = [Kind::Ban, Kind::Exempt, Kind::Spared];
+        kinds.into_iter().map(|kind| self.total(kind)).sum()
     }
 
     fn note_deadline(&mut self, deadline: Option<Tick>, now: Tick) {
@@ -131,6 +135,33 @@ impl Known {
         let counts = &self.counts[ban::list(kind, network.family)];
         let used = counts.iter().filter(|count| **count > 0).count();
         counts[usize::from(network.length)] == 0 && used >= BAN_LENGTHS_MAX as usize
+    }
+
+    fn put(&mut self, shared: &Shared, entries: impl Iterator<Item = Entry>) -> Banned {
+        let (settings, now) = (shared.plane.settings(), shared.plane.now());
+        let (table, mut banned) = (shared.plane.table(), Banned::default());
+        let room = u64::from(bans_for(settings.bans.buckets));
+        for entry in entries {
+            let Entry { network, kind, .. } = entry;
+            let is_full = self.all() >= room || self.has_too_many_lengths(kind, &network);
+            // One that is there already may be changed.
+            let was_there = is_full && ban::remove(&table.flows(), &settings, &network, kind);
+            if is_full && !was_there {
+                banned.refused += 1;
+                continue;
+            }
+            self.note_deadline(entry.deadline, now);
+            match ban::put(&table.flows(), &settings, &entry) {
+                Put::New if was_there => banned.changed += 1,
+                Put::New => {
+                    *count(&mut self.counts, kind, &network) += 1;
+                    banned.new += 1;
+                }
+                Put::Changed | Put::Outranked => banned.changed += 1,
+                Put::Full => banned.refused += 1,
+            }
+        }
+        banned
     }
 
     /// Tells packets which lengths there are.
@@ -183,44 +214,37 @@ pub(super) fn add(shared: &Shared, wish: &Wish, networks: &[Prefix]) -> Reply {
         ));
     }
     let kind = kind_of(wish.list);
+    if let Some(rate) = wish.rate {
+        let is_long = |it: &&Prefix| it.length() > RATE_LENGTH_MAX;
+        if !(1..=RATE_FLOWS_MAX).contains(&rate) || wish.list != BanList::Banned {
+            return invalid(format!(
+                "a network is limited to 1 to {RATE_FLOWS_MAX} new flows a second"
+            ));
+        }
+        if let Some(long) = networks.iter().find(is_long) {
+            return invalid(format!(
+                "{long}: networks of IPv6 are limited by /{RATE_LENGTH_MAX} or shorter"
+            ));
+        }
+    }
     let mut known = lock(&shared.bans.known);
     let cause = match shared.bans.cause(&mut known, wish.cause.as_deref()) {
         Ok(cause) => cause,
         Err(message) => return invalid(message),
     };
-    let (settings, now) = (shared.plane.settings(), shared.plane.now());
-    let (table, mut banned) = (shared.plane.table(), Banned::default());
-    let room = u64::from(bans_for(settings.bans.buckets));
-    for prefix in networks {
-        let network = network_of(prefix);
-        let entry = Entry {
-            network,
-            kind,
-            deadline: wish.seconds.map(|seconds| now.after_seconds(seconds)),
-            began: now,
-            cause,
-        };
-        let is_full = known.all() >= room || known.has_too_many_lengths(kind, &network);
-        // One that is there already may be changed.
-        let was_there = is_full && ban::remove(&table.flows(), &settings, &network, kind);
-        if is_full && !was_there {
-            banned.refused += 1;
-            continue;
-        }
-        known.note_deadline(entry.deadline, now);
-        match ban::put(&table.flows(), &settings, &entry) {
-            Put::New if was_there => banned.changed += 1,
-            Put::New => {
-                *count(&mut known.counts, kind, &network) += 1;
-                banned.new += 1;
-            }
-            Put::Changed => banned.changed += 1,
-            Put::Full => banned.refused += 1,
-        }
-    }
+    let now = shared.plane.now();
+    let entries = networks.iter().map(|prefix| Entry {
+        network: network_of(prefix),
+        kind,
+        rate: wish.rate.map(Rate::per_second),
+        deadline: wish.seconds.map(|seconds| now.after_seconds(seconds)),
+        began: now,
+        cause,
+    });
+    let mut banned = known.put(shared, entries);
     known.publish(shared);
     drop(known);
-    if wish.list == BanList::Banned && !wish.more {
+    if wish.list == BanList::Banned && wish.rate.is_none() && !wish.more {
         banned.flows_ended = end_flows(shared);
     }
     Reply::Banned(banned)
@@ -232,6 +256,7 @@ pub(super) fn never(shared: &Shared, networks: &[Prefix]) -> Result<(), String> 
         list: BanList::Never,
         seconds: None,
         cause: Some("configuration".to_owned()),
+        rate: None,
         more: false,
     };
     for networks in networks.chunks(PREFIXES_MAX) {
@@ -243,6 +268,112 @@ pub(super) fn never(shared: &Shared, networks: &[Prefix]) -> Result<(), String> 
         }
     }
     Ok(())
+}
+
+/// What the defence has refused, and whom it spares, until some seconds have passed.
+pub(super) struct Kept<'a> {
+    pub(super) networks: &'a [(Prefix, Option<Rate>)],
+    pub(super) kind: Kind,
+    pub(super) seconds: u32,
+    pub(super) cause: &'a str,
+}
+
+/// Puts them there, or says that they go on; how many found no room.
+pub(super) fn keep(shared: &Shared, kept: &Kept<'_>) -> Result<u64, String> {
+    let mut known = lock(&shared.bans.known);
+    let cause = shared.bans.cause(&mut known, Some(kept.cause))?;
+    let now = shared.plane.now();
+    let entries = kept.networks.iter().map(|(prefix, rate)| Entry {
+        network: network_of(prefix),
+        kind: kept.kind,
+        rate: *rate,
+        deadline: Some(now.after_seconds(kept.seconds)),
+        began: now,
+        cause,
+    });
+    let refused = known.put(shared, entries).refused;
+    known.publish(shared);
+    Ok(refused)
+}
+
+/// Takes out what was [kept](keep), and bans no networks that were banned since.
+pub(super) fn let_go(shared: &Shared, networks: &[Prefix], kind: Kind) {
+    take_out(shared, networks, kind, |entry| {
+        kind != Kind::Ban || entry.rate.is_some()
+    });
+}
+
+/// Takes out entries that something is true of; those that are not there, or otherwise.
+fn take_out(
+    shared: &Shared,
+    networks: &[Prefix],
+    kind: Kind,
+    is_meant: impl Fn(&Entry) -> bool,
+) -> Vec<Prefix> {
+    let mut known = lock(&shared.bans.known);
+    let (settings, table) = (shared.plane.settings(), shared.plane.table());
+    let mut missing = Vec::new();
+    for prefix in networks {
+        let network = network_of(prefix);
+        if ban::remove_if(&table.flows(), &settings, &network, kind, &is_meant) {
+            *count(&mut known.counts, kind, &network) -= 1;
+        } else {
+            missing.push(*prefix);
+        }
+    }
+    known.publish(shared);
+    missing
+}
+
+/// Takes the networks off again that a step has banned.
+pub(super) fn unban(shared: &Shared, networks: &[Prefix]) {
+    // Those that are over are gone already.
+    take_out(shared, networks, Kind::Ban, |entry| entry.rate.is_none());
+}
+
+/// Takes out all limits of the defence and all whom it spares.
+pub(super) fn forget_kept(shared: &Shared) {
+    let causes = lock(&shared.bans.known).causes.clone();
+    let is_own = |entry: &Entry| {
+        let cause = usize::from(entry.cause).checked_sub(1);
+        let cause = cause.and_then(|index| causes.get(index));
+        cause.is_some_and(|cause| cause.starts_with("defence"))
+    };
+    retain(shared, |entry| {
+        !(entry.kind == Kind::Spared || entry.rate.is_some() && is_own(entry))
+    });
+}
+
+/// As [`of`], for clients.
+pub(super) fn told(shared: &Shared, address: IpAddr) -> Vec<SenderEntry> {
+    let entries = of(shared, address).into_iter();
+    let told = entries.map(|entry| SenderEntry {
+        network: prefix_of(&entry.network),
+        kind: entry.kind as u8,
+        limit: entry.rate.map(|rate| rate.flows >> rate.period),
+    });
+    told.collect()
+}
+
+/// The entries that an address is in.
+pub(super) fn of(shared: &Shared, address: IpAddr) -> Vec<Entry> {
+    let (family, _) = engine_address(address);
+    let settings = shared.plane.settings();
+    let (table, now) = (shared.plane.table(), shared.plane.now());
+    let mut found = Vec::new();
+    for kind in [Kind::Ban, Kind::Exempt, Kind::Spared] {
+        let lengths = settings.bans.lengths[ban::list(kind, family)];
+        for length in lengths.into_iter().take_while(|length| *length != 0) {
+            let Some(prefix) = Prefix::new(address, length) else {
+                continue;
+            };
+            let network = network_of(&prefix);
+            let note = |entry: &Entry| found.push(*entry);
+            ban::look(&table.flows(), &settings, &network, kind, note);
+        }
+    }
+    found.retain(|entry| !is_over(entry, now));
+    found
 }
 
 /// Ends the flows that have an end in a banned network.
@@ -274,20 +405,8 @@ fn end_flows(shared: &Shared) -> u64 {
 }
 
 pub(super) fn remove(shared: &Shared, list: BanList, networks: &[Prefix]) -> Reply {
-    let kind = kind_of(list);
-    let mut known = lock(&shared.bans.known);
-    let (settings, table) = (shared.plane.settings(), shared.plane.table());
-    let (mut removed, mut missing) = (0, Vec::new());
-    for prefix in networks {
-        let network = network_of(prefix);
-        if ban::remove(&table.flows(), &settings, &network, kind) {
-            *count(&mut known.counts, kind, &network) -= 1;
-            removed += 1;
-        } else {
-            missing.push(*prefix);
-        }
-    }
-    known.publish(shared);
+    let missing = take_out(shared, networks, kind_of(list), |_| true);
+    let removed = (networks.len() - missing.len()) as u64;
     Reply::Unbanned { removed, missing }
 }
 
@@ -339,6 +458,7 @@ fn describe(entry: &Entry, causes: &[String], now: Tick) -> Ban {
         seconds_left: entry.deadline.map(|deadline| deadline.seconds_left(now)),
         age: now.0.wrapping_sub(entry.began.0) / TICKS_PER_SECOND,
         cause: cause.and_then(|index| causes.get(index).cloned()),
+        limit: entry.rate.map(|rate| rate.flows >> rate.period),
     }
 }
 

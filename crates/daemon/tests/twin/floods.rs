@@ -3,10 +3,15 @@
 use std::net::IpAddr;
 
 use keepstate_daemon::twin::Entry;
-use keepstate_engine::ban::{self, Kind, Network};
+use keepstate_engine::ban::{self, Kind, Network, RATE_LENGTH_MAX};
+use keepstate_engine::limits::FORMS_MAX;
+use keepstate_engine::rate::Rate;
+use keepstate_engine::refusal::{
+    FORM_DESTINATION, FORM_FRAGMENT, FORM_PROTOCOL, FORM_V4, FORM_V6, Form, form_range,
+};
 use keepstate_engine::settings::{
     COOKIE_ECN, COOKIE_SACK, COOKIE_SCALING, COOKIE_TIMESTAMPS, COOKIES_ALWAYS, COOKIES_AUTO,
-    SETTING_BANS, SETTING_COOKIES,
+    SETTING_BANS, SETTING_COOKIES, SETTING_FORMS,
 };
 use keepstate_engine::table::gauges;
 use keepstate_engine::time::Tick;
@@ -36,13 +41,18 @@ fn bans_fare_alike() {
         settings.bans.lengths[ban::list(Kind::Ban, Family::V4)][..3].copy_from_slice(&[32, 31, 29]);
         settings.bans.lengths[ban::list(Kind::Ban, Family::V6)][..3]
             .copy_from_slice(&[128, 127, 64]);
-        settings.bans.lengths[ban::list(Kind::Exempt, Family::V4)][0] = 32;
-        settings.bans.lengths[ban::list(Kind::Exempt, Family::V6)][0] = 128;
+        for kind in [Kind::Exempt, Kind::Spared] {
+            settings.bans.lengths[ban::list(kind, Family::V4)][0] = 32;
+            settings.bans.lengths[ban::list(kind, Family::V6)][0] = 128;
+        }
     });
     for (number, packet) in Traffic::new(31, Mood::Hostile).take(PACKETS).enumerate() {
         let now = Tick::from_nanoseconds(packet.time_ns);
         if number % 50 == 0 {
             change_bans(&twins, &memory, &mut random, &packet.ip, now);
+        }
+        if number % 60 == 0 {
+            change_forms(&mut twins, &mut random, &packet.ip, now);
         }
         let entry = match number / 512 % 4 {
             3 => Entry::EgressEthernet,
@@ -55,8 +65,11 @@ fn bans_fare_alike() {
         .kernel
         .reason_counter(Reason::Banned)
         .expect("counters");
-    println!("{banned} of {PACKETS} banned");
+    let counted = |reason| twins.kernel.reason_counter(reason).expect("counters");
+    let (limited, formed) = (counted(Reason::Limited), counted(Reason::FormRefused));
+    println!("{banned} of {PACKETS} banned, {limited} beyond a limit, {formed} of a form");
     assert!(banned > 500 && banned < PACKETS as u64 / 2);
+    assert!(limited > 100 && formed > 60);
 }
 
 /// Bans, spares or releases a network of a packet's sender, in both planes.
@@ -68,14 +81,14 @@ fn change_bans(twins: &Twins<'_>, memory: &Memory, random: &mut Random, ip: &[u8
         let bytes = ip.get(at..at + 4).unwrap_or(&[0; 4]);
         u32::from_be_bytes(bytes.try_into().expect("four bytes"))
     };
-    let kind = if random.below(4) == 0 {
-        Kind::Exempt
-    } else {
-        Kind::Ban
+    let kind = match random.below(6) {
+        0 => Kind::Exempt,
+        1 => Kind::Spared,
+        _ => Kind::Ban,
     };
     let choose = |lengths: [u8; 3], random: &mut Random| match kind {
         Kind::Ban => lengths[random.below(3) as usize],
-        Kind::Exempt => lengths[0],
+        Kind::Exempt | Kind::Spared => lengths[0],
     };
     let (family, mut address, length) = if ip.first().is_some_and(|byte| byte >> 4 == 6) {
         let length = choose([128, 127, 64], random);
@@ -95,9 +108,15 @@ fn change_bans(twins: &Twins<'_>, memory: &Memory, random: &mut Random, ip: &[u8
         address,
         length,
     };
+    let may_be_limited = kind == Kind::Ban && length <= RATE_LENGTH_MAX;
     let entry = ban::Entry {
         network,
         kind,
+        rate: (may_be_limited && random.below(2) == 0).then(|| Rate {
+            flows: 1 + random.below(3) as u32,
+            period: random.below(8) as u32,
+            kinds: 1 + random.below(15) as u32,
+        }),
         deadline: (random.below(4) != 0).then(|| Tick(now.0 + random.below(400) as u32)),
         began: now,
         cause: 1,
@@ -110,6 +129,47 @@ fn change_bans(twins: &Twins<'_>, memory: &Memory, random: &mut Random, ip: &[u8
             ban::put(&flows, &settings, &entry);
         }
     }
+}
+
+/// Refuses what looks like a packet in some of its features, in both planes.
+fn change_forms(twins: &mut Twins<'_>, random: &mut Random, ip: &[u8], now: Tick) {
+    let mut form = Form {
+        until: now.0 + 400,
+        flags: [FORM_V4, FORM_V6, FORM_V4 | FORM_V6][random.below(3) as usize],
+        ..Form::NONE
+    };
+    let byte = |at: usize| ip.get(at).copied().unwrap_or(0);
+    let is_v6 = byte(0) >> 4 == 6;
+    let (protocol, hop_limit) = if is_v6 {
+        (byte(6), byte(7))
+    } else {
+        (byte(9), byte(8))
+    };
+    if random.below(2) == 0 {
+        form.flags |= FORM_PROTOCOL;
+        form.protocol = protocol.into();
+    }
+    match random.below(6) {
+        0 => form.tcp_flags = [2 | 2 << 16, 18 | 2 << 16, 4 | 4 << 16][random.below(3) as usize],
+        1 => form.flags |= FORM_FRAGMENT,
+        2 => form.lengths = form_range(0, 60 + random.below(200) as u16),
+        3 => form.source_ports = form_range(1024, random.below(65_536) as u16),
+        4 => form.destination_ports = form_range(0, 1024),
+        _ => form.hop_limits = form_range(hop_limit.into(), hop_limit.into()),
+    }
+    if random.below(3) == 0 && !is_v6 {
+        let word = ip.get(16..20).unwrap_or(&[0; 4]);
+        form.flags |= FORM_DESTINATION;
+        form.destination[0] = u32::from_be_bytes(word.try_into().expect("four bytes"));
+    }
+    let place = random.below(u64::from(FORMS_MAX)) as usize;
+    twins.change_settings(|settings| {
+        settings.flags |= SETTING_FORMS;
+        // Most packets go past all of them.
+        settings.forms = [Form::NONE; FORMS_MAX as usize];
+        settings.forms[place] = form;
+        settings.forms[(place + 3) % FORMS_MAX as usize].until = now.0;
+    });
 }
 
 const RULES: &str = "*filter

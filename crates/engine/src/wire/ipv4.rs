@@ -24,6 +24,7 @@ pub(super) fn network<P: Packet>(
     let (length, header_length) = lengths(packet, header, offset, lenient)?;
     let fragment = header.u16(6);
     info.protocol = header.u8(9);
+    info.hop_limit = header.u8(8);
     info.source = [header.u32(12), 0, 0, 0];
     info.destination = [header.u32(16), 0, 0, 0];
     info.fragment = if fragment & FRAGMENT_OFFSET != 0 {

@@ -41,6 +41,7 @@ pub(super) fn network<P: Packet>(
         return Err(Reason::Ip6BadPayloadLength);
     }
     info.protocol = header.u8(6);
+    info.hop_limit = header.u8(7);
     info.source = address(header, 8);
     info.destination = address(header, 24);
     info.fragment = Fragment::Whole;

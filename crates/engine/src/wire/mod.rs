@@ -63,6 +63,8 @@ pub struct PacketInfo {
     pub transport_length: u32,
     /// Length of the IP packet in bytes, as rules count it.
     pub ip_length: u32,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
     pub tcp_sequence: u32,
     pub tcp_ack: u32,
     /// Not scaled.
@@ -94,6 +96,7 @@ impl PacketInfo {
         transport_offset: 0,
         transport_length: 0,
         ip_length: 0,
+        hop_limit: 0,
         tcp_sequence: 0,
         tcp_ack: 0,
         tcp_window: 0,

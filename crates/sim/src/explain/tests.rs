@@ -1,3 +1,5 @@
+use keepstate_engine::rate::Rate;
+use keepstate_engine::refusal::{FORM_PROTOCOL, FORM_V4, Form, form_range};
 use keepstate_engine::verdict::Reason;
 
 use super::*;
@@ -112,6 +114,7 @@ fn a_flow_that_is_known_already() {
         settings,
         now: Tick(1_000_000 + 100 * 16),
         flows: vec![known_flow(flow, &settings, then)],
+        senders: Vec::new(),
     };
     let explain = |packet: &str| {
         let expression = packet.parse().expect("an expression");
@@ -135,4 +138,65 @@ fn a_flow_that_is_known_already() {
     );
     let other = explain("tcp 10.0.0.5:5001 > 10.0.0.1:22");
     assert_eq!(other.outcome.state, State::New);
+}
+
+#[test]
+fn what_is_said_of_a_sender_and_its_packets() {
+    let options = Options::default();
+    let mut settings = options.settings();
+    settings.flags |= SETTING_BANS | SETTING_FORMS;
+    settings.forms[0] = Form {
+        flags: FORM_V4 | FORM_PROTOCOL,
+        until: 2_000_000,
+        protocol: 17,
+        destination_ports: form_range(99, 99),
+        ..Form::NONE
+    };
+    let entry = |kind, length, rate| ban::Entry {
+        network: ban::Network {
+            family: Family::V4,
+            address: [0x0a00_0000, 0, 0, 0],
+            length,
+        },
+        kind,
+        rate,
+        deadline: None,
+        began: Tick(0),
+        cause: 0,
+    };
+    let explain = |packet: &str, senders: Vec<ban::Entry>| {
+        let circumstances = Circumstances {
+            settings,
+            now: Tick(1_000_000),
+            flows: Vec::new(),
+            senders,
+        };
+        let expression = packet.parse().expect("an expression");
+        let told = explain_under(expression, options.clone(), &circumstances);
+        let sender = told.lines.iter().find(|line| line.topic == "sender");
+        let sender = sender.map(|line| line.text.clone()).unwrap_or_default();
+        (told.outcome.reason, sender)
+    };
+    let syn = "tcp 10.0.0.5:5000 > 10.0.0.1:22 syn";
+    let ban = entry(ban::Kind::Ban, 24, None);
+    let limit = entry(ban::Kind::Ban, 24, Some(Rate::per_second(9)));
+    let banned = explain(syn, vec![ban]);
+    assert_eq!(
+        banned,
+        (Some(Reason::Banned), "10.0.0.0/24 is banned".into())
+    );
+    let exempt = explain(syn, vec![entry(ban::Kind::Exempt, 8, None), ban]);
+    assert_eq!(exempt.0, None);
+    let limited = explain(syn, vec![limit]);
+    assert!(
+        limited.0.is_none() && limited.1.contains("9 new flows"),
+        "{limited:?}"
+    );
+    let udp = "udp 10.0.0.5:5000 > 10.0.0.1:99";
+    assert_eq!(explain(udp, Vec::new()).0, Some(Reason::FormRefused));
+    let spared = vec![entry(ban::Kind::Spared, 8, None)];
+    assert_eq!(explain(udp, spared).0, None);
+    // Of a flow that is there already.
+    let known = "udp 10.0.0.5:5000 > 10.0.0.1:99 state established";
+    assert_eq!(explain(known, Vec::new()).0, None);
 }

@@ -4,8 +4,11 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, bail};
-use keepstate_api::{Client, Query, Reply, Request, Running};
-use keepstate_engine::settings::Settings;
+use keepstate_api::{Client, Query, Reply, Request, Running, SenderEntry, engine_address};
+use keepstate_engine::ban::{Entry, Kind, Network};
+use keepstate_engine::rate::Rate;
+use keepstate_engine::refusal::Form;
+use keepstate_engine::settings::{COOKIES_ALWAYS, SETTING_COOKIES, Settings};
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::Tuple;
 use keepstate_listing::address;
@@ -25,7 +28,8 @@ pub(crate) fn explain(
     arguments: &SimulationArguments,
 ) -> anyhow::Result<Explanation> {
     let query = expression.sought().map(|tuple| query(&tuple));
-    let Reply::Running(running) = client.ask(&Request::Running { query })? else {
+    let sender = Some(expression.packet.source);
+    let Reply::Running(running) = client.ask(&Request::Running { query, sender })? else {
         return Err(unexpected());
     };
     let compiled = compiled(&running)?;
@@ -41,8 +45,29 @@ pub(crate) fn explain(
         settings: settings(&running, options.settings()),
         now: Tick(running.now),
         flows: running.record.iter().map(known).collect(),
+        senders: running.senders.iter().map(sender_of).collect(),
     };
     Ok(explain_under(expression, options, &circumstances))
+}
+
+fn sender_of(entry: &SenderEntry) -> Entry {
+    let (family, address) = engine_address(entry.network.address());
+    Entry {
+        network: Network {
+            family,
+            address,
+            length: entry.network.length(),
+        },
+        kind: match entry.kind {
+            0 => Kind::Ban,
+            1 => Kind::Exempt,
+            _ => Kind::Spared,
+        },
+        rate: entry.limit.map(Rate::per_second),
+        deadline: None,
+        began: Tick(0),
+        cause: 0,
+    }
 }
 
 pub(crate) fn query(tuple: &Tuple) -> Query {
@@ -76,6 +101,17 @@ pub(crate) fn settings(running: &Running, sizes: Settings) -> Settings {
     };
     for (to, from) in settings.timeouts.iter_mut().zip(&running.timeouts) {
         *to = *from;
+    }
+    for (to, from) in settings.forms.iter_mut().zip(&running.forms) {
+        *to = Form::of_words(*from);
+    }
+    match running.cookies {
+        None => settings.flags &= !SETTING_COOKIES,
+        Some([options, scale, window]) => {
+            settings.cookies.mode = COOKIES_ALWAYS;
+            (settings.cookies.options, settings.cookies.scale) = (options, scale);
+            settings.cookies.window = window;
+        }
     }
     settings
 }

@@ -60,6 +60,7 @@ fn status(second: u64) -> Status {
     };
     Status {
         bans: Default::default(),
+        defence: Default::default(),
         instance: "default".to_owned(),
         version: "0.1.0".to_owned(),
         pid: 4711,

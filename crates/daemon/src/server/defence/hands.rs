@@ -3,8 +3,14 @@
 use std::collections::BTreeMap;
 
 use keepstate_api::{ApplyMode, BanList, CookieChange, CookieMode, Prefix, Reply};
-use keepstate_defence::{Action, Defence, Network, Order, Rules, Step, is_in_place, sync};
-use keepstate_engine::settings::{COOKIES_ALWAYS, COOKIES_AUTO};
+use keepstate_defence::{
+    Action, Defence, Form, Network, Order, Refusals, Rules, Step, is_in_place, sync,
+};
+use keepstate_engine::ban::Kind;
+use keepstate_engine::limits::FORMS_MAX;
+use keepstate_engine::rate::Rate;
+use keepstate_engine::refusal as engine;
+use keepstate_engine::settings::{COOKIES_ALWAYS, COOKIES_AUTO, SETTING_FORMS};
 use keepstate_listing::sysctl::knob;
 use serde::{Deserialize, Serialize};
 
@@ -19,19 +25,38 @@ pub(super) struct Before {
     /// Knobs that steps have changed: what they were, and what they were made.
     timeouts: BTreeMap<String, (u32, u32)>,
     has_rules: bool,
+    /// Networks that are limited, and forms that are refused: numbers of what a step has put there.
+    #[serde(default)]
+    limits: u64,
+    #[serde(default)]
+    forms: u64,
+}
+
+/// How often it is said that limits and forms go on, and for how long whom they pass over is remembered without that.
+const REFRESH_SECONDS: u64 = 5;
+const KEEP_SECONDS: u32 = 60;
+
+/// What is left of a step's time, in seconds.
+fn seconds_to(until: u64, now: u64) -> u32 {
+    until.saturating_sub(now).clamp(1, 3600) as u32
 }
 
 pub(super) struct Hands {
     before: Before,
     /// The rules could not be changed yet.
     is_behind: bool,
+    refusals: Refusals,
+    /// Second in which they were put there.
+    refused_at: u64,
 }
 
 impl Hands {
-    pub(super) const fn new(before: Before) -> Self {
+    pub(super) fn new(before: Before) -> Self {
         Self {
             before,
             is_behind: false,
+            refusals: Refusals::default(),
+            refused_at: 0,
         }
     }
 
@@ -39,8 +64,29 @@ impl Hands {
         &self.before
     }
 
-    /// Undoes what a daemon that was killed had in force, apart from bans.
-    pub(super) fn tidy(&mut self, shared: &Shared) {
+    /// Undoes what a daemon that was killed had in force, apart from bans; what that was, in words.
+    pub(super) fn tidy(&mut self, shared: &Shared) -> Vec<String> {
+        let Before {
+            cookies,
+            timeouts,
+            has_rules,
+            limits,
+            forms,
+        } = &self.before;
+        let all = [
+            ("the mode of SYN cookies", usize::from(cookies.is_some())),
+            ("timeouts", timeouts.len()),
+            ("rules", usize::from(*has_rules)),
+            ("limits of networks", *limits as usize),
+            ("forms", *forms as usize),
+        ];
+        let left = all.into_iter().filter(|(_, count)| *count > 0);
+        let left: Vec<String> = left.map(|(name, _)| name.to_owned()).collect();
+        if *limits > 0 || *forms > 0 {
+            bans::forget_kept(shared);
+            self.put_forms(shared, &[], 0);
+            (self.before.limits, self.before.forms) = (0, 0);
+        }
         self.end_cookies(shared);
         self.end_timeouts(shared);
         if self.before.has_rules
@@ -48,6 +94,7 @@ impl Hands {
         {
             crate::complain!("keepstate: {why}");
         }
+        left
     }
 
     /// Carries orders out; what could not be done, and why.
@@ -63,7 +110,7 @@ impl Hands {
             match order {
                 Order::Tell(_) => {}
                 Order::Begin(step) => {
-                    if !step.commands.is_empty() {
+                    if step.makes_rules() {
                         changes_rules = true;
                         made.push(step.number);
                     }
@@ -71,8 +118,13 @@ impl Hands {
                         failed.push((step.number, why));
                     }
                 }
+                Order::Extend(step) => {
+                    if let Err(why) = self.take(shared, step) {
+                        failed.push((step.number, why));
+                    }
+                }
                 Order::End(step) => {
-                    changes_rules |= !step.commands.is_empty();
+                    changes_rules |= step.makes_rules();
                     self.undo(shared, step);
                 }
             }
@@ -85,15 +137,122 @@ impl Hands {
         failed
     }
 
+    /// Puts limits and forms in force, where others are wanted than there are, and says every few seconds that they go
+    /// on: what nobody says that of ends by itself. Steps for which there was no room.
+    pub(super) fn refuse(&mut self, shared: &Shared, wanted: Refusals, now: u64) -> Option<String> {
+        let is_same = |one: &Refusals, other: &Refusals| {
+            let ends = |it: &Refusals| -> Vec<(Network, Rate)> {
+                let limits = it.limits.iter();
+                limits.map(|limit| (limit.network, limit.rate())).collect()
+            };
+            let forms = |it: &Refusals| -> Vec<Form> {
+                let forms = it.forms.iter().cloned();
+                forms.map(|form| Form { until: 0, ..form }).collect()
+            };
+            ends(one) == ends(other) && forms(one) == forms(other) && one.spared == other.spared
+        };
+        let is_due = now >= self.refused_at + REFRESH_SECONDS;
+        let is_in_force = !wanted.is_empty() || !self.refusals.is_empty();
+        if is_same(&wanted, &self.refusals) && !(is_due && is_in_force) {
+            return None;
+        }
+        let before = std::mem::replace(&mut self.refusals, wanted);
+        self.refused_at = now;
+        let limited = |it: &Refusals| -> Vec<Network> {
+            it.limits.iter().map(|limit| limit.network).collect()
+        };
+        let gone = |before: Vec<Network>, now: &[Network]| {
+            let gone = before.into_iter().filter(|network| !now.contains(network));
+            prefixes(&gone.collect::<Vec<_>>())
+        };
+        let limits_now = limited(&self.refusals);
+        let over = gone(limited(&before), &limits_now);
+        bans::let_go(shared, &over, Kind::Ban);
+        let no_more = gone(before.spared, &self.refusals.spared);
+        bans::let_go(shared, &no_more, Kind::Spared);
+        self.before.limits = limits_now.len() as u64;
+        self.before.forms = self.refusals.forms.len() as u64;
+        let kept = self.keep(shared, now);
+        let forms = std::mem::take(&mut self.refusals.forms);
+        self.put_forms(shared, &forms, now);
+        self.refusals.forms = forms;
+        kept.err()
+    }
+
+    fn keep(&self, shared: &Shared, now: u64) -> Result<(), String> {
+        let networks = |of: &[(Network, Option<Rate>)]| -> Vec<(Prefix, Option<Rate>)> {
+            let all = of.iter().filter_map(|(network, rate)| {
+                Some((Prefix::new(network.address(), network.length())?, *rate))
+            });
+            all.collect()
+        };
+        let mut refused = 0;
+        let mut steps: Vec<u32> = self.refusals.limits.iter().map(|it| it.step).collect();
+        steps.dedup();
+        for step in steps {
+            let own = self.refusals.limits.iter().filter(|it| it.step == step);
+            let until = own.clone().map(|limit| limit.until).max().unwrap_or(now);
+            let limits: Vec<_> = own
+                .map(|limit| (limit.network, Some(limit.rate())))
+                .collect();
+            refused += bans::keep(
+                shared,
+                &bans::Kept {
+                    networks: &networks(&limits),
+                    kind: Kind::Ban,
+                    seconds: seconds_to(until, now),
+                    cause: &format!("defence, step {step}"),
+                },
+            )?;
+        }
+        let spared: Vec<_> = self.refusals.spared.iter().map(|it| (*it, None)).collect();
+        refused += bans::keep(
+            shared,
+            &bans::Kept {
+                networks: &networks(&spared),
+                kind: Kind::Spared,
+                seconds: KEEP_SECONDS,
+                cause: "defence",
+            },
+        )?;
+        match refused {
+            0 => Ok(()),
+            refused => Err(format!(
+                "there was no room for {refused} networks among the bans"
+            )),
+        }
+    }
+
+    fn put_forms(&self, shared: &Shared, forms: &[Form], now: u64) {
+        let tick = shared.plane.now();
+        let result: Result<(), std::convert::Infallible> = shared.change_settings(|settings| {
+            settings.forms = [engine::Form::NONE; FORMS_MAX as usize];
+            for (to, form) in settings.forms.iter_mut().zip(forms) {
+                *to = form.compiled(tick.after_seconds(seconds_to(form.until, now)));
+            }
+            settings.flags &= !SETTING_FORMS;
+            if !forms.is_empty() {
+                settings.flags |= SETTING_FORMS;
+            }
+            Ok(())
+        });
+        let Ok(()) = result;
+    }
+
     fn take(&mut self, shared: &Shared, step: &Step) -> Result<(), String> {
         match &step.action {
-            Action::Limit { .. } | Action::Form => Ok(()),
+            Action::Limit { .. } => Ok(()),
+            Action::Form if self.refusals.forms.len() >= FORMS_MAX as usize => {
+                Err(format!("{FORMS_MAX} forms are refused already"))
+            }
+            Action::Form => Ok(()),
             Action::Cookies => self.begin_cookies(shared),
             Action::Ban { networks } => {
                 let wish = bans::Wish {
                     list: BanList::Banned,
                     seconds: Some((step.until - step.began) as u32),
                     cause: Some(format!("defence, step {}", step.number)),
+                    rate: None,
                     more: false,
                 };
                 match bans::add(shared, &wish, &prefixes(networks)) {
@@ -118,8 +277,7 @@ impl Hands {
             Action::Limit { .. } | Action::Form => {}
             Action::Cookies => self.end_cookies(shared),
             Action::Ban { networks } => {
-                // Those that are over are gone already.
-                bans::remove(shared, BanList::Banned, &prefixes(networks));
+                bans::unban(shared, &prefixes(networks));
             }
             Action::Timeouts { .. } => self.end_timeouts(shared),
         }

@@ -1,13 +1,14 @@
 //! Whom to leave alone, as far as this host knows: itself, whoever is logged in, gateways, resolvers.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use keepstate_defence::{Exemption, Network, Why};
 use nix::ifaddrs::getifaddrs;
 
-/// The port that operators come by.
+/// The port that operators come by, and what names others.
 const SSH_PORT: u16 = 22;
+const SSHD_CONFIG: &str = "/etc/ssh/sshd_config";
 
 /// Of each kind, so that nobody who opens many connections makes a list without end.
 const EACH_MAX: usize = 64;
@@ -44,23 +45,40 @@ fn own() -> Vec<IpAddr> {
     addresses.collect()
 }
 
-/// Ends of established connections to the port of SSH.
+/// Ends of established connections to the ports of SSH.
 fn operators() -> Vec<IpAddr> {
+    let config = fs::read_to_string(SSHD_CONFIG).unwrap_or_default();
+    let ports = ssh_ports(&config);
     let files = ["/proc/net/tcp", "/proc/net/tcp6"];
     let texts = files.map(|file| fs::read_to_string(file).unwrap_or_default());
     texts
         .iter()
-        .flat_map(|text| text.lines().filter_map(operator))
+        .flat_map(|text| text.lines().filter_map(|line| operator(line, &ports)))
         .collect()
 }
 
+/// Port 22, and those that `Port` and `ListenAddress` name in a configuration of sshd, if they can be read.
+fn ssh_ports(config: &str) -> Vec<u16> {
+    let named = config.lines().filter_map(|line| {
+        let mut words = line.split([' ', '\t', '=']).filter(|word| !word.is_empty());
+        let (key, value) = (words.next()?, words.next()?);
+        match &*key.to_ascii_lowercase() {
+            "port" => value.parse().ok(),
+            "listenaddress" => value.parse::<SocketAddr>().ok().map(|it| it.port()),
+            _ => None,
+        }
+    });
+    std::iter::once(SSH_PORT).chain(named).collect()
+}
+
 /// From a line of `/proc/net/tcp`: number, own end, other end, state.
-fn operator(line: &str) -> Option<IpAddr> {
+fn operator(line: &str, ports: &[u16]) -> Option<IpAddr> {
     const ESTABLISHED: &str = "01";
     let mut words = line.split_whitespace().skip(1);
     let (own, other, state) = (words.next()?, words.next()?, words.next()?);
     let (_, port) = own.split_once(':')?;
-    let is_operator = state == ESTABLISHED && u16::from_str_radix(port, 16) == Ok(SSH_PORT);
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let is_operator = state == ESTABLISHED && ports.contains(&port);
     let (address, _) = other.split_once(':')?;
     is_operator.then(|| address_of(address)).flatten()
 }
@@ -111,10 +129,21 @@ mod tests {
     fn lines_of_proc_are_read() {
         let line = "   1: 0100007F:0016 05000A0A:C350 01 00000000:00000000 00:00000000 00000000";
         #[cfg(target_endian = "little")]
-        assert_eq!(operator(line), Some(Ipv4Addr::new(10, 10, 0, 5).into()));
-        assert_eq!(operator(&line.replace(":0016", ":0050")), None);
-        assert_eq!(operator(&line.replace(" 01 ", " 0A ")), None);
-        assert_eq!(operator("  sl  local_address rem_address   st"), None);
+        assert_eq!(
+            operator(line, &[22]),
+            Some(Ipv4Addr::new(10, 10, 0, 5).into())
+        );
+        assert_eq!(operator(&line.replace(":0016", ":0050"), &[22]), None);
+        #[cfg(target_endian = "little")]
+        assert!(operator(&line.replace(":0016", ":0050"), &[22, 80]).is_some());
+        assert_eq!(operator(&line.replace(" 01 ", " 0A "), &[22]), None);
+        assert_eq!(
+            operator("  sl  local_address rem_address   st", &[22]),
+            None
+        );
+        let config =
+            "# Port 9\nPort 2222\nListenAddress 10.0.0.1:2022\nListenAddress ::\nport=443\n";
+        assert_eq!(ssh_ports(config), [22, 2222, 2022, 443]);
         let mapped = "0000000000000000FFFF00000100A8C0";
         #[cfg(target_endian = "little")]
         assert_eq!(

@@ -11,16 +11,18 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use keepstate_api::{DefenceStatus, FailureKind, Reply};
+use keepstate_api::{DefenceStatus, DefenceSummary, FailureKind, Reply};
 use keepstate_defence::{
-    Action, Attack, Defence, Exemption, Exemptions, Gauges, Mode, Network, Order, Sample, Why,
-    held, next_mask,
+    Action, Attack, Defence, Exemption, Exemptions, Gauges, Mode, Network, Order, Sample,
+    StepState, Why, held, next_mask,
 };
 use keepstate_engine::ban::Kind;
 use keepstate_engine::event::{Event, EventKind};
 use keepstate_engine::host::{FlowMemory, Words};
-use keepstate_engine::settings::SETTING_SAMPLES;
+use keepstate_engine::refusal::Form;
+use keepstate_engine::settings::{SETTING_SAMPLES, Settings};
 use keepstate_engine::table::{self, gauges};
+use keepstate_engine::time::Tick;
 use serde::{Deserialize, Serialize};
 
 use self::hands::Hands;
@@ -137,7 +139,14 @@ pub(super) fn run(shared: &Shared) {
     {
         let mut state = lock(&shared.defence.state);
         // What a daemon has left that was killed.
-        state.hands.tidy(shared);
+        let left = state.hands.tidy(shared);
+        if !left.is_empty() {
+            eprintln!(
+                "keepstate: undone what steps of an earlier daemon had left in force: {}; its bans stay",
+                left.join(", ")
+            );
+        }
+        shared.defence.keep(&mut state);
         sample(shared, state.defence.mode(), 0);
         state.lost_before = lost_events(shared);
     }
@@ -211,6 +220,11 @@ fn act(shared: &Shared, state: &mut State, orders: &[Order]) {
                 step.action.name(),
                 step.cause
             ),
+            Order::Extend(step) => eprintln!(
+                "keepstate: step {} takes in {} networks more",
+                step.number,
+                step.action.networks().len()
+            ),
             Order::End(step) => {
                 crate::complain!(
                     "keepstate: step {} ends: {}",
@@ -224,6 +238,9 @@ fn act(shared: &Shared, state: &mut State, orders: &[Order]) {
     for (number, why) in hands.carry_out(shared, defence, orders) {
         crate::complain!("keepstate: step {number} failed: {why}");
         defence.failed(number, why);
+    }
+    if let Some(why) = hands.refuse(shared, defence.refusals(), defence.now()) {
+        eprintln!("keepstate: {why}");
     }
     shared.defence.keep(state);
 }
@@ -292,8 +309,8 @@ fn survey(shared: &Shared, defence: &mut Defence) {
                 let end = buckets.min(start.saturating_add(BUCKETS_PER_STEP));
                 let now = shared.plane.now();
                 table::visit(&table.flows(), family, start..end, now, |entry| {
-                    if let Some((source, destination)) = held(entry, &settings, now) {
-                        defence.hold(source, destination, 1.0);
+                    if let Some(held) = held(entry, &settings, now) {
+                        defence.hold(&held, 1.0);
                     }
                 });
             }
@@ -310,6 +327,28 @@ fn exemptions(shared: &Shared) -> Vec<Exemption> {
         });
     });
     exempt
+}
+
+/// Forms that are refused now, as the engine has them.
+pub(super) fn forms(settings: &Settings, now: Tick) -> Vec<[u32; 13]> {
+    let is_used = |form: &&Form| form.flags != 0 && !Tick(form.until).has_passed(now);
+    let forms = settings.forms.iter().filter(is_used);
+    forms.map(|form| form.words()).collect()
+}
+
+pub(super) fn summary(shared: &Shared) -> DefenceSummary {
+    let state = lock(&shared.defence.state);
+    let attacks = state.defence.attacks().iter();
+    let going_on = attacks.filter(|attack| !attack.is_over);
+    let steps = state.defence.steps().iter();
+    let active = steps.filter(|step| step.state == StepState::Active);
+    DefenceSummary {
+        mode: state.defence.mode(),
+        attacks: going_on
+            .map(|attack| attack.kind.name().to_owned())
+            .collect(),
+        steps: active.map(|step| step.action.name().to_owned()).collect(),
+    }
 }
 
 pub(super) fn status(shared: &Shared) -> Result<Reply, PlaneError> {
