@@ -189,6 +189,7 @@ fn ask_to_ban(model: &mut Model, source: Option<IpAddr>) {
             networks: vec![network],
             seconds: Some(BAN_SECONDS),
             cause: Some("keepstate top".to_owned()),
+            limit: None,
             more: false,
         }),
     };

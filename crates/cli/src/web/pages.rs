@@ -286,6 +286,7 @@ fn wanted(path: &str, body: &[u8]) -> Result<Option<Request>, serde_json::Error>
             networks: vec![serde_json::from_slice(body)?],
             seconds: Some(BAN_SECONDS),
             cause: Some("keepstate web".to_owned()),
+            limit: None,
             more: false,
         },
         "/api/unban" => Request::Unban {
