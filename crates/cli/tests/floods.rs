@@ -458,9 +458,17 @@ fn a_forged_flood_is_refused_by_its_form() {
     network.waits_for(10, "it is not stopped", |status| {
         status["attacks"][0]["passed"].as_f64() < Some(20.0)
     });
-    let status = network.json(&["status"]);
-    let refused = status["traffic"]["reasons"]["form_refused"].as_u64();
-    assert!(refused > Some(500), "{status}");
+    let refused = || {
+        let status = network.json(&["status"]);
+        status["traffic"]["reasons"]["form_refused"].as_u64()
+    };
+    for _ in 0..40 {
+        if refused() > Some(500) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(250));
+    }
+    assert!(refused() > Some(500), "{:?}", refused());
     assert!(network.fetches(SERVER_V4, "5"));
     let packet = "udp 198.51.100.9:5000 > 10.91.0.1:9999 len 64 in eth0";
     let told = network.succeeds(&["explain", packet]);
