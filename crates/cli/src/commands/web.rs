@@ -13,7 +13,7 @@ const PORT: u16 = 9477;
 
 /// Serve the dashboard, and /metrics, from a process without rights.
 ///
-/// Without options as [web] in keepstate.toml says. See docs/operating.md.
+/// Without options as `[web]` in keepstate.toml says. See docs/operating.md.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Where to listen; 127.0.0.1:9477 unless told otherwise.
