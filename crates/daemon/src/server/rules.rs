@@ -498,6 +498,7 @@ fn is_loaded_from(compiled: &PolicyHeader, loaded: &PolicyHeader) -> bool {
     *compiled
         == PolicyHeader {
             epoch: compiled.epoch,
+            generation: compiled.generation,
             settled: compiled.settled,
             flags: loaded.flags & !POLICY_UNSETTLED,
             ..*loaded
