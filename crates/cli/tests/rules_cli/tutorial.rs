@@ -465,7 +465,13 @@ time.sleep(60)
 
 fn shorter(hosts: &Hosts, _: &str) {
     established(hosts, 300);
-    hosts.closed(443);
+    // On a busy machine a FIN is sent again, to a socket that is gone, and a reset ends the flow.
+    for _ in 0..5 {
+        hosts.closed(443);
+        if hosts.flows(&["--dport", "443"]).contains("TIME_WAIT") {
+            break;
+        }
+    }
     let left = hosts.seconds("tcp", "443", "TIME_WAIT");
     assert!((10..=30).contains(&left), "{left}");
 }
