@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use aya::Ebpf;
 use aya::maps::Array;
-use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, XdpMode};
+use aya::programs::{ProgramError, TestRun as _, TestRunAttrs, TestRunOptions, XdpMode};
 use keepstate_sim::build::{Body, Packet, SYN, Tcp};
 
 use super::network::{Network, PORT};
@@ -15,7 +15,7 @@ use crate::template::sum;
 
 /// Frames go out in bursts: a veth's queue holds 256, and of the numbers that each test run takes there are 65,534,
 /// which come back in a second or so.
-const BURST_FRAMES: u32 = 128;
+const BURST_FRAMES: u32 = 192;
 const BURST_MAX: Duration = Duration::from_millis(1);
 const BATCH: u32 = 64;
 /// What was missed is made up for, up to so many frames: by bursts one after the other, between which a queue empties.
@@ -73,12 +73,17 @@ impl<'a> Attacker<'a> {
                     std::thread::sleep(pause);
                     continue;
                 }
-                program.test_run(TestRunOptions {
+                let ran = program.test_run(TestRunOptions {
                     data_in: Some(frame),
                     repeat: BURST_FRAMES,
                     attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
                     ..TestRunOptions::default()
-                })?;
+                });
+                if is_out_of_numbers(&ran) {
+                    std::thread::sleep(BURST_MAX);
+                    continue;
+                }
+                ran?;
                 sent += u64::from(BURST_FRAMES);
                 accounted += u64::from(BURST_FRAMES);
                 std::thread::yield_now();
@@ -86,6 +91,12 @@ impl<'a> Attacker<'a> {
             Ok(sent as f64 / begun.elapsed().as_secs_f64())
         })?
     }
+}
+
+/// Whether all numbers of test runs are taken.
+fn is_out_of_numbers<T>(ran: &Result<T, ProgramError>) -> bool {
+    matches!(ran, Err(ProgramError::SyscallError(error))
+        if error.io_error.raw_os_error() == Some(rustix::io::Errno::NOSPC.raw_os_error()))
 }
 
 /// A SYN with the options of Linux, without sender, number and checksums.

@@ -74,7 +74,11 @@ pub(crate) fn feed(command: &mut Command, text: &str) {
 /// Zeroes a table's counters, hands the frames to `receiver` by way of its peer `sender`, and waits until it has
 /// seen them.
 pub(crate) fn send(namespace: &Namespace, table: &str, frames: &[Vec<u8>], pause: &str) {
-    // IPv6 speaks up by itself when a device comes up: what it sent is not to be counted.
+    // IPv6 speaks up by itself when a device comes up: what it sent is not to be counted. It would ask for routers
+    // again and again.
+    for device in ["sender", "receiver"] {
+        namespace.sysctl(&format!("net.ipv6.conf.{device}.router_solicitations"), "0");
+    }
     std::thread::sleep(Duration::from_secs(3));
     for program in ["iptables", "ip6tables"] {
         namespace.run(program, &["-t", table, "-Z"]);
