@@ -259,15 +259,7 @@ fn judge(policy: &mut Policy, frames: &[Vec<u8>]) {
 }
 
 fn prepare(namespace: &Namespace) {
-    for words in [
-        "link add name sender type veth peer name receiver",
-        "link set dev receiver address 02:00:00:00:00:01",
-        "link set sender up",
-        "link set receiver up",
-    ] {
-        let words: Vec<_> = words.split(' ').collect();
-        namespace.run("ip", &words);
-    }
+    beside_linux::connect(namespace);
     feed(namespace.command("ipset").arg("restore"), &sets::script());
     for (program, family) in [("iptables", Family::V4), ("ip6tables", Family::V6)] {
         let text = table(family).replacen(

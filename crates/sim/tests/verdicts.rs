@@ -387,33 +387,17 @@ struct Linux {
 impl Linux {
     fn new() -> Self {
         let namespace = Namespace::new("verdicts");
-        for words in [
-            "link add name sender type veth peer name receiver",
-            "link add name nowhere type veth peer name void",
-            "link set nowhere arp off",
-            "link set void up",
-            "link set dev receiver address 02:00:00:00:00:01",
-            "link set sender up",
-            "link set receiver up",
-            "link set nowhere up",
-            "address add 10.0.0.1/32 dev nowhere",
-            "address add 2001:db8::1/128 dev nowhere nodad",
-            "route add default dev nowhere",
-            "-6 route add default dev nowhere",
-        ] {
-            let words: Vec<_> = words.split(' ').collect();
-            namespace.run("ip", &words);
-        }
+        beside_linux::connect(&namespace);
+        let addresses = [
+            "10.0.0.1/32 dev nowhere",
+            "2001:db8::1/128 dev nowhere nodad",
+        ];
+        beside_linux::forward(&namespace, &addresses);
         for (name, value) in [
             ("net.ipv6.conf.sender.disable_ipv6", "1"),
             ("net.ipv6.conf.void.disable_ipv6", "1"),
-            ("net.ipv4.ip_forward", "1"),
-            ("net.ipv6.conf.all.forwarding", "1"),
-            ("net.ipv4.conf.all.rp_filter", "0"),
-            ("net.ipv4.conf.receiver.rp_filter", "0"),
             ("net.ipv4.conf.all.send_redirects", "0"),
             ("net.ipv4.conf.receiver.accept_redirects", "0"),
-            ("net.netfilter.nf_conntrack_checksum", "0"),
             ("net.netfilter.nf_conntrack_acct", "1"),
         ] {
             namespace.sysctl(name, value);

@@ -71,6 +71,59 @@ pub(crate) fn feed(command: &mut Command, text: &str) {
     assert!(child.wait().expect("it ends").success(), "{command:?}");
 }
 
+/// Makes the device `receiver`, and its peer `sender`.
+pub(crate) fn connect(namespace: &Namespace) {
+    ip(
+        namespace,
+        &[
+            "link add name sender type veth peer name receiver",
+            "link set dev receiver address 02:00:00:00:00:01",
+            "link set sender up",
+            "link set receiver up",
+        ],
+    );
+}
+
+/// Forwards what comes by `receiver`, to a device on whose other end it is for nobody. The host has these addresses (as
+/// `ip address add` takes them).
+pub(crate) fn forward(namespace: &Namespace, addresses: &[&str]) {
+    ip(
+        namespace,
+        &[
+            "link add name nowhere type veth peer name void",
+            "link set nowhere arp off",
+            "link set void up",
+            "link set nowhere up",
+        ],
+    );
+    for address in addresses {
+        ip(namespace, &[&format!("address add {address}")]);
+    }
+    ip(
+        namespace,
+        &[
+            "route add default dev nowhere",
+            "-6 route add default dev nowhere",
+        ],
+    );
+    for (name, value) in [
+        ("net.ipv4.ip_forward", "1"),
+        ("net.ipv6.conf.all.forwarding", "1"),
+        ("net.ipv4.conf.all.rp_filter", "0"),
+        ("net.ipv4.conf.receiver.rp_filter", "0"),
+        ("net.netfilter.nf_conntrack_checksum", "0"),
+    ] {
+        namespace.sysctl(name, value);
+    }
+}
+
+fn ip(namespace: &Namespace, commands: &[&str]) {
+    for command in commands {
+        let words: Vec<_> = command.split(' ').collect();
+        namespace.run("ip", &words);
+    }
+}
+
 /// Zeroes a table's counters, hands the frames to `receiver` by way of its peer `sender`, and waits until it has
 /// seen them.
 pub(crate) fn send(namespace: &Namespace, table: &str, frames: &[Vec<u8>], pause: &str) {

@@ -116,34 +116,11 @@ fn judge(policy: &mut Policy, frames: &[Vec<u8>]) {
 
 /// What comes by `receiver` leaves by a device on whose other end it is for nobody.
 fn prepare(namespace: &Namespace) {
-    for words in [
-        "link add name sender type veth peer name receiver",
-        "link add name nowhere type veth peer name void",
-        "link set nowhere arp off",
-        "link set void up",
-        "link set dev receiver address 02:00:00:00:00:01",
-        "link set sender up",
-        "link set receiver up",
-        "link set nowhere up",
-        "address add 192.0.2.1/32 dev nowhere",
-        "route add default dev nowhere",
-        "-6 route add default dev nowhere",
-    ] {
-        let words: Vec<_> = words.split(' ').collect();
-        namespace.run("ip", &words);
-    }
+    beside_linux::connect(namespace);
+    beside_linux::forward(namespace, &["192.0.2.1/32 dev nowhere"]);
     for (program, family) in [("iptables", Family::V4), ("ip6tables", Family::V6)] {
         let mut restore = namespace.command(&format!("{program}-restore"));
         feed(&mut restore, &table(family));
-    }
-    for assignment in [
-        "net.ipv4.ip_forward=1",
-        "net.ipv6.conf.all.forwarding=1",
-        "net.ipv4.conf.all.rp_filter=0",
-        "net.ipv4.conf.receiver.rp_filter=0",
-        "net.netfilter.nf_conntrack_checksum=0",
-    ] {
-        namespace.run("sysctl", &["-q", "-w", assignment]);
     }
 }
 
