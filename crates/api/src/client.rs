@@ -35,7 +35,10 @@ pub enum ClientError {
         #[source]
         error: io::Error,
     },
-    #[error("the daemon speaks version {found} of the protocol and this program {PROTOCOL}")]
+    #[error(
+        "the daemon is of another version (it speaks version {found} of the protocol, this program {PROTOCOL}): start it \
+         again with `systemctl restart keepstate`, or end it with SIGTERM and say `keepstate up`; it filters on meanwhile"
+    )]
     Version { found: u32 },
     #[error("the daemon hung up")]
     HungUp,

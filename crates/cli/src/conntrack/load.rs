@@ -7,6 +7,7 @@ use super::act::Session;
 use super::invocation::Invocation;
 use super::options::Command;
 use super::problem::Problem;
+use crate::progress::Progress;
 
 /// Longest line, as for conntrack.
 const LINE_BYTES_MAX: usize = 10_240;
@@ -32,8 +33,10 @@ pub(super) fn run(path: &str, say: &mut dyn FnMut(&str)) -> Result<(), Problem> 
         invocations.push(invocation);
     }
     let mut session = Session::default();
+    let progress = Progress::of("flows", invocations.len());
     for invocation in &invocations {
         session.run(invocation)?;
+        progress.advance(1);
     }
     Ok(())
 }

@@ -69,9 +69,11 @@ fn missing() -> Vec<Finding> {
     if !Path::new("/sys/kernel/btf/vmlinux").exists() {
         found.push(Finding {
             name: "no-btf",
-            severity: Severity::Error,
+            severity: Severity::Note,
             message: "the kernel does not describe its types".to_owned(),
-            cause: "it was built without CONFIG_DEBUG_INFO_BTF".to_owned(),
+            cause: "it was built without CONFIG_DEBUG_INFO_BTF: the programs do not ask for it, but were tried on no \
+                    such kernel"
+                .to_owned(),
             evidence: "/sys/kernel/btf/vmlinux does not exist".to_owned(),
             command: None,
         });

@@ -56,6 +56,7 @@ use self::events::Hub;
 use self::expiry::Expiry;
 use self::log::InvalidLog;
 pub use self::plane::{EventSource, Plane, PlaneError, WitnessSource};
+pub(crate) use self::rules::errors;
 pub use self::rules::{ApplyError, Rules};
 use self::timeouts::Timeouts;
 use crate::journal::{Journal, Priority};
@@ -223,7 +224,12 @@ impl Changer {
             Ok(Some(_)) => "rules in force",
             _ => "no rules",
         };
-        format!("{interfaces} interfaces, {flows} flows, {rules}")
+        let noun = if interfaces == 1 {
+            "interface"
+        } else {
+            "interfaces"
+        };
+        format!("{interfaces} {noun}, {flows} flows, {rules}")
     }
 
     /// Says what somebody should look at.
