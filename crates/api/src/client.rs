@@ -36,8 +36,9 @@ pub enum ClientError {
         error: io::Error,
     },
     #[error(
-        "the daemon is of another version (it speaks version {found} of the protocol, this program {PROTOCOL}): start it \
-         again with `systemctl restart keepstate`, or end it with SIGTERM and say `keepstate up`; it filters on meanwhile"
+        "the daemon is of another version (it speaks version {found} of the protocol, this program {PROTOCOL}): \
+         `keepstate up --check` says whether this one can take over from it, by `systemctl restart keepstate`, \
+         or by SIGTERM and `keepstate up`"
     )]
     Version { found: u32 },
     #[error("the daemon hung up")]
