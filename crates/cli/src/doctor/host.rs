@@ -144,8 +144,9 @@ fn others(processes: &[String]) -> Vec<Finding> {
             "dockerd",
             "Docker",
             Severity::Warning,
-            "published ports go through its NAT in the kernel's iptables, which sees packets after Keepstate",
-            "keepstate events --follow 'chain FORWARD'",
+            "its NAT is the kernel's, and Keepstate sees packets on the wire: what comes to published ports is INPUT's, and \
+             answers to what containers ask for belong to no flow, so that a policy of DROP refuses them",
+            "keepstate events --follow 'verdict drop'",
         ),
         (
             "fail2ban-server",
