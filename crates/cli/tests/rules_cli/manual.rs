@@ -22,7 +22,7 @@ keepstate() {
     esac
 }
 # Ended as Ctrl-C would.
-live() { timeout --preserve-status -s INT 2 "$@" || [ $? = 130 ]; }
+live() { timeout --preserve-status -s INT 1 "$@" || [ $? = 130 ]; }
 # What only shows the form of a command.
 apt() { :; }
 systemctl() { [ "$1" != enable ] || command keepstate up; }
@@ -76,6 +76,12 @@ fn write_capture(path: &Path) -> std::io::Result<()> {
 
 /// Runs a page on a host of its own; what it printed.
 fn follow(test: &str, name: &str) -> Option<(Bench, String)> {
+    follow_all(test, &[name])
+}
+
+/// Runs pages on one host, one after the other.
+fn follow_all(test: &str, names: &[&str]) -> Option<(Bench, String)> {
+    let name = *names.last()?;
     if !programs_or_skip(test, &["bash", "tcpdump", "timeout"]) {
         return None;
     }
@@ -85,13 +91,16 @@ fn follow(test: &str, name: &str) -> Option<(Bench, String)> {
     }
     let bench = Bench::new(test, name)?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let page = match name {
-        "readme" => root.join("README.md"),
-        "readme-zh" => root.join("README.zh.md"),
-        name => root.join("docs/manual/src").join(format!("{name}.md")),
+    let read = |name: &&str| {
+        let page = match *name {
+            "readme" => root.join("README.md"),
+            "readme-zh" => root.join("README.zh.md"),
+            name => root.join("docs/manual/src").join(format!("{name}.md")),
+        };
+        std::fs::read_to_string(&page).expect("the page is there")
     };
-    let page = std::fs::read_to_string(&page).expect("the page is there");
-    bench.file("page.sh", &commands(&page));
+    let pages: String = names.iter().map(read).collect();
+    bench.file("page.sh", &commands(&pages));
     write_capture(&bench.directory.join("day.pcap")).expect("a capture can be written");
     let _ = std::os::unix::fs::symlink(root.join("examples"), bench.directory.join("examples"));
     let _ = std::os::unix::fs::symlink(KEEPSTATE, bench.directory.join("keepstate"));
@@ -111,24 +120,18 @@ fn follow(test: &str, name: &str) -> Option<(Bench, String)> {
 }
 
 #[test]
-fn a_web_server_is_protected_by_its_page() {
-    let Some((bench, told)) = follow("a_web_server_is_protected_by_its_page", "web-server") else {
+fn it_is_installed_and_a_web_server_protected_by_their_pages() {
+    let test = "it_is_installed_and_a_web_server_protected_by_their_pages";
+    let Some((bench, told)) = follow_all(test, &["install", "web-server"]) else {
         return;
     };
+    assert!(told.contains("interface   inner: in by"), "{told}");
     assert!(
         told.contains("verdict  ACCEPT") && told.contains("verdict  DROP"),
         "{told}"
     );
     let saved = std::fs::read_to_string(bench.directory.join("etc/rules.v4"));
     assert!(saved.expect("saved").contains("--hashlimit-name web"));
-}
-
-#[test]
-fn it_is_installed_by_its_page() {
-    let Some((_bench, told)) = follow("it_is_installed_by_its_page", "install") else {
-        return;
-    };
-    assert!(told.contains("interface   inner: in by"), "{told}");
 }
 
 #[test]
