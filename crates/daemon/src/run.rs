@@ -132,7 +132,7 @@ pub enum RunError {
     #[error(
         "what an earlier daemon left in {0} filters on, but cannot be taken over: `keepstate down` takes it away"
     )]
-    Leftovers(PathBuf, #[source] KernelError),
+    Leftovers(PathBuf, #[source] Box<KernelError>),
     #[error(transparent)]
     Attach(#[from] AttachError),
     #[error(transparent)]
@@ -314,7 +314,7 @@ fn load(options: &Options) -> Result<(Kernel, Origin), RunError> {
         match adopted {
             Ok(kernel) => return Ok((kernel, Origin::Adopted)),
             Err(error) if attach::is_attached(&pins) => {
-                return Err(RunError::Leftovers(pins, error));
+                return Err(RunError::Leftovers(pins, Box::new(error)));
             }
             // A daemon was killed before it had pinned everything.
             Err(_) => {}
