@@ -59,10 +59,7 @@ impl Service {
             .stderr(log);
         service.daemon = Some(command.spawn().unwrap());
         let told = service.told(|told| told.starts_with("READY=1"));
-        assert_eq!(
-            told,
-            "READY=1\nSTATUS=1 interfaces, 0 flows, rules in force"
-        );
+        assert_eq!(told, "READY=1\nSTATUS=1 interface, 0 flows, rules in force");
         service
     }
 

@@ -34,7 +34,7 @@ pub(crate) struct Arguments {
     #[arg(required_unless_present = "capture", value_name = "PACKET")]
     packet_words: Option<Expression>,
 
-    /// Explain a packet of this capture instead, after those before it.
+    /// A packet of this capture, after those before it.
     #[arg(
         long,
         value_name = "FILE",
