@@ -163,8 +163,13 @@ pub fn run(
     let signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(RunError::Signals)?;
     mount_bpffs()?;
     confine::confine();
+    look_ahead(options).inspect_err(|_| {
+        // Nothing of a start that failed stays behind.
+        if !instance.filters() {
+            let _ = fs::remove_file(instance.lock());
+        }
+    })?;
     make_directory(&instance.state_directory())?;
-    look_ahead(options)?;
     let (kernel, origin) = load(options)?;
     match serve(options, kernel, origin, (signals, reload), ready) {
         Err(error) if origin == Origin::Fresh => {
