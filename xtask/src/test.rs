@@ -27,6 +27,7 @@ const TOOLS: &[Tool] = &[
     tool("hping3", "hping3", "segments out of window"),
     tool("scapy3", "python3-scapy", "SCTP and GRE"),
     tool("python3", "python3", "small servers in network namespaces"),
+    tool("tcpdump", "tcpdump", "the commands of the manual"),
     tool("setpriv", "util-linux", "commands of users without rights"),
     tool(
         "tshark",

@@ -35,7 +35,11 @@ pub enum ClientError {
         #[source]
         error: io::Error,
     },
-    #[error("the daemon speaks version {found} of the protocol and this program {PROTOCOL}")]
+    #[error(
+        "the daemon is of another version (it speaks version {found} of the protocol, this program {PROTOCOL}): \
+         `keepstate up --check` says whether this one can take over from it, by `systemctl restart keepstate`, \
+         or by SIGTERM and `keepstate up`"
+    )]
     Version { found: u32 },
     #[error("the daemon hung up")]
     HungUp,

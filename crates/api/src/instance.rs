@@ -60,6 +60,11 @@ impl Instance {
         Path::new(PINS).join(&self.0)
     }
 
+    /// Whether programs are pinned, which filter with a daemon or without. Who may not look is told of none.
+    pub fn filters(&self) -> bool {
+        std::fs::read_dir(self.pins()).is_ok_and(|mut pins| pins.next().is_some())
+    }
+
     fn run_file(&self, extension: &str) -> PathBuf {
         Path::new(RUN).join(format!("{}.{extension}", self.0))
     }

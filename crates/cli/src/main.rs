@@ -18,6 +18,7 @@ mod iptables;
 mod lockout;
 mod metrics;
 mod output;
+mod progress;
 mod rules;
 mod ruleset;
 mod running;

@@ -46,12 +46,12 @@ impl InstanceArgument {
     pub(crate) fn connect(&self) -> anyhow::Result<Client> {
         let connected = Client::connect(&self.instance);
         let is_absent = matches!(connected, Err(ClientError::NotRunning(_)));
-        connected.with_context(|| {
-            if is_absent {
-                "start one with `keepstate up`"
-            } else {
-                "the daemon cannot be asked"
+        connected.with_context(|| match is_absent {
+            true if self.instance.filters() => {
+                "the programs filter on by themselves, and `keepstate up` takes them over"
             }
+            true => "start one with `keepstate up`",
+            false => "the daemon cannot be asked",
         })
     }
 }

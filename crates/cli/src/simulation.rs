@@ -11,6 +11,7 @@ use keepstate_sim::locals::{LocalAddress, Locals};
 use keepstate_sim::replay::Options;
 use keepstate_sim::sysctl::Sysctl;
 
+use crate::progress::{Progress, Watched};
 use crate::rules::{RuleArguments, interface_bits, loaded};
 
 #[derive(Debug, Default, Args)]
@@ -79,10 +80,13 @@ impl SimulationArguments {
 }
 
 /// Opens a capture; `-` is standard input.
-pub(crate) fn open(capture: &Path) -> anyhow::Result<Box<dyn Read>> {
+pub(crate) fn open(capture: &Path) -> anyhow::Result<Watched<Box<dyn Read>>> {
+    const WHAT: &str = "reading";
     if capture.as_os_str() == "-" {
-        return Ok(Box::new(std::io::stdin().lock()));
+        let input = Box::new(std::io::stdin().lock());
+        return Ok(Watched::new(input, Progress::of_reading(WHAT, None)));
     }
     let file = File::open(capture).with_context(|| capture.display().to_string())?;
-    Ok(Box::new(file))
+    let progress = Progress::of_reading(WHAT, Some(&file));
+    Ok(Watched::new(Box::new(file), progress))
 }

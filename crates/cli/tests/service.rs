@@ -59,10 +59,7 @@ impl Service {
             .stderr(log);
         service.daemon = Some(command.spawn().unwrap());
         let told = service.told(|told| told.starts_with("READY=1"));
-        assert_eq!(
-            told,
-            "READY=1\nSTATUS=1 interfaces, 0 flows, rules in force"
-        );
+        assert_eq!(told, "READY=1\nSTATUS=1 interface, 0 flows, rules in force");
         service
     }
 
@@ -210,7 +207,7 @@ fn what_is_read_anew_is_put_in_force_or_nothing_is() {
     )
     .unwrap();
     service.configure(&configuration("flow_max = 6000\n"));
-    service.logs("keepstate.toml:4:1: unknown field `flow_max`");
+    service.logs("keepstate.toml:4:1: unknown key `flow_max`");
     assert!(rules().contains("--dport 8080"));
     // The table grows by programs that are loaded anew, with what the daemon may still do.
     service.succeeds(&["sysctl", "-w", "net.netfilter.nf_conntrack_max=300000"]);

@@ -27,7 +27,7 @@ use crate::netlink::{Interface, LinkLayer, Netlink};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttachError {
-    #[error("there is no interface {0}")]
+    #[error("there is no interface {0}: `ip -br link` lists those there are")]
     NoInterface(String),
     #[error("{0}: the loopback needs no firewall, its packets never leave the host")]
     Loopback(String),

@@ -24,6 +24,9 @@ const KEPT: [Capability; 5] = [
     Capability::CAP_CHOWN,
 ];
 
+/// So many of them, the first, it takes to load programs.
+const LOADING: usize = 3;
+
 /// Directories that it writes to.
 const WRITTEN: [&str; 3] = ["/run/keepstate", "/sys/fs/bpf", "/var/log"];
 
@@ -58,6 +61,15 @@ const REFUSED: [libc::c_long; 28] = [
     libc::SYS_settimeofday,
     libc::SYS_personality,
 ];
+
+/// Those without which no program can be loaded, where this process does not have them.
+pub(crate) fn missing() -> Vec<String> {
+    let Ok(there) = caps::read(None, CapSet::Permitted) else {
+        return Vec::new();
+    };
+    let missing = KEPT[..LOADING].iter().filter(|one| !there.contains(one));
+    missing.map(ToString::to_string).collect()
+}
 
 /// To be called while there is one thread. What cannot be given up is told, and kept.
 pub(crate) fn confine() {

@@ -52,6 +52,15 @@ impl Choice {
     }
 }
 
+/// Whether there are all that a user named.
+pub(crate) fn all_there(names: &[String], interfaces: &[Interface]) -> Result<(), AttachError> {
+    let is_there = |name: &&String| interfaces.iter().any(|known| known.name == **name);
+    match names.iter().find(|name| !is_there(name)) {
+        Some(missing) => Err(AttachError::NoInterface(missing.clone())),
+        None => Ok(()),
+    }
+}
+
 /// What is attached and to be attached.
 #[derive(Debug)]
 pub(crate) struct Follower {
@@ -74,10 +83,7 @@ impl Follower {
     pub(crate) fn begin(&self, programs: &mut Programs, pins: &Path) -> Result<(), AttachError> {
         let interfaces = attach::interfaces()?;
         if let Choice::Named(names) = &self.choice {
-            let is_there = |name: &&String| interfaces.iter().any(|known| known.name == **name);
-            if let Some(missing) = names.iter().find(|name| !is_there(name)) {
-                return Err(AttachError::NoInterface(missing.clone()));
-            }
+            all_there(names, &interfaces)?;
         }
         for interface in &interfaces {
             if self.choice.includes(interface, &interfaces) {

@@ -43,7 +43,8 @@ pub enum KernelError {
     #[error("the object has no map or program {0}")]
     Missing(String),
     #[error(
-        "pinned maps have layout {found}, this program has {}; take them down first",
+        "another version of keepstate filters here (its maps have layout {found}, those of this one {}), and goes on; \
+         this one cannot take over its flows: `keepstate down` ends it. See docs/operating.md#upgrading",
         LAYOUT
     )]
     Layout { found: u32 },

@@ -391,6 +391,10 @@ impl Plane for KernelPlane {
         self.change_size(buckets)
     }
 
+    fn is_loading(&self) -> bool {
+        self.resizing.try_lock().is_err()
+    }
+
     fn make_accounting(&self) -> Result<(), PlaneError> {
         let _guard = self.resizing.try_lock().map_err(|_| PlaneError::Resizing)?;
         if self.tables().len() > 1 {

@@ -20,6 +20,7 @@ use signal_hook::iterator::Signals;
 
 use crate::attach::{self, AttachError};
 use crate::confine;
+use crate::follow;
 use crate::kernel::{AttachMode, Kernel, KernelError, object_number, pinned_build};
 use crate::kernel_plane::KernelPlane;
 use crate::netlink::LinkChanges;
@@ -29,7 +30,7 @@ use crate::resize;
 use crate::server::sets;
 use crate::server::sysctl;
 use crate::server::{
-    Access, ApplyError, Changer, Origin, Plane, PlaneError, Rules, Server, ServerError,
+    Access, ApplyError, Changer, Origin, Plane, PlaneError, Rules, Server, ServerError, errors,
 };
 
 /// Flows that a table is made for unless told otherwise, as with Linux on larger machines.
@@ -110,6 +111,10 @@ pub enum RunError {
     Running(Instance),
     #[error("{0}")]
     File(PathBuf, #[source] io::Error),
+    #[error(
+        "this process lacks {0}: root has it, unless a unit, a container or `setpriv` took it away"
+    )]
+    Capabilities(String),
     #[error("bpffs cannot be mounted on {BPFFS}")]
     Mount(#[source] rustix::io::Errno),
     #[error("{}:{line}: {message}", path.display())]
@@ -124,6 +129,10 @@ pub enum RunError {
     Apply(ApplyError),
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    #[error(
+        "what an earlier daemon left in {0} filters on, but cannot be taken over: `keepstate down` takes it away"
+    )]
+    Leftovers(PathBuf, #[source] Box<KernelError>),
     #[error(transparent)]
     Attach(#[from] AttachError),
     #[error(transparent)]
@@ -154,6 +163,12 @@ pub fn run(
     let signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(RunError::Signals)?;
     mount_bpffs()?;
     confine::confine();
+    look_ahead(options).inspect_err(|_| {
+        // Nothing of a start that failed stays behind.
+        if !instance.filters() {
+            let _ = fs::remove_file(instance.lock());
+        }
+    })?;
     make_directory(&instance.state_directory())?;
     let (kernel, origin) = load(options)?;
     match serve(options, kernel, origin, (signals, reload), ready) {
@@ -165,6 +180,24 @@ pub fn run(
             Err(error)
         }
         result => result,
+    }
+}
+
+/// Mistakes that need not wait for the kernel to examine the programs.
+fn look_ahead(options: &Options) -> Result<(), RunError> {
+    let missing = confine::missing();
+    if !missing.is_empty() {
+        return Err(RunError::Capabilities(missing.join(", ")));
+    }
+    follow::all_there(&options.interfaces, &attach::interfaces()?)?;
+    let is_fresh = !find_adoptable(&options.instance)?;
+    let files = match is_fresh && options.rules.is_empty() {
+        true => &options.saved_rules,
+        false => &options.rules,
+    };
+    match errors(files) {
+        errors if errors.is_empty() => Ok(()),
+        errors => Err(RunError::Rules(errors)),
     }
 }
 
@@ -258,6 +291,15 @@ fn adopt_settings(plane: &dyn Plane, sysctls: &[Sysctl]) {
     plane.store_settings(&settings);
 }
 
+/// Whether programs filter that a daemon of this version would take over; an error where it could not.
+pub fn find_adoptable(instance: &Instance) -> Result<bool, RunError> {
+    match pinned_build(&instance.pins())? {
+        None => Ok(false),
+        Some((LAYOUT, _)) => Ok(true),
+        Some((found, _)) => Err(KernelError::Layout { found }.into()),
+    }
+}
+
 /// Programs and maps: those that are pinned, or new ones.
 fn load(options: &Options) -> Result<(Kernel, Origin), RunError> {
     let pins = options.instance.pins();
@@ -276,7 +318,9 @@ fn load(options: &Options) -> Result<(Kernel, Origin), RunError> {
         };
         match adopted {
             Ok(kernel) => return Ok((kernel, Origin::Adopted)),
-            Err(error) if attach::is_attached(&pins) => return Err(error.into()),
+            Err(error) if attach::is_attached(&pins) => {
+                return Err(RunError::Leftovers(pins, Box::new(error)));
+            }
             // A daemon was killed before it had pinned everything.
             Err(_) => {}
         }

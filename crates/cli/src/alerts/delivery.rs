@@ -90,7 +90,15 @@ fn deliver(receiver: &Receiver, wait: Wait, alert: &str) -> Result<(), String> {
             Receiver::Program(program) => start(program, alert),
         };
         match result {
-            Err(_) if attempt + 1 < wait.attempts => thread::sleep(wait.after(attempt)),
+            Err(error) if attempt + 1 < wait.attempts => {
+                if attempt == 0 {
+                    eprintln!(
+                        "keepstate: an alert could not be delivered, and is tried again up to {} times: {error}",
+                        wait.attempts - 1
+                    );
+                }
+                thread::sleep(wait.after(attempt));
+            }
             result => return result,
         }
     }

@@ -12,6 +12,7 @@ use keepstate_api::{
 
 use crate::duration::{in_words, seconds};
 use crate::output::stdout;
+use crate::progress::Progress;
 use crate::running::{Options, unexpected};
 
 /// Refuse all packets from addresses and networks, before anything else is asked.
@@ -159,6 +160,7 @@ fn add(
     let mut sum = Banned::default();
     let batches = networks.chunks(PREFIXES_MAX);
     let last = batches.len().saturating_sub(1);
+    let progress = Progress::of("networks", networks.len());
     for (number, batch) in batches.enumerate() {
         let request = Request::Ban {
             list,
@@ -175,7 +177,9 @@ fn add(
         sum.changed += banned.changed;
         sum.refused += banned.refused;
         sum.flows_ended += banned.flows_ended;
+        progress.advance(batch.len());
     }
+    progress.end();
     let mut out = stdout();
     if options.json {
         serde_json::to_writer(&mut out, &sum)?;
@@ -200,6 +204,7 @@ fn add(
 fn delete(list: BanList, networks: &[Prefix], options: &Options) -> anyhow::Result<ExitCode> {
     let mut client = options.instance.connect()?;
     let (mut removed, mut missing) = (0, Vec::new());
+    let progress = Progress::of("networks", networks.len());
     for batch in networks.chunks(PREFIXES_MAX) {
         let request = Request::Unban {
             list,
@@ -214,7 +219,9 @@ fn delete(list: BanList, networks: &[Prefix], options: &Options) -> anyhow::Resu
         };
         removed += some;
         missing.extend(others);
+        progress.advance(batch.len());
     }
+    progress.end();
     if options.json {
         let mut out = stdout();
         let told = serde_json::json!({ "removed": removed, "missing": missing });

@@ -172,7 +172,12 @@ fn add_options(page: &mut String, command: &Command, name: &str) {
         let names: Vec<String> = short.into_iter().chain(long).collect();
         let names = format!("{} {values}", names.join(", "));
         let help = argument.get_long_help().or(argument.get_help());
-        let help = help.map(|help| told(&help).replace("\n\n", ". ").replace('\n', " "));
+        let help = help.map(|help| {
+            told(&help)
+                .replace(".\n\n", "\n\n")
+                .replace("\n\n", ". ")
+                .replace('\n', " ")
+        });
         let help = help.unwrap_or_default();
         page.push_str(&format!("| `{}` | {help} |\n", names.trim()));
     }

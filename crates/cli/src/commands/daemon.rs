@@ -13,6 +13,7 @@ use keepstate_daemon::run::{
     run as run_daemon,
 };
 use keepstate_sim::sysctl::Sysctl;
+use rustix::io::Errno;
 use serde::Deserialize;
 
 use crate::config::{self, ConfigArgument, Configuration, Mistake, ROOM_MAX};
@@ -167,10 +168,50 @@ pub(crate) fn serve(start: &StartArguments) -> anyhow::Result<ExitCode> {
         }
         Err(RunError::Running(instance)) => anyhow::bail!(
             "a daemon for instance {instance} runs already; ask it with `keepstate status`, change \
-             its rules with `keepstate apply`, or end it with `keepstate down`"
+             its rules with `keepstate apply`, or end it with `keepstate down`. A unit takes it over once it has \
+             got a SIGTERM"
         ),
-        Err(error) => Err(error.into()),
+        Err(error) => {
+            let hint = hint(&error);
+            let error = anyhow::Error::from(error);
+            Err(match hint {
+                Some(hint) => error.context(hint),
+                None => error,
+            })
+        }
     }
+}
+
+/// What may be behind a system call that failed while programs were loaded, and what to do.
+fn hint(error: &RunError) -> Option<&'static str> {
+    if !matches!(error, RunError::Kernel(_) | RunError::Leftovers(..)) {
+        return None;
+    }
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(one) = cause {
+        let failed = one.downcast_ref::<std::io::Error>();
+        if let Some(number) = failed.and_then(std::io::Error::raw_os_error) {
+            return match Errno::from_raw_os_error(number) {
+                Errno::PERM | Errno::ACCESS => Some(
+                    "the kernel lets this process load no programs: seccomp, a security module or lockdown may forbid it, \
+                     see `journalctl -k`",
+                ),
+                Errno::MFILE | Errno::NFILE => {
+                    Some("too few files may be open: `ulimit -n 1024` is enough")
+                }
+                Errno::NOMEM | Errno::NOSPC => Some(
+                    "there is not enough memory: `keepstate tune` says how much a size of the table takes, flows_max sets it",
+                ),
+                Errno::NOSYS | Errno::INVAL => Some(
+                    "this kernel cannot run the programs: Linux 6.1 is the oldest that they are tried on, see \
+                     `keepstate doctor`",
+                ),
+                _ => None,
+            };
+        }
+        cause = one.source();
+    }
+    None
 }
 
 fn configuration(start: &StartArguments) -> anyhow::Result<Configuration> {

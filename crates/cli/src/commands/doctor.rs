@@ -36,7 +36,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let is_alone = client.is_none();
     let findings = match client {
         Some(mut client) => doctor::examine(&mut client)?,
-        None => doctor::examine_host(),
+        None => doctor::examine_host(&arguments.instance.instance),
     };
     let mut out = stdout();
     if arguments.json {

@@ -9,10 +9,11 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use keepstate_sim::capture::Reader;
-use keepstate_sim::explain::{Explanation, Tone, explain_expression, explain_frame};
+use keepstate_sim::explain::{Explanation, Line, Tone, explain_expression, explain_frame};
 use keepstate_sim::expression::{Expression, Pretended};
 use keepstate_sim::plane::Recorder;
 use keepstate_sim::replay::{Options, Replay};
+use serde_json::json;
 
 use crate::output::{Colour, Paint, stdout};
 use crate::running::InstanceArgument;
@@ -33,7 +34,7 @@ pub(crate) struct Arguments {
     #[arg(required_unless_present = "capture", value_name = "PACKET")]
     packet_words: Option<Expression>,
 
-    /// Explain a packet of this capture instead, after those before it.
+    /// A packet of this capture, after those before it.
     #[arg(
         long,
         value_name = "FILE",
@@ -49,6 +50,10 @@ pub(crate) struct Arguments {
     /// The state to pretend, as `state` in the packet's words.
     #[arg(long, value_enum, conflicts_with = "capture")]
     state: Option<StateArgument>,
+
+    /// Print a JSON object.
+    #[arg(long)]
+    json: bool,
 
     #[command(flatten)]
     simulation: SimulationArguments,
@@ -76,7 +81,12 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         (None, _, _) => bail!("no packet is named"),
     };
     let mut out = stdout();
-    print(&mut out, &explanation, Colour::of_stdout())?;
+    if arguments.json {
+        serde_json::to_writer(&mut out, &as_json(&explanation))?;
+        writeln!(out)?;
+    } else {
+        print(&mut out, &explanation, Colour::of_stdout())?;
+    }
     out.flush()?;
     Ok(ExitCode::SUCCESS)
 }
@@ -122,6 +132,22 @@ fn of_capture(capture: &Path, packet: u64, arguments: &Arguments) -> anyhow::Res
         replay.plane().observer.take();
     }
     bail!("{}: there are only {} packets", name(), reader.frames());
+}
+
+fn as_json(explanation: &Explanation) -> serde_json::Value {
+    let outcome = &explanation.outcome;
+    json!({
+        "state": outcome.state.name(),
+        "verdict": outcome.verdict.name(),
+        "reason": outcome.reason.map(|reason| reason.name()),
+        "steps": steps(explanation),
+    })
+}
+
+/// Of each step what it is about, and what came of it.
+pub(crate) fn steps(explanation: &Explanation) -> serde_json::Value {
+    let step = |line: &Line| json!({"topic": line.topic, "text": line.text});
+    explanation.lines.iter().map(step).collect()
 }
 
 /// A line for each step.

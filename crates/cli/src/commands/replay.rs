@@ -67,7 +67,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         ..arguments.simulation.options(in_interface, out_interface)?
     };
     let name = arguments.capture.display();
-    let input = open(&arguments.capture)?;
+    let input = open(&arguments.capture)?.beside_output();
     let mut reader = Reader::new(input).with_context(|| name.to_string())?;
     let settings = options.settings();
     let table = Options::table(&settings);

@@ -70,7 +70,7 @@ fn the_overview_names_every_command() {
 
 /// Commands that list nothing, or in a form that programs read: rules, OpenMetrics, IPFIX, completions. Of `explain` each
 /// line is for people; `trace` and `replay` have the same for programs.
-const WITHOUT_JSON: [&str; 27] = [
+const WITHOUT_JSON: [&str; 26] = [
     "demo",
     "up",
     "down",
@@ -85,7 +85,6 @@ const WITHOUT_JSON: [&str; 27] = [
     "metrics",
     "alerts",
     "ipfix",
-    "explain",
     "capture",
     "replay",
     "daemon",

@@ -18,7 +18,7 @@ use keepstate_sim::replay::Options;
 use keepstate_sim::sysctl::Sysctl;
 use serde_json::json;
 
-use super::explain::{print, running};
+use super::explain::{print, running, steps};
 use crate::expression;
 use crate::output::{Colour, Paint, stdout};
 use crate::rules::{interface_bits, loaded};
@@ -257,13 +257,11 @@ fn show(
 }
 
 fn as_json(packet: &JudgedPacket, explanation: &Explanation) -> serde_json::Value {
-    let step =
-        |line: &keepstate_sim::explain::Line| json!({"topic": line.topic, "text": line.text});
     json!({
         "time_ns": packet.time_ns,
         "interface": packet.interface,
         "way": packet.way,
-        "steps": explanation.lines.iter().map(step).collect::<Vec<_>>(),
+        "steps": steps(explanation),
         "kernel": packet.packet,
         "agrees": agrees(&packet.packet, &explanation.outcome),
     })

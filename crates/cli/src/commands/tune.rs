@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use keepstate_api::{Reply, Request};
@@ -11,11 +12,15 @@ use keepstate_engine::limits::{
 use keepstate_flowmemory::buckets_for;
 use serde_json::json;
 
+use crate::duration::in_words;
 use crate::output::stdout;
 use crate::running::{InstanceArgument, unexpected};
 
 /// What a table should hold beyond what is expected, in percent.
 const RESERVE_PERCENT: u64 = 150;
+
+/// A week has its busiest day.
+const OBSERVED_SECONDS: u64 = 7 * 24 * 60 * 60;
 
 /// Most flows that a table may be made for: its buckets are numbered by 21 bits.
 const FLOWS_MAX: u64 = 13_000_000;
@@ -117,7 +122,17 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 fn observed(arguments: &Arguments) -> anyhow::Result<u64> {
     match arguments.instance.connect()?.ask(&Request::Status)? {
-        Reply::Status(status) => Ok(status.table.flows_peak.max(1)),
+        Reply::Status(status) => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            let age = now.map_or(0, |now| now.as_secs().saturating_sub(status.started));
+            if age < OBSERVED_SECONDS {
+                let age = in_words(u32::try_from(age).unwrap_or(u32::MAX));
+                eprintln!(
+                    "keepstate: this daemon has looked for {age} only, and not for a busy week"
+                );
+            }
+            Ok(status.table.flows_peak.max(1))
+        }
         _ => Err(unexpected()),
     }
 }

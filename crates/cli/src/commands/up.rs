@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::Args;
 use keepstate_api::{Client, Instance, Reply, Request, Status};
+use keepstate_daemon::run::find_adoptable;
 
 use super::daemon::{self, StartArguments};
 use crate::config::{self, Mistake};
@@ -34,6 +35,10 @@ pub(crate) struct Arguments {
     /// Start no process of its own, as `keepstate daemon`.
     #[arg(long)]
     foreground: bool,
+
+    /// Start nothing: say whether this version could take over what filters.
+    #[arg(long, conflicts_with = "foreground")]
+    check: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
@@ -41,6 +46,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         return daemon::serve(&arguments.start);
     }
     let instance = &arguments.start.instance.instance;
+    if arguments.check {
+        let told = match find_adoptable(instance)? {
+            true => "What filters would be taken over, with all flows.",
+            false => "Nothing filters yet.",
+        };
+        println!("{told}");
+        return Ok(ExitCode::SUCCESS);
+    }
     if let Ok(client) = Client::connect(instance) {
         bail!(
             "a daemon for instance {instance} runs already (process {}); change its rules with \

@@ -73,6 +73,15 @@ fn mode<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
     }
 }
 
+/// The library's words are those of its data model.
+fn in_words(message: &str) -> String {
+    message
+        .replace("expected a sequence", "expected a list, such as [\"...\"]")
+        .replace("expected u32", "expected a whole number below 2^32")
+        .replace("unknown field", "unknown key")
+        .replace("unknown variant", "unknown value")
+}
+
 impl Configuration {
     /// What a file says; all defaults where there is none. An error names file, line and column.
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
@@ -88,7 +97,7 @@ impl Configuration {
         let mut configuration = parsed.map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
             let (line, column) = place(text, at);
-            let what = error.message();
+            let what = in_words(error.message());
             format!("{}:{line}:{column}: {what}", path.display())
         })?;
         let directory = path.parent().unwrap_or(Path::new(""));
@@ -162,10 +171,10 @@ mod tests {
     #[test]
     fn mistakes_are_told_with_their_place() {
         for (text, told) in [
-            ("interface = [\"a\"]\n", "1:1: unknown field `interface`"),
+            ("interface = [\"a\"]\n", "1:1: unknown key `interface`"),
             ("\nflows_max = 0\n", "2:13: not within 1 and"),
             ("flows_max = 99999999999\n", "1:13: "),
-            ("xdp = \"fast\"\n", "1:7: unknown variant `fast`"),
+            ("xdp = \"fast\"\n", "1:7: unknown value `fast`"),
             (
                 "# \u{e9}\n  socket_mode = \"0666\"\n",
                 "2:17: others than root",
@@ -181,13 +190,13 @@ mod tests {
                 "2:1: duplicate key",
             ),
             ("interfaces = [\"a\"", "1:18: "),
-            ("[socket]\ngroup = \"x\"\n", "1:2: unknown field `socket`"),
+            ("[socket]\ngroup = \"x\"\n", "1:2: unknown key `socket`"),
             ("[web]\nlisten = 9477\n", "2:10: invalid type"),
             (
                 "[web]\nlisten = \"localhost\"\n",
                 "2:10: invalid socket address",
             ),
-            ("[metrics]\nport = 9478\n", "2:1: unknown field `port`"),
+            ("[metrics]\nport = 9478\n", "2:1: unknown key `port`"),
             ("[alerts]\nurl = \"ftp://a\"\n", "2:7: `ftp://a` is no http"),
             (
                 "[alerts]\ncommand = \"mail\"\n",

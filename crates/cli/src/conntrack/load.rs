@@ -7,6 +7,7 @@ use super::act::Session;
 use super::invocation::Invocation;
 use super::options::Command;
 use super::problem::Problem;
+use crate::progress::{Progress, Watched};
 
 /// Longest line, as for conntrack.
 const LINE_BYTES_MAX: usize = 10_240;
@@ -17,7 +18,8 @@ pub(super) fn run(path: &str, say: &mut dyn FnMut(&str)) -> Result<(), Problem> 
     let cannot = || Problem::Usage(format!("Failed to open file {path} for reading"));
     let file = File::open(path).map_err(|_| cannot())?;
     let mut invocations = Vec::new();
-    for line in BufReader::new(file).lines() {
+    let progress = Progress::of_reading("reading", Some(&file));
+    for line in BufReader::new(Watched::new(file, progress)).lines() {
         let line = line.map_err(|_| cannot())?;
         if line.len() > LINE_BYTES_MAX {
             return Err(Problem::usage("Parameter too long!"));
@@ -32,8 +34,10 @@ pub(super) fn run(path: &str, say: &mut dyn FnMut(&str)) -> Result<(), Problem> 
         invocations.push(invocation);
     }
     let mut session = Session::default();
+    let progress = Progress::of("flows", invocations.len());
     for invocation in &invocations {
         session.run(invocation)?;
+        progress.advance(1);
     }
     Ok(())
 }

@@ -69,9 +69,11 @@ fn missing() -> Vec<Finding> {
     if !Path::new("/sys/kernel/btf/vmlinux").exists() {
         found.push(Finding {
             name: "no-btf",
-            severity: Severity::Error,
+            severity: Severity::Note,
             message: "the kernel does not describe its types".to_owned(),
-            cause: "it was built without CONFIG_DEBUG_INFO_BTF".to_owned(),
+            cause: "it was built without CONFIG_DEBUG_INFO_BTF: the programs do not ask for it, but were tried on no \
+                    such kernel"
+                .to_owned(),
             evidence: "/sys/kernel/btf/vmlinux does not exist".to_owned(),
             command: None,
         });
@@ -142,8 +144,9 @@ fn others(processes: &[String]) -> Vec<Finding> {
             "dockerd",
             "Docker",
             Severity::Warning,
-            "published ports go through its NAT in the kernel's iptables, which sees packets after Keepstate",
-            "keepstate events --follow 'chain FORWARD'",
+            "its NAT is the kernel's, and Keepstate sees packets on the wire: what comes to published ports is INPUT's, and \
+             answers to what containers ask for belong to no flow, so that a policy of DROP refuses them",
+            "keepstate events --follow 'verdict drop'",
         ),
         (
             "fail2ban-server",

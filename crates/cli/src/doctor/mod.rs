@@ -5,9 +5,9 @@ mod knobs;
 mod offload;
 mod rules;
 
-use keepstate_api::{Client, Filter, Order, Reply, Request, Survey};
+use keepstate_api::{Client, Filter, Instance, Order, Reply, Request, Survey};
 
-use crate::health::{self, Finding};
+use crate::health::{self, Finding, Severity};
 use crate::running::unexpected;
 
 /// All that is found, the worst first.
@@ -26,8 +26,25 @@ pub(crate) fn examine(client: &mut Client) -> anyhow::Result<Vec<Finding>> {
 }
 
 /// What can be said of a host on which no daemon runs.
-pub(crate) fn examine_host() -> Vec<Finding> {
-    host::examine()
+pub(crate) fn examine_host(instance: &Instance) -> Vec<Finding> {
+    let mut found = host::examine();
+    if instance.filters() {
+        found.push(abandoned(instance));
+    }
+    found.sort_by_key(|finding| finding.severity);
+    found
+}
+
+fn abandoned(instance: &Instance) -> Finding {
+    Finding {
+        name: "no-daemon",
+        severity: Severity::Error,
+        message: "programs filter, and no daemon runs".to_owned(),
+        cause: "it was killed, or could not start: nothing can be changed, and expired flows stay in the table"
+            .to_owned(),
+        evidence: format!("{} holds programs", instance.pins().display()),
+        command: Some("keepstate up".to_owned()),
+    }
 }
 
 fn survey(client: &mut Client) -> anyhow::Result<Survey> {

@@ -199,7 +199,8 @@ fn dense(status: &Status) -> Option<Finding> {
                 table.flows_max
             ),
         )
-    } else if table.refused > 0 && !is_crowded {
+    } else if table.refused > 0 && !is_crowded && table.flows_peak < table.half_open_max {
+        // Nor can it have been half-open flows that had no room.
         (
             "new flows found their buckets full while the table was not: the hash spreads these flows badly",
             format!(
@@ -349,6 +350,8 @@ mod tests {
             found.evidence,
             "7 refused, and never more than 3000 of 8000 slots taken"
         );
+        status.table.half_open_max = 3000;
+        assert_eq!(super::dense(&status), None);
         status.table.flows_peak = 6400;
         assert_eq!(super::dense(&status), None);
         status.table.flows_max = 6401;

@@ -16,6 +16,7 @@ use keepstate_api::{
 
 use self::options::{Format, Options, Task};
 use crate::output::stdout;
+use crate::progress::{Progress, Watched};
 use crate::running::unexpected;
 
 const INSTANCE_VARIABLE: &str = "KEEPSTATE_INSTANCE";
@@ -164,9 +165,17 @@ fn change(
 
 fn restore(options: &Options) -> Result<(), Problem> {
     let mut client = connect()?;
-    let input: Box<dyn Read> = match &options.file {
-        Some(path) => Box::new(std::fs::File::open(path).with_context(|| path.clone())?),
-        None => Box::new(std::io::stdin().lock()),
+    const WHAT: &str = "sets";
+    let input: Watched<Box<dyn Read>> = match &options.file {
+        Some(path) => {
+            let file = std::fs::File::open(path).with_context(|| path.clone())?;
+            let progress = Progress::of_reading(WHAT, Some(&file));
+            Watched::new(Box::new(file), progress)
+        }
+        None => {
+            let progress = Progress::of_reading(WHAT, None);
+            Watched::new(Box::new(std::io::stdin().lock()), progress)
+        }
     };
     let mut batch = Batch::default();
     for (number, line) in (1..).zip(std::io::BufReader::new(input).lines()) {

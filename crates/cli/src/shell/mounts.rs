@@ -177,7 +177,8 @@ fn mount_files(instance: &Instance, directory: &Path) -> anyhow::Result<Backgrou
         MountOption::NoExec,
     ];
     let files = Files::new(instance.clone());
-    fuser::spawn_mount(files, directory, &config).context("/dev/fuse cannot be used")
+    fuser::spawn_mount(files, directory, &config)
+        .context("/dev/fuse cannot be used: is the module loaded (`modprobe fuse`)?")
 }
 
 /// The knobs below /proc/sys/net.

@@ -40,7 +40,7 @@ use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -56,6 +56,7 @@ use self::events::Hub;
 use self::expiry::Expiry;
 use self::log::InvalidLog;
 pub use self::plane::{EventSource, Plane, PlaneError, WitnessSource};
+pub(crate) use self::rules::errors;
 pub use self::rules::{ApplyError, Rules};
 use self::timeouts::Timeouts;
 use crate::journal::{Journal, Priority};
@@ -63,6 +64,8 @@ use crate::lock;
 
 /// How long the reader of events waits before it looks whether the server ends.
 const EVENT_PATIENCE: Duration = Duration::from_millis(200);
+/// How often a lock that somebody has is tried again.
+const LOCK_POLL: Duration = Duration::from_millis(20);
 
 /// Why the server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -223,7 +226,12 @@ impl Changer {
             Ok(Some(_)) => "rules in force",
             _ => "no rules",
         };
-        format!("{interfaces} interfaces, {flows} flows, {rules}")
+        let noun = if interfaces == 1 {
+            "interface"
+        } else {
+            "interfaces"
+        };
+        format!("{interfaces} {noun}, {flows} flows, {rules}")
     }
 
     /// Says what somebody should look at.
@@ -231,9 +239,15 @@ impl Changer {
         self.shared.journal.write(Priority::Warning, line, &[]);
     }
 
-    /// Whether it answers requests: it takes the locks that they take.
+    /// Whether it answers requests: it takes the locks that they take. Who changes the settings may hold one for longer
+    /// than a watchdog waits, while the kernel examines programs for another table.
     pub fn is_alive(&self) -> bool {
-        drop(lock(&self.shared.settings));
+        while let Err(TryLockError::WouldBlock) = self.shared.settings.try_lock() {
+            if self.shared.plane.is_loading() {
+                return true;
+            }
+            thread::sleep(LOCK_POLL);
+        }
         drop(lock(&self.shared.expectations));
         self.status();
         self.shared.plane.counters().is_ok()

@@ -77,6 +77,11 @@ pub trait Plane: Send + Sync {
     /// that are there keep their records and are marked as not counted. May take seconds.
     fn make_accounting(&self) -> Result<(), PlaneError>;
 
+    /// Whether the kernel examines programs for one of these two, which takes as long as it takes.
+    fn is_loading(&self) -> bool {
+        false
+    }
+
     /// Counters of the whole, over all CPUs.
     fn counters(&self) -> Result<Counters, PlaneError>;
 

@@ -512,6 +512,17 @@ fn texts(policy: &Policy, counters: ShowCounters) -> RulesText {
     }
 }
 
+/// What cannot be read of the files. Sets are not asked for.
+pub(crate) fn errors(files: &[RuleFile]) -> Vec<RuleProblem> {
+    let of_file = |file: &RuleFile| {
+        let parsed = parse_rules(&file.text, file_kind(file));
+        let errors = parsed.diagnostics.iter().filter(|told| told.is_error());
+        let told = errors.map(|error| problem(&file.origin, error));
+        told.collect::<Vec<_>>()
+    };
+    files.iter().flat_map(of_file).collect()
+}
+
 /// Reads the files into the policy. A family that no file speaks of stays as it is.
 fn merge(
     plane: &dyn Plane,

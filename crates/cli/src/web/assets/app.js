@@ -52,7 +52,13 @@ function openTab(name) {
 
 function setTheme(name) {
   document.documentElement.dataset.theme = name;
+  draw();
+}
+
+function chooseTheme() {
+  const name = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
   try { localStorage.setItem("theme", name); } catch { /* a page without storage asks each time */ }
+  setTheme(name);
 }
 
 // ---- overview
@@ -334,7 +340,7 @@ function stop() {
 // ---- beginning
 
 by("tabs").addEventListener("click", ({ target }) => { if (target.dataset.tab) openTab(target.dataset.tab); });
-by("theme").addEventListener("click", () => { setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"); draw(); });
+by("theme").addEventListener("click", chooseTheme);
 by("flow-form").addEventListener("submit", (event) => { event.preventDefault(); refreshFlows(); });
 by("explain-form").addEventListener("submit", explain);
 by("ban-form").addEventListener("submit", (event) => {
@@ -349,7 +355,10 @@ window.addEventListener("resize", draw);
 const parameters = new URLSearchParams(location.search);
 let theme = parameters.get("theme");
 try { theme ??= localStorage.getItem("theme"); } catch { /* as above */ }
-setTheme(theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
+const dark = matchMedia("(prefers-color-scheme: dark)");
+setTheme(theme ?? (dark.matches ? "dark" : "light"));
+// What nobody chose here follows the system.
+if (!theme) dark.addEventListener("change", () => { setTheme(dark.matches ? "dark" : "light"); });
 by("flow-filter").value = parameters.get("filter") ?? "";
 openTab(["flows", "rules", "defence", "log"].includes(parameters.get("tab")) ? parameters.get("tab") : "overview");
 

@@ -1,0 +1,132 @@
+//! How far long work has come: a line on the standard error while it lasts, where that is a terminal.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{IsTerminal, Read};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Work that ends sooner is not spoken of.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How often the line is drawn anew, in a second.
+const DRAWN_HZ: u8 = 10;
+
+const BYTES: &str = "{msg} {bar:20} {percent:>3} % of {total_bytes}, {eta} left";
+const COUNTED: &str = "{msg} {bar:20} {percent:>3} % of {human_len}, {eta} left";
+/// Where nobody knows how much there is, as of the standard input.
+const OPEN_BYTES: &str = "{msg} {bytes} in {elapsed}";
+
+/// The line is gone when this is.
+pub(crate) struct Progress {
+    bar: ProgressBar,
+    begun: Instant,
+    is_hidden: Cell<bool>,
+}
+
+impl Progress {
+    /// Of work on so many things.
+    pub(crate) fn of(what: &'static str, total: usize) -> Self {
+        Self::new(what, Some(total as u64), COUNTED)
+    }
+
+    /// Of reading a file; `None` for what is no file.
+    pub(crate) fn of_reading(what: &'static str, file: Option<&File>) -> Self {
+        let metadata = file.and_then(|file| file.metadata().ok());
+        match metadata.filter(std::fs::Metadata::is_file) {
+            Some(metadata) => Self::new(what, Some(metadata.len()), BYTES),
+            None => Self::new(what, None, OPEN_BYTES),
+        }
+    }
+
+    fn new(what: &'static str, total: Option<u64>, template: &str) -> Self {
+        let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
+        // Each template above is one: `tests::each_template_is_one`.
+        let style = ProgressStyle::with_template(template);
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_message(what);
+        Self {
+            bar,
+            begun: Instant::now(),
+            is_hidden: Cell::new(true),
+        }
+    }
+
+    pub(crate) fn advance(&self, by: usize) {
+        self.bar.inc(by as u64);
+        if self.is_hidden.get() && self.begun.elapsed() > PATIENCE {
+            self.is_hidden.set(false);
+            self.bar
+                .set_draw_target(ProgressDrawTarget::stderr_with_hz(DRAWN_HZ));
+        }
+    }
+
+    /// Takes the line away, before something else is written.
+    pub(crate) fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// What is read through this is counted, unless lines of output run down the same terminal meanwhile.
+pub(crate) struct Watched<R> {
+    input: R,
+    progress: Option<Progress>,
+}
+
+impl<R: Read> Watched<R> {
+    pub(crate) fn new(input: R, progress: Progress) -> Self {
+        Self {
+            input,
+            progress: Some(progress),
+        }
+    }
+
+    pub(crate) fn beside_output(mut self) -> Self {
+        if std::io::stdout().is_terminal() {
+            self.progress = None;
+        }
+        self
+    }
+}
+
+impl<R: Read> Read for Watched<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.input.read(buffer)?;
+        match &self.progress {
+            None => {}
+            Some(progress) if read == 0 => progress.end(),
+            Some(progress) => progress.advance(read),
+        }
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_template_is_one() {
+        for template in [BYTES, COUNTED, OPEN_BYTES] {
+            assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
+        }
+    }
+
+    #[test]
+    fn what_is_read_is_counted() {
+        let progress = Progress::of("reading", 5);
+        let mut watched = Watched::new(&b"bytes"[..], progress);
+        let mut read = Vec::new();
+        watched.read_to_end(&mut read).expect("bytes can be read");
+        assert_eq!(read, b"bytes");
+        let bar = &watched.progress.as_ref().expect("it is watched").bar;
+        assert_eq!(bar.position(), 5);
+        assert!(bar.is_finished());
+    }
+}
