@@ -6,6 +6,7 @@
 //! anything is written.
 
 use crate::account;
+use crate::ban;
 use crate::conntrack::tcp::{self, TcpState};
 use crate::conntrack::udp;
 use crate::host::{Host, Packet, Words};
@@ -43,18 +44,19 @@ pub(crate) fn is_ordinary<P: Packet>(packet: &P, info: &mut PacketInfo) -> bool 
 }
 
 /// Asks for what [`advance`] will need, as soon as the flow has its name: while it comes from
-/// memory, checksums can be verified.
+/// memory, checksums can be verified. Whether it is known already that there is no such flow.
 #[inline(always)]
-pub(crate) fn approach<H: Host>(host: &H, scratch: &mut Scratch) {
+pub(crate) fn approach<H: Host>(host: &H, scratch: &mut Scratch) -> bool {
     if !cfg!(target_arch = "bpf") {
         table::prefetch_tags(host.flows(), scratch.info.family, &scratch.hash);
-        return;
+        return false;
     }
     // Programs have no instruction that only asks, so the record is looked for at once.
     scratch.sight = match seen(host, scratch) {
         Some(()) => Sight::Found,
         None => Sight::Missing,
     };
+    matches!(scratch.sight, Sight::Missing)
 }
 
 /// [`Stage::Done`] when the packet was judged, else the first of the other stages.
@@ -66,7 +68,12 @@ pub(crate) fn advance<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> S
         seen(host, scratch)
     };
     if found.is_none() {
-        return raw::before(host, scratch, Stage::Look);
+        let next = raw::before(host, scratch, Stage::Look);
+        // Programs have asked about its sender: they knew then that it is missing.
+        return match cfg!(target_arch = "bpf") {
+            true => next,
+            false => ban::ask_late(host, path, scratch, next),
+        };
     }
     let passed = match scratch.oriented.key.family {
         Family::V4 => pass::<V4, H>(host, path, scratch),
@@ -74,7 +81,10 @@ pub(crate) fn advance<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> S
     };
     match passed {
         Some(()) => Stage::Done,
-        None => raw::before(host, scratch, Stage::Look),
+        None => {
+            let next = raw::before(host, scratch, Stage::Look);
+            ban::ask_late(host, path, scratch, next)
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use crate::tell::{changed, emit, emit_displaced};
 use crate::trace::Step;
 use crate::tuple::{Direction, Family, rest};
 use crate::unseen;
-use crate::verdict::{Reason, State};
+use crate::verdict::{Hook, Reason, State};
 use crate::wire;
 
 /// What tracking made of a packet. The record is in the scratch memory.
@@ -523,14 +523,23 @@ pub(crate) fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Result<
         warm,
         displaced,
         info,
+        judgement,
         ..
     } = scratch;
+    let half_open = conntrack::half_open(record.status, info.protocol);
+    let is_local = matches!(judgement.hook, Hook::Output);
+    if matches!(half_open, HalfOpen::Yes)
+        && !is_local
+        && table::has_its_share(host.flows(), host.settings(), oriented)
+    {
+        return Some(Err(Reason::HalfOpenShare));
+    }
     let flow = NewFlow {
         key: &oriented.key,
         hash,
         record,
         warm,
-        half_open: conntrack::half_open(record.status, info.protocol),
+        half_open,
         opening: account::opening(host, info.ip_length),
     };
     let inserted = table::insert(host.flows(), &flow, host.settings(), now, displaced);

@@ -268,7 +268,7 @@ fn claim_slot<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: &mu
     }
     if flow.half_open == HalfOpen::Yes {
         count_up(memory, gauges::HALF_OPEN);
-        cell(flow).count_up(memory);
+        cells(flow).count_up(memory);
     }
     // Before the record can be seen, so that nobody counts its removal first; and before anything is
     // written of the slot: an atomic operation waits until all that was written before has reached
@@ -297,14 +297,14 @@ fn touch<K: Kind, M: FlowMemory>(memory: &M, place: Place) {
 
 /// Where the flow of a new record counts.
 #[inline(always)]
-fn cell(flow: &NewFlow<'_>) -> pressure::Cell {
-    pressure::cell_of_flow(flow.key, flow.record.originator())
+fn cells(flow: &NewFlow<'_>) -> pressure::Cells {
+    pressure::Cells::of_flow(flow.key, flow.record.originator())
 }
 
 /// Gives a claim back.
 fn withdraw<M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: Place) {
     if release(memory, place) {
-        cell(flow).count_down(memory);
+        cells(flow).count_down(memory);
     }
     count_down(memory, gauges::COUNT);
     count_down(memory, gauges::INSERTED);

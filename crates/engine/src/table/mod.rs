@@ -66,6 +66,7 @@ use self::tags::Tags;
 pub use self::insert::insert;
 pub use self::lookup::{lookup, lookup_at, update};
 pub(crate) use self::lookup::{may_hold, peek};
+pub(crate) use self::pressure::has_its_share;
 pub use self::pressure::survey as pressure;
 pub use self::remove::{confirm, remove};
 pub(crate) use self::steady::{glance, see, update_steady};
@@ -131,8 +132,11 @@ pub mod gauges {
     /// How many flows towards some destinations are half-open, and whether that is too many: see `pressure`.
     pub const PRESSURE: u32 = UNSEEN + UNSEEN_WORDS;
     pub const PRESSURE_WORDS: u32 = 2 * crate::limits::PRESSURE_CELLS;
+    /// How many half-open flows source networks have: see `pressure`.
+    pub const ORIGINS: u32 = PRESSURE + PRESSURE_WORDS;
+    pub const ORIGINS_WORDS: u32 = 2 * crate::limits::ORIGIN_CELLS;
     /// Number of words.
-    pub const WORDS: u32 = PRESSURE + PRESSURE_WORDS;
+    pub const WORDS: u32 = ORIGINS + ORIGINS_WORDS;
 }
 
 /// Where a key may lie.
