@@ -50,6 +50,9 @@ const SCANNED_PORTS: f64 = 50.0;
 const SCANNERS: usize = 32;
 const FLOOD_OF_SCANNERS: f64 = 10_000.0;
 
+/// How much more its network sends than one that scans.
+const OF_MANY: f64 = 16.0;
+
 /// Percent of the table, and new flows a second without answers, that together are an attack on it.
 const TABLE_PERCENT: f64 = 50.0;
 const TABLE_FLOOR: f64 = 1000.0;
@@ -435,7 +438,8 @@ fn scans(view: &View) -> Option<Finding> {
         let (counts, ports) = (&counted.value.counts, counted.value.ports.estimate());
         let tried = counts.seen(Signal::Syn) + counts.seen(Signal::Udp);
         let answered = rate(counts.completed + counts.replied);
-        (ports > SCANNED_PORTS && answered < tried / 4.0).then_some(HeavySource {
+        let is_scan = ports > SCANNED_PORTS && answered < tried / 4.0;
+        (is_scan && !is_of_many(view, &counted.key, tried)).then_some(HeavySource {
             network: counted.key,
             rate: ports,
             error: rate(counted.error),
@@ -464,6 +468,19 @@ fn scans(view: &View) -> Option<Finding> {
             most.rate
         ),
         heavy,
+    })
+}
+
+/// Whether a source is but one of very many in its network that send as much: forged, if so.
+fn is_of_many(view: &View, source: &Network, own: f64) -> bool {
+    let (sketch, length) = match source.is_v4() {
+        true => (&view.v4[1], 24),
+        false => (&view.v6[2], 48),
+    };
+    let network = sketch.get(&Network::of(source.address(), length));
+    network.is_some_and(|network| {
+        let counts = &network.value.counts;
+        counts.seen(Signal::Syn) + counts.seen(Signal::Udp) > OF_MANY * own
     })
 }
 
