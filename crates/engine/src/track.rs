@@ -160,9 +160,11 @@ pub(crate) fn name_ordinary<H: Host>(arrival: &Arrival, host: &H, scratch: &mut 
         info,
         oriented,
         hash,
+        zone,
         ..
     } = scratch;
     *purpose = Purpose::Flow;
+    *zone = arrival.zone;
     match info.family {
         Family::V4 => oriented.name_v4(
             (info.source[0], info.source_port),
@@ -512,6 +514,14 @@ pub(crate) fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Result<
         return None;
     }
     let now = scratch.now;
+    let half_open = conntrack::half_open(scratch.record.status, scratch.info.protocol);
+    let is_local = matches!(scratch.judgement.hook, Hook::Output);
+    if matches!(half_open, HalfOpen::Yes)
+        && !is_local
+        && table::has_its_share(host.flows(), host.settings(), &scratch.oriented)
+    {
+        return Some(Err(Reason::HalfOpenShare));
+    }
     let Search { found, control, .. } = scratch.search;
     if found != NOWHERE && !expect::take(host, found, control) {
         return None;
@@ -523,17 +533,8 @@ pub(crate) fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Result<
         warm,
         displaced,
         info,
-        judgement,
         ..
     } = scratch;
-    let half_open = conntrack::half_open(record.status, info.protocol);
-    let is_local = matches!(judgement.hook, Hook::Output);
-    if matches!(half_open, HalfOpen::Yes)
-        && !is_local
-        && table::has_its_share(host.flows(), host.settings(), oriented)
-    {
-        return Some(Err(Reason::HalfOpenShare));
-    }
     let flow = NewFlow {
         key: &oriented.key,
         hash,

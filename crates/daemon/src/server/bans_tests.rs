@@ -1,10 +1,17 @@
 //! Flows of the banned: they are ended, whenever it is that somebody comes to be banned.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keepstate_api::{BanList, Prefix, Reply, Request, Session};
+use keepstate_engine::ban::{self, Entry, Kind, Network, Put};
 use keepstate_engine::conntrack::tcp::TcpState;
+use keepstate_engine::settings::SETTING_BANS;
+use keepstate_engine::time::Tick;
+use keepstate_engine::tuple::Family;
 
+use super::memory::MemoryPlane;
+use super::plane::Plane;
 use super::tests::{Bench, insert};
 
 const FLOWS: u64 = 5;
@@ -72,26 +79,33 @@ fn a_list_without_its_end_is_not_forgotten() {
 /// One that was killed between a ban and the end of its flows.
 #[test]
 fn what_a_daemon_owed_the_next_one_does() {
-    let mut bench = filled();
-    put(&bench, BanList::Never, false);
-    put(&bench, BanList::Banned, false);
+    let mut bench = Bench::new();
     bench.stop();
-    let plane = &bench.plane;
-    let settings = keepstate_engine::settings::Settings::clone(&super::Plane::settings(&**plane));
-    let address = [0x0a00_0000, 0, 0, 0];
-    let network = keepstate_engine::ban::Network {
-        family: keepstate_engine::tuple::Family::V4,
-        address,
-        length: 24,
+    let plane = MemoryPlane::new(1000);
+    for port in 0..FLOWS as u16 {
+        insert(&plane, 4000 + port, TcpState::Established);
+    }
+    let mut settings = plane.settings();
+    settings.flags |= SETTING_BANS;
+    settings.bans.lengths[ban::list(Kind::Ban, Family::V4)][0] = 24;
+    plane.store_settings(&settings);
+    let entry = Entry {
+        network: Network {
+            family: Family::V4,
+            address: [0x0a00_0000, 0, 0, 0],
+            length: 24,
+        },
+        kind: Kind::Ban,
+        rate: None,
+        deadline: None,
+        began: Tick(0),
+        cause: 0,
     };
-    let table = super::Plane::table(&**plane);
-    let exempt = keepstate_engine::ban::Kind::Exempt;
-    assert!(keepstate_engine::ban::remove(
-        &table.flows(),
-        &settings,
-        &network,
-        exempt
-    ));
+    assert_eq!(
+        ban::put(&plane.table().flows(), &settings, &entry),
+        Put::New
+    );
+    bench.plane = Arc::new(plane);
     bench.start();
     wait_for_none(&bench);
 }
