@@ -75,10 +75,7 @@ mod tests {
         assert_eq!(sessions.going_on(&texts, now).len(), 2);
         let later = now + BELIEVED;
         assert_eq!(sessions.going_on(&texts, later), [here.client.ip()]);
-        assert_eq!(
-            sessions.going_on(&[], later),
-            [IpAddr::V4([0; 4].into()); 0]
-        );
+        assert!(sessions.going_on(&[], later).is_empty());
         for number in 0..2 * SESSIONS_MAX as u16 {
             let client = SocketAddr::new(here.client.ip(), number);
             sessions.note(Session { client, ..here }, now);
