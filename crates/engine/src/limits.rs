@@ -146,7 +146,8 @@ pub const ORIGIN_CELLS: u32 = 4096;
 /// there is room for everybody.
 pub const ORIGIN_PRESSURE_SHARE: u32 = 2;
 
-/// What part of them one network may then have. Sixteen networks, each with all it may have, fill the table together.
+/// What part of them one network may then have before its new flows take the place of others. It takes a dozen networks to fill
+/// the table together.
 pub const ORIGIN_SHARE: u32 = 16;
 
 /// However small the table is, a network may have as many.

@@ -23,7 +23,7 @@ use crate::tell::{changed, emit, emit_displaced};
 use crate::trace::Step;
 use crate::tuple::{Direction, Family, rest};
 use crate::unseen;
-use crate::verdict::{Hook, Reason, State};
+use crate::verdict::{Reason, State};
 use crate::wire;
 
 /// What tracking made of a packet. The record is in the scratch memory.
@@ -522,14 +522,6 @@ pub(crate) fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Result<
         return None;
     }
     let now = scratch.now;
-    let half_open = conntrack::half_open(scratch.record.status, scratch.info.protocol);
-    let is_local = matches!(scratch.judgement.hook, Hook::Output);
-    if matches!(half_open, HalfOpen::Yes)
-        && !is_local
-        && table::has_its_share(host.flows(), host.settings(), &scratch.oriented)
-    {
-        return Some(Err(Reason::HalfOpenShare));
-    }
     let Search { found, control, .. } = scratch.search;
     if found != NOWHERE && !expect::take(host, found, control) {
         return None;
@@ -548,7 +540,7 @@ pub(crate) fn insert<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Result<
         hash,
         record,
         warm,
-        half_open,
+        half_open: conntrack::half_open(record.status, info.protocol),
         opening: account::opening(host, info.ip_length),
     };
     let inserted = table::insert(host.flows(), &flow, host.settings(), now, displaced);

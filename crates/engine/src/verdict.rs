@@ -200,7 +200,6 @@ reasons! {
     115 SynproxyAnswered "synproxy_answered" "The server repeated its SYN-ACK, and SYNPROXY has acknowledged it."
     120 Limited "limited" "The sender's network has begun as many flows as it may."
     121 FormRefused "form_refused" "Packets of this form are refused while they are an attack."
-    122 HalfOpenShare "half_open_share" "Half-open flows take much of the table, and the sender's network has its share of them."
 }
 
 /// Length of an array of counters indexed by [`Reason`].

@@ -92,8 +92,9 @@ fn networks_have_their_share_beyond_that() {
         .collect();
     let report = played(&scenario(false, &attacks), 1);
     established_and_reserve(&report, "ten networks");
-    assert!(report.half_open_peak >= COMMON);
-    assert!(report.half_open_peak <= (10 * SHARE).max(COMMON) + 10 * SLACK);
+    // A new flow of one may take the place of another's, which then is below its share: a little more than ten shares.
+    let peak = report.half_open_peak;
+    assert!(peak >= COMMON && peak <= 13 * SHARE, "{peak}");
 }
 
 /// Floods of all kinds, forged or not, near the clients or not.

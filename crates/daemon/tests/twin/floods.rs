@@ -383,8 +383,7 @@ fn shares_of_what_is_half_open_fare_alike() {
         let now = Tick(1_000 + u32::from(number));
         twins.compare(&ethernet(&packet), Entry::IngressXdp, now, "shares");
     }
-    let refused = twins.kernel.reason_counter(Reason::HalfOpenShare);
-    let refused = refused.expect("counters");
-    println!("{refused} of {FLOWS} beyond their network's share");
-    assert!(refused > 100);
+    let (evicted, half_open) = (twins.gauge(gauges::EVICTED), twins.gauge(gauges::HALF_OPEN));
+    println!("{evicted} of {FLOWS} beyond their network's share, {half_open} half-open");
+    assert!(evicted > 100 && half_open < 96);
 }

@@ -104,7 +104,11 @@ fn insert_kind<K: Kind, M: FlowMemory>(
     now: Tick,
     displaced: &mut Displaced,
 ) -> Insert {
-    if (is_at_limit(memory, flow.half_open, settings) || !has_room::<K, M>(memory, flow.hash))
+    // One that has its share gives up another's place, which is most likely one of its own.
+    if (is_at_limit(memory, flow.half_open, settings)
+        || flow.half_open == HalfOpen::Yes
+            && pressure::has_its_share(memory, settings, cells(flow))
+        || !has_room::<K, M>(memory, flow.hash))
         && make_room::<K, M>(memory, flow.hash, settings, now, displaced) == Room::None
     {
         count_up(memory, gauges::REFUSED);

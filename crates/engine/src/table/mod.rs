@@ -66,7 +66,6 @@ use self::tags::Tags;
 pub use self::insert::insert;
 pub use self::lookup::{lookup, lookup_at, update};
 pub(crate) use self::lookup::{may_hold, peek};
-pub(crate) use self::pressure::has_its_share;
 pub use self::pressure::survey as pressure;
 pub use self::remove::{confirm, remove};
 pub(crate) use self::steady::{glance, see, update_steady};

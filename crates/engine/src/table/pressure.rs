@@ -6,8 +6,9 @@
 //!
 //! A source network is what one sender may have to itself: a /24 of IPv4, a /48 of IPv6. It counts in a cell of each of
 //! two rows, and the smaller count is believed (a count-min sketch): never too low, and too high only where both
-//! cells are shared with networks that have much. While half-open flows take much of the table, a network that has more than
-//! its share of them begins no more, so that none fills the table alone. Forged senders spread over all
+//! cells are shared with networks that have much. While half-open flows take much of the table, a new one of a network that has
+//! its share of them takes the place of another, as at the limit of half-open flows: so none fills the table alone. Most
+//! of what is there is its own, and of that the oldest goes first; who is answered is safe. Forged senders spread over all
 //! networks, and count in none.
 //!
 //! Counted is whatever sets or clears the half-open bit of a tag, in the cells of the record that lies there. A slot may
@@ -21,7 +22,7 @@ use crate::limits::{
 };
 use crate::record::KEY_WORD;
 use crate::settings::{Settings, checked_index};
-use crate::tuple::{Address, Family, FlowKey, Oriented, Side};
+use crate::tuple::{Address, Family, FlowKey, Side};
 use crate::wire::transport::TCP;
 
 /// Where a destination counts.
@@ -144,13 +145,9 @@ impl Cells {
 const NETWORK_V4: u64 = 0xffff_ff00 << 32;
 const NETWORK_V6: u64 = !0xffff;
 
-/// Whether a source network has its share of half-open flows, while there are many: it may begin no more.
+/// Whether a source network has its share of half-open flows, while there are many: it may have no more.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub(crate) fn has_its_share<M: FlowMemory>(
-    memory: &M,
-    settings: &Settings,
-    begins: &Oriented,
-) -> bool {
+pub(super) fn has_its_share<M: FlowMemory>(memory: &M, settings: &Settings, cells: Cells) -> bool {
     let Some(words) = memory.gauges() else {
         return false;
     };
@@ -159,7 +156,7 @@ pub(crate) fn has_its_share<M: FlowMemory>(
         return false;
     }
     let share = (settings.half_open_max / ORIGIN_SHARE).max(ORIGIN_FLOWS_MIN);
-    let [first, second] = Cells::of_flow(&begins.key, begins.side).origins();
+    let [first, second] = cells.origins();
     let own = (words.load(first) as i64).min(words.load(second) as i64);
     own >= i64::from(share)
 }
