@@ -294,11 +294,7 @@ pub fn prepare<P: Packet, H: Host>(
     let parsed = wire::parse_headers(packet, arrival, extensions, info);
     let is_ordinary =
         parsed.is_ok() && !host.is_traced() && steady::is_ordinary(packet, &mut scratch.info);
-    let mut is_missing = true;
-    if is_ordinary {
-        track::name_ordinary(arrival, host, scratch);
-        is_missing = steady::approach(host, scratch);
-    }
+    let is_missing = !is_ordinary || steady::approach(arrival, host, scratch);
     if is_missing {
         match ban::ask(host, arrival.path, parsed, scratch) {
             AskedOfSender::Nothing => {}

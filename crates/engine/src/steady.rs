@@ -11,12 +11,12 @@ use crate::conntrack::tcp::{self, TcpState};
 use crate::conntrack::udp;
 use crate::host::{Host, Packet, Words};
 use crate::judge;
-use crate::process::{Outcome, Path, Scratch, Stage};
+use crate::process::{Arrival, Outcome, Path, Scratch, Stage};
 use crate::raw;
 use crate::record::{ASSIGNED, ASSURED, Control, Record, SEEN_REPLY, StateWords};
 use crate::table::{self, Kind, Place, Seen, V4, V6};
 use crate::time::Tick;
-use crate::track::Sight;
+use crate::track::{self, Sight};
 use crate::tuple::{Direction, Family};
 use crate::verdict::{State, Verdict};
 use crate::wire::transport::{TCP, UDP, tcp_flag};
@@ -43,10 +43,11 @@ pub(crate) fn is_ordinary<P: Packet>(packet: &P, info: &mut PacketInfo) -> bool 
     }
 }
 
-/// Asks for what [`advance`] will need, as soon as the flow has its name: while it comes from
+/// Names the flow and asks for what [`advance`] will need, as soon as it has its name: while it comes from
 /// memory, checksums can be verified. Whether it is known already that there is no such flow.
 #[inline(always)]
-pub(crate) fn approach<H: Host>(host: &H, scratch: &mut Scratch) -> bool {
+pub(crate) fn approach<H: Host>(arrival: &Arrival, host: &H, scratch: &mut Scratch) -> bool {
+    track::name_ordinary(arrival, host, scratch);
     if !cfg!(target_arch = "bpf") {
         table::prefetch_tags(host.flows(), scratch.info.family, &scratch.hash);
         return false;
