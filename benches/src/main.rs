@@ -10,6 +10,7 @@ mod kernel;
 mod nf_conntrack;
 mod peers;
 mod refusals;
+mod refused_wire;
 mod sample;
 mod scratch;
 mod shape;
@@ -39,7 +40,10 @@ fn main() -> anyhow::Result<()> {
             "kernel" => kernel()?,
             "rules" => rules()?,
             "flood" => flood::run()?,
-            "refusals" => refusals::run()?,
+            "refusals" => {
+                refusals::run()?;
+                refused_wire::run()?;
+            }
             "count-tcp-single" => count::established(Kind::Tcp, Handover::Single, packets()?)?,
             "count-tcp-batch" => count::established(Kind::Tcp, Handover::Batch, packets()?)?,
             "count-udp-batch" => count::established(Kind::Udp, Handover::Batch, packets()?)?,

@@ -11,6 +11,7 @@ use crate::frame::{self, FrameError, REPLY_BYTES_MAX};
 use crate::instance::Instance;
 use crate::message::{Failure, Hello, PROTOCOL, Reply, Request};
 use crate::meter::{MeterEntry, MeterList};
+use crate::session::Session;
 
 /// How long a daemon that hangs up before it has said anything may take to be gone: while a process
 /// dies its socket takes connections that nobody will answer.
@@ -82,9 +83,14 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the daemon of an instance.
+    /// Connects to the daemon of an instance. It is told which session of SSH this program runs in, so that
+    /// the defence leaves that alone.
     pub fn connect(instance: &Instance) -> Result<Self, ClientError> {
-        Self::connect_to(&instance.socket())
+        let mut client = Self::connect_to(&instance.socket())?;
+        if let Some(session) = Session::own() {
+            client.ask(&Request::Session { session })?;
+        }
+        Ok(client)
     }
 
     /// A daemon that is dying is waited for, until nobody listens any more.

@@ -23,6 +23,7 @@ mod instance;
 mod message;
 mod meter;
 mod packet;
+mod session;
 mod set;
 mod status;
 mod survey;
@@ -52,6 +53,7 @@ pub use self::message::{
 };
 pub use self::meter::{MeterEntry, MeterKind, MeterList, RateEntry, RecentChange, RecentEntry};
 pub use self::packet::{JudgedPacket, Packets, Way};
+pub use self::session::Session;
 pub use self::set::{SET_COMMANDS_MAX, SetChange, SetCommand, SetEntry, SetInfo};
 pub use self::status::{
     Attachment, ControlStatus, DefenceSummary, EventStatus, ExpiryStatus, PolicyStatus, RulesText,

@@ -12,12 +12,13 @@ use crate::filter::Filter;
 use crate::flow::{Flow, RawRecord};
 use crate::meter::{MeterEntry, MeterList, RecentChange};
 use crate::packet::{JudgedPacket, Packets};
+use crate::session::Session;
 use crate::set::{SetCommand, SetEntry, SetInfo};
 use crate::status::{RulesText, Status};
 use crate::survey::{Order, Survey};
 
 /// Version of everything in this crate that crosses the socket. A client refuses another.
-pub const PROTOCOL: u32 = 8;
+pub const PROTOCOL: u32 = 9;
 
 /// The first line, from the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +64,8 @@ pub enum Request {
         order: Order,
         count: u32,
     },
+    /// Where whoever asks is logged in from. Answered by [`Reply::Done`].
+    Session { session: Session },
     /// From now on this connection may ask, and change nothing. Answered by [`Reply::Done`].
     ReadOnly,
     /// As [`Request::Flows`]; afterwards the counters of the flows are zero.
@@ -182,6 +185,7 @@ impl Request {
             | Self::Flows { .. }
             | Self::Survey { .. }
             | Self::ReadOnly
+            | Self::Session { .. }
             | Self::Find { .. }
             | Self::Expectations { .. }
             | Self::FindExpectation { .. }

@@ -8,7 +8,9 @@ use crate::attack::{Attack, AttackKind};
 use crate::detect::{Detector, Finding, Scope};
 use crate::exempt::Exemptions;
 use crate::held::Held;
-use crate::ladder::{self, Action, Choice, Order, Rung, Situation, Step, StepState};
+use crate::ladder::{
+    self, Action, Choice, FORM_STEPS_MAX, Order, Rung, Situation, Step, StepState,
+};
 use crate::limit;
 use crate::refusal::{Form, Limit, Refusals};
 use crate::rule::Rules;
@@ -209,6 +211,23 @@ impl Defence {
                 update(attack, finding, now);
                 continue;
             }
+            // One that comes in pulses: what is in force against it goes on, and is not chosen anew each time.
+            let steps = &self.steps;
+            let is_back = |it: &&mut Attack| {
+                let is_met = |step: &Step| {
+                    let is_ban = matches!(step.action, Action::Ban { .. });
+                    let is_active = step.state == StepState::Active && step.until > now;
+                    step.attack == it.number && is_active && !is_ban
+                };
+                (it.kind, it.destination) == (finding.kind, finding.scope)
+                    && steps.iter().any(is_met)
+            };
+            if let Some(attack) = self.attacks.iter_mut().rev().find(is_back) {
+                attack.is_over = false;
+                update(attack, finding, now);
+                orders.push(Order::Tell(Box::new(attack.clone())));
+                continue;
+            }
             let times = self
                 .suspects
                 .entry((finding.kind, finding.scope))
@@ -254,7 +273,7 @@ impl Defence {
     /// Prolongs the steps against attacks that go on, and takes the next where they do not suffice.
     fn climb(&mut self, gauges: &Gauges, orders: &mut Vec<Order>) {
         for attack in self.attacks.iter().filter(|attack| !attack.is_over) {
-            let mut own = Vec::new();
+            let (mut own, mut forms) = (Vec::new(), Vec::new());
             for step in self
                 .steps
                 .iter_mut()
@@ -265,6 +284,7 @@ impl Defence {
                     step.until = attack.last_seen + STEP_SECONDS;
                 }
                 own.push((Rung::of_action(&step.action), step.began));
+                forms.extend(step.forms.iter().cloned());
             }
             let situation = Situation {
                 attack,
@@ -273,6 +293,7 @@ impl Defence {
                 gauges,
                 exempt: &self.exempt,
                 number: self.numbers[1] + 1,
+                forms: &forms,
             };
             if attack.last_seen == self.now {
                 let own = self.steps.iter_mut();
@@ -291,7 +312,10 @@ impl Defence {
             {
                 continue;
             }
-            let tried: Vec<Rung> = own.into_iter().map(|(rung, _)| rung).collect();
+            let mut tried: Vec<Rung> = own.into_iter().map(|(rung, _)| rung).collect();
+            if tried.iter().filter(|rung| **rung == Rung::Form).count() < FORM_STEPS_MAX {
+                tried.retain(|rung| *rung != Rung::Form);
+            }
             let Some(choice) = ladder::next(&situation, &tried) else {
                 continue;
             };

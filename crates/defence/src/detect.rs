@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use crate::attack::{AttackKind, HeavySource};
 use crate::baseline::Baseline;
 use crate::defence::Gauges;
+use crate::ladder::{KNOWN_SECONDS, SHARE_OF_SERVICE};
 use crate::network::Network;
 use crate::sample::{SIGNALS, Signal};
 use crate::sketch::SpaceSaving;
@@ -32,7 +33,7 @@ const CONNECTIONS_OF_ONE: f64 = 20.0;
 
 /// Connections held open to one destination, and by one source.
 const HELD_FLOOR: f64 = 500.0;
-const HELD_BY_ONE: f64 = 50.0;
+const HELD_BY_ONE: f64 = 20.0;
 
 /// Connections to one destination on which nothing was sent, and what share of those that were made lately.
 const SILENT_FLOOR: f64 = 300.0;
@@ -43,6 +44,14 @@ const HELD_MIN: f64 = 16.0;
 
 /// Ports in ten to twenty seconds that did not answer a source.
 const SCANNED_PORTS: f64 = 50.0;
+
+/// More scanners than these that together send more packets a second than that are none: a flood to random ports, whose
+/// senders may be forged, looks like as many scans.
+const SCANNERS: usize = 32;
+const FLOOD_OF_SCANNERS: f64 = 10_000.0;
+
+/// How much more its network sends than one that scans.
+const OF_MANY: f64 = 16.0;
 
 /// Percent of the table, and new flows a second without answers, that together are an attack on it.
 const TABLE_PERCENT: f64 = 50.0;
@@ -117,11 +126,11 @@ impl Detector {
     pub(crate) fn look(&mut self, view: &View, gauges: &Gauges, now: u64) -> Vec<Finding> {
         let mut findings = Vec::new();
         for target in view.targets.iter() {
-            self.look_at(Some(target.key), &target.value, view, &mut findings);
+            self.look_at((Some(target.key), now), &target.value, view, &mut findings);
         }
         let apart: Vec<AttackKind> = findings.iter().map(|finding| finding.kind).collect();
         let mut whole = Vec::new();
-        self.look_at(None, &view.all, view, &mut whole);
+        self.look_at((None, now), &view.all, view, &mut whole);
         // What is aimed at one address is told of once.
         whole.retain(|finding| !apart.contains(&finding.kind));
         findings.append(&mut whole);
@@ -134,7 +143,13 @@ impl Detector {
         findings
     }
 
-    fn look_at(&self, scope: Scope, target: &Target, view: &View, findings: &mut Vec<Finding>) {
+    fn look_at(
+        &self,
+        (scope, now): (Scope, u64),
+        target: &Target,
+        view: &View,
+        findings: &mut Vec<Finding>,
+    ) {
         let learned = self.learned.get(&scope);
         let sources = target.sources.estimate();
         for signal in Signal::ALL {
@@ -142,7 +157,8 @@ impl Detector {
             let usual = learned.map_or(0.0, |it| it.unanswered[signal as usize].usual());
             let threshold = FLOORS[signal as usize].max(TIMES_USUAL * usual);
             let seen = target.counts.seen(signal);
-            let is_sure = target.counts.is_sure_of(signal);
+            let counts = &target.counts;
+            let is_sure = counts.is_sure_of(signal) && counts.is_unanswered(signal);
             if !is_sure || unanswered <= threshold || unanswered < seen / 2.0 {
                 continue;
             }
@@ -162,11 +178,11 @@ impl Detector {
                     "{unanswered:.0} packets a second without answers of {seen:.0}, more than {threshold:.0}; \
                      usual are {usual:.0}; about {sources:.0} sources{}",
                     spread(&heavy)
-                ),
+                ) + &services(signal, &target.forms[signal as usize]),
                 heavy,
             });
         }
-        findings.extend(connections(scope, target, learned, view));
+        findings.extend(connections(scope, target, learned, (view, now)));
         let held = held(scope, learned, view);
         findings.extend(held.or_else(|| silent(scope?, learned, view)));
     }
@@ -220,6 +236,21 @@ const fn spread(heavy: &[HeavySource]) -> &'static str {
         ", none of them heavy: spread or forged"
     } else {
         ", most of it from a few"
+    }
+}
+
+/// Which services reflect it.
+fn services(signal: Signal, form: &Form) -> String {
+    if signal != Signal::Reflected {
+        return String::new();
+    }
+    let ports = form.source_port.shares();
+    let ports = ports.filter(|(_, share)| *share >= SHARE_OF_SERVICE);
+    let mut ports: Vec<String> = ports.map(|(port, _)| port.to_string()).collect();
+    ports.sort_unstable();
+    match ports.is_empty() {
+        true => String::new(),
+        false => format!("; from port {}", ports.join(", ")),
     }
 }
 
@@ -277,7 +308,7 @@ fn connections(
     scope: Scope,
     target: &Target,
     learned: Option<&Learned>,
-    view: &View,
+    (view, now): (&View, u64),
 ) -> Option<Finding> {
     let completed = rate(target.counts.completed);
     let usual = learned.map_or(0.0, |it| it.completed.usual());
@@ -289,18 +320,27 @@ fn connections(
         CONNECTIONS_FLOOR
     };
     let threshold = floor.max(TIMES_USUAL * usual);
-    if completed <= threshold || !target.counts.is_sure_of_handshakes() {
+    if completed <= floor || !target.counts.is_sure_of_handshakes() {
         return None;
     }
     let mut heavy = heavy(view, completed, |Sender { counts, .. }| {
-        let is_sure = counts.is_sure_of_handshakes();
-        is_sure.then(|| rate(counts.completed))
+        counts.has_handshakes().then(|| rate(counts.completed))
     });
     heavy.retain(|source| source.rate > CONNECTIONS_OF_ONE);
-    let theirs: f64 = heavy.iter().map(|source| source.rate).sum();
+    let sum = |of: &[HeavySource]| -> f64 { of.iter().map(|source| source.rate).sum() };
+    let theirs = sum(&heavy);
     if theirs < THEIR_SHARE * completed {
         return None;
     }
+    if completed <= threshold {
+        // As many as all that is usual, from a few who were not there before: whatever else there is is beside them.
+        let before = now.saturating_sub(KNOWN_SECONDS);
+        heavy.retain(|source| !view.is_known(&source.network, before));
+        if is_new || sum(&heavy) <= floor.max(usual) {
+            return None;
+        }
+    }
+    let theirs = sum(&heavy);
     Some(Finding {
         kind: AttackKind::ConnectionFlood,
         scope,
@@ -310,8 +350,8 @@ fn connections(
         usual,
         sources: heavy.len() as f64,
         evidence: format!(
-            "{completed:.0} handshakes a second, more than {threshold:.0}; usual are {usual:.0}; {} sources \
-             make {theirs:.0} of them, each more than {CONNECTIONS_OF_ONE}",
+            "{completed:.0} handshakes a second; usual are {usual:.0}; {} sources make {theirs:.0} of them, each more than \
+             {CONNECTIONS_OF_ONE}",
             heavy.len()
         ),
         heavy,
@@ -398,13 +438,18 @@ fn scans(view: &View) -> Option<Finding> {
         let (counts, ports) = (&counted.value.counts, counted.value.ports.estimate());
         let tried = counts.seen(Signal::Syn) + counts.seen(Signal::Udp);
         let answered = rate(counts.completed + counts.replied);
-        (ports > SCANNED_PORTS && answered < tried / 4.0).then_some(HeavySource {
+        let is_scan = ports > SCANNED_PORTS && answered < tried / 4.0;
+        (is_scan && !is_of_many(view, &counted.key, tried)).then_some(HeavySource {
             network: counted.key,
             rate: ports,
             error: rate(counted.error),
         })
     });
     let mut heavy: Vec<HeavySource> = scanners.collect();
+    let unanswered = [Signal::Syn, Signal::Udp].map(|it| view.all.counts.unanswered(it));
+    if heavy.len() > SCANNERS && unanswered.iter().sum::<f64>() > FLOOD_OF_SCANNERS {
+        return None;
+    }
     by_weight(&mut heavy);
     heavy.truncate(A_FEW);
     let most = heavy.first()?;
@@ -423,6 +468,19 @@ fn scans(view: &View) -> Option<Finding> {
             most.rate
         ),
         heavy,
+    })
+}
+
+/// Whether a source is but one of very many in its network that send as much: forged, if so.
+fn is_of_many(view: &View, source: &Network, own: f64) -> bool {
+    let (sketch, length) = match source.is_v4() {
+        true => (&view.v4[1], 24),
+        false => (&view.v6[2], 48),
+    };
+    let network = sketch.get(&Network::of(source.address(), length));
+    network.is_some_and(|network| {
+        let counts = &network.value.counts;
+        counts.seen(Signal::Syn) + counts.seen(Signal::Udp) > OF_MANY * own
     })
 }
 

@@ -170,6 +170,8 @@ pub(crate) struct Situation<'a> {
     pub(crate) exempt: &'a Exemptions,
     /// Number of the step.
     pub(crate) number: u32,
+    /// What steps against the attack refuse already.
+    pub(crate) forms: &'a [Refused],
 }
 
 /// A step as it is chosen.
@@ -182,6 +184,9 @@ pub(crate) struct Choice {
     pub(crate) note: Option<String>,
 }
 
+/// Steps by form against one attack: it may change its form, and there is room for eight.
+pub(crate) const FORM_STEPS_MAX: usize = 3;
+
 /// Networks that one step bans.
 const BANNED_MAX: usize = 64;
 /// A client that completed connections so long before an attack is no part of it.
@@ -191,7 +196,7 @@ pub(crate) const KNOWN_SECONDS: u64 = 10;
 const SHARE_OF_ATTACK: f64 = 0.8;
 const SHARE_OF_CALM: f64 = 0.1;
 /// From which share of a reflection on a service is one of its own; so there are at most five.
-const SHARE_OF_SERVICE: f64 = 0.2;
+pub(crate) const SHARE_OF_SERVICE: f64 = 0.2;
 /// Calm packets that must have been seen before a form of SYNs is believed.
 const CALM_MIN: f64 = 20.0;
 /// Percent of the table, or of what may be half-open, from which on timeouts are shortened.
@@ -212,7 +217,11 @@ pub(crate) fn next(situation: &Situation<'_>, tried: &[Rung]) -> Option<Choice> 
                 .to_owned(),
             note: None,
         }),
-        Rung::Form => by_form(situation),
+        // An attack that goes on in another form is met by another.
+        Rung::Form => by_form(situation).filter(|choice| {
+            let own = |form: &Refused| situation.forms.iter().any(|it| it.is_same_as(form));
+            !choice.forms.iter().all(own)
+        }),
         Rung::Ban => ban(situation),
         Rung::Timeouts => timeouts(situation),
     })

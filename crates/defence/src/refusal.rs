@@ -82,6 +82,16 @@ pub struct Form {
 }
 
 impl Form {
+    /// Whether the same packets are refused, whatever for and however long.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        let bare = |form: &Self| Self {
+            step: 0,
+            until: 0,
+            ..form.clone()
+        };
+        bare(self) == bare(other)
+    }
+
     /// As the programs have it, in force until a tick.
     pub fn compiled(&self, until: Tick) -> engine::Form {
         let mut form = engine::Form {

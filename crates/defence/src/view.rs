@@ -13,6 +13,16 @@ pub(crate) const FADE: f64 = 0.5;
 
 const SAMPLES_MIN: f64 = 16.0;
 
+/// Sampled handshakes of one source: what few of them stand for is far above what a client makes.
+const HANDSHAKES_OF_ONE_MIN: f64 = 6.0;
+
+/// How many standard deviations packets without answers must be above none: where one sample stands for many packets, the
+/// difference of packets and answers is chance alone now and then.
+const DEVIATIONS: f64 = 3.0;
+
+/// Each answered flow may have sent its first packet more than once.
+const TRIES: f64 = 1.25;
+
 /// Destinations that are counted apart.
 const DESTINATIONS: usize = 256;
 /// Sources of each length of prefix: those of more than a thousandth of all are known.
@@ -37,6 +47,10 @@ pub(crate) struct Counts {
     /// How many samples all of this rests on: of packets without an answer, by signal, and of handshakes.
     samples: [f64; SIGNALS],
     completions: f64,
+    /// How far from the truth chance may have brought them: their variances.
+    seen_variance: [f64; SIGNALS],
+    completed_variance: f64,
+    replied_variance: f64,
 }
 
 impl Counts {
@@ -47,15 +61,24 @@ impl Counts {
             Progress::Completed => self.completions += 1.0,
             Progress::Replied => {}
         }
+        let square = sample.weight * sample.weight;
         match sample.progress {
-            Progress::Passed => {
+            Progress::Passed | Progress::Refused => {
                 self.seen[signal] += sample.weight;
-                self.passed[signal] += sample.weight;
+                self.seen_variance[signal] += square;
+                if sample.progress == Progress::Passed {
+                    self.passed[signal] += sample.weight;
+                }
             }
-            Progress::Refused => self.seen[signal] += sample.weight,
-            Progress::Replied if sample.protocol != 6 => self.replied += sample.weight,
+            Progress::Replied if sample.protocol != TCP => {
+                self.replied += sample.weight;
+                self.replied_variance += square;
+            }
             Progress::Replied => {}
-            Progress::Completed if sample.protocol == 6 => self.completed += sample.weight,
+            Progress::Completed if sample.protocol == TCP => {
+                self.completed += sample.weight;
+                self.completed_variance += square;
+            }
             Progress::Completed => {}
         }
     }
@@ -68,6 +91,11 @@ impl Counts {
         self.completions *= FADE;
         self.completed *= FADE;
         self.replied *= FADE;
+        for variance in &mut self.seen_variance {
+            *variance *= FADE * FADE;
+        }
+        self.completed_variance *= FADE * FADE;
+        self.replied_variance *= FADE * FADE;
     }
 
     /// Whether a rate rests on enough samples to be believed: with sixteen the standard error is a quarter.
@@ -77,6 +105,11 @@ impl Counts {
 
     pub(crate) fn is_sure_of_handshakes(&self) -> bool {
         self.completions >= SAMPLES_MIN
+    }
+
+    /// Of a single source, where it is known of all together that they are many.
+    pub(crate) fn has_handshakes(&self) -> bool {
+        self.completions >= HANDSHAKES_OF_ONE_MIN
     }
 
     /// Packets a second.
@@ -89,15 +122,28 @@ impl Counts {
         self.passed[signal as usize]
     }
 
-    /// Packets a second that nothing answers: each answered flow may have sent its first packet more than once.
+    /// Packets a second that nothing answers.
     pub(crate) fn unanswered(&self, signal: Signal) -> f64 {
-        const TRIES: f64 = 1.25;
-        let answered = match signal {
-            Signal::Syn => self.completed,
-            Signal::Udp | Signal::Icmp | Signal::Other | Signal::Reflected => self.replied,
-            _ => 0.0,
-        };
+        let (answered, _) = self.answered(signal);
         (self.seen(signal) - TRIES * rate(answered)).max(0.0)
+    }
+
+    /// Whether there are packets that nothing answers, and it is not chance.
+    pub(crate) fn is_unanswered(&self, signal: Signal) -> bool {
+        let (_, variance) = self.answered(signal);
+        let variance = self.seen_variance[signal as usize] + TRIES * TRIES * variance;
+        self.unanswered(signal) > DEVIATIONS * rate(variance.sqrt())
+    }
+
+    /// What answered flows count for, and the variance of that.
+    const fn answered(&self, signal: Signal) -> (f64, f64) {
+        match signal {
+            Signal::Syn => (self.completed, self.completed_variance),
+            Signal::Udp | Signal::Icmp | Signal::Other | Signal::Reflected => {
+                (self.replied, self.replied_variance)
+            }
+            _ => (0.0, 0.0),
+        }
     }
 }
 

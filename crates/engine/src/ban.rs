@@ -9,6 +9,11 @@
 //! an entry while it is written misses it or finds it, as if it had come a moment earlier or later.
 //!
 //! A ban is over when its deadline has passed, whether or not anybody is there to take it out.
+//!
+//! **Packets of established flows are not asked about.** Whoever bans a network ends its flows; from then on nothing
+//! from there gets as far as the short way (see [`crate::steady`]), since that takes a record which remembers that the rules
+//! let packets of this direction pass when the flow was answered. Only a packet that went the long way
+//! has made it remember that, and before that it was asked about. A packet that the short way leaves is asked about then.
 
 mod write;
 
@@ -16,7 +21,7 @@ pub use self::write::{clear, look, put, remove, remove_if, retain, visit};
 
 use crate::host::{FlowMemory, Host, Repeat, Words};
 use crate::limits::{BAN_BUCKET_SLOTS, BAN_BUCKETS_PROBED_MAX, BAN_LENGTHS_MAX};
-use crate::process::{Arrival, Outcome, Path, Scratch, Stage};
+use crate::process::{Outcome, Path, Scratch, Stage};
 use crate::rate::Rate;
 use crate::refusal;
 use crate::settings::{SETTING_BANS, SETTING_FORMS, Settings, checked_index};
@@ -118,15 +123,38 @@ pub(crate) enum Asked {
 #[inline(always)]
 pub(crate) fn ask<H: Host>(
     host: &H,
-    arrival: &Arrival,
+    path: Path,
     parsed: Result<(), Unparsed>,
     scratch: &mut Scratch,
 ) -> Asked {
     let has_sender = matches!(parsed, Ok(()) | Err(Unparsed::Extended));
+    if !has_sender {
+        return Asked::Nothing;
+    }
+    if is_refused(host, path, scratch) {
+        return Asked::Banned;
+    }
+    if parsed.is_ok() && refusal::is_due_first(host.settings(), path, scratch) {
+        return Asked::Begins;
+    }
+    Asked::Nothing
+}
+
+/// As [`ask`], of a packet that could have been of an established flow, and is not or has more to say to it.
+#[inline(always)]
+pub(crate) fn ask_late<H: Host>(host: &H, path: Path, scratch: &mut Scratch, next: Stage) -> Stage {
+    if is_refused(host, path, scratch) {
+        return refuse(host, scratch);
+    }
+    next
+}
+
+#[inline(always)]
+fn is_refused<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> bool {
     let settings = host.settings();
     let is_asked = settings.has(SETTING_BANS | SETTING_FORMS);
-    if !is_asked || !has_sender || !matches!(arrival.path, Path::Ingress) {
-        return Asked::Nothing;
+    if !is_asked || !matches!(path, Path::Ingress) {
+        return false;
     }
     let Scratch {
         sender, info, now, ..
@@ -136,13 +164,7 @@ pub(crate) fn ask<H: Host>(
     sender.now = *now;
     sender.limit = NOWHERE;
     sender.refusal = refusal::Part::ToBeAsked;
-    if settings.has(SETTING_BANS) && is_banned(host.flows(), settings, sender) {
-        return Asked::Banned;
-    }
-    if parsed.is_ok() && refusal::is_due_first(settings, scratch) {
-        return Asked::Begins;
-    }
-    Asked::Nothing
+    settings.has(SETTING_BANS) && is_banned(host.flows(), settings, sender)
 }
 
 /// What becomes of a packet whose sender is banned: it is counted, and no event tells of it.

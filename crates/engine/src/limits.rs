@@ -138,6 +138,21 @@ pub const RULE_STEPS_MAX: u32 = 65_536;
 /// or a gateway has servers that are busy.
 pub const PRESSURE_CELLS: u32 = 4096;
 
+/// Cells of each of two rows in which half-open flows are counted by source network: a power of two. Two networks share both of
+/// theirs with a probability of one in 16 million.
+pub const ORIGIN_CELLS: u32 = 4096;
+
+/// What part of the half-open flows that there may be must be there before source networks are held to a share: below half
+/// there is room for everybody.
+pub const ORIGIN_PRESSURE_SHARE: u32 = 2;
+
+/// What part of them one network may then have before its new flows take the place of others. It takes a dozen networks to fill
+/// the table together.
+pub const ORIGIN_SHARE: u32 = 16;
+
+/// However small the table is, a network may have as many.
+pub const ORIGIN_FLOWS_MIN: u32 = 32;
+
 /// Destinations of which a CPU remembers what becomes of SYNs to them, see [`crate::foreseen`]: more than are under
 /// attack at a time.
 pub const FORESEEN_LINES: u32 = 64;

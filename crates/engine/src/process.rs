@@ -292,21 +292,22 @@ pub fn prepare<P: Packet, H: Host>(
     };
     let info = &mut scratch.info;
     let parsed = wire::parse_headers(packet, arrival, extensions, info);
-    match ban::ask(host, arrival, parsed, scratch) {
-        AskedOfSender::Nothing => {}
-        AskedOfSender::Banned => return ban::refuse(host, scratch),
-        AskedOfSender::Begins => return Stage::Refuse,
+    let is_ordinary =
+        parsed.is_ok() && !host.is_traced() && steady::is_ordinary(packet, &mut scratch.info);
+    let is_missing = !is_ordinary || steady::approach(arrival, host, scratch);
+    if is_missing {
+        match ban::ask(host, arrival.path, parsed, scratch) {
+            AskedOfSender::Nothing => {}
+            AskedOfSender::Banned => return ban::refuse(host, scratch),
+            AskedOfSender::Begins => return Stage::Refuse,
+        }
     }
     if let Err(unparsed) = parsed {
         return refuse(host, scratch, unparsed);
     }
-    let is_ordinary = !host.is_traced() && steady::is_ordinary(packet, &mut scratch.info);
-    if is_ordinary {
-        track::name_ordinary(arrival, host, scratch);
-        steady::approach(host, scratch);
-    }
     match wire::verify(packet, arrival, host.settings(), &mut scratch.info) {
         Ok(()) if is_ordinary && scratch.info.damage.is_none() => Stage::Steady,
+        Ok(()) if !is_missing => ban::ask_late(host, arrival.path, scratch, Stage::Name),
         Ok(()) if foreseen::may_be(host, arrival.path, &scratch.info) => Stage::Foreseen,
         Ok(()) if cfg!(target_arch = "bpf") => Stage::Name,
         Ok(()) => step(packet, arrival, host, scratch, Stage::Name),

@@ -6,16 +6,17 @@
 //! anything is written.
 
 use crate::account;
+use crate::ban;
 use crate::conntrack::tcp::{self, TcpState};
 use crate::conntrack::udp;
 use crate::host::{Host, Packet, Words};
 use crate::judge;
-use crate::process::{Outcome, Path, Scratch, Stage};
+use crate::process::{Arrival, Outcome, Path, Scratch, Stage};
 use crate::raw;
 use crate::record::{ASSIGNED, ASSURED, Control, Record, SEEN_REPLY, StateWords};
 use crate::table::{self, Kind, Place, Seen, V4, V6};
 use crate::time::Tick;
-use crate::track::Sight;
+use crate::track::{self, Sight};
 use crate::tuple::{Direction, Family};
 use crate::verdict::{State, Verdict};
 use crate::wire::transport::{TCP, UDP, tcp_flag};
@@ -42,19 +43,21 @@ pub(crate) fn is_ordinary<P: Packet>(packet: &P, info: &mut PacketInfo) -> bool 
     }
 }
 
-/// Asks for what [`advance`] will need, as soon as the flow has its name: while it comes from
-/// memory, checksums can be verified.
+/// Names the flow and asks for what [`advance`] will need, as soon as it has its name: while it comes from
+/// memory, checksums can be verified. Whether it is known already that there is no such flow.
 #[inline(always)]
-pub(crate) fn approach<H: Host>(host: &H, scratch: &mut Scratch) {
+pub(crate) fn approach<H: Host>(arrival: &Arrival, host: &H, scratch: &mut Scratch) -> bool {
+    track::name_ordinary(arrival, host, scratch);
     if !cfg!(target_arch = "bpf") {
         table::prefetch_tags(host.flows(), scratch.info.family, &scratch.hash);
-        return;
+        return false;
     }
     // Programs have no instruction that only asks, so the record is looked for at once.
     scratch.sight = match seen(host, scratch) {
         Some(()) => Sight::Found,
         None => Sight::Missing,
     };
+    matches!(scratch.sight, Sight::Missing)
 }
 
 /// [`Stage::Done`] when the packet was judged, else the first of the other stages.
@@ -66,7 +69,12 @@ pub(crate) fn advance<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> S
         seen(host, scratch)
     };
     if found.is_none() {
-        return raw::before(host, scratch, Stage::Look);
+        let next = raw::before(host, scratch, Stage::Look);
+        // Programs have asked about its sender: they knew then that it is missing.
+        return match cfg!(target_arch = "bpf") {
+            true => next,
+            false => ban::ask_late(host, path, scratch, next),
+        };
     }
     let passed = match scratch.oriented.key.family {
         Family::V4 => pass::<V4, H>(host, path, scratch),
@@ -74,7 +82,10 @@ pub(crate) fn advance<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> S
     };
     match passed {
         Some(()) => Stage::Done,
-        None => raw::before(host, scratch, Stage::Look),
+        None => {
+            let next = raw::before(host, scratch, Stage::Look);
+            ban::ask_late(host, path, scratch, next)
+        }
     }
 }
 

@@ -160,9 +160,11 @@ pub(crate) fn name_ordinary<H: Host>(arrival: &Arrival, host: &H, scratch: &mut 
         info,
         oriented,
         hash,
+        zone,
         ..
     } = scratch;
     *purpose = Purpose::Flow;
+    *zone = arrival.zone;
     match info.family {
         Family::V4 => oriented.name_v4(
             (info.source[0], info.source_port),

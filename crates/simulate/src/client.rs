@@ -11,9 +11,9 @@ use crate::world::{SECOND, World};
 /// There and back.
 const ROUND_TRIP: u64 = 40_000_000;
 /// How long a client waits for the first answer; twice as long each time (RFC 6298 section 2).
-const FIRST_WAIT: u64 = SECOND;
+pub(crate) const FIRST_WAIT: u64 = SECOND;
 /// Tries before it gives up. A person does after some seconds.
-const TRIES: u32 = 4;
+pub(crate) const TRIES: u32 = 4;
 /// Between two messages of a connection that lasts.
 const PAUSE: u64 = 5 * SECOND;
 /// Bytes of a question, an answer, and a segment.
@@ -67,7 +67,7 @@ pub(crate) struct Conversation {
     pub(crate) of: Of,
     pub(crate) manner: Manner,
     pub(crate) began: u64,
-    client: IpAddr,
+    pub(crate) client: IpAddr,
     server: IpAddr,
     ports: [u16; 2],
     stage: Stage,

@@ -9,12 +9,14 @@ mod attacker;
 mod client;
 mod hands;
 mod html;
+mod recorded;
 mod report;
 mod run;
 mod scenario;
 mod world;
 
 pub use html::html;
+pub use recorded::{CapturePlan, Recording, RecordingError};
 pub use report::{Report, text};
 pub use run::{SimulateError, run};
 pub use scenario::{Scenario, ScenarioError};

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use keepstate_defence::{Attack, AttackKind, Defence, Gauges, Mode, Network, Order, Step};
 use serde::Serialize;
 
-use crate::client::{Conversation, Of};
+use crate::client::Of;
 use crate::scenario::{LegitimateKind, PlanKind, Scenario};
 
 /// A second.
@@ -33,6 +33,8 @@ pub struct Served {
     /// Of these, without a packet sent twice.
     pub at_once: u64,
     pub failed: u64,
+    /// Of these, from an address that attacks too: nobody can tell the two apart.
+    pub failed_beside_attackers: u64,
 }
 
 impl Served {
@@ -48,7 +50,8 @@ impl Served {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LegitimateReport {
-    pub kind: &'static str,
+    /// As the scenario says; of a capture its file.
+    pub kind: String,
     pub whole: Served,
     /// Of those that began while something attacked.
     pub under_attack: Served,
@@ -114,6 +117,8 @@ pub(crate) struct Tally {
     /// Samples of this second.
     pub(crate) samples: u64,
     pub(crate) unfinished: u64,
+    /// Flows of captures that cannot be played to these servers.
+    pub(crate) unplayed: u64,
     orders: Vec<(u64, u32)>,
     flows_max: u64,
     judged: u64,
@@ -127,12 +132,16 @@ impl Tally {
             windows: windows
                 .map(|it| (nanoseconds(it.begin), nanoseconds(it.end)))
                 .collect(),
-            legitimate: vec![Default::default(); scenario.legitimate.len()],
+            legitimate: vec![
+                Default::default();
+                scenario.legitimate.len() + scenario.capture.len()
+            ],
             attacks: vec![[0; 2]; scenario.attack.len()],
             current: Row::default(),
             rows: Vec::new(),
             samples: 0,
             unfinished: 0,
+            unplayed: 0,
             orders: Vec::new(),
             flows_max: 0,
             judged: 0,
@@ -153,14 +162,14 @@ impl Tally {
         self.current.attack_passed += f64::from(u8::from(is_in));
     }
 
-    pub(crate) fn begun(&mut self, conversation: &Conversation) {
-        match conversation.of {
+    pub(crate) fn begun(&mut self, (of, began): (Of, u64)) {
+        match of {
             Of::Attack(index) => {
                 self.attacks[index][0] += 1;
                 self.current.attack += 1.0;
             }
             Of::Legitimate(index) => {
-                let is_under_attack = self.is_under_attack(conversation.began);
+                let is_under_attack = self.is_under_attack(began);
                 self.legitimate[index][0].begun += 1;
                 self.legitimate[index][1].begun += u64::from(is_under_attack);
                 self.current.begun += 1.0;
@@ -169,9 +178,9 @@ impl Tally {
     }
 
     /// `at_once` is `None` for one that failed.
-    pub(crate) fn ended(&mut self, conversation: &Conversation, at_once: Option<bool>, _now: u64) {
-        let is_under_attack = self.is_under_attack(conversation.began);
-        match (conversation.of, at_once) {
+    pub(crate) fn ended(&mut self, (of, began): (Of, u64), at_once: Option<bool>, is_beside: bool) {
+        let is_under_attack = self.is_under_attack(began);
+        match (of, at_once) {
             (Of::Attack(index), Some(_)) => {
                 self.attacks[index][1] += 1;
                 self.current.attack_passed += 1.0;
@@ -183,6 +192,8 @@ impl Tally {
                     served.served += u64::from(at_once.is_some());
                     served.at_once += u64::from(at_once == Some(true));
                     served.failed += u64::from(at_once.is_none());
+                    let is_beside = is_beside && at_once.is_none();
+                    served.failed_beside_attackers += u64::from(is_beside);
                 }
                 match at_once {
                     Some(_) => self.current.served += 1.0,
@@ -274,6 +285,34 @@ fn notes(scenario: &Scenario, thinned: f64, tally: &Tally) -> Vec<String> {
             notes.push("limits in the rules were not made smaller with it".to_owned());
         }
     }
+    for plan in &scenario.capture {
+        let flows = plan.recording.flows.len();
+        let left_out = match plan.recording.left_out {
+            0 => String::new(),
+            frames => format!("; {frames} frames are no IP packets"),
+        };
+        let headless = match plan.recording.headless {
+            0 => String::new(),
+            flows => format!("; {flows} connections that began before it are left out"),
+        };
+        notes.push(format!(
+            "{}: {flows} flows{left_out}{headless}; those that the rules refuse count as lost, in calm too",
+            plan.file
+        ));
+    }
+    if tally.unplayed > 0 {
+        notes.push(format!(
+            "{} times a flow of a capture was left out, whose family no server or network has",
+            tally.unplayed
+        ));
+    }
+    let beside = tally.legitimate.iter();
+    let beside: u64 = beside.map(|[whole, _]| whole.failed_beside_attackers).sum();
+    if beside > 0 {
+        notes.push(format!(
+            "{beside} of those that failed came from addresses that attack too: nobody can tell the two apart"
+        ));
+    }
     if tally.unfinished > 0 {
         notes.push(format!(
             "{} conversations were still under way at the end",
@@ -292,13 +331,15 @@ fn mean_passed(rows: &[Row], seconds: std::ops::Range<u64>) -> f64 {
 }
 
 fn legitimate(scenario: &Scenario, tally: &Tally) -> Vec<LegitimateReport> {
-    let plans = scenario.legitimate.iter().zip(&tally.legitimate);
-    let reports = plans.map(|(plan, [whole, under_attack])| LegitimateReport {
-        kind: match plan.kind {
-            LegitimateKind::Web => "web",
-            LegitimateKind::Dns => "dns",
-            LegitimateKind::Session => "session",
-        },
+    let models = scenario.legitimate.iter().map(|plan| match plan.kind {
+        LegitimateKind::Web => "web".to_owned(),
+        LegitimateKind::Dns => "dns".to_owned(),
+        LegitimateKind::Session => "session".to_owned(),
+    });
+    let captures = scenario.capture.iter().map(|plan| plan.file.clone());
+    let plans = models.chain(captures).zip(&tally.legitimate);
+    let reports = plans.map(|(kind, [whole, under_attack])| LegitimateReport {
+        kind,
         loss_percent: whole.loss(),
         loss_under_attack_percent: under_attack.loss(),
         whole: whole.clone(),
@@ -316,7 +357,8 @@ fn attacks(scenario: &Scenario, tally: &Tally, told: &[Attack], thinned: f64) ->
         // One of its kind may go on already: to whoever looks they are one.
         let earlier = scenario.attack.iter().filter(|other| {
             let reaches = (other.begin..other.end).contains(&plan.begin);
-            reaches && other.kind == plan.kind && scenario.target(other) == scenario.target(plan)
+            let is_kind = other.kind.recognised_as() == kinds;
+            reaches && is_kind && scenario.target(other) == scenario.target(plan)
         });
         let first = earlier.map(|other| u64::from(other.begin)).min();
         let is_known = |attack: &&Attack| {
@@ -387,6 +429,7 @@ fn write_text(out: &mut String, report: &Report) -> std::fmt::Result {
             served,
             at_once,
             failed,
+            ..
         } = legitimate.whole;
         writeln!(
             out,

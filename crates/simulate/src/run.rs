@@ -1,8 +1,9 @@
 //! The scenario from its begin to its end.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use keepstate_defence::{
     Attack, Defence, Exemption, Exemptions, Gauges, Order, Sample, Why, held, next_mask,
@@ -15,6 +16,7 @@ use keepstate_sim::traffic::Random;
 use crate::attacker::{Attacker, within};
 use crate::client::{Conversation, Manner, Next, Of};
 use crate::hands::Hands;
+use crate::recorded::Playback;
 use crate::report::{Report, Row, Tally};
 use crate::scenario::{LegitimateKind, PlanKind, Scenario};
 use crate::world::{SECOND, World, settings, table as flow_table};
@@ -28,6 +30,9 @@ const SLICE: u64 = 10_000_000;
 
 /// How often connections that are held open are looked for, in seconds.
 const SURVEY_SECONDS: u64 = 10;
+
+/// Between two rounds of a capture, in nanoseconds.
+const ROUND_PAUSE: u64 = SECOND;
 
 /// A connection costs about as many packets.
 const PACKETS_OF_CONNECTION: f64 = 5.0;
@@ -46,8 +51,40 @@ pub enum SimulateError {
 enum Due {
     /// Somebody honest begins.
     Arrive(usize),
+    /// A flow of a capture does: which capture, for which time, and which flow.
+    Play(usize, u32, usize),
     /// A conversation goes on.
     Step(usize),
+}
+
+/// Whoever has something to say.
+enum Speaker {
+    Model(Conversation),
+    Recorded(Playback),
+}
+
+impl Speaker {
+    fn step(&mut self, world: &World<'_>) -> Next {
+        match self {
+            Self::Model(conversation) => conversation.step(world),
+            Self::Recorded(playback) => playback.step(world),
+        }
+    }
+
+    /// Of whom, and since when.
+    const fn of(&self) -> (Of, u64) {
+        match self {
+            Self::Model(conversation) => (conversation.of, conversation.began),
+            Self::Recorded(playback) => (playback.of, playback.began),
+        }
+    }
+
+    const fn client(&self) -> IpAddr {
+        match self {
+            Self::Model(conversation) => conversation.client,
+            Self::Recorded(playback) => playback.ends[0],
+        }
+    }
 }
 
 struct Run<'s, 't> {
@@ -55,9 +92,11 @@ struct Run<'s, 't> {
     world: World<'t>,
     random: Random,
     attackers: Vec<Attacker>,
+    /// Where those are who do not forge their address.
+    attacking: BTreeSet<IpAddr>,
     due: BinaryHeap<Reverse<(u64, u64, Due)>>,
     order: u64,
-    conversations: Vec<Option<Conversation>>,
+    conversations: Vec<Option<Speaker>>,
     free: Vec<usize>,
     thinned: f64,
     tally: Tally,
@@ -81,10 +120,13 @@ pub fn run(scenario: &Scenario, seed: u64) -> Result<Report, SimulateError> {
     let mut random = Random::new(seed);
     let attackers = scenario.attack.iter();
     let attackers = attackers.map(|plan| Attacker::new(plan, scenario, &mut random));
+    let attackers: Vec<Attacker> = attackers.collect();
+    let sources = attackers.iter().flat_map(Attacker::sources);
     let mut run = Run {
         scenario,
         world,
-        attackers: attackers.collect(),
+        attacking: sources.copied().collect(),
+        attackers,
         random,
         due: BinaryHeap::new(),
         order: 0,
@@ -101,7 +143,11 @@ pub fn run(scenario: &Scenario, seed: u64) -> Result<Report, SimulateError> {
         run.second(second, &mut defence);
         let orders = run.measure(second, &mut defence);
         told.extend(orders.iter().filter_map(|order| match order {
-            Order::Tell(attack) if !attack.is_over => Some(Attack::clone(attack)),
+            // One that comes back is told of again.
+            Order::Tell(attack) if !attack.is_over => Some(Attack {
+                began: second,
+                ..Attack::clone(attack)
+            }),
             _ => None,
         }));
         hands.carry_out(&mut run.world, &mut defence, &orders);
@@ -151,6 +197,9 @@ fn peak_rate(scenario: &Scenario) -> f64 {
 
 impl Run<'_, '_> {
     fn begin(&mut self) {
+        for index in 0..self.scenario.capture.len() {
+            self.schedule_play(index, 0, 0);
+        }
         for index in 0..self.scenario.legitimate.len() {
             let plan = &self.scenario.legitimate[index];
             let begin = u64::from(plan.begin) * SECOND;
@@ -165,6 +214,60 @@ impl Run<'_, '_> {
                 let at = begin + number * 5 * SECOND / sessions;
                 self.schedule(at, Due::Arrive(index));
             }
+        }
+    }
+
+    /// The next flow of a capture that is played, in this round or the next.
+    fn schedule_play(&mut self, index: usize, round: u32, flow: usize) {
+        let plan = &self.scenario.capture[index];
+        let flows = &plan.recording.flows;
+        let (round, flow) = match flow < flows.len() {
+            true => (round, flow),
+            false if plan.is_looped && !flows.is_empty() => (round + 1, 0),
+            false => return,
+        };
+        let real = u64::from(round) * (plan.recording.span + ROUND_PAUSE) + flows[flow].begin;
+        let at = u64::from(plan.begin) * SECOND + (real as f64 / plan.speed) as u64;
+        let end = plan.end.unwrap_or(self.scenario.seconds);
+        if at < u64::from(end) * SECOND {
+            self.schedule(at, Due::Play(index, round, flow));
+        }
+    }
+
+    fn play(&mut self, index: usize, round: u32, number: usize) {
+        self.schedule_play(index, round, number + 1);
+        let plan = &self.scenario.capture[index];
+        let flow = &plan.recording.flows[number];
+        let servers = self.scenario.servers.iter().copied();
+        let servers = servers.filter(|server| server.is_ipv4() == flow.server.is_ipv4());
+        let servers: Vec<IpAddr> = servers.collect();
+        let is_moved = plan
+            .network
+            .is_some_and(|it| it.is_v4() == flow.client.is_ipv4());
+        if !plan.as_is && servers.is_empty() || plan.copies > 1 && !is_moved {
+            self.tally.unplayed += 1;
+            return;
+        }
+        let server = match plan.as_is {
+            true => flow.server,
+            false => servers[spread(flow.server, 0) as usize % servers.len()],
+        };
+        for copy in 0..plan.copies {
+            // One in so many.
+            if self.random.below(1 << 32) as f64 * self.thinned >= (1_u64 << 32) as f64 {
+                continue;
+            }
+            let client = match (plan.network, is_moved) {
+                (Some(network), true) => client_of(network, spread(flow.client, copy)),
+                _ => flow.client,
+            };
+            let of = Of::Legitimate(self.scenario.legitimate.len() + index);
+            let recorded = (Arc::clone(&plan.recording), number, plan.speed);
+            // A client that comes again takes other ports.
+            let port_shift = (round.wrapping_mul(7919) % 64_512) as u16;
+            let playback =
+                Playback::new((of, self.world.now), recorded, [client, server], port_shift);
+            self.speak(Speaker::Recorded(playback));
         }
     }
 
@@ -252,6 +355,7 @@ impl Run<'_, '_> {
             self.world.now = at;
             match due {
                 Due::Arrive(index) => self.arrive(index),
+                Due::Play(index, round, flow) => self.play(index, round, flow),
                 Due::Step(index) => self.step(index),
             }
         }
@@ -287,14 +391,18 @@ impl Run<'_, '_> {
     fn converse(&mut self, of: Of, manner: Manner, ends: [IpAddr; 2], port: u16) {
         let now = self.world.now;
         let conversation = Conversation::new(of, manner, ends, port, now, &mut self.random);
-        self.tally.begun(&conversation);
+        self.speak(Speaker::Model(conversation));
+    }
+
+    fn speak(&mut self, speaker: Speaker) {
+        self.tally.begun(speaker.of());
         let index = match self.free.pop() {
             Some(index) => {
-                self.conversations[index] = Some(conversation);
+                self.conversations[index] = Some(speaker);
                 index
             }
             None => {
-                self.conversations.push(Some(conversation));
+                self.conversations.push(Some(speaker));
                 self.conversations.len() - 1
             }
         };
@@ -312,8 +420,8 @@ impl Run<'_, '_> {
                     Next::Done { at_once } => Some(at_once),
                     _ => None,
                 };
-                let now = self.world.now;
-                self.tally.ended(conversation, at_once, now);
+                let is_beside = self.attacking.contains(&conversation.client());
+                self.tally.ended(conversation.of(), at_once, is_beside);
                 self.conversations[index] = None;
                 self.free.push(index);
             }
@@ -357,11 +465,6 @@ impl Run<'_, '_> {
     fn report(mut self, seed: u64, defence: &Defence, hands: &Hands, told: &[Attack]) -> Report {
         // What is still under way has not failed.
         self.tally.unfinished = self.conversations.iter().flatten().count() as u64;
-        let hit: Vec<IpAddr> = self
-            .attackers
-            .iter()
-            .flat_map(|attacker| attacker.sources().iter().copied())
-            .collect();
         let mut wrong = BTreeMap::new();
         for plan in &self.scenario.legitimate {
             let clients = if plan.nat { 1 } else { plan.clients };
@@ -374,7 +477,7 @@ impl Run<'_, '_> {
             }
         }
         // Who attacks from an address is rightly banned with it.
-        wrong.retain(|client, _| !hit.contains(client));
+        wrong.retain(|client, _| !self.attacking.contains(client));
         let rows: Vec<Row> = std::mem::take(&mut self.tally.rows);
         Report::new(
             (self.scenario, seed, self.thinned),
@@ -384,6 +487,16 @@ impl Run<'_, '_> {
             (&self.tally, rows),
         )
     }
+}
+
+/// A number for an address and whom it is played for besides: another for each.
+fn spread(address: IpAddr, copy: u32) -> u64 {
+    let bits = match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()),
+        IpAddr::V6(address) => address.to_bits(),
+    };
+    let mixed = (bits as u64 ^ (bits >> 64) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 20) + (u64::from(copy) << 44)
 }
 
 /// The address of a client by its number: spread over the network.

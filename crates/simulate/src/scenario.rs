@@ -1,9 +1,13 @@
 //! What is played.
 
 use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
 
 use keepstate_defence::{AttackKind, Mode, Network};
 use serde::{Deserialize, Serialize};
+
+use crate::recorded::{CapturePlan, Recording, RecordingError};
 
 /// A scenario, as its file says it.
 #[derive(Clone, Debug, Deserialize)]
@@ -32,6 +36,9 @@ pub struct Scenario {
     pub cookies: bool,
     #[serde(default)]
     pub legitimate: Vec<Legitimate>,
+    /// Honest traffic from captures; with [`Scenario::open_captures`] they are read.
+    #[serde(default)]
+    pub capture: Vec<CapturePlan>,
     #[serde(default)]
     pub attack: Vec<AttackPlan>,
 }
@@ -179,6 +186,8 @@ pub(crate) const RATE_MAX: f64 = 1e8;
 /// Senders and clients that are kept apart.
 pub(crate) const SENDERS_MAX: u32 = 1 << 20;
 pub(crate) const PLANS_MAX: usize = 64;
+/// Copies of a capture that are played side by side.
+pub(crate) const COPIES_MAX: u32 = 10_000;
 
 /// What is wrong with a scenario.
 #[derive(Debug, thiserror::Error)]
@@ -189,6 +198,12 @@ pub enum ScenarioError {
     Toml(#[from] toml::de::Error),
     #[error("{0}")]
     Value(String),
+    #[error("{file}")]
+    Capture {
+        file: String,
+        #[source]
+        error: RecordingError,
+    },
 }
 
 impl Scenario {
@@ -196,6 +211,28 @@ impl Scenario {
         let scenario: Self = toml::from_str(text)?;
         scenario.check().map_err(ScenarioError::Value)?;
         Ok(scenario)
+    }
+
+    /// Reads the captures that are to be played; paths are relative to a directory.
+    pub fn open_captures(&mut self, directory: &Path) -> Result<(), ScenarioError> {
+        self.open_captures_from(0, directory)
+    }
+
+    /// As [`Self::open_captures`], from one of them on.
+    pub fn open_captures_from(
+        &mut self,
+        first: usize,
+        directory: &Path,
+    ) -> Result<(), ScenarioError> {
+        for plan in self.capture.iter_mut().skip(first) {
+            let recording = Recording::open(&directory.join(&plan.file));
+            let recording = recording.map_err(|error| ScenarioError::Capture {
+                file: plan.file.clone(),
+                error,
+            })?;
+            plan.recording = Arc::new(recording);
+        }
+        self.check().map_err(ScenarioError::Value)
     }
 
     fn check(&self) -> Result<(), String> {
@@ -225,6 +262,20 @@ impl Scenario {
                 return Err(format!(
                     "{} is of another family than {server}",
                     name("network")
+                ));
+            }
+        }
+        if self.capture.len() > PLANS_MAX {
+            return Err(format!("more than {PLANS_MAX} captures"));
+        }
+        for (number, plan) in (1..).zip(&self.capture) {
+            let name = |field: &str| format!("{field} of capture {number}");
+            within(&name("copies"), plan.copies.into(), COPIES_MAX.into())?;
+            within(&name("speed"), plan.speed, 1e6)?;
+            if plan.copies > 1 && plan.network.is_none() {
+                return Err(format!(
+                    "{} is above 1, and no network says where their clients are",
+                    name("copies")
                 ));
             }
         }

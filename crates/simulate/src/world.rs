@@ -16,6 +16,7 @@ use keepstate_engine::wire::Link;
 use keepstate_flowmemory::{OwnedTable, SliceTable, ban_buckets_for, table_size};
 use keepstate_policy::Compiled;
 use keepstate_sim::locals::{LocalAddress, Locals};
+use keepstate_sim::naming::endpoints;
 use keepstate_sim::plane::{LoadedPolicy, Observer, Plane, RuleName};
 use keepstate_sim::replay::Options;
 use keepstate_sim::sysctl::Sysctl;
@@ -119,7 +120,7 @@ fn set_ttl(ip: &mut [u8], ttl: u8) {
     ip[10..12].copy_from_slice(&(!(more as u16)).to_be_bytes());
 }
 
-fn is_v6(ip: &[u8]) -> bool {
+pub(crate) fn is_v6(ip: &[u8]) -> bool {
     ip.first().is_some_and(|byte| byte >> 4 == 6)
 }
 
@@ -157,6 +158,12 @@ impl<'t> World<'t> {
         let ttl = ttl.unwrap_or_else(|| ttl_of(&ip));
         set_ttl(&mut ip, ttl);
         self.judge(&ip, Path::Ingress, Checksums::Unverified)
+    }
+
+    /// A packet of a capture, as it is. Its checksums may have been left to hardware, or cut off.
+    pub(crate) fn pass(&self, ip: &[u8]) -> Outcome {
+        let path = self.plane.locals.path_of(endpoints(ip));
+        self.judge(ip, path, Checksums::Trusted)
     }
 
     /// A packet that the server sends; whether it got out.

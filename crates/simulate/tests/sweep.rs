@@ -217,12 +217,12 @@ fn faults(report: &Report) -> Vec<String> {
         faults.push(format!("false alarm: {:?}, {}", alarm.kind, alarm.evidence));
     }
     for honest in &report.legitimate {
-        let played = honest.under_attack.served + honest.under_attack.failed;
-        if played >= PLAYED_MIN && honest.loss_under_attack_percent > LOSS_PERCENT {
-            faults.push(format!(
-                "loss: {:.1} % of {played} {}",
-                honest.loss_under_attack_percent, honest.kind
-            ));
+        // Whoever shares an attacker's address shares its fate, see docs/floods.md.
+        let own = honest.under_attack.failed - honest.under_attack.failed_beside_attackers;
+        let played = honest.under_attack.served + own;
+        let loss = 100.0 * own as f64 / played.max(1) as f64;
+        if played >= PLAYED_MIN && loss > LOSS_PERCENT {
+            faults.push(format!("loss: {loss:.1} % of {played} {}", honest.kind));
         }
     }
     for step in &report.steps {

@@ -129,6 +129,7 @@ fn reply_to(shared: &Shared, request: Request, output: &mut Output) -> io::Resul
         Request::Events { .. }
         | Request::Packets { .. }
         | Request::ReadOnly
+        | Request::Session { .. }
         | Request::Shutdown { .. } => {
             unreachable!("answered by the connection itself")
         }

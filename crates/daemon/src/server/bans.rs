@@ -6,6 +6,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use keepstate_api::{
@@ -43,6 +45,8 @@ type Counts = [[u64; 129]; ban::LISTS];
 pub(crate) struct Bans {
     directory: PathBuf,
     known: Mutex<Known>,
+    /// There may be flows of the banned: packets of established flows are not asked about.
+    owes: AtomicBool,
 }
 
 struct Known {
@@ -79,6 +83,8 @@ impl Bans {
                 counts,
                 due: Some(plane.now()),
             }),
+            // The earlier one may have been killed in between.
+            owes: AtomicBool::new(true),
         }
     }
 
@@ -244,8 +250,12 @@ pub(super) fn add(shared: &Shared, wish: &Wish, networks: &[Prefix]) -> Reply {
     let mut banned = known.put(shared, entries);
     known.publish(shared);
     drop(known);
-    if wish.list == BanList::Banned && wish.rate.is_none() && !wish.more {
-        banned.flows_ended = end_flows(shared);
+    if wish.list == BanList::Banned && wish.rate.is_none() {
+        // Should the rest not come, this is not forgotten.
+        shared.bans.owes.store(true, Relaxed);
+        if !wish.more {
+            banned.flows_ended = end_flows(shared);
+        }
     }
     Reply::Banned(banned)
 }
@@ -376,8 +386,11 @@ pub(super) fn of(shared: &Shared, address: IpAddr) -> Vec<Entry> {
     found
 }
 
-/// Ends the flows that have an end in a banned network.
+/// Ends the flows that have an end in a banned network. Where packets keep one busy, or while the table changes its
+/// size, this is owed again.
 fn end_flows(shared: &Shared) -> u64 {
+    let owes = &shared.bans.owes;
+    owes.store(shared.plane.tables().len() > 1, Relaxed);
     let (settings, now) = (shared.plane.settings(), shared.plane.now());
     if !settings.has(SETTING_BANS) {
         return 0;
@@ -397,6 +410,9 @@ fn end_flows(shared: &Shared) -> u64 {
         if is_banned(flow.original.source) || is_banned(flow.original.destination) {
             let taken = flows::take_out(shared, None, &all, (table, entry), now);
             ended += u64::from(taken.is_some());
+            if taken.is_none() {
+                owes.store(true, Relaxed);
+            }
         }
         Ok::<_, std::convert::Infallible>(())
     });
@@ -407,12 +423,18 @@ fn end_flows(shared: &Shared) -> u64 {
 pub(super) fn remove(shared: &Shared, list: BanList, networks: &[Prefix]) -> Reply {
     let missing = take_out(shared, networks, kind_of(list), |_| true);
     let removed = (networks.len() - missing.len()) as u64;
+    if list == BanList::Never && removed > 0 {
+        end_flows(shared);
+    }
     Reply::Unbanned { removed, missing }
 }
 
 pub(super) fn flush(shared: &Shared, list: BanList) -> Reply {
     let kind = kind_of(list);
     let shown = retain(shared, |entry| entry.kind != kind);
+    if list == BanList::Never && shown > 0 {
+        end_flows(shared);
+    }
     Reply::FlowsEnd { shown }
 }
 
@@ -468,14 +490,23 @@ fn is_over(entry: &Entry, now: Tick) -> bool {
         .is_some_and(|deadline| deadline.has_passed(now))
 }
 
-/// Takes out what is over, again and again; and looks whether the host still takes cookies.
+/// Takes out what is over, and ends what flows are owed, again and again; and looks whether the host still takes cookies.
 pub(super) fn run(shared: &Shared) {
     let mut rotated = None;
     loop {
         let now = shared.plane.now();
         let due = lock(&shared.bans.known).due;
         if due.is_some_and(|due| due.has_passed(now)) {
-            retain(shared, |entry| !is_over(entry, now));
+            retain(shared, |entry| {
+                let is_over = is_over(entry, now);
+                if is_over && entry.kind == Kind::Exempt {
+                    shared.bans.owes.store(true, Relaxed);
+                }
+                !is_over
+            });
+        }
+        if shared.bans.owes.load(Relaxed) {
+            end_flows(shared);
         }
         cookies::follow(shared);
         cookies::rotate(shared, &mut rotated);

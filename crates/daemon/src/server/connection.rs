@@ -13,7 +13,7 @@ use keepstate_api::{EventKinds, Failure, FailureKind, Hello, PROTOCOL, Reply, Re
 use rustix::net::RecvFlags;
 
 use super::access::{self, Carried, Peer};
-use super::{Ending, Shared, answer, commands, open, witnesses};
+use super::{Ending, Shared, answer, commands, defence, open, witnesses};
 use crate::lock;
 
 /// Clients at a time.
@@ -120,6 +120,13 @@ fn serve(shared: &Arc<Shared>, stream: UnixStream) -> io::Result<()> {
         };
         shared.tally.requests.fetch_add(1, Ordering::Relaxed);
         match request {
+            // Every command says it: no line for that. Who may change nothing is not believed.
+            Request::Session { session } => {
+                if !is_read_only {
+                    defence::note_session(shared, session);
+                }
+                frame::write(&mut output, &Reply::Done)?;
+            }
             request if is_read_only && !commands::only_asks(&request) => {
                 shared.tally.refused.fetch_add(1, Ordering::Relaxed);
                 let message = "this connection may change nothing: root may, and whom the configuration names";

@@ -32,6 +32,8 @@ mod timeouts;
 mod witnesses;
 
 #[cfg(test)]
+mod bans_tests;
+#[cfg(test)]
 mod survey_tests;
 #[cfg(test)]
 mod tests;

@@ -352,3 +352,38 @@ const SYN_OPTIONS: &[&[u8]] = &[
     &[2, 4, 1, 0, 1, 1, 8, 10, 0, 0, 0, 7, 0, 0, 0, 0],
     &[8, 10, 0, 0, 0, 7, 0, 0, 0, 0, 3, 3],
 ];
+
+/// Flows that nobody answers, most of them from two networks, with room for few.
+#[test]
+fn shares_of_what_is_half_open_fare_alike() {
+    const FLOWS: u16 = 1_500;
+    if !keepstate_testkit::root_or_skip("shares_of_what_is_half_open_fare_alike") {
+        return;
+    }
+    let memory = Memory::new();
+    let mut twins = Twins::new(&memory, &policy());
+    twins.change_settings(|settings| settings.half_open_max = 96);
+    let mut random = Random::new(8);
+    for number in 0..FLOWS {
+        let host = random.below(200);
+        let (source, destination) = match random.below(8) {
+            0 => (format!("100.{host}.{host}.9"), "10.0.0.1"),
+            1..=3 => (format!("203.0.113.{host}"), "10.0.0.1"),
+            4 => (format!("2001:db8:{host}::9"), "2001:db8::1"),
+            _ => (format!("2001:db8:7777:{host}::9"), "2001:db8::1"),
+        };
+        let [source, destination]: [IpAddr; 2] =
+            [&*source, destination].map(|text| text.parse().expect("an address"));
+        let body = Body::Udp(keepstate_sim::build::Udp {
+            source_port: 1024 + number,
+            destination_port: 4000,
+            payload: vec![0; 8],
+        });
+        let packet = Packet::new(source, destination, body).ip();
+        let now = Tick(1_000 + u32::from(number));
+        twins.compare(&ethernet(&packet), Entry::IngressXdp, now, "shares");
+    }
+    let (evicted, half_open) = (twins.gauge(gauges::EVICTED), twins.gauge(gauges::HALF_OPEN));
+    println!("{evicted} of {FLOWS} beyond their network's share, {half_open} half-open");
+    assert!(evicted > 100 && half_open <= 96);
+}

@@ -104,7 +104,11 @@ fn insert_kind<K: Kind, M: FlowMemory>(
     now: Tick,
     displaced: &mut Displaced,
 ) -> Insert {
-    if (is_at_limit(memory, flow.half_open, settings) || !has_room::<K, M>(memory, flow.hash))
+    // One that has its share gives up another's place, which is most likely one of its own.
+    if (is_at_limit(memory, flow.half_open, settings)
+        || flow.half_open == HalfOpen::Yes
+            && pressure::has_its_share(memory, settings, cells(flow))
+        || !has_room::<K, M>(memory, flow.hash))
         && make_room::<K, M>(memory, flow.hash, settings, now, displaced) == Room::None
     {
         count_up(memory, gauges::REFUSED);
@@ -268,7 +272,7 @@ fn claim_slot<K: Kind, M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: &mu
     }
     if flow.half_open == HalfOpen::Yes {
         count_up(memory, gauges::HALF_OPEN);
-        cell(flow).count_up(memory);
+        cells(flow).count_up(memory);
     }
     // Before the record can be seen, so that nobody counts its removal first; and before anything is
     // written of the slot: an atomic operation waits until all that was written before has reached
@@ -297,14 +301,14 @@ fn touch<K: Kind, M: FlowMemory>(memory: &M, place: Place) {
 
 /// Where the flow of a new record counts.
 #[inline(always)]
-fn cell(flow: &NewFlow<'_>) -> pressure::Cell {
-    pressure::cell_of_flow(flow.key, flow.record.originator())
+fn cells(flow: &NewFlow<'_>) -> pressure::Cells {
+    pressure::Cells::of_flow(flow.key, flow.record.originator())
 }
 
 /// Gives a claim back.
 fn withdraw<M: FlowMemory>(memory: &M, flow: &NewFlow<'_>, place: Place) {
     if release(memory, place) {
-        cell(flow).count_down(memory);
+        cells(flow).count_down(memory);
     }
     count_down(memory, gauges::COUNT);
     count_down(memory, gauges::INSERTED);

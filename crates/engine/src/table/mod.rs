@@ -131,8 +131,11 @@ pub mod gauges {
     /// How many flows towards some destinations are half-open, and whether that is too many: see `pressure`.
     pub const PRESSURE: u32 = UNSEEN + UNSEEN_WORDS;
     pub const PRESSURE_WORDS: u32 = 2 * crate::limits::PRESSURE_CELLS;
+    /// How many half-open flows source networks have: see `pressure`.
+    pub const ORIGINS: u32 = PRESSURE + PRESSURE_WORDS;
+    pub const ORIGINS_WORDS: u32 = 2 * crate::limits::ORIGIN_CELLS;
     /// Number of words.
-    pub const WORDS: u32 = PRESSURE + PRESSURE_WORDS;
+    pub const WORDS: u32 = ORIGINS + ORIGINS_WORDS;
 }
 
 /// Where a key may lie.

@@ -1,18 +1,27 @@
-//! How many TCP connections to each destination are half-open.
+//! How many TCP connections to each destination are half-open, and how many flows of each source network.
 //!
 //! A destination is an address and a port: one listener. Each counts in one of a few thousand cells, which it may share
 //! with others by chance. The cell is found without the table's keys: who made destinations share one would gain that
 //! cookies are sent for both.
 //!
-//! Counted is whatever sets or clears the half-open bit of a tag, in the cell of the record that lies there. A slot may
+//! A source network is what one sender may have to itself: a /24 of IPv4, a /48 of IPv6. It counts in a cell of each of
+//! two rows, and the smaller count is believed (a count-min sketch): never too low, and too high only where both
+//! cells are shared with networks that have much. While half-open flows take much of the table, a new one of a network that has
+//! its share of them takes the place of another, as at the limit of half-open flows: so none fills the table alone. Most
+//! of what is there is its own, and of that the oldest goes first; who is answered is safe. Forged senders spread over all
+//! networks, and count in none.
+//!
+//! Counted is whatever sets or clears the half-open bit of a tag, in the cells of the record that lies there. A slot may
 //! pass to another flow between the two reads: then one cell has one too many, and another one too few. The daemon
 //! does not put that right; marks are in the thousands.
 
 use super::{Place, gauges, load_control};
 use crate::host::{FlowMemory, Words};
-use crate::limits::PRESSURE_CELLS;
+use crate::limits::{
+    ORIGIN_CELLS, ORIGIN_FLOWS_MIN, ORIGIN_PRESSURE_SHARE, ORIGIN_SHARE, PRESSURE_CELLS,
+};
 use crate::record::KEY_WORD;
-use crate::settings::checked_index;
+use crate::settings::{Settings, checked_index};
 use crate::tuple::{Address, Family, FlowKey, Side};
 use crate::wire::transport::TCP;
 
@@ -25,9 +34,6 @@ const COUNT: u32 = 0;
 const STATE: u32 = 1;
 
 impl Cell {
-    /// Of what is not counted.
-    const NONE: Self = Self(PRESSURE_CELLS);
-
     /// That of an address and a port.
     #[inline(always)]
     pub(crate) fn of(address: &Address, port: u16) -> Self {
@@ -40,21 +46,6 @@ impl Cell {
     fn mixed(address: u64, port: u16) -> Self {
         let mixed = (address ^ u64::from(port) << 13).wrapping_mul(MULTIPLIER);
         Self((mixed >> 40) as u32 % PRESSURE_CELLS)
-    }
-
-    /// That of a flow's responder.
-    #[inline(always)]
-    pub(super) fn of_flow(key: &FlowKey, originator: Side) -> Self {
-        let [word0, word1, word2, word3, word4] = key.words;
-        let is_first = matches!(originator, Side::Second);
-        let port = if is_first { word0 >> 48 } else { word0 >> 32 } as u16;
-        let address = match key.family {
-            Family::V4 if is_first => word1 >> 32 << 32,
-            Family::V4 => word1 << 32,
-            Family::V6 if is_first => word1 ^ word2,
-            Family::V6 => word3 ^ word4,
-        };
-        Self::mixed(address, port)
     }
 
     /// Whether that is too many: more than `high` where it was not, more than `low` where it was.
@@ -78,6 +69,40 @@ impl Cell {
         let cell = checked_index(self.0 as usize) as u32 % PRESSURE_CELLS;
         gauges::PRESSURE + 2 * cell + word
     }
+}
+
+/// Where a flow counts, in one number so that programs hand it on in a register: in three times 16 bits its
+/// destination and both cells of its source network.
+#[derive(Clone, Copy)]
+pub(super) struct Cells(u64);
+
+/// Of what is not counted.
+const NO_CELL: u64 = 0xffff;
+const _: () = assert!((PRESSURE_CELLS as u64) < NO_CELL && (ORIGIN_CELLS as u64) < NO_CELL);
+
+impl Cells {
+    const NONE: Self = Self(u64::MAX);
+
+    #[inline(always)]
+    pub(super) fn of_flow(key: &FlowKey, originator: Side) -> Self {
+        let [word0, word1, word2, word3, word4] = key.words;
+        let to_first = matches!(originator, Side::Second);
+        let port = if to_first { word0 >> 48 } else { word0 >> 32 } as u16;
+        let (address, network) = match key.family {
+            Family::V4 if to_first => (word1 >> 32 << 32, word1 << 32 & NETWORK_V4),
+            Family::V4 => (word1 << 32, word1 & NETWORK_V4),
+            Family::V6 if to_first => (word1 ^ word2, word3 & NETWORK_V6),
+            Family::V6 => (word3 ^ word4, word1 & NETWORK_V6),
+        };
+        let destination = match is_tcp(word0) {
+            true => u64::from(Cell::mixed(address, port).0),
+            false => NO_CELL,
+        };
+        let mixed = network.wrapping_mul(MULTIPLIER);
+        let cells = u64::from(ORIGIN_CELLS);
+        let [first, second] = [(mixed >> 52) % cells, (mixed >> 40) % cells];
+        Self(destination | first << 16 | second << 32)
+    }
 
     #[inline(always)]
     pub(super) fn count_up<M: FlowMemory>(self, memory: &M) {
@@ -91,33 +116,59 @@ impl Cell {
 
     #[inline(always)]
     fn add<M: FlowMemory>(self, memory: &M, amount: u64) {
-        if self.0 >= PRESSURE_CELLS {
+        let Some(words) = memory.gauges() else {
             return;
+        };
+        let destination = self.0 & NO_CELL;
+        if destination != NO_CELL {
+            words.add(Cell(destination as u32).word(COUNT), amount);
         }
-        if let Some(words) = memory.gauges() {
-            words.add(self.word(COUNT), amount);
+        if self.0 != Self::NONE.0 {
+            let [first, second] = self.origins();
+            words.add(first, amount);
+            words.add(second, amount);
         }
     }
+
+    /// The words of both cells of the source network.
+    #[inline(always)]
+    fn origins(self) -> [u32; 2] {
+        let cell = |part: u64| checked_index(part as usize) as u32 % ORIGIN_CELLS;
+        [
+            gauges::ORIGINS + cell(self.0 >> 16),
+            gauges::ORIGINS + ORIGIN_CELLS + cell(self.0 >> 32),
+        ]
+    }
+}
+
+/// The bits of a network of one sender, in the words of a key.
+const NETWORK_V4: u64 = 0xffff_ff00 << 32;
+const NETWORK_V6: u64 = !0xffff;
+
+/// Whether a source network has its share of half-open flows, while there are many: it may have no more.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(super) fn has_its_share<M: FlowMemory>(memory: &M, settings: &Settings, cells: Cells) -> bool {
+    let Some(words) = memory.gauges() else {
+        return false;
+    };
+    let half_open = words.load(gauges::HALF_OPEN) as i64;
+    if half_open < i64::from(settings.half_open_max / ORIGIN_PRESSURE_SHARE) {
+        return false;
+    }
+    let share = (settings.half_open_max / ORIGIN_SHARE).max(ORIGIN_FLOWS_MIN);
+    let [first, second] = cells.origins();
+    let own = (words.load(first) as i64).min(words.load(second) as i64);
+    own >= i64::from(share)
 }
 
 /// An odd number with bits well spread (digits of the golden ratio).
 const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Where a flow that begins counts.
-#[inline(always)]
-pub(super) fn cell_of_flow(key: &FlowKey, originator: Side) -> Cell {
-    let [word0, ..] = key.words;
-    match is_tcp(word0) {
-        true => Cell::of_flow(key, originator),
-        false => Cell::NONE,
-    }
-}
-
 /// Where the record of a slot counts, to be asked while the slot has its tag.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub(super) fn cell_of_slot<M: FlowMemory>(memory: &M, place: Place) -> Cell {
+pub(super) fn cells_of_slot<M: FlowMemory>(memory: &M, place: Place) -> Cells {
     let Some(words) = place.words(memory) else {
-        return Cell::NONE;
+        return Cells::NONE;
     };
     let mut key = FlowKey {
         family: place.family,
@@ -128,7 +179,7 @@ pub(super) fn cell_of_slot<M: FlowMemory>(memory: &M, place: Place) -> Cell {
         key.words[3] = words.load(KEY_WORD + 3);
         key.words[4] = words.load(KEY_WORD + 4);
     }
-    cell_of_flow(&key, load_control(words).originator())
+    Cells::of_flow(&key, load_control(words).originator())
 }
 
 const fn is_tcp(word0: u64) -> bool {

@@ -21,9 +21,9 @@ pub fn remove<M: FlowMemory>(memory: &M, place: Place, control: Control) -> bool
         return false;
     }
     // From here on the slot is ours alone, up to the moment when its tag is gone.
-    let cell = pressure::cell_of_slot(memory, place);
+    let cells = pressure::cells_of_slot(memory, place);
     if release(memory, place) {
-        cell.count_down(memory);
+        cells.count_down(memory);
     }
     count_down(memory, gauges::COUNT);
     count_up(memory, gauges::REMOVED);
@@ -52,10 +52,10 @@ pub fn confirm<M: FlowMemory>(memory: &M, place: Place) {
         if !tags.is_half_open(place.slot) {
             return;
         }
-        let cell = pressure::cell_of_slot(memory, place);
+        let cells = pressure::cells_of_slot(memory, place);
         if words.compare_exchange(0, tags.0, tags.confirmed(place.slot).0) == tags.0 {
             count_down(memory, gauges::HALF_OPEN);
-            cell.count_down(memory);
+            cells.count_down(memory);
             return;
         }
     }
@@ -67,7 +67,7 @@ pub fn confirm<M: FlowMemory>(memory: &M, place: Place) {
 /// CPUs do to the rest of the word. The half-open bit may be cleared by [`confirm`] at any time,
 /// so it takes a compare-and-swap, which may fail. Hence both: first a bounded number of tries to
 /// clear the byte, then a subtraction that may leave the half-open bit of an empty slot set. Who
-/// claims the slot next takes that bit over, and counts it down (but not in its destination's cell).
+/// claims the slot next takes that bit over, and counts it down (but not in the cells of its flow).
 ///
 /// Whether the slot was half-open: the caller counts it down where its flow was counted.
 #[must_use]

@@ -155,9 +155,9 @@ pub fn recover<M: FlowMemory>(memory: &M, place: Place, control: Control) -> boo
         return false;
     }
     // Of a slot that was claimed and not published, that of an earlier record.
-    let cell = pressure::cell_of_slot(memory, place);
+    let cells = pressure::cells_of_slot(memory, place);
     if release(memory, place) {
-        cell.count_down(memory);
+        cells.count_down(memory);
     }
     // A claim counts as a record already.
     count_down(memory, gauges::COUNT);

@@ -13,10 +13,11 @@ const SSHD_CONFIG: &str = "/etc/ssh/sshd_config";
 /// Of each kind, so that nobody who opens many connections makes a list without end.
 const EACH_MAX: usize = 64;
 
-pub(super) fn exemptions() -> Vec<Exemption> {
+/// `sessions` are the addresses that commands have come from.
+pub(super) fn exemptions(sessions: Vec<IpAddr>) -> Vec<Exemption> {
     let kinds: [(Why, Vec<IpAddr>); 4] = [
         (Why::Own, own()),
-        (Why::Operator, operators()),
+        (Why::Operator, [operators(), sessions].concat()),
         (Why::Gateway, gateways()),
         (Why::Resolver, resolvers()),
     ];
@@ -71,16 +72,23 @@ fn ssh_ports(config: &str) -> Vec<u16> {
     std::iter::once(SSH_PORT).chain(named).collect()
 }
 
-/// From a line of `/proc/net/tcp`: number, own end, other end, state.
 fn operator(line: &str, ports: &[u16]) -> Option<IpAddr> {
+    let [own, other] = established(line)?;
+    ports.contains(&own.port()).then(|| other.ip())
+}
+
+/// Both ends of an established connection, the own one first, from a line of `/proc/net/tcp`: number, own end, other
+/// end, state.
+pub(super) fn established(line: &str) -> Option<[SocketAddr; 2]> {
     const ESTABLISHED: &str = "01";
     let mut words = line.split_whitespace().skip(1);
-    let (own, other, state) = (words.next()?, words.next()?, words.next()?);
-    let (_, port) = own.split_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    let is_operator = state == ESTABLISHED && ports.contains(&port);
-    let (address, _) = other.split_once(':')?;
-    is_operator.then(|| address_of(address)).flatten()
+    let mut end = || {
+        let (address, port) = words.next()?.split_once(':')?;
+        let port = u16::from_str_radix(port, 16).ok()?;
+        Some(SocketAddr::new(address_of(address)?, port))
+    };
+    let ends = [end()?, end()?];
+    (words.next()? == ESTABLISHED).then_some(ends)
 }
 
 /// Words of 32 bits in the machine's order, in hexadecimal.

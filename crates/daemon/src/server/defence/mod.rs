@@ -5,13 +5,14 @@
 
 mod hands;
 mod host;
+mod sessions;
 
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use keepstate_api::{DefenceStatus, DefenceSummary, FailureKind, Reply};
+use keepstate_api::{DefenceStatus, DefenceSummary, FailureKind, Reply, Session};
 use keepstate_defence::{
     Action, Attack, Defence, Exemption, Exemptions, Gauges, Mode, Network, Order, Sample,
     StepState, Why, held, next_mask,
@@ -26,6 +27,7 @@ use keepstate_engine::time::Tick;
 use serde::{Deserialize, Serialize};
 
 use self::hands::Hands;
+use self::sessions::Sessions;
 use super::connection::failure;
 use super::plane::PlaneError;
 use super::{Shared, bans};
@@ -51,6 +53,7 @@ const BUCKETS_PER_STEP: u32 = 1024;
 pub(crate) struct Keeper {
     directory: PathBuf,
     samples: Mutex<Waiting>,
+    sessions: Mutex<Sessions>,
     state: Mutex<State>,
 }
 
@@ -86,6 +89,7 @@ impl Keeper {
         Self {
             directory,
             samples: Mutex::default(),
+            sessions: Mutex::default(),
             state: Mutex::new(State {
                 defence: Defence::new(kept.mode),
                 hands: Hands::new(kept.hands.clone()),
@@ -319,7 +323,8 @@ fn survey(shared: &Shared, defence: &mut Defence) {
 }
 
 fn exemptions(shared: &Shared) -> Vec<Exemption> {
-    let mut exempt = host::exemptions();
+    let sessions = lock(&shared.defence.sessions).clients(Instant::now());
+    let mut exempt = host::exemptions(sessions);
     bans::visit(shared, Kind::Exempt, |prefix| {
         exempt.push(Exemption {
             network: Network::of(prefix.address(), prefix.length()),
@@ -327,6 +332,23 @@ fn exemptions(shared: &Shared) -> Vec<Exemption> {
         });
     });
     exempt
+}
+
+/// Somebody who may change things runs commands from there: he is left alone from now on.
+pub(super) fn note_session(shared: &Shared, session: Session) {
+    if !lock(&shared.defence.sessions).note(session, Instant::now()) {
+        return;
+    }
+    let exemption = Exemption {
+        network: Network::of(session.client.ip(), 128),
+        why: Why::Operator,
+    };
+    let mut state = lock(&shared.defence.state);
+    if !state.exempt.contains(&exemption) {
+        state.exempt.push(exemption);
+        let exempt = state.exempt.clone();
+        state.defence.set_exemptions(Exemptions(exempt));
+    }
 }
 
 /// Forms that are refused now, as the engine has them.
