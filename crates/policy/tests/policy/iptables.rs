@@ -79,7 +79,12 @@ impl Twin {
             Err(error) => Outcome {
                 code: error.exit_code().into(),
                 stdout: String::new(),
-                stderr: error.iptables_text(program),
+                // The reason, which iptables leaves to the kernel's log.
+                stderr: error
+                    .iptables_text(program)
+                    .split_inclusive('\n')
+                    .filter(|line| !line.starts_with("hint: "))
+                    .collect(),
             },
         }
     }
@@ -184,7 +189,7 @@ fn family_of(program: &str) -> Family {
 }
 
 /// Words between blanks; single quotes join.
-fn shell_words(line: &str) -> Vec<String> {
+pub(crate) fn shell_words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut quoted = false;
     let mut word: Option<String> = None;
