@@ -269,8 +269,8 @@ impl KernelPlane {
         }
         let mut tables = lock(&self.tables);
         tables.locals.follow()?;
-        tables.routes.follow()?;
-        tables.tell_interfaces()
+        tables.tell_interfaces()?;
+        tables.routes.follow()
     }
 
     /// As they are for the newer table, where there are two.

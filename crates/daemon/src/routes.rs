@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::time::{Duration, Instant};
 
 use aya::maps::MapData;
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -48,7 +49,12 @@ pub struct Routes {
     /// Whether a policy asks for routes.
     is_wanted: bool,
     is_told: bool,
+    /// There were too many, which takes long to see: they are not looked at again before this moment.
+    pause: Option<Instant>,
 }
+
+/// Between two looks at more routes than there is room for.
+const PAUSE: Duration = Duration::from_secs(60);
 
 impl Routes {
     pub(crate) const fn new(map: LpmTrie<MapData, [u32; 5], Raw<Way>>) -> Self {
@@ -57,6 +63,7 @@ impl Routes {
             known: None,
             is_wanted: false,
             is_told: false,
+            pause: None,
         }
     }
 
@@ -71,7 +78,7 @@ impl Routes {
 
     /// Writes the routes that there are now.
     pub(crate) fn follow(&mut self) -> Result<(), PlaneError> {
-        if !self.is_wanted {
+        if !self.is_wanted || self.pause.is_some_and(|end| Instant::now() < end) {
             return Ok(());
         }
         let ways = Netlink::open().and_then(|netlink| {
@@ -99,6 +106,7 @@ impl Routes {
             crate::complain!("keepstate: {what}");
         }
         self.is_told &= is_lost || hops > 0;
+        self.pause = is_lost.then(|| Instant::now() + PAUSE);
         Ok(self.put(if is_lost { unknown() } else { ways })?)
     }
 

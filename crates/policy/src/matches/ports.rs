@@ -13,7 +13,9 @@ const PORTS_MAX: usize = 15;
 /// Ranges that one condition holds.
 const RANGES_PER_CONDITION: usize = 7;
 
-const PROTOCOLS: [u8; 5] = [6, 17, 136, 132, 33];
+const SCTP_NUMBER: u8 = 132;
+
+const PROTOCOLS: [u8; 5] = [6, 17, 136, SCTP_NUMBER, 33];
 
 pub(super) static MULTIPORT: Module = Module::new(
     "multiport",
@@ -43,7 +45,7 @@ pub(super) static MULTIPORT: Module = Module::new(
 pub(super) static SCTP: Module = of_protocol("sctp", SCTP_OPTIONS, |own, numeric| {
     list_range(own, "sctp", numeric)
 })
-.refuse(|_, context| chunks::refuse(context, 132, "sctp"));
+.refuse(|_, context| chunks::refuse(context, SCTP_NUMBER, "sctp"));
 
 pub(super) static DCCP: Module = of_protocol("dccp", DCCP_OPTIONS, |own, numeric| {
     list_range(own, "dccp", numeric)
@@ -135,7 +137,12 @@ fn list_of_ports(context: &Context<'_>, text: &str) -> Result<Value, Problem> {
 }
 
 fn range_of_ports(context: &Context<'_>, text: &str) -> Result<Value, Problem> {
-    let protocol = services_of(context.protocol.map_or(0, |test| test.value.0));
+    let number = context.protocol.map_or(0, |test| test.value.0);
+    let protocol = services_of(number);
+    // As in iptables, which knows services of SCTP alone there, and hardly any system has some.
+    if number == SCTP_NUMBER && text.contains(|c: char| c.is_ascii_alphabetic()) {
+        return Err(Problem::PortInvalid(text.into()));
+    }
     let range = services::range(text, protocol)?;
     Ok(Value::Ports(protocol, vec![range]))
 }

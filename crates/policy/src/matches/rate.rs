@@ -138,7 +138,9 @@ impl Rate {
             let bytes = self.bytes();
             let mut units = BYTE_UNITS.iter();
             // The rate is kept as its inverse, and has lost what is behind a few digits.
-            let is_same = |size: u64| bytes_cost(bytes & !(size - 1)) == self.cost;
+            // Above 32 bits iptables' own mask clears what is higher, and it is printed in bytes.
+            let whole = |size: u64| bytes & u64::from(!(size as u32 - 1));
+            let is_same = |size: u64| bytes_cost(whole(size)) == self.cost;
             let unit = units.find(|(_, size)| bytes >= *size && is_same(*size));
             let (name, size) = unit.unwrap_or(&("b", 1));
             return (format!("{}{name}/s", bytes / size), BYTE_SECONDS);

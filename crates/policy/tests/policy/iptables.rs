@@ -17,20 +17,20 @@ const NO_LABEL_NAMES: &str =
 
 /// What a program did.
 #[derive(Debug, PartialEq, Eq)]
-struct Outcome {
-    code: i32,
-    stdout: String,
-    stderr: String,
+pub(crate) struct Outcome {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 /// Both worlds.
-struct Twin {
-    namespace: Namespace,
+pub(crate) struct Twin {
+    pub(crate) namespace: Namespace,
     policy: Policy,
 }
 
 impl Twin {
-    fn new(test: &str) -> Option<Self> {
+    pub(crate) fn new(test: &str) -> Option<Self> {
         if !root_or_skip(test) || !programs_or_skip(test, &["iptables", "ip6tables", "nsenter"]) {
             return None;
         }
@@ -49,7 +49,7 @@ impl Twin {
         })
     }
 
-    fn theirs(&self, program: &str, arguments: &[String], input: &str) -> Outcome {
+    pub(crate) fn theirs(&self, program: &str, arguments: &[String], input: &str) -> Outcome {
         let mut command = self.namespace.command(program);
         command.args(arguments).stdin(Stdio::piped());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -181,7 +181,7 @@ impl Twin {
     }
 }
 
-fn family_of(program: &str) -> Family {
+pub(crate) fn family_of(program: &str) -> Family {
     match program {
         "iptables" => Family::V4,
         _ => Family::V6,
