@@ -113,11 +113,8 @@ const SHIFTS: [&str; 2] = ["left-shift-mark", "right-shift-mark"];
 
 fn complete_flow_mark(mark: &mut Extension, _: &Context<'_>) {
     // The one that was given last counts.
-    let shifts = mark
-        .given
-        .iter()
-        .filter(|given| SHIFTS.contains(&given.name));
-    let last = shifts.last().map(|given| given.name);
+    let is_shift = |given: &&Given| SHIFTS.contains(&given.name);
+    let last = mark.given.iter().rfind(is_shift).map(|given| given.name);
     let is_void = |given: &Given| {
         SHIFTS.contains(&given.name)
             && (Some(given.name) != last || given.value == Value::Number(0))
