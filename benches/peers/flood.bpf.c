@@ -8,12 +8,29 @@
 
 static long (*const redirect)(u32 device, u64 flags) = (void *)23;
 
+// Senders are of 10.128.0.0/9.
+enum { SENDERS = 0x0a800000, SENDERS_MASK = 0xff800000 };
+
+enum {
+	FRAME_BYTES = 74,
+	TYPE_AT = 12,
+	IP_CHECKSUM_AT = 24,
+	SOURCE_AT = 26,
+	DESTINATION_AT = 30,
+	SOURCE_PORT_AT = 34,
+	SEQUENCE_AT = 38,
+	TCP_CHECKSUM_AT = 50,
+	IP_HEADERS_BYTES = 34,
+};
+
 struct state {
 	u64 random;
 	u32 device;	   // frames leave by it
 	u32 ip_sum;	   // of the rest of the header, as 16-bit numbers in the frame's byte order
 	u32 transport_sum; // of the rest of pseudo-header and header, likewise
 	u32 reserved;
+	u8 frame[FRAME_BYTES];
+	u8 padding[6];
 };
 
 struct {
@@ -22,21 +39,6 @@ struct {
 	__type(key, u32);
 	__type(value, struct state);
 } states SEC(".maps");
-
-// Senders are of 10.128.0.0/9.
-enum { SENDERS = 0x0a800000, SENDERS_MASK = 0xff800000 };
-
-enum {
-	TYPE_AT = 12,
-	IP_CHECKSUM_AT = 24,
-	SOURCE_AT = 26,
-	DESTINATION_AT = 30,
-	SOURCE_PORT_AT = 34,
-	SEQUENCE_AT = 38,
-	TCP_CHECKSUM_AT = 50,
-	FRAME_BYTES = 74,
-	IP_HEADERS_BYTES = 34,
-};
 
 SEC("xdp")
 int flood(struct xdp_md *ctx)
@@ -49,6 +51,8 @@ int flood(struct xdp_md *ctx)
 	u64 x;
 	if (!s || data + FRAME_BYTES > end)
 		return XDP_ABORTED;
+	// A frame that comes back from where it was dropped is as it was there.
+	__builtin_memcpy(data, s->frame, FRAME_BYTES);
 	x = next_random(&s->random);
 	source = __builtin_bswap32(SENDERS | ((u32)x & ~SENDERS_MASK));
 	sequence = (u32)(x >> 32);

@@ -21,6 +21,8 @@ const BATCH: u32 = 64;
 /// What was missed is made up for, up to so many frames: by bursts one after the other, between which a queue empties.
 const MISSED_MAX: u64 = 1024;
 const LOOPBACK: u32 = 1;
+/// `struct state` of the program, with a frame of 74 bytes.
+const STATE_BYTES: usize = 104;
 
 pub(super) struct Attacker<'a> {
     network: &'a Network,
@@ -35,7 +37,7 @@ impl<'a> Attacker<'a> {
         let frame = frame(network.server_link()?, network.service);
         let state = state(&frame, network.client_index()?);
         let states = object.map_mut("states").context("the map of the attack")?;
-        Array::<_, [u8; 24]>::try_from(states)?.set(0, state, 0)?;
+        Array::<_, [u8; STATE_BYTES]>::try_from(states)?.set(0, state, 0)?;
         let index = network.client_index()?;
         let wire = program(&mut object, "wire")?;
         network.at_client(|| wire.attach_to_if_index(index, XdpMode::Driver))??;
@@ -122,17 +124,18 @@ fn frame(server: [u8; 6], service: Ipv4Addr) -> Vec<u8> {
 }
 
 /// `struct state` of the program.
-fn state(frame: &[u8], device: u32) -> [u8; 24] {
+fn state(frame: &[u8], device: u32) -> [u8; STATE_BYTES] {
     let (ip, transport) = (&frame[14..34], &frame[34..]);
     let pseudo = [0, 6, 0, transport.len() as u8];
     let transport_sum = sum(&ip[12..]) + sum(&pseudo) + sum(transport);
-    let mut state = [0; 24];
+    let mut state = [0; STATE_BYTES];
     state[..8].copy_from_slice(&RANDOM.to_ne_bytes());
-    for (place, word) in state[8..]
+    for (place, word) in state[8..20]
         .chunks_mut(4)
         .zip([device, sum(ip), transport_sum])
     {
         place.copy_from_slice(&word.to_ne_bytes());
     }
+    state[24..][..frame.len()].copy_from_slice(frame);
     state
 }

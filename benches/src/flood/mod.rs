@@ -9,7 +9,7 @@ mod client;
 mod network;
 mod protection;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
@@ -24,18 +24,26 @@ const RATES: &[u32] = &[0, 100_000, 300_000, 600_000, 1_000_000, 2_000_000];
 const PROTECTION_VARIABLE: &str = "KEEPSTATE_BENCH_PROTECTION";
 /// How long each flood lasts.
 const LASTS: Duration = Duration::from_secs(4);
+/// For how long of it the load is counted.
+const COUNTED: Duration = Duration::from_millis(3500);
 /// Before anybody counts: cookies begin, queues fill.
 const SETTLES: Duration = Duration::from_millis(1500);
 
 /// What came of one flood.
 struct Row {
-    /// Packets a second that the attacker sent, and that the server's device took.
+    /// Packets a second that the attacker sent.
     sent: f64,
-    received: f64,
+    load: Load,
     served: Served,
-    /// Of the thread that receives, a second.
-    busy: f64,
     flows: u64,
+}
+
+/// Of one second.
+struct Load {
+    /// Packets that the server's device took.
+    received: f64,
+    /// Of the thread that receives, in seconds.
+    busy: f64,
 }
 
 pub(crate) fn run() -> anyhow::Result<()> {
@@ -60,7 +68,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
             let row = measure(&network, protection, &mut attacker, rate)
                 .with_context(|| format!("{} at {rate}", protection.name()))?;
             if rate == 0 {
-                at_rest = row.busy;
+                at_rest = row.load.busy;
             }
             show(protection, rate, &row, at_rest);
         }
@@ -77,23 +85,39 @@ fn measure(
     std::thread::scope(|scope| {
         let attack = scope.spawn(|| attacker.flood(rate, SETTLES + LASTS));
         std::thread::sleep(SETTLES);
-        let (busy, received) = (network.receiver_time()?, network.received()?);
+        // Clients may wait for longer than the flood lasts.
+        let load = scope.spawn(|| Load::of(network));
         let served = client::ask(network, LASTS)?;
-        let busy = network.receiver_time()? - busy;
-        let received = network.received()? - received;
+        let load = load
+            .join()
+            .map_err(|_| anyhow::anyhow!("who counts panicked"))??;
         let flows = protection.flows(network)?;
         let sent = attack
             .join()
             .map_err(|_| anyhow::anyhow!("the attacker panicked"))??;
-        let seconds = served.lasted.as_secs_f64();
         Ok(Row {
             sent,
-            received: received as f64 / seconds,
+            load,
             served,
-            busy: busy.as_secs_f64() / seconds,
             flows,
         })
     })
+}
+
+impl Load {
+    /// What the flood puts upon the host in most of the time that it lasts.
+    fn of(network: &Network) -> anyhow::Result<Self> {
+        let begun = Instant::now();
+        let (busy, received) = (network.receiver_time()?, network.received()?);
+        std::thread::sleep(COUNTED);
+        let busy = network.receiver_time()? - busy;
+        let received = network.received()? - received;
+        let seconds = begun.elapsed().as_secs_f64();
+        Ok(Self {
+            received: received as f64 / seconds,
+            busy: busy.as_secs_f64() / seconds,
+        })
+    }
 }
 
 fn show(protection: &Protection, rate: u32, row: &Row, at_rest: f64) {
@@ -101,13 +125,16 @@ fn show(protection: &Protection, rate: u32, row: &Row, at_rest: f64) {
         "-".to_owned()
     } else {
         // What requests cost without a flood is no part of it.
-        format!("{:.0}", (row.busy - at_rest).max(0.0) / row.received * 1e9)
+        format!(
+            "{:.0}",
+            (row.load.busy - at_rest).max(0.0) / row.load.received * 1e9
+        )
     };
     println!(
         "{:<22} {rate:>9} {:>9.0} {:>9.0} {:>7.1}% {:>8.1} {:>8.1} {cost:>9} {:>9}",
         protection.name(),
         row.sent,
-        row.received,
+        row.load.received,
         row.served.share() * 100.0,
         row.served.latency_ms(0.5),
         row.served.latency_ms(0.99),

@@ -154,6 +154,31 @@ pub fn now(plane: &Plane) -> Tick {
     Tick((jiffies.wrapping_mul(plane.tick_multiplier) >> TICK_SHIFT) as u32)
 }
 
+/// The low bits of the kernel's monotonic clock in milliseconds.
+#[inline(always)]
+fn milliseconds(plane: &Plane, now: Tick) -> u32 {
+    const NUMERATOR: u64 = 125;
+    const DENOMINATOR_SHIFT: u32 = 1;
+    const _: () = assert!(NUMERATOR * TICKS_PER_SECOND as u64 == 1000 << DENOMINATOR_SHIFT);
+    // SAFETY: the helpers have no preconditions.
+    let jiffies = unsafe { bpf_jiffies64() };
+    // What overflows is above the bits that are wanted.
+    let numerator = plane.tick_multiplier.wrapping_mul(NUMERATOR);
+    let counted = (jiffies.wrapping_mul(numerator) >> (TICK_SHIFT + DENOMINATOR_SHIFT)) as u32;
+    let Some(memory) = maps::SCRATCH.get_ptr_mut(0) else {
+        return counted;
+    };
+    // SAFETY: this CPU's element, and a part of it that nothing else refers to.
+    unsafe {
+        let clock = &mut (*memory).clock;
+        if clock.tick != now.0 {
+            clock.tick = now.0;
+            clock.ahead = ((bpf_ktime_get_coarse_ns() / 1_000_000) as u32).wrapping_sub(counted);
+        }
+        counted.wrapping_add(clock.ahead)
+    }
+}
+
 impl<C: Context> Packet for KernelHost<C> {
     type Header = PacketHeader;
     type Payload = Excerpt;
@@ -375,8 +400,7 @@ impl<C: Context> Host for KernelHost<C> {
         if self.plane.flags & PLANE_TEST_CLOCK != 0 {
             return (now.0 as u64 * 1000 / TICKS_PER_SECOND as u64) as u32;
         }
-        // SAFETY: the helper has no preconditions.
-        (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000) as u32
+        milliseconds(self.plane, now)
     }
 
     #[inline(always)]

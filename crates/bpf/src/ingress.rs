@@ -34,6 +34,9 @@ const FIRST_PIECE_BYTES_MIN: usize = 1536;
 const ANSWER_BYTES_MIN: u32 = 40;
 const ANSWER_BYTES_MAX: u32 = ANSWER_WORDS as u32 * 4;
 
+/// With all options that there are for a SYN-ACK by IPv4.
+const ANSWER_BYTES_USUAL: u32 = 60;
+
 const TCP_HEADER_BYTES_MIN: u32 = 20;
 const TCP_HEADER_BYTES_MAX: u32 = 60;
 
@@ -186,6 +189,24 @@ fn swap_addresses(context: &XdpContext) -> bool {
     true
 }
 
+/// Writes an answer of [`ANSWER_BYTES_USUAL`]: at half the cost of the helper that writes any.
+#[inline(always)]
+fn put(context: &XdpContext, offset: u32, answer: &Answer) -> bool {
+    let start = context.data() + offset as usize;
+    if start + ANSWER_BYTES_USUAL as usize > context.data_end() {
+        return false;
+    }
+    let place = start as *mut u32;
+    let mut at = 0;
+    // Word by word: in one piece it would lie on the stack first.
+    while at < ANSWER_BYTES_USUAL as usize / 4 {
+        // SAFETY: within the bytes that were checked; this target writes at any address.
+        unsafe { place.add(at).write_unaligned(answer.words[at]) };
+        at += 1;
+    }
+    true
+}
+
 /// Makes a frame longer in front, where drivers leave room, or shorter at its end; where that cannot be done it is not
 /// zero. What is made longer keeps its link header alone. Packet pointers have to be read anew.
 #[inline(never)]
@@ -244,14 +265,16 @@ impl Context for Frame {
         {
             return false;
         }
-        // SAFETY: the context is the program's own.
-        let frame = unsafe { bpf_xdp_get_buff_len(self.0) };
+        let frame = view(&XdpContext::new(self.0)).len();
         let by = (offset + length) as i32 - frame as i32;
         if by != 0 && resize(self.0, by) != 0 {
             return false;
         }
         if matches!(heading, Heading::Back) && !swap_addresses(&XdpContext::new(self.0)) {
             return false;
+        }
+        if length == ANSWER_BYTES_USUAL && put(&XdpContext::new(self.0), offset, answer) {
+            return true;
         }
         let words = answer.words.as_ptr().cast_mut().cast();
         // SAFETY: the answer is that long.

@@ -112,10 +112,22 @@ pub struct Memory {
     pub arrival: Arrival,
     /// Slot of the policy that was in force when the packet came.
     pub slot: u32,
+    pub clock: Milliseconds,
+}
+
+/// How far the kernel's monotonic clock is ahead of its jiffies, as of a tick. Reading that clock costs as much as the whole of a
+/// short answer; both move on together, at most a millisecond apart within a tick.
+pub struct Milliseconds {
+    pub tick: u32,
+    pub ahead: u32,
 }
 
 #[map]
 pub static SCRATCH: PerCpuArray<Memory> = PerCpuArray::with_max_entries(1, 0);
+
+/// For [`keepstate_engine::host::FlowMemory::forget`].
+#[map]
+pub static FORGOTTEN: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 
 /// What this CPU knows of destinations of SYNs.
 #[map]

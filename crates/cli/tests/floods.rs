@@ -40,10 +40,15 @@ while True:
     threading.Thread(target=serve, args=(s.accept()[0],)).start()
 ";
 
-/// Fails unless all of it arrives within the given seconds.
+/// Fails unless all of it arrives within the given seconds. From a port, if there is a third argument.
 const FETCH: &str = "
 import socket, sys
-s = socket.create_connection((sys.argv[1], 8080), float(sys.argv[2]))
+s = socket.socket(socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.settimeout(float(sys.argv[2]))
+if len(sys.argv) > 3:
+    s.bind(('', int(sys.argv[3])))
+s.connect((sys.argv[1], 8080))
 length = 0
 while data := s.recv(65536):
     length += len(data)
@@ -169,6 +174,7 @@ fn a_server_is_reached_by_cookies() {
     assert_eq!(taken["active"], true);
     assert_eq!(taken["sent"], 0);
     clients(&network);
+    once_more_from_the_same_port(&network);
     forgeries(&network);
     only_in_need(&network);
 }
@@ -194,6 +200,20 @@ fn clients(network: &Network) {
     network.client.sysctl("net.ipv4.tcp_sack", "1");
     let flows = network.json(&["status"])["table"]["half_open"].as_u64();
     assert_eq!(flows, Some(0));
+}
+
+/// The server closes first, and so is in TIME_WAIT when the client comes again.
+fn once_more_from_the_same_port(network: &Network) {
+    let accepted = network.cookies("accepted");
+    for address in [SERVER_V4, SERVER_V6] {
+        for turn in 0..3 {
+            let arguments = ["-c", FETCH, address, "5", "5555"];
+            let fetches = network.client.succeeds("python3", &arguments);
+            assert!(fetches, "{address}, turn {turn}");
+        }
+    }
+    // The first time of each alone.
+    assert_eq!(network.cookies("accepted"), accepted + 2);
 }
 
 fn forgeries(network: &Network) {

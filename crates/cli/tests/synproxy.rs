@@ -94,6 +94,30 @@ except ConnectionResetError:
 sys.exit(1)
 ";
 
+/// Greets whoever connects to a port that nobody has listened to so far, and closes.
+const GREET: &str = "
+import socket
+s = socket.create_server(('::', 8081), family=socket.AF_INET6, dualstack_ipv6=True, backlog=64)
+while True:
+    c = s.accept()[0]
+    c.sendall(b'hello')
+    c.close()
+";
+
+/// Fails unless it is greeted, from one port.
+const GREETED: &str = "
+import socket, sys
+s = socket.socket(socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.settimeout(5)
+s.bind(('', 5555))
+s.connect((sys.argv[1], 8081))
+greeting = b''
+while data := s.recv(10):
+    greeting += data
+sys.exit(greeting != b'hello')
+";
+
 /// Arguments: flags and how many. From many senders.
 const FORGE: &str = "
 import random, socket, struct, sys
@@ -205,6 +229,7 @@ fn a_server_is_reached_through_synproxy() {
         let arguments = ["-c", REFUSED, address];
         assert!(network.client.succeeds("python3", &arguments), "{address}");
     }
+    once_more_from_the_same_port(&network);
     forgeries(&network);
     waits(&network);
     losses(&network);
@@ -247,6 +272,25 @@ fn transfers(network: &Network) {
             assert!(talks, "{address}: {}", network.status());
         }
     }
+}
+
+/// The server closes first, and so is in TIME_WAIT when the client comes again; and so is the record.
+fn once_more_from_the_same_port(network: &Network) {
+    let _server = network.server.spawn("python3", &["-c", GREET]);
+    network.server.wait_for_listener(8081);
+    let dropped = network.counted("policy_drop");
+    for mode in ["always", "auto"] {
+        network.succeeds(&["cookies", "synproxy", mode]);
+        for address in [SERVER_V4, SERVER_V6] {
+            for turn in 0..3 {
+                let arguments = ["-c", GREETED, address];
+                let greeted = network.client.succeeds("python3", &arguments);
+                assert!(greeted, "{mode}, {address}, turn {turn}");
+            }
+        }
+    }
+    assert_eq!(network.counted("policy_drop"), dropped);
+    network.succeeds(&["cookies", "synproxy", "always"]);
 }
 
 fn forgeries(network: &Network) {

@@ -38,6 +38,9 @@ pub enum Part {
     Answered = 1,
     /// It brought a cookie back, and its record is in the scratch memory.
     Proven = 2,
+    /// It is a SYN between ports whose last connection is in TIME-WAIT. Where that is kept by this host's own TCP, a segment that
+    /// brings a cookie back would be taken for one of it; the SYN is not (RFC 9293 section 3.6.1).
+    Unwanted = 3,
 }
 
 /// What a plane says of the number that a segment acknowledges.
@@ -71,6 +74,7 @@ pub(crate) fn is_due<H: Host>(host: &H, scratch: &Scratch) -> bool {
         && host.can_answer()
         && scratch.info.protocol == TCP
         && scratch.info.tcp_flags & (SYN | ACK | RST | FIN) == SYN
+        && !matches!(scratch.cookie, Part::Unwanted)
         && matches!(scratch.judgement.hook, Hook::Input)
         && matches!(scratch.tracked.state, State::New)
         && is_active(host, &scratch.info)

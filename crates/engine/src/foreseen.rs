@@ -231,7 +231,9 @@ pub(crate) fn ask<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch
         Fate::Unknown => false,
         Fate::Cookie => {
             wire::read_opening(run.packet, host, &mut scratch.info);
-            cookie::is_active(host, &scratch.info) && is_of_no_flow(host, is_free)
+            // Without SYNPROXY nothing else has led here.
+            let is_sure = !host.settings().has(SETTING_SYNPROXY);
+            is_of_no_flow(host, is_free) && (is_sure || cookie::is_active(host, &scratch.info))
         }
         Fate::Synproxy => {
             let is_always = synproxy::is_always(host);

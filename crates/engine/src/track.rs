@@ -2,7 +2,7 @@
 
 use crate::account;
 use crate::conntrack::icmp::{self, Message};
-use crate::conntrack::tcp::{self, Advance};
+use crate::conntrack::tcp::{self, Advance, TcpState};
 use crate::conntrack::{self, Tracker};
 use crate::cookie;
 use crate::event::{EventKind, told};
@@ -369,9 +369,10 @@ pub(crate) fn write<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Stage> {
     let direction = direction_of(scratch);
     match scratch.advance {
         Advance::Reopen => {
-            take_out(host, scratch)?;
-            scratch.sight = Sight::Missing;
-            return Some(expect::before_beginning(host, scratch));
+            if matches!(scratch.record.tcp_state, TcpState::TimeWait) {
+                scratch.cookie = cookie::Part::Unwanted;
+            }
+            return forget_ended(host, scratch);
         }
         Advance::PassAndForget => {
             // First: afterwards its counters may be another's.
@@ -398,6 +399,13 @@ pub(crate) fn write<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Stage> {
         }
     }
     Some(Stage::Judge)
+}
+
+/// Takes the record of a connection that has ended out, for a packet that begins another.
+pub(crate) fn forget_ended<H: Host>(host: &H, scratch: &mut Scratch) -> Option<Stage> {
+    take_out(host, scratch)?;
+    scratch.sight = Sight::Missing;
+    Some(expect::before_beginning(host, scratch))
 }
 
 fn take_out<H: Host>(host: &H, scratch: &Scratch) -> Option<()> {

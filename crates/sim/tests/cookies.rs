@@ -8,6 +8,7 @@ mod loaded;
 use std::net::IpAddr;
 
 use compiled::compiled;
+use keepstate_engine::conntrack::tcp::TcpState;
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::limits::COOKIE_SECONDS;
 use keepstate_engine::process::{Arrival, Checksums, Outcome, Path};
@@ -21,7 +22,7 @@ use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::{Reason, State, Verdict};
 use keepstate_engine::wire::{Link, PacketInfo, parse};
 use keepstate_flowmemory::{Accounting, OwnedTable, SliceTable, buckets_for};
-use keepstate_sim::build::{ACK, Body, CWR, ECE, PSH, Packet, RST, SYN, Tcp};
+use keepstate_sim::build::{ACK, Body, CWR, ECE, FIN, PSH, Packet, RST, SYN, Tcp};
 use keepstate_sim::locals::{LocalAddress, Locals};
 use keepstate_sim::packet::Bytes;
 use keepstate_sim::plane::Plane;
@@ -468,5 +469,63 @@ fn half_open_connections_are_counted_by_destination() {
         let [buckets, _] = host.0.settings.buckets;
         table::sweep(&host.0.flows, Family::V4, 0..buckets, late, |_| {});
         assert_eq!((counted(), host.gauge(gauges::HALF_OPEN)), (0, 0));
+    });
+}
+
+/// Where the host's TCP keeps the last connection in TIME-WAIT, a segment with a cookie would be taken for one of it.
+#[test]
+fn a_syn_after_time_wait_goes_to_the_host() {
+    with_host(COOKIES_ALWAYS, |host| {
+        for client in [V4, V6] {
+            let (own, server) = addresses(client.family);
+            host.syn(client, ALL, NOW);
+            let answer = host.0.take_answer().expect("a SYN-ACK");
+            let info = parsed(&answer);
+            let (cookie, told) = (info.tcp_sequence, options(&answer, &info));
+            let stamp = u32::from_be_bytes(told[8..12].try_into().expect("four"));
+            assert_eq!(
+                host.ack(client, cookie, Some(stamp), NOW).verdict,
+                Verdict::Accept
+            );
+            let (next, theirs) = (SEQUENCE.wrapping_add(11), cookie.wrapping_add(1));
+            let answers = |sequence: u32, acknowledgement: u32, flags: u8| {
+                let segment = Tcp {
+                    source_port: 80,
+                    destination_port: client.port,
+                    sequence,
+                    acknowledgement,
+                    flags,
+                    window: 501,
+                    ..Tcp::default()
+                };
+                let packet = Packet::new(server, own, Body::Tcp(segment));
+                host.judge(&packet.ip(), Path::Local, NOW)
+            };
+            let says = |sequence: u32, acknowledgement: u32, flags: u8| {
+                let segment = Tcp {
+                    sequence,
+                    acknowledgement,
+                    flags,
+                    ..Tcp::default()
+                };
+                host.send(client, segment, NOW)
+            };
+            answers(theirs, next, FIN | ACK);
+            says(next, theirs.wrapping_add(1), FIN | ACK);
+            let last = answers(theirs.wrapping_add(1), next.wrapping_add(1), ACK);
+            assert_eq!(last.tcp_state, Some(TcpState::TimeWait));
+
+            let again = says(SEQUENCE.wrapping_add(1_000_000), 0, SYN);
+            assert_eq!((again.verdict, again.state), (Verdict::Accept, State::New));
+            assert_eq!(again.tcp_state, Some(TcpState::SynSent));
+            assert_eq!(host.0.take_answer(), None);
+            // The next client gets its cookie.
+            let other = Client {
+                port: 4001,
+                ..client
+            };
+            host.syn(other, ALL, NOW);
+            assert!(host.0.take_answer().is_some());
+        }
     });
 }

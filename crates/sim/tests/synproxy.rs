@@ -693,3 +693,48 @@ fn syns_go_on_until_the_server_has_too_many() {
         gateway.client(CLIENT, 0, SYN, ALL).on();
     });
 }
+
+/// The whole of a connection that the server closes first.
+fn closed(gateway: &Gateway<'_>) {
+    let (cookie, stamp) = gateway.open();
+    let own = stamps(9, stamp);
+    let (next, acknowledged) = (CLIENT.wrapping_add(1), cookie.wrapping_add(1));
+    gateway.client(next, acknowledged, ACK, &own).on();
+    let (last, theirs) = (SERVER.wrapping_add(1), stamps(0x1_0001, 9));
+    gateway.server(last, next, FIN | ACK, &theirs).on();
+    let acknowledged = acknowledged.wrapping_add(1);
+    gateway.client(next, acknowledged, FIN | ACK, &own).on();
+    let (last, next) = (last.wrapping_add(1), next.wrapping_add(1));
+    gateway.server(last, next, ACK, &theirs).on();
+    assert_eq!(gateway.state(), Some(TcpState::TimeWait));
+}
+
+#[test]
+fn a_connection_follows_another_between_the_same_ports() {
+    with_gateway(|gateway| {
+        closed(gateway);
+        let again = CLIENT.wrapping_add(1_000_000);
+        let answer = gateway.client(again, 0, SYN, ALL).back();
+        let proof = answer.info.tcp_sequence.wrapping_add(1);
+        let stamp = u32::from_be_bytes(answer.options[8..12].try_into().expect("four"));
+        let (next, own) = (again.wrapping_add(1), stamps(9, stamp));
+        let forged = proof.wrapping_add(1);
+        gateway.client(next, forged, ACK, &own).nothing();
+        assert_eq!(gateway.state(), Some(TcpState::TimeWait));
+        let syn = gateway.client(next, proof, ACK, &own).on();
+        assert_eq!((syn.info.tcp_flags, syn.info.tcp_sequence), (SYN, again));
+        assert_eq!(gateway.state(), Some(TcpState::SynSent));
+    });
+}
+
+#[test]
+fn a_syn_that_goes_on_may_follow_a_connection_that_was_translated() {
+    with_gateway(|gateway| {
+        closed(gateway);
+        gateway.plane.settings.synproxy.mode = COOKIES_AUTO;
+        let again = CLIENT.wrapping_add(1_000_000);
+        let syn = gateway.client(again, 0, SYN, ALL).on();
+        assert_eq!((syn.info.tcp_sequence, &syn.options[..]), (again, ALL));
+        assert_eq!(gateway.state(), Some(TcpState::SynSent));
+    });
+}

@@ -18,35 +18,38 @@ mod learned;
 mod number;
 mod places;
 mod segments;
+mod unanswered;
 
 pub use agreed::{
     OPTION_ECN, OPTION_MSS, OPTION_SACK, OPTION_SCALE, OPTION_TIMESTAMPS, RuleOptions,
 };
 pub use number::{TURN_SHIFT, period, turn};
 pub(crate) use places::moved;
+pub(crate) use unanswered::{is_active, is_always, is_judged};
 
 use crate::answer::segment::{self, Heading, NO_SCALE, Segment};
+use crate::conntrack::tcp::TcpState;
 use crate::conntrack::{self, tcp};
 use crate::cookie;
 use crate::expect;
 use crate::helper;
 use crate::host::{FlowMemory, Host, Packet, Words};
 use crate::judge::Judgement;
-use crate::labels;
 use crate::limits::COOKIE_SYN_BYTES;
-use crate::policy::{Assigned, NO_RULE};
-use crate::process::{self, Outcome, Run, Scratch, Stage, tell_refusal};
+use crate::policy::NO_RULE;
+use crate::process::{Outcome, Run, Scratch, Stage, tell_refusal};
 use crate::record::{ASSIGNED, CONTROL_WORD, Control, FlowAssigned, Warm};
-use crate::settings::{COOKIES_AUTO, SETTING_COOKIES, SETTING_SYNPROXY, TimeoutPolicy};
+use crate::settings::{SETTING_COOKIES, SETTING_SYNPROXY, TimeoutPolicy};
 use crate::table;
 use crate::track::{self, Flow, Tracked};
 use crate::tuple::Direction;
 use crate::verdict::{Hook, Reason, State, Verdict};
+use crate::wire;
 use crate::wire::tcp_options::SynOptions;
 use crate::wire::transport::{TCP, tcp_flag};
-use crate::wire::{self, PacketInfo};
 use agreed::{Agreed, LEARNS, Numbers, READY, TIMESTAMPS, unscaled, window};
 use places::{Search, WORD_AGREED, WORD_NUMBERS};
+use unanswered::{is_of_no_flow, let_through};
 
 /// What is to be done with the packet once it was let through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +108,11 @@ pub(crate) fn ask<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch
     if matches!(scratch.judgement.hook, Hook::Input) && host.settings().has(SETTING_COOKIES) {
         // For this host its own cookies do. One that comes back was looked at before the rules.
         if is_syn && host.can_answer() {
-            return Stage::Cookie;
+            let is_wanted = !matches!(scratch.cookie, cookie::Part::Unwanted);
+            return match is_wanted && is_of_no_flow(host, scratch) {
+                true => Stage::Cookie,
+                false => let_through(scratch),
+            };
         }
     }
     let is_forward = matches!(scratch.judgement.hook, Hook::Forward);
@@ -134,51 +141,6 @@ pub(crate) fn ask<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch
         Some(()) => Stage::Insert,
         None => refuse(scratch, Reason::SynproxyRefused),
     }
-}
-
-/// Whether SYNs that a rule has given to SYNPROXY are answered here, or go on to their server. Unless they always are, the
-/// SYN of a flow that is known goes where its first one went.
-#[inline(always)]
-pub(crate) fn is_active<H: Host>(host: &H, syn: &PacketInfo) -> bool {
-    is_always(host) || cookie::is_needed(host, syn)
-}
-
-#[inline(always)]
-pub(crate) fn is_always<H: Host>(host: &H) -> bool {
-    host.settings().synproxy.mode != COOKIES_AUTO
-}
-
-/// Of two tables one alone is looked into: the SYN is answered, and if it had a flow the client tries again later.
-#[inline(always)]
-fn is_of_no_flow<H: Host>(host: &H, scratch: &Scratch) -> bool {
-    let Scratch { oriented, hash, .. } = scratch;
-    table::peek(host.flows(), &oriented.key, hash, scratch.now).is_none()
-}
-
-/// The SYN is accepted, and its flow tracked, whatever the table raw has said of that.
-#[inline(always)]
-fn let_through(scratch: &mut Scratch) -> Stage {
-    scratch.judgement.verdict = Verdict::Accept;
-    scratch.judgement.reason = None;
-    match (scratch.tracked.flow, scratch.tracked.state) {
-        (Flow::Begins, _) => Stage::Insert,
-        (Flow::Known(_), _) => {
-            let next = process::helped(scratch);
-            labels::before(scratch, next)
-        }
-        (_, State::Untracked) => {
-            scratch.assigned = Assigned::NOTHING;
-            scratch.synproxy.part = Part::LetThrough;
-            Stage::Look
-        }
-        _ => Stage::Conclude,
-    }
-}
-
-/// Whether what the rules say of a packet was said before its flow was looked for.
-#[inline(always)]
-pub(crate) const fn is_judged(scratch: &Scratch) -> bool {
-    matches!(scratch.synproxy.part, Part::LetThrough) && matches!(scratch.tracked.state, State::New)
 }
 
 const fn refuse(scratch: &mut Scratch, reason: Reason) -> Stage {
@@ -335,10 +297,32 @@ pub(crate) fn before_advancing<H: Host>(host: &H, scratch: &mut Scratch) -> Stag
         scratch.synproxy.part = Part::None;
     }
     let is_tcp = scratch.info.protocol == TCP;
-    if is_tcp && scratch.record.has(ASSIGNED) && host.settings().has(SETTING_SYNPROXY) {
+    let may_concern = scratch.record.has(ASSIGNED) || !matches!(next(scratch), Next::Nothing);
+    if is_tcp && may_concern && host.settings().has(SETTING_SYNPROXY) {
         Stage::Translate
     } else {
         Stage::Advance
+    }
+}
+
+/// What a packet may do after a connection has ended, to begin the next between the same ports.
+enum Next {
+    Nothing,
+    /// It is its SYN.
+    Opens,
+    /// It brings a cookie back.
+    Proves,
+}
+
+#[inline(always)]
+const fn next(scratch: &Scratch) -> Next {
+    use tcp_flag::{ACK, RST, SYN};
+    let state = scratch.record.tcp_state;
+    match scratch.info.tcp_flags & (SYN | ACK | RST) {
+        _ if !matches!(state, TcpState::TimeWait | TcpState::Close) => Next::Nothing,
+        SYN => Next::Opens,
+        ACK => Next::Proves,
+        _ => Next::Nothing,
     }
 }
 
@@ -346,11 +330,22 @@ pub(crate) fn before_advancing<H: Host>(host: &H, scratch: &mut Scratch) -> Stag
 #[inline(always)]
 pub(crate) fn translate<P: Packet, H: Host>(run: &Run<'_, P, H>, scratch: &mut Scratch) -> Stage {
     let host = run.host;
+    give_back(scratch);
+    match next(scratch) {
+        Next::Nothing => {}
+        // Its numbers are its own.
+        Next::Opens => return Stage::Advance,
+        Next::Proves if check(host, scratch).is_some() => {
+            if let Some(stage) = track::forget_ended(host, scratch) {
+                return stage;
+            }
+        }
+        Next::Proves => {}
+    }
     let given = helper::given(host, scratch.seen.place, &scratch.record);
     if !given.has_synproxy() {
         return Stage::Advance;
     }
-    give_back(scratch);
     wire::tcp_options::forget_others(&mut scratch.info);
     if !host.can_answer() {
         return drop_early(host, scratch, Reason::SynproxyUnanswerable);
@@ -448,7 +443,7 @@ fn from_server(scratch: &mut Scratch, is_ready: bool) -> Option<Part> {
     } = scratch;
     let flags = info.tcp_flags & (SYN | ACK | RST);
     let sequence = synproxy.numbers.sequence();
-    let is_first = matches!(record.tcp_state, tcp::TcpState::SynSent);
+    let is_first = matches!(record.tcp_state, TcpState::SynSent);
     synproxy.shift = header::Shift::NONE;
     match (flags, is_ready) {
         (SYN_ACK, false) if is_first => Some(Part::Tell),

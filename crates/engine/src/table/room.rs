@@ -183,6 +183,8 @@ fn find_victim<K: Kind, M: FlowMemory>(
             };
         }
     }
+    victim.slot = memory.forget(victim.slot);
+    victim.left = memory.forget(victim.left);
     victim
 }
 

@@ -13,7 +13,7 @@ use self::window::{
     Judgement, acknowledgement_hash, check, check_steady, first_window, segment_end,
 };
 pub(crate) use self::window::{may_have_sent, reach};
-use crate::host::{Host, Packet};
+use crate::host::{FlowMemory, Host, Packet};
 use crate::process::Run;
 use crate::record::{
     ASSURED, FIXED_TIMEOUT, LAST_CHALLENGE_EXPECTED, LAST_SACK_PERMITTED, LAST_SCALED, Record,
@@ -299,6 +299,11 @@ pub(crate) fn advance<P: Packet, H: Host>(
             return Advance::Refuse(reason);
         }
     };
+    let forget = |value: u8| run.host.flows().forget(u32::from(value)) as u8;
+    let (from, to) = (forget(from as u8), forget(to as u8));
+    let (from, to) = (TcpState::from_number(from), TcpState::from_number(to));
+    let kind = SegmentKind::from_number(forget(kind as u8));
+    let segment = Segment { kind, ..segment };
     if needs_window {
         match check(run.host, &segment, record, warm) {
             Judgement::Inside | Judgement::Tolerated => {}
