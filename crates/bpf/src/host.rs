@@ -12,7 +12,7 @@ use keepstate_engine::answer::Answer;
 use keepstate_engine::answer::segment::Heading;
 use keepstate_engine::cookie::Check;
 use keepstate_engine::event::Event;
-use keepstate_engine::host::{Host, Local, NATIVE_HERTZ, Packet, Repeat, Route};
+use keepstate_engine::host::{Host, Local, NATIVE_HERTZ, Packet, Repeat, Route, Way};
 use keepstate_engine::index::IndexLine;
 use keepstate_engine::limits::{
     CONDITIONS_MAX, HELPER_BYTES_MAX, INDEX_LINES_MAX, NOTICE_BYTES_MAX, RULES_MAX,
@@ -309,6 +309,15 @@ impl<C: Context> Host for KernelHost<C> {
             kind: value as u32,
             interface: (value >> 32) as u32,
         })
+    }
+
+    #[inline(always)]
+    fn way(&self, family: Family, address: &Address) -> Option<&Way> {
+        let bits = match family {
+            Family::V4 => 32,
+            Family::V6 => 128,
+        };
+        maps::ROUTES.get(&Key::new(LOCAL_KEY_BITS + bits, local_key(family, address)))
     }
 
     #[inline(never)]

@@ -6,13 +6,14 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf
 use keepstate_engine::limits::{
     EXPECTATION_SLOTS, EXPECTATION_WORDS, FORESEEN_LINES, FORESEEN_WORDS, FRAGMENT_BUCKETS, HELPER_BYTES_MAX, HELPER_STATE_WORDS, HELPER_STATES as HELPER_STATES_MAX, METER_SLOTS, METER_WORDS, SET_BUCKET_WORDS, SET_HEAD_WORDS, SETS_MAX, ANSWER_RATES as ANSWER_RATES_MAX, BAN_BUCKET_WORDS, LABEL_BUCKETS, NOTICE_BYTES_MAX, SYNPROXY_TABLE_BUCKETS,
 };
+use keepstate_engine::host::Way;
 use keepstate_engine::index::IndexLine;
 use keepstate_engine::notice::Notice;
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
 use keepstate_engine::process::{Arrival, Scratch};
 use keepstate_engine::table::gauges;
 use keepstate_plane::{
-    BUCKET_ACCOUNTING_WORDS, BUCKET_SLOT_WORDS_V4, BUCKET_SLOT_WORDS_V6, BUCKET_WARM_WORDS, CONDITION_ENTRIES, Counters, EVENT_RING_BYTES, FRAGMENT_VALUE_WORDS, INTERFACES_MAX, METER_HEADS as METER_HEADS_MAX, Interface, InterfaceKey, POLICY_SLOTS, Plane, RULE_ENTRIES, Report, RuleCounter, STAGES, ANSWER_RING_BYTES, INDEX_ENTRIES, LABEL_VALUE_WORDS, SYNPROXY_VALUE_WORDS, LOCALS_MAX, NOTICE_RING_BYTES, WITNESS_BYTES_MAX, WITNESS_RING_BYTES, Witness,
+    BUCKET_ACCOUNTING_WORDS, BUCKET_SLOT_WORDS_V4, BUCKET_SLOT_WORDS_V6, BUCKET_WARM_WORDS, CONDITION_ENTRIES, Counters, EVENT_RING_BYTES, FRAGMENT_VALUE_WORDS, INTERFACES_MAX, METER_HEADS as METER_HEADS_MAX, Interface, InterfaceKey, POLICY_SLOTS, Plane, RULE_ENTRIES, Report, RuleCounter, STAGES, ANSWER_RING_BYTES, INDEX_ENTRIES, LABEL_VALUE_WORDS, SYNPROXY_VALUE_WORDS, LOCALS_MAX, ROUTES_MAX, NOTICE_RING_BYTES, WITNESS_BYTES_MAX, WITNESS_RING_BYTES, Witness,
 };
 
 #[map]
@@ -140,6 +141,10 @@ pub static INTERFACES: HashMap<InterfaceKey, Interface> =
 /// Addresses of the host, see [`keepstate_plane::local_key`].
 #[map]
 pub static LOCALS: LpmTrie<[u32; 5], u64> = LpmTrie::with_max_entries(LOCALS_MAX, 0);
+
+/// Routes of the host, likewise.
+#[map]
+pub static ROUTES: LpmTrie<[u32; 5], Way> = LpmTrie::with_max_entries(ROUTES_MAX, 0);
 
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENT_RING_BYTES, 0);

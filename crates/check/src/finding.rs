@@ -27,10 +27,12 @@ pub enum Code {
     FiltersNothing,
     NotSearched,
     RejectUnlimited,
+    SizeUnfit,
+    TimeoutUnfit,
 }
 
 /// Number, name and a sentence for each.
-const CODES: [(Code, &str, &str, &str); 20] = [
+const CODES: [(Code, &str, &str, &str); 22] = [
     (
         Code::NeverMatches,
         "KS001",
@@ -150,6 +152,18 @@ const CODES: [(Code, &str, &str, &str); 20] = [
         "KS020",
         "reject-unlimited",
         "A REJECT without a limit answers a flood whose senders may be forged.",
+    ),
+    (
+        Code::SizeUnfit,
+        "KS021",
+        "size-unfit",
+        "A size of the tracker does not fit what it is for.",
+    ),
+    (
+        Code::TimeoutUnfit,
+        "KS022",
+        "timeout-unfit",
+        "A timeout does not fit what it is for.",
     ),
 ];
 

@@ -18,12 +18,14 @@ mod mend;
 mod reach;
 mod region;
 pub mod sarif;
+mod settings;
 
 use keepstate_engine::tuple::Family;
 use keepstate_policy::Policy;
 
 pub use self::finding::{Code, Finding, Location, Severity, Source};
 pub use self::mend::{Mended, mend, patch};
+pub use self::settings::without_settings;
 
 /// What is to be checked.
 #[derive(Clone, Debug)]

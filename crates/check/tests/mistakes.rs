@@ -1,6 +1,8 @@
 //! The mistakes of the tutorial that concern rules, and the neighbours of each that are none.
 
-use keepstate_check::{Code, Finding, Source, Subject, check, mend, patch, sarif};
+use keepstate_check::{
+    Code, Finding, Source, Subject, check, mend, patch, sarif, without_settings,
+};
 use keepstate_engine::tuple::Family;
 use keepstate_policy::{FileKind, Policy, Style, parse_rules};
 
@@ -272,4 +274,73 @@ fn mangle_only_marks_and_hides_nothing_of_filter() {
          iptables -A INPUT -p tcp --dport 22 -j ACCEPT\niptables -P INPUT DROP\n",
         Code::NeverMatches,
     );
+}
+
+/// A script with settings, or a file of nothing else: as `keepstate check` reads it.
+#[track_caller]
+fn told_of_settings(text: &str) -> Vec<String> {
+    let mut subject = subject(&without_settings(text));
+    for source in &mut subject.sources {
+        text.clone_into(&mut source.text);
+    }
+    let findings = check(&subject).into_iter();
+    let wanted = [Code::SizeUnfit, Code::TimeoutUnfit];
+    findings
+        .filter(|finding| wanted.contains(&finding.code))
+        .map(|finding| {
+            let line = finding.location.place.0.map_or(0, |place| place.line);
+            let rendered = finding.render(&subject.sources, Style::Plain);
+            assert!(
+                rendered.contains(&format!("rules.sh:{line}:")),
+                "{rendered}"
+            );
+            format!("{line} {}", finding.code.number())
+        })
+        .collect()
+}
+
+#[test]
+fn mistakes_5_6_7_and_12_sizes_and_timeouts_that_do_not_fit() {
+    let script = "#!/bin/sh\n\
+        sysctl -w net.netfilter.nf_conntrack_max=65536\n\
+        sysctl -w net.netfilter.nf_conntrack_buckets=16384\n\
+        iptables -P INPUT ACCEPT\n\
+        echo 1 > /proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait\n\
+        echo 120 > /proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close\n\
+        echo 300 > /proc/sys/net/netfilter/nf_conntrack_udp_timeout\n\
+        sysctl -w net.ipv4.tcp_syncookies=1\n\
+        modprobe nf_conntrack hashsize=16384\n";
+    let expected = [
+        "2 KS021", "3 KS021", "5 KS022", "6 KS022", "7 KS022", "8 KS021", "9 KS021",
+    ];
+    assert_eq!(told_of_settings(script), expected);
+    let file = "# /etc/sysctl.d/50-conntrack.conf\n\
+        net.netfilter.nf_conntrack_tcp_timeout_established = 60\n\
+        net.netfilter.nf_conntrack_udp_timeout = 60\n\
+        net.netfilter.nf_conntrack_udp_timeout_stream = 30\n";
+    assert_eq!(told_of_settings(file), ["2 KS022", "3 KS022", "4 KS022"]);
+    let right = "net.netfilter.nf_conntrack_max = 1048576\n\
+        net.netfilter.nf_conntrack_buckets = 1048576\n\
+        net.netfilter.nf_conntrack_tcp_timeout_established = 7440\n\
+        net.netfilter.nf_conntrack_tcp_timeout_time_wait = 60\n\
+        net.netfilter.nf_conntrack_udp_timeout = 30\n\
+        net.netfilter.nf_conntrack_udp_timeout_stream = 180\n";
+    assert_eq!(told_of_settings(right), Vec::<String>::new());
+}
+
+#[test]
+fn an_entry_of_hashlimit_outlives_its_rate() {
+    let rule = |options: &str| {
+        format!(
+            "iptables -A INPUT -p tcp --syn -m hashlimit --hashlimit-above 2/min --hashlimit-mode srcip \
+             --hashlimit-name x {options} -j DROP\n"
+        )
+    };
+    finds(
+        &rule("--hashlimit-htable-expire 10000"),
+        Code::TimeoutUnfit,
+        1,
+    );
+    is_silent(&rule("--hashlimit-htable-expire 30000"), Code::TimeoutUnfit);
+    is_silent(&rule(""), Code::TimeoutUnfit);
 }

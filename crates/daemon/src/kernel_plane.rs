@@ -112,6 +112,7 @@ impl KernelPlane {
             counters,
             interfaces,
             locals,
+            routes,
             events,
             notices,
             answers,
@@ -151,6 +152,7 @@ impl KernelPlane {
                 counters,
                 interfaces,
                 locals,
+                routes,
                 patterns: [None, None],
                 places: [None, None],
                 flipped: Instant::now(),
@@ -267,7 +269,8 @@ impl KernelPlane {
         }
         let mut tables = lock(&self.tables);
         tables.locals.follow()?;
-        tables.tell_interfaces()
+        tables.tell_interfaces()?;
+        tables.routes.follow()
     }
 
     /// As they are for the newer table, where there are two.
@@ -479,6 +482,7 @@ impl Plane for KernelPlane {
         self.forget_outcomes(epoch);
         self.write_policy(&mut tables, slot, policy, counters)?;
         tables.patterns[slot as usize] = Some(policy.interface_patterns.clone());
+        tables.routes.want(policy.conditions.iter())?;
         tables.tell_interfaces()?;
         let header = PolicyHeader {
             epoch,
@@ -512,6 +516,9 @@ impl Plane for KernelPlane {
         let mut tables = lock(&self.tables);
         tables.patterns[active as usize] = Some(patterns);
         tables.places[active as usize] = Some(Places::of(policy));
+        if let Err(error) = tables.routes.want(policy.conditions.iter()) {
+            crate::complain!("keepstate: {error}");
+        }
     }
 
     fn change_meter(&self, order: &MeterOrder) -> Result<Option<u32>, PlaneError> {

@@ -22,6 +22,7 @@ mod policy_maps;
 mod remembered;
 pub mod resize;
 mod ring;
+mod routes;
 pub mod run;
 pub mod server;
 pub mod table_maps;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::Pod;
 use keepstate_engine::event::Event;
+use keepstate_engine::host::Way;
 use keepstate_engine::index::{IndexLine, KEYS};
 use keepstate_engine::notice::Notice;
 use keepstate_engine::policy::{Condition, PolicyHeader, Rule};
@@ -30,7 +31,7 @@ macro_rules! plain {
     };
 }
 
-plain! { Condition Counters Event IndexLine Interface InterfaceKey MeterOrder Notice Plane PolicyHeader Report Rule RuleCounter Witness }
+plain! { Way Condition Counters Event IndexLine Interface InterfaceKey MeterOrder Notice Plane PolicyHeader Report Rule RuleCounter Witness }
 
 // No gaps: the sizes are the sums of the sizes of the fields.
 const _: () = assert!(size_of::<Plane>() == 64 + size_of::<keepstate_engine::settings::Settings>());
@@ -45,6 +46,7 @@ const _: () = assert!(size_of::<Condition>() == 32);
 const _: () = assert!(size_of::<Interface>() == 24);
 const _: () = assert!(size_of::<Counters>() == 8 * (128 + 8 + 4 + 1 + 3));
 const _: () = assert!(size_of::<Report>() == 40);
+const _: () = assert!(size_of::<Way>() == 32);
 const _: () = assert!(size_of::<Event>() == 80);
 const _: () = assert!(size_of::<MeterOrder>() == 8 + 4 * (4 + 5 + 3));
 const _: () = assert!(size_of::<Notice>() == 44);

@@ -11,6 +11,7 @@ use keepstate_plane::{Counters, Interface, InterfaceKey, LAYOUT, Plane, RuleCoun
 use crate::kernel::{KernelError, missing, object_number};
 use crate::locals::Locals;
 use crate::mapped::{Mapping, Raw, from_bytes};
+use crate::routes::Routes;
 use crate::table_maps::TableMaps;
 
 /// The maps, those with memory mapped.
@@ -38,6 +39,7 @@ pub struct Maps {
     pub interfaces: HashMap<MapData, Raw<InterfaceKey>, Raw<Interface>>,
     pub answer_rates: Array<MapData, u64>,
     pub locals: Locals,
+    pub routes: Routes,
     /// These three are taken by whoever reads them.
     pub events: Option<Map>,
     pub notices: Option<Map>,
@@ -83,6 +85,7 @@ impl Maps {
             interfaces: take(names::INTERFACES)?.try_into()?,
             answer_rates: take(names::ANSWER_RATES)?.try_into()?,
             locals: Locals::new(take(names::LOCALS)?.try_into()?),
+            routes: Routes::new(take(names::ROUTES)?.try_into()?),
             events: Some(take(names::EVENTS)?),
             notices: Some(take(names::NOTICES)?),
             answers: Some(take(names::ANSWERS)?),

@@ -24,6 +24,7 @@ const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_GETROUTE: u16 = 26;
 const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
 
@@ -166,6 +167,22 @@ impl Netlink {
             }
         })?;
         Ok(list)
+    }
+
+    /// Shows each route of both families, as `struct rtmsg` and its attributes.
+    pub(crate) fn show_routes(&self, mut show: impl FnMut(&[u8])) -> io::Result<()> {
+        for family in [AF_INET, AF_INET6] {
+            let mut request = Message::new(RTM_GETROUTE, NLM_F_REQUEST | NLM_F_DUMP);
+            request
+                .bytes
+                .extend([family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+            self.ask(request, |kind, body| {
+                if kind == RTM_NEWROUTE {
+                    show(body);
+                }
+            })?;
+        }
+        Ok(())
     }
 
     /// Makes a pair of virtual Ethernet devices, one here and one in another namespace.
@@ -393,7 +410,7 @@ fn split_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
 }
 
 /// The value of an attribute among others.
-fn find(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(crate) fn find(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     loop {
         let length = usize::from(short(bytes, 0)?);
         let kind = short(bytes, 2)? & TYPE_MASK;
@@ -480,11 +497,11 @@ fn octets(address: IpAddr) -> (u8, Vec<u8>) {
     }
 }
 
-fn short(bytes: &[u8], at: usize) -> Option<u16> {
+pub(crate) fn short(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-fn number(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn number(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 

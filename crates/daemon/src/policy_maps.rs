@@ -12,6 +12,7 @@ use crate::locals::Locals;
 use crate::mapped::Raw;
 use crate::patterns::{matching, settled};
 use crate::remembered::Places;
+use crate::routes::Routes;
 use crate::server::PlaneError;
 use crate::{attach, netlink};
 
@@ -22,6 +23,7 @@ pub(crate) struct Tables {
     pub(crate) counters: PerCpuArray<MapData, Raw<Counters>>,
     pub(crate) interfaces: HashMap<MapData, Raw<InterfaceKey>, Raw<Interface>>,
     pub(crate) locals: Locals,
+    pub(crate) routes: Routes,
     /// Interface patterns of each policy slot; `None` where a daemon before this one wrote them
     /// and their text is lost.
     pub(crate) patterns: [Option<Vec<String>>; 2],

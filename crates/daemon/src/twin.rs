@@ -3,6 +3,7 @@
 //! Programs and maps are private: nothing is pinned or attached, packets are handed in by
 //! `BPF_PROG_TEST_RUN`, and the clock stands where the test puts it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -13,15 +14,17 @@ use aya::programs::{TestRun as _, TestRunOptions};
 use aya::util::nr_cpus;
 use keepstate_engine::between::Table;
 use keepstate_engine::event::Event;
+use keepstate_engine::host::Way;
 use keepstate_engine::notice::Notice;
 use keepstate_engine::process::Stage;
 use keepstate_engine::settings::{SETTING_NEWER_TABLE, SETTING_OLDER_TABLE, Settings};
 use keepstate_engine::time::Tick;
+use keepstate_engine::tuple::{Address, Family};
 use keepstate_engine::verdict::{Hook, Reason};
 use keepstate_flowmemory::{HelperSlices, SliceTable};
 use keepstate_plane::{
-    Counters, Interface, InterfaceKey, PLANE_TEST_CLOCK, PLANE_TEST_HOOK, PLANE_TEST_REPORT,
-    Report, RuleCounter, TABLE_NEWER, TABLE_WHOLE, names,
+    Counters, Interface, InterfaceKey, LOCAL_KEY_BITS, PLANE_TEST_CLOCK, PLANE_TEST_HOOK,
+    PLANE_TEST_REPORT, Report, RuleCounter, TABLE_NEWER, TABLE_WHOLE, local_key, names,
 };
 use keepstate_policy::Compiled;
 
@@ -154,6 +157,7 @@ impl Twin {
         maps.counters
             .set(0, none().map_err(KernelError::Cpus)?, 0)?;
         maps.locals.put(&entries(&[]))?;
+        maps.routes.put(BTreeMap::new())?;
         maps.begin(settings);
         set_test_flags(maps);
         Ok(())
@@ -220,6 +224,18 @@ impl Twin {
     /// The addresses of the host.
     pub fn set_addresses(&mut self, addresses: &[HostAddress]) -> Result<(), KernelError> {
         self.kernel.maps.locals.put(&entries(addresses))
+    }
+
+    /// The routes of the host: length of a network's prefix, its address, and where they lead.
+    pub fn set_routes(
+        &mut self,
+        routes: &[(u32, Family, Address, Way)],
+    ) -> Result<(), KernelError> {
+        let entries = routes.iter().map(|(bits, family, address, way)| {
+            let key = (LOCAL_KEY_BITS + bits, local_key(*family, address));
+            (key, *way)
+        });
+        self.kernel.maps.routes.put(entries.collect())
     }
 
     /// Puts a policy in force.

@@ -4,6 +4,7 @@ use crate::answer::Answer;
 use crate::cookie;
 use crate::event::Event;
 use crate::index::IndexLine;
+use crate::limits::WAY_INTERFACES_MAX;
 use crate::notice::Notice;
 use crate::policy::{Condition, PolicyHeader, Rule};
 use crate::settings::Settings;
@@ -210,6 +211,30 @@ pub struct Local {
     pub interface: u32,
 }
 
+/// Where packets to an address go: the most specific route to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Way {
+    /// One of the numbers below; another for routes that lead nowhere.
+    pub kind: u32,
+    /// Indexes of the interfaces that it leads to, zero behind the last.
+    pub interfaces: [u32; WAY_INTERFACES_MAX],
+}
+
+impl Way {
+    /// By a gateway, or to a neighbour.
+    pub const ROUTE: u32 = 1;
+    /// To this host itself.
+    pub const LOCAL: u32 = 2;
+    /// Routes are not known.
+    pub const UNKNOWN: u32 = 3;
+    /// Nobody knows of any.
+    pub const OF_NO_TABLE: Self = Self {
+        kind: Self::UNKNOWN,
+        interfaces: [0; WAY_INTERFACES_MAX],
+    };
+}
+
 /// Jiffies in a second where no kernel says otherwise.
 pub const NATIVE_HERTZ: u32 = 1000;
 
@@ -273,6 +298,11 @@ pub trait Host {
     /// Whether an address is the host's own, or the broadcast address of a network of its own.
     fn local(&self, _family: Family, _address: &Address) -> Option<Local> {
         None
+    }
+
+    /// The route to an address; `None` where there is none.
+    fn way(&self, _family: Family, _address: &Address) -> Option<&Way> {
+        Some(&Way::OF_NO_TABLE)
     }
 
     /// Hands the first bytes of the packet, as many as [`Notice::captured`] says, to whoever carries out

@@ -63,6 +63,15 @@ pub const IPV6_EXTENSIONS_MAX: u32 = 8;
 /// Bytes of TCP options (RFC 9293 section 3.1: data offset is four bits of 32-bit words).
 pub const TCP_OPTION_BYTES_MAX: u32 = 40;
 
+/// Bytes of DCCP options (RFC 4340 section 5.1: data offset is a byte of 32-bit words, twelve bytes of them the header's).
+pub const DCCP_OPTION_BYTES_MAX: u32 = 1008;
+
+/// Chunks of an SCTP packet that `--chunk-types` looks at: more than a packet of 1,500 bytes has. One with more matches nothing.
+pub const SCTP_CHUNKS_ASKED_MAX: u32 = 376;
+
+/// Interfaces that one route may lead to, for `rpfilter`; others of it are not known.
+pub const WAY_INTERFACES_MAX: usize = 7;
+
 /// Largest window scale (RFC 7323 section 2.3).
 pub const TCP_WINDOW_SCALE_MAX: u8 = 14;
 

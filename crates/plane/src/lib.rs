@@ -102,6 +102,8 @@ pub mod names {
     pub const ANSWER_RATES: &str = "ANSWER_RATES";
     /// Addresses of the host, see [`super::local_key`].
     pub const LOCALS: &str = "LOCALS";
+    /// Routes of the host, see [`super::local_key`].
+    pub const ROUTES: &str = "ROUTES";
     pub const REPORT: &str = "REPORT";
     /// Programs of the later stages. Pinned too: an array of programs that no process and no pin
     /// holds forgets them.
@@ -192,7 +194,7 @@ pub mod names {
     ];
 
     /// The other maps.
-    pub const COMMON: [&str; 26] = [
+    pub const COMMON: [&str; 27] = [
         GAUGES,
         FRAGMENTS,
         EXPECTATIONS,
@@ -219,6 +221,7 @@ pub mod names {
         LOCALS,
         WITNESSES,
         SYNPROXY,
+        ROUTES,
     ];
 
     /// All maps, in the order in which they are pinned.
@@ -390,7 +393,12 @@ pub struct Report {
 /// What finds no room is said, and counts for an address of somebody else.
 pub const LOCALS_MAX: u32 = 16_384;
 
-/// Key of an address in [`names::LOCALS`]: the family's number, then the address, all in network byte order. The value is
+/// Routes of both families that `rpfilter` knows. Where there are more, none is known ([`Way::UNKNOWN`], for all addresses).
+///
+/// [`Way::UNKNOWN`]: keepstate_engine::host::Way::UNKNOWN
+pub const ROUTES_MAX: u32 = 65_536;
+
+/// Key of an address in [`names::LOCALS`] and of a network in [`names::ROUTES`]: the family's number, then the address, all in network byte order. The value is
 /// the kind (one of [`keepstate_engine::condition::address_type`]) in the lower half, the interface's index in the upper.
 pub const fn local_key(family: Family, address: &Address) -> [u32; 5] {
     let [a, b, c, d] = *address;

@@ -47,7 +47,7 @@ impl CommandError {
     pub fn iptables_text(&self, program: &str) -> String {
         let problem = &self.diagnostic.problem;
         let help = format!("Try `{program} -h' or '{program} --help' for more information.");
-        match (problem, self.exit_code()) {
+        let said = match (problem, self.exit_code()) {
             (Problem::ArgumentBad(_), _) => format!("{problem}\n{help}\n"),
             (_, 1) => format!("{program}: {problem}\n"),
             (_, 2) => format!("{program} {IPTABLES_VERSION}: {problem}\n{help}\n"),
@@ -56,6 +56,13 @@ impl CommandError {
                  Perhaps {program} or your kernel needs to be upgraded.\n"
             ),
             _ => format!("{program} {IPTABLES_VERSION}: {problem}\n"),
+        };
+        // Where iptables leaves the reason to the kernel's log, and where the refusal is ours.
+        match (problem, &self.diagnostic.hint) {
+            (Problem::RuleRefused { .. } | Problem::NotSupported { .. }, Some(hint)) => {
+                format!("{said}hint: {hint}\n")
+            }
+            _ => said,
         }
     }
 }
@@ -249,18 +256,8 @@ fn check_extensions(
     };
     for extension in matches.chain(target) {
         let refusal = extension.refusal(&context);
-        let elsewhere = extension.reject_kind().is_some() && kind != TableKind::Filter;
-        let elsewhere = elsewhere.then(|| Refusal {
-            error: "Invalid argument",
-            hint: "only rules of the table filter reject".into(),
-        });
-        let is_local = kind != TableKind::Filter || chain.text == "OUTPUT";
-        let unanswered = (extension.synproxy().is_some() && is_local).then(|| Refusal {
-            error: "Invalid argument",
-            hint: "only INPUT and FORWARD of the table filter, and what they lead to, have it"
-                .into(),
-        });
-        if let Some(Refusal { error, hint }) = refusal.or(elsewhere).or(unanswered) {
+        let refusal = refusal.or_else(|| extension.misplaced(kind, &chain.text));
+        if let Some(Refusal { error, hint }) = refusal {
             let chain_name = chain.text.clone();
             let problem = Problem::RuleRefused {
                 change,

@@ -271,9 +271,10 @@ pub(crate) const FOREIGN_MATCHES: &[&str] = &[
     "policy",
     "quota",
     "rateest",
-    "rpfilter",
+    "realm",
     "rt",
     "socket",
+    "srh",
     "u32",
 ];
 
@@ -320,10 +321,6 @@ pub(crate) fn instead_of(name: &str) -> Option<String> {
         "u32" | "bpf" => {
             "`-m string --hex-string', `-m length', `-m tos', `--tcp-flags' see parts of it"
         }
-        "rpfilter" => {
-            "where packets are judged the kernel tells a way back only on hosts that forward; for IPv4 the sysctl \
-             net.ipv4.conf.all.rp_filter does it (1 as here, 2 as `--loose'), for IPv6 match the networks of the interface"
-        }
         "ah" | "esp" => "`-p ah' and `-p esp' match the protocol without its numbers",
         "rt" => "Linux drops routing headers of type 0 by itself (RFC 5095)",
         "frag" => "later fragments go the way of their first one",
@@ -337,6 +334,38 @@ pub(crate) fn instead_of(name: &str) -> Option<String> {
         "MASQUERADE" | "SNAT" | "DNAT" | "REDIRECT" | "NETMAP" => {
             "addresses are not translated; leave the table nat to the kernel's own iptables"
         }
+        "ULOG" => "`-j NFLOG'; the kernel has no ULOG since Linux 3.17",
+        "NFQUEUE" | "QUEUE" => {
+            "nothing here hands packets to other programs to decide; `-j NFLOG' hands over copies"
+        }
+        "TRACE" => "`keepstate trace FILTER' shows each rule that packets meet",
+        "TTL" | "HL" | "TOS" | "DSCP" | "ECN" | "TCPOPTSTRIP" => {
+            "packets are not changed, but by SYNPROXY; rules of nft's table netdev can do it"
+        }
+        "CLASSIFY" => "`-j MARK' and a filter of `tc' by the mark",
+        "HMARK" => "`-j MARK --set-mark' behind `-m statistic' or `-s'",
+        "TPROXY" | "TEE" | "CLUSTERIP" => {
+            "packets are not sent elsewhere; leave that to the kernel's own iptables"
+        }
+        "AUDIT" | "LED" | "IDLETIMER" => "`-j LOG' or `-j NFLOG' tell of packets",
+        "RATEEST" | "rateest" => "`-m hashlimit --hashlimit-rate-match' goes by a rate",
+        "SECMARK" | "CONNSECMARK" => {
+            "packets are not labelled; say by rules of filter what is to pass"
+        }
+        "DNPT" | "SNPT" => {
+            "addresses are not translated; leave the table nat to the kernel's own iptables"
+        }
+        "cgroup" => "where packets are judged their socket is not known; match addresses or ports",
+        "cluster" => "`-m statistic' or `-s' with a mask share packets out",
+        "cpu" => "packets are not told apart by CPU; `-m statistic' shares them out",
+        "devgroup" => "name the interfaces: `-i eth+'",
+        "osf" => "`-m ttl', `-m tcpmss' and `--tcp-option' see parts of it",
+        "dst" | "hbh" | "ipv6header" | "mh" | "srh" => {
+            "extension headers are read and passed over; `-p' matches what follows them"
+        }
+        "realm" => "realms of routes are not known; match the networks themselves",
+        "eui64" => "match the networks: `-s 2001:db8:1::/64'",
+        "ipvs" => "what IPVS does to packets is not known here; match addresses and ports",
         "TCPMSS" => "clamp on the route: `ip route change ... advmss N'",
         _ => return None,
     };

@@ -373,6 +373,17 @@ impl RuleBuilder {
             };
             return Err(Fault::at(word, problem));
         }
+        // From the first port on, what is left is a range too, and iptables prints that.
+        let (value, negated) = match value {
+            PortRange { first: 0, last } if negated && !matches!(last, 0 | u16::MAX) => {
+                let rest = PortRange {
+                    first: last + 1,
+                    last: u16::MAX,
+                };
+                (rest, false)
+            }
+            _ => (value, negated),
+        };
         // A range of all ports says nothing; iptables does not print it either.
         if value != PortRange::ALL || negated {
             *slot = Some(Test { value, negated });

@@ -24,7 +24,7 @@ pub(crate) fn port_named(name: &str, protocol: PortProtocol) -> Option<u16> {
 /// `22`, `1:9`, `1:`, `:9`.
 pub(crate) fn range(text: &str, protocol: Option<PortProtocol>) -> Result<PortRange, Problem> {
     let Some((first, last)) = text.split_once(':') else {
-        let port = port(text, protocol)?;
+        let port = port_of_any(text, protocol)?;
         return Ok(PortRange {
             first: port,
             last: port,
@@ -32,7 +32,7 @@ pub(crate) fn range(text: &str, protocol: Option<PortProtocol>) -> Result<PortRa
     };
     let end = |text: &str, default| match text {
         "" => Ok(default),
-        _ => port(text, protocol),
+        _ => port_of_any(text, protocol),
     };
     let (first, last) = (end(first, 0)?, end(last, u16::MAX)?);
     if first > last {
@@ -51,6 +51,16 @@ pub(crate) fn port(text: &str, protocol: Option<PortProtocol>) -> Result<u16, Pr
     }
     let named = protocol.and_then(|protocol| port_named(text, protocol));
     named.ok_or_else(invalid)
+}
+
+/// The same, with the names of other protocols where this one has none such; TCP knows its own alone, as in iptables.
+fn port_of_any(text: &str, protocol: Option<PortProtocol>) -> Result<u16, Problem> {
+    port(text, protocol).or_else(|problem| {
+        let mut services = services().iter();
+        let is_tcp = protocol == Some(PortProtocol::Tcp);
+        let found = services.find(|service| !is_tcp && service.name == text);
+        found.map(|service| service.port).ok_or(problem)
+    })
 }
 
 /// The service on this port.

@@ -18,6 +18,7 @@ pub mod naming;
 pub mod packet;
 pub mod plane;
 pub mod replay;
+pub mod routes;
 pub mod sessions;
 pub mod story;
 mod sweeper;

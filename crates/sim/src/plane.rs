@@ -7,7 +7,7 @@ use keepstate_engine::answer::Answer;
 use keepstate_engine::between::{Table, process_between};
 use keepstate_engine::cookie::Check;
 use keepstate_engine::event::Event;
-use keepstate_engine::host::{FlowMemory, Host, Local, Packet, Payload, Route};
+use keepstate_engine::host::{FlowMemory, Host, Local, Packet, Payload, Route, Way};
 use keepstate_engine::index::IndexLine;
 use keepstate_engine::limits::POLICY_EPOCHS;
 use keepstate_engine::notice::Notice;
@@ -23,6 +23,7 @@ use keepstate_engine::wire::PacketInfo;
 use crate::cookies::Cookies;
 use crate::locals::Locals;
 use crate::packet::Bytes;
+use crate::routes::KnownRoute;
 use crate::traffic::Random;
 
 /// A policy in memory.
@@ -130,6 +131,10 @@ pub struct Plane<M, O = ()> {
     pub flows: M,
     pub settings: Settings,
     pub locals: Locals,
+    /// What `rpfilter` knows of the routes; `None` for nothing, which lets every sender pass.
+    pub routes: Option<Vec<KnownRoute>>,
+    /// Index of the interface that packets come by.
+    pub interface: u32,
     pub observer: O,
     /// Bit of each interface pattern that the outgoing interface matches.
     pub out_interfaces: u64,
@@ -157,6 +162,8 @@ impl<M: FlowMemory, O: Observer> Plane<M, O> {
             flows,
             settings,
             locals: Locals::default(),
+            routes: None,
+            interface: 0,
             observer,
             out_interfaces: 0,
             cookies: Some(Cookies::Keyed(0)),
@@ -488,7 +495,25 @@ impl<M: FlowMemory, O: Observer> Host for Plane<M, O> {
     }
 
     fn local(&self, family: Family, address: &Address) -> Option<Local> {
-        self.locals.local(family, address)
+        // Which interface has an address is not known.
+        let local = self.locals.local(family, address)?;
+        Some(Local {
+            interface: self.interface,
+            ..local
+        })
+    }
+
+    fn interface(&self) -> u32 {
+        self.interface
+    }
+
+    fn way(&self, family: Family, address: &Address) -> Option<&Way> {
+        let Some(routes) = &self.routes else {
+            return Some(&Way::OF_NO_TABLE);
+        };
+        let takes = |known: &&KnownRoute| known.family == family && known.takes(address);
+        let longest = routes.iter().filter(takes).max_by_key(|known| known.bits);
+        longest.map(|known| &known.way)
     }
 
     fn cpu(&self) -> u32 {

@@ -11,6 +11,7 @@ mod loaded;
 mod sets;
 
 use beside_linux::{ARRIVAL, feed, send, store_counters};
+use keepstate_engine::host::Way;
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::Hook;
@@ -19,9 +20,11 @@ use keepstate_policy::model::Counters;
 use keepstate_policy::{FileKind, Policy, compile, parse_rules};
 use keepstate_sim::locals::Locals;
 use keepstate_sim::plane::Plane;
+use keepstate_sim::routes::KnownRoute;
 use keepstate_sim::traffic::Random;
 use keepstate_testkit::{Namespace, programs_or_skip, root_or_skip};
 use loaded::loaded;
+use std::net::IpAddr;
 
 const FLOWS_MAX: u32 = 1024;
 const FRAMES: usize = 3_000;
@@ -36,6 +39,27 @@ const BOTH: &str = "
 -p dccp -m multiport --sports 20:30000
 -p sctp --dport 1:40000
 -p dccp ! --sport 1:40000
+-p sctp --chunk-types all DATA,INIT
+-p sctp ! --chunk-types all DATA
+-p sctp --chunk-types any DATA:Be,ABORT:T
+-p sctp ! --chunk-types any I_DATA,FORWARD_TSN
+-p sctp --chunk-types only DATA,INIT:,ABORT:t,I_DATA
+-p sctp ! --chunk-types only DATA:E,INIT
+-p sctp --chunk-types only ALL
+-p sctp --chunk-types any ALL
+-p sctp --chunk-types all ALL
+-p sctp --chunk-types all NONE
+-p dccp --dccp-types REQUEST,DATA,INVALID
+-p dccp ! --dccp-types RESET
+-p dccp --dccp-option 1
+-p dccp --dccp-option 38
+-p dccp ! --dccp-option 44 --sport 0:40000
+-m rpfilter
+-m rpfilter --invert
+-m rpfilter --loose
+-m rpfilter --loose --invert
+-m rpfilter --accept-local
+-m rpfilter --loose --accept-local --validmark
 -p tcp --tcp-flags SYN,ACK,FIN,RST SYN
 -p tcp ! --syn
 -p tcp --tcp-flags ALL FIN,PSH,URG
@@ -109,6 +133,68 @@ const BOTH: &str = "
 -m addrtype --dst-type UNSPEC
 -m addrtype --dst-type LOCAL --limit-iface-in
 ";
+
+/// Routes of the host beside those that its addresses bring along: network, and what `ip route` adds it with.
+const ROUTES: [(&str, &str); 10] = [
+    ("10.0.0.8/30", "dev sender"),
+    ("10.0.0.10/32", "dev receiver"),
+    ("10.0.0.12/32", "blackhole"),
+    ("10.0.0.13/32", "nexthop dev sender nexthop dev receiver"),
+    ("10.0.0.15/32", "dev sender metric 5"),
+    ("2001:db8::/125", "dev receiver"),
+    ("2001:db8::8/126", "dev sender"),
+    ("2001:db8::c/128", "blackhole"),
+    ("2001:db8::d/128", "dev sender and dev receiver metric 9"),
+    ("fc00::/16", "dev receiver"),
+];
+
+/// The same, for the native plane, with what addresses bring along.
+fn known_routes() -> Vec<KnownRoute> {
+    let own = [
+        ("10.0.0.0/29", "dev receiver"),
+        ("10.0.0.5/32", "local dev receiver"),
+        ("10.0.0.7/32", "broadcast"),
+        ("2001:db8::6/128", "local dev receiver"),
+        // Of the table local, for each device that is up.
+        ("ff00::/8", "dev sender dev receiver"),
+    ];
+    let all = ROUTES.iter().chain(&own);
+    all.map(|(network, how)| {
+        let (address, bits) = network.split_once('/').expect("a network");
+        let (family, network) = match address.parse().expect("an address") {
+            IpAddr::V4(address) => (Family::V4, [address.to_bits(), 0, 0, 0]),
+            IpAddr::V6(address) => {
+                let bits = address.to_bits();
+                let words = [96, 64, 32, 0].map(|shift| (bits >> shift) as u32);
+                (Family::V6, words)
+            }
+        };
+        let mut way = Way {
+            kind: match how {
+                _ if how.starts_with("local") => Way::LOCAL,
+                _ if how.contains("dev") => Way::ROUTE,
+                _ => 0,
+            },
+            interfaces: [0; _],
+        };
+        let named = [("sender", SENDER), ("receiver", RECEIVER)];
+        let named = named.iter().filter(|(name, _)| how.contains(name));
+        for (place, (_, index)) in way.interfaces.iter_mut().zip(named) {
+            *place = *index;
+        }
+        KnownRoute {
+            family,
+            network,
+            bits: bits.parse().expect("a length"),
+            way,
+        }
+    })
+    .collect()
+}
+
+/// Numbers of the devices, for the native plane.
+const SENDER: u32 = 8;
+const RECEIVER: u32 = 7;
 
 /// Addresses of the host.
 const OWN: [&str; 2] = ["10.0.0.5/29", "2001:db8::6/128"];
@@ -250,6 +336,8 @@ fn judge(policy: &mut Policy, frames: &[Vec<u8>]) {
     let mut plane = Plane::new(memory.as_slices(), settings, loaded, ());
     let own = OWN.map(|address| address.parse().expect("an address"));
     plane.locals = Locals::new(own.to_vec());
+    plane.routes = Some(known_routes());
+    plane.interface = RECEIVER;
     let now = std::time::UNIX_EPOCH.elapsed().expect("it is after 1970");
     plane.set_wall_clock(now.as_nanos() as u64);
     for frame in frames {
@@ -278,6 +366,16 @@ fn prepare(namespace: &Namespace) {
             words.push("nodad");
         }
         namespace.run("ip", &words);
+    }
+    for (network, how) in ROUTES {
+        for how in how.split(" and ") {
+            let words = match how {
+                "blackhole" => format!("route add blackhole {network}"),
+                _ => format!("route add {network} {how}"),
+            };
+            let words: Vec<&str> = words.split(' ').collect();
+            namespace.run("ip", &words);
+        }
     }
 }
 
@@ -385,8 +483,39 @@ fn transport(random: &mut Random, protocol: u8) -> Vec<u8> {
             let kind = [0, 1, 3, 8, 11, 128, 129][random.below(7) as usize];
             bytes = vec![kind, random.below(5) as u8, 0, 0, 0, 1, 0, 1];
         }
-        // As much as their headers take.
-        _ => bytes.extend([0; 12]),
+        132 => {
+            bytes.extend([0; 8]);
+            for _ in 0..=random.below(4) {
+                let kind = [0, 0, 1, 6, 14, 64, 192, 200][random.below(8) as usize];
+                let more = random.below(6) as u8;
+                bytes.extend([kind, random.below(16) as u8, 0, 4 + more]);
+                bytes.extend(std::iter::repeat_n(
+                    b'c',
+                    usize::from(more.next_multiple_of(4)),
+                ));
+            }
+            return bytes;
+        }
+        _ => {
+            let (kind, is_long) = (random.below(12) as u8, random.below(2) as u8);
+            let mut more = vec![0; 4 * usize::from(is_long)];
+            more.extend(match kind {
+                2 => vec![],
+                0 => vec![0; 4],
+                3..=6 | 8 | 9 => vec![0; 8],
+                _ => vec![0; 12],
+            });
+            for _ in 0..random.below(4) {
+                more.extend(match random.below(3) {
+                    0 => [1, 0, 0, 0],
+                    1 => [38, 4, 44, 1],
+                    _ => [44, 3, 1, 0],
+                });
+            }
+            let words = 3 + more.len() as u8 / 4;
+            bytes.extend([words, 0, 0, 0, kind << 1 | is_long, 0, 0, 0]);
+            bytes.extend(more);
+        }
     }
     bytes.extend(payload);
     bytes

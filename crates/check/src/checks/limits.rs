@@ -15,6 +15,7 @@ pub(super) fn check(look: &Look<'_>, findings: &mut Vec<Finding>) {
             reject_unlimited(look, chain, index, rule, findings);
             bypassed(look, chain, index, rule, findings);
             hit_count(look, chain, index, rule, findings);
+            super::sizes::expiry(look, chain, index, rule, findings);
             mask_comment(look, chain, index, rule, findings);
         }
     }

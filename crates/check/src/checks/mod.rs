@@ -3,6 +3,7 @@
 mod hiding;
 mod limits;
 mod script;
+mod sizes;
 mod states;
 mod untracked;
 mod whole;
@@ -40,6 +41,7 @@ pub(crate) fn run(subject: &Subject) -> Vec<Finding> {
     }
     whole::check_families(subject, &mut findings);
     script::check(subject, &mut findings);
+    sizes::check(subject, &mut findings);
     findings
 }
 

@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 use keepstate_api::{Reply, Request};
-use keepstate_check::{Finding, Severity, Source, Subject, check, mend, patch, sarif};
+use keepstate_check::{
+    Finding, Severity, Source, Subject, check, mend, patch, sarif, without_settings,
+};
 use keepstate_engine::tuple::Family;
 use keepstate_policy::{FileKind, Policy, Style, parse_rules};
 use serde_json::json;
@@ -23,8 +25,8 @@ use crate::running::{InstanceArgument, unexpected};
 /// cannot be read.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// A file of iptables-save or a script of iptables commands; `running` for the rules in force, `-`
-    /// for standard input.
+    /// A file of iptables-save, a script of iptables commands, or a file like `sysctl.conf`; `running` for the rules in
+    /// force, `-` for standard input.
     #[arg(value_name = "FILE|running")]
     rules: PathBuf,
 
@@ -123,7 +125,7 @@ fn files(v4: &Path, v6: Option<&Path>) -> anyhow::Result<Subject> {
 
 /// Reads a text into the subject; tells what is wrong with it on standard error.
 fn take(subject: &mut Subject, origin: String, text: String, kind: FileKind) -> anyhow::Result<()> {
-    let parsed = parse_rules(&text, kind);
+    let parsed = parse_rules(&without_settings(&text), kind);
     for diagnostic in parsed.diagnostics.iter().filter(|told| told.is_error()) {
         eprintln!(
             "{}",

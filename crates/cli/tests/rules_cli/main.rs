@@ -11,3 +11,4 @@ mod sources;
 mod targets;
 mod templates;
 mod tutorial;
+mod way_back;

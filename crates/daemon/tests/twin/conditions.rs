@@ -23,6 +23,11 @@ const COUNTING: &str = "
 -A FORWARD -p tcp -m tcpmss --mss 1000:1500
 -A FORWARD -p tcp -m tcpmss ! --mss 1460
 -A FORWARD -p sctp --dport 1:40000
+-A FORWARD -p sctp --chunk-types any DATA:Be,INIT
+-A FORWARD -p sctp ! --chunk-types only INIT,INIT_ACK,COOKIE_ECHO,DATA
+-A FORWARD -p sctp --chunk-types all COOKIE_ACK,DATA
+-A FORWARD -p dccp --dccp-types REQUEST,DATA
+-A FORWARD -p dccp ! --dccp-option 38
 -A FORWARD -p dccp ! --sport 1:40000
 -A FORWARD -m length --length 60:100
 -A FORWARD -m length ! --length 60:100
@@ -139,6 +144,11 @@ fn rules(counting: &str) -> String {
         "*mangle\n:MARKED - [0:0]\n\
          -A PREROUTING -p udp -m length --length 40:50 -j MARKED\n\
          -A PREROUTING -p tcp -m length --length 77 -j DROP\n\
+         -A PREROUTING -m rpfilter --invert -m length --length 60:70 -j DROP\n\
+         -A PREROUTING -m rpfilter --loose\n-A PREROUTING -m rpfilter --accept-local\n\
+         -A POSTROUTING -p tcp --dport 1:900 -j CONNMARK --set-xmark 5/0xff --left-shift-mark 3\n\
+         -A FORWARD -p udp -j CONNMARK --save-mark --nfmask 0xff --right-shift-mark 2\n\
+         -A FORWARD -p icmp -j CONNMARK --restore-mark --left-shift-mark 5\n\
          -A FORWARD -m mark --mark 9 -j ACCEPT\n-A FORWARD -m length --length 900: -j MARK --xor-mark 1\n\
          -A OUTPUT -p udp -j CONNMARK --set-mark 77\n\
          -A POSTROUTING -m connmark --mark 77 -m statistic --mode nth --every 9 --packet 0 -j DROP\n\

@@ -1,6 +1,6 @@
 //! What targets do that let the walk go on.
 
-use super::{CAPTURE_WHOLE, Held, flow, kind};
+use super::{CAPTURE_WHOLE, Held, SHIFT_RIGHT, flow, kind};
 use crate::host::{FlowMemory, Host, Packet, Words};
 use crate::limits::{CONDITION_TRIES_MAX, LOG_BYTES, NOTICE_BYTES_MAX};
 use crate::notice::{self, NoticeKind};
@@ -16,7 +16,7 @@ pub(super) fn act<P: Packet, H: Host>(
     scratch: &mut Scratch,
     condition: &Condition,
 ) -> Held {
-    let [first, second, ..] = condition.data;
+    let [first, second, shift, ..] = condition.data;
     match condition.kind {
         kind::LOG => notice::send(run, scratch, (NoticeKind::Log, first), LOG_BYTES),
         kind::CAPTURE => {
@@ -27,14 +27,14 @@ pub(super) fn act<P: Packet, H: Host>(
             notice::send(run, scratch, (NoticeKind::Capture, first), bytes);
         }
         kind::SET_MARK => scratch.mark = (scratch.mark & !first) ^ second,
-        kind::SET_FLOW_MARK => set_flow_mark(run.host, scratch, first, second),
+        kind::SET_FLOW_MARK => set_flow_mark(run.host, scratch, [first, second, shift]),
         kind::SAVE_MARK => {
-            let mark = scratch.mark & first;
-            set_flow_mark(run.host, scratch, second, mark);
+            let mark = shifted(scratch.mark & first, shift);
+            set_flow_mark(run.host, scratch, [second, mark, 0]);
         }
         _ => {
             if flow::originator(scratch).is_some() {
-                let mark = flow::mark(run.host, scratch) & second;
+                let mark = shifted(flow::mark(run.host, scratch) & second, shift);
                 scratch.mark = (scratch.mark & !first) ^ mark;
             }
         }
@@ -42,15 +42,27 @@ pub(super) fn act<P: Packet, H: Host>(
     Held::Yes
 }
 
-/// Clears some bits of the flow's mark and turns over others. The mark shares a word with what the TCP
+/// By [`SHIFT_RIGHT`] and a number of bits.
+#[inline(always)]
+const fn shifted(mark: u32, shift: u32) -> u32 {
+    let bits = shift & 31;
+    if shift & SHIFT_RIGHT == 0 {
+        mark << bits
+    } else {
+        mark >> bits
+    }
+}
+
+/// Clears some bits of the flow's mark, turns over others, and shifts the whole. The mark shares a word with what the TCP
 /// machine keeps there, so it is exchanged as long as another packet comes in between.
 #[inline(always)]
-fn set_flow_mark<H: Host>(host: &H, scratch: &mut Scratch, clear: u32, flip: u32) {
+fn set_flow_mark<H: Host>(host: &H, scratch: &mut Scratch, how: [u32; 3]) {
+    let [clear, flip, shift] = how;
     if flow::originator(scratch).is_none() {
         return;
     }
     if matches!(scratch.tracked.flow, Flow::Begins) {
-        scratch.warm.mark = (scratch.warm.mark & !clear) ^ flip;
+        scratch.warm.mark = shifted((scratch.warm.mark & !clear) ^ flip, shift);
         return;
     }
     let place = scratch.seen.place;
@@ -60,7 +72,7 @@ fn set_flow_mark<H: Host>(host: &H, scratch: &mut Scratch, clear: u32, flip: u32
     };
     for _ in 0..CONDITION_TRIES_MAX {
         let old = words.load(0);
-        let mark = ((old >> 32) as u32 & !clear) ^ flip;
+        let mark = shifted(((old >> 32) as u32 & !clear) ^ flip, shift);
         let new = (u64::from(mark) << 32) | (old & 0xffff_ffff);
         if new == old || words.compare_exchange(0, old, new) == old {
             return;

@@ -14,6 +14,8 @@
 
 mod act;
 mod address;
+mod back;
+mod chunks;
 mod counted;
 mod flow;
 mod header;
@@ -123,9 +125,9 @@ pub mod kind {
     pub const CAPTURE: u16 = 81;
     /// The mark of the packet: bits that are cleared, bits that are then turned over.
     pub const SET_MARK: u16 = 82;
-    /// The same of the flow.
+    /// The same of the flow, then the whole is shifted ([`super::SHIFT_RIGHT`]).
     pub const SET_FLOW_MARK: u16 = 83;
-    /// The flow gets the mark of the packet: masks of packet and flow.
+    /// The flow gets the mark of the packet: masks of packet and flow, a shift.
     pub const SAVE_MARK: u16 = 84;
     /// The packet gets the mark of the flow: likewise.
     pub const RESTORE_MARK: u16 = 85;
@@ -135,7 +137,58 @@ pub mod kind {
     pub const ADDRESS_TYPE: u16 = 91;
     /// States, bits of [`crate::verdict::State::bit`], where they must not be asked before what stands before them.
     pub const STATES: u16 = 92;
+    /// Type of a DCCP packet: a bit for each.
+    pub const DCCP_TYPES: u16 = 93;
+    /// Number of a DCCP option that is there.
+    pub const DCCP_OPTION: u16 = 94;
+    /// Chunks of an SCTP packet: classes ([`super::chunk::class`], a bit for each), how many of them must be there
+    /// (one of [`super::chunk`]), then for up to four classes which flags they must have: mask, bits, class and one more.
+    pub const SCTP_CHUNKS: u16 = 95;
+    /// The way back to the sender: bits of [`super::way_back`].
+    pub const WAY_BACK: u16 = 96;
 }
+
+/// What [`kind::SCTP_CHUNKS`] asks for, and the classes of chunks that it tells apart.
+pub mod chunk {
+    /// Each of those wanted is there.
+    pub const ALL: u32 = 0;
+    /// One of them.
+    pub const ANY: u32 = 1;
+    /// Nothing but them.
+    pub const ONLY: u32 = 2;
+    /// Chunks that have no name in iptables.
+    pub const OTHER: u32 = 22;
+    /// Never met: what wants it in [`ALL`] holds for no packet.
+    pub const NEVER: u32 = 31;
+
+    /// Those of RFC 9260 by their numbers, then RFC 8260, RFC 5061, RFC 6525, RFC 4820, RFC 3758 and others in their order.
+    #[inline(always)]
+    pub const fn class(number: u8) -> u32 {
+        match number {
+            0..=14 => number as u32,
+            64 => 15,
+            128 => 16,
+            130 => 17,
+            132 => 18,
+            192 => 19,
+            193 => 20,
+            194 => 21,
+            _ => OTHER,
+        }
+    }
+}
+
+/// How [`kind::WAY_BACK`] is asked.
+pub mod way_back {
+    /// By any interface.
+    pub const LOOSE: u32 = 1 << 0;
+    /// An address of this host is one that answers may go to.
+    pub const ACCEPT_LOCAL: u32 = 1 << 1;
+}
+
+/// In the third word of [`kind::SET_FLOW_MARK`], [`kind::SAVE_MARK`] and [`kind::RESTORE_MARK`]: by how many bits the
+/// mark is shifted on its way, to the left unless this is set.
+pub const SHIFT_RIGHT: u32 = 1 << 8;
 
 /// What [`kind::ADDRESS_TYPE`] tells apart, and whose address it asks for.
 pub mod address_type {
@@ -352,6 +405,8 @@ fn ask<P: Packet, H: Host>(
             flow::ask(run, scratch, condition)
         }
         kind::ADDRESS_TYPE => address::ask(run, scratch, condition),
+        kind::DCCP_TYPES..=kind::SCTP_CHUNKS => chunks::ask(run, scratch, condition),
+        kind::WAY_BACK => back::ask(run, scratch, condition),
         kind::STATES => {
             let [states, ..] = condition.data;
             Held::of(states & u32::from(scratch.asked.state.bit()) != 0)

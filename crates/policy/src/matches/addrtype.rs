@@ -22,15 +22,9 @@ const TYPES: [&str; 12] = [
     "XRESOLVE",
 ];
 
-/// Those that the kernel's list of the host's own addresses tells.
-const KNOWN: u32 = address_type::UNSPEC
-    | address_type::UNICAST
-    | address_type::LOCAL
-    | address_type::BROADCAST
-    | address_type::MULTICAST;
-
-/// What IPv6 has not; the kernel refuses them too, as it does those from PROHIBIT on.
-const NOT_OF_V6: u32 = address_type::BROADCAST | 1 << 6 | !0 << 8;
+/// Those of IPv6 that can be told: from the address, and from the list of the host's own.
+const KNOWN_OF_V6: u32 =
+    address_type::UNSPEC | address_type::UNICAST | address_type::LOCAL | address_type::MULTICAST;
 
 pub(super) static ADDRTYPE: Module = Module::new(
     "addrtype",
@@ -52,15 +46,16 @@ pub(super) static ADDRTYPE: Module = Module::new(
     },
 )
 .refuse(|addrtype, context| {
+    // Of IPv4 Linux asks the list of the host's own addresses too, so that no address is of the other kinds.
+    if context.family == Family::V4 {
+        return None;
+    }
     let wanted = wanted(addrtype, "src-type") | wanted(addrtype, "dst-type");
-    let refused = match context.family {
-        Family::V4 => wanted & !KNOWN,
-        Family::V6 => wanted & (!KNOWN | NOT_OF_V6),
-    };
+    let refused = wanted & !KNOWN_OF_V6;
     let name = TYPES.get(refused.trailing_zeros() as usize)?;
-    let hint = match (*name, context.family) {
-        ("BROADCAST", _) => "IPv6 has no broadcast".to_owned(),
-        ("ANYCAST" | "UNREACHABLE", Family::V6) => format!(
+    let hint = match *name {
+        "BROADCAST" => "IPv6 has no broadcast".to_owned(),
+        "ANYCAST" | "UNREACHABLE" => format!(
             "`{name}' is for the whole routing table to say, which is not asked; match the addresses"
         ),
         _ => format!("no address is `{name}' for the rules; match the networks themselves"),

@@ -55,8 +55,8 @@ fn icmpv6_type(_: &Context<'_>, text: &str) -> Result<Value, Problem> {
 /// A type by number or name; the beginning of a name is enough, where it begins no other.
 fn parse(text: &str, names: &[Name], protocol: &str) -> Result<Value, Problem> {
     let lower = text.to_ascii_lowercase();
-    let begins = |name: &&Name| name.0.starts_with(&lower);
-    let exact = names.iter().find(|name| name.0 == lower);
+    let begins = |name: &&Name| name.0.to_ascii_lowercase().starts_with(&lower);
+    let exact = names.iter().find(|name| name.0.eq_ignore_ascii_case(text));
     let mut begun = names.iter().filter(begins);
     let said = |text| Err(Problem::Match(text));
     if let (None, Some(first), Some(second)) = (exact, begun.next(), begun.next()) {
@@ -81,6 +81,8 @@ fn parse(text: &str, names: &[Name], protocol: &str) -> Result<Value, Problem> {
     };
     match code.map(byte) {
         None => Ok(Value::Icmp(kind, None)),
+        // To the kernel this is any type, whatever the code.
+        Some(Some(ANY)) if kind == ANY => Ok(Value::Icmp(ANY, None)),
         Some(Some(code)) => Ok(Value::Icmp(kind, Some(code))),
         Some(None) => said(format!("Unknown {protocol} code `{text}'")),
     }

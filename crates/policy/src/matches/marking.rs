@@ -1,8 +1,8 @@
 //! The targets MARK and CONNMARK.
 
-use keepstate_engine::condition::kind;
+use keepstate_engine::condition::{SHIFT_RIGHT, kind};
 
-use super::{Context, Extension, Form, Given, Module, OptionSpec, Value};
+use super::{Context, Extension, Form, Given, Module, OptionSpec, Refusal, Value};
 use crate::problem::Problem;
 
 const WORD: Form = Form::Number {
@@ -71,11 +71,13 @@ pub(super) static CONNMARK: Module = Module::new(
         OptionSpec::new("nfmask", WORD).excludes(&["mask"]),
         OptionSpec::new("ctmask", WORD).excludes(&["mask"]),
         OptionSpec::new("mask", WORD),
+        OptionSpec::new("left-shift-mark", SHIFT),
+        OptionSpec::new("right-shift-mark", SHIFT),
     ],
     list_flow_mark,
     |mark, lowered| {
         if let Some((value, mask)) = mark.exclusive_mark() {
-            lowered.ask_packet(kind::SET_FLOW_MARK, 0, &[mask, value]);
+            lowered.ask_packet(kind::SET_FLOW_MARK, 0, &[mask, value, mark.shift()]);
             return;
         }
         let (of_packet, of_flow) = mark.masks();
@@ -83,7 +85,7 @@ pub(super) static CONNMARK: Module = Module::new(
             true => kind::SAVE_MARK,
             false => kind::RESTORE_MARK,
         };
-        lowered.ask_packet(kind, 0, &[of_packet, of_flow]);
+        lowered.ask_packet(kind, 0, &[of_packet, of_flow, mark.shift()]);
     },
 )
 .check(|mark, _| {
@@ -96,9 +98,28 @@ pub(super) static CONNMARK: Module = Module::new(
         }
     }
 })
+.refuse(|mark, _| {
+    let is_too_far = SHIFTS.iter().any(|name| mark.number(name) == Some(32));
+    is_too_far.then(|| Refusal {
+        error: "Invalid argument",
+        hint: "a mark of 32 bits is shifted by 31 at most".into(),
+    })
+})
 .complete(complete_flow_mark);
 
+const SHIFT: Form = Form::Number { least: 0, most: 32 };
+
+const SHIFTS: [&str; 2] = ["left-shift-mark", "right-shift-mark"];
+
 fn complete_flow_mark(mark: &mut Extension, _: &Context<'_>) {
+    // The one that was given last counts.
+    let is_shift = |given: &&Given| SHIFTS.contains(&given.name);
+    let last = mark.given.iter().rfind(is_shift).map(|given| given.name);
+    let is_void = |given: &Given| {
+        SHIFTS.contains(&given.name)
+            && (Some(given.name) != last || given.value == Value::Number(0))
+    };
+    mark.given.retain(|given| !is_void(given));
     let shared = mark.number("mask");
     mark.given.retain(|given| given.name != "mask");
     if !SAVES.iter().any(|name| mark.has(name)) {
@@ -119,6 +140,14 @@ fn complete_flow_mark(mark: &mut Extension, _: &Context<'_>) {
 }
 
 fn list_flow_mark(mark: &Extension, _: bool) -> String {
+    let shifts = SHIFTS.iter().filter_map(|name| {
+        let bits = mark.number(name)?;
+        Some(format!(" {name} {bits}"))
+    });
+    format!("{}{}", list_what_is_set(mark), shifts.collect::<String>())
+}
+
+fn list_what_is_set(mark: &Extension) -> String {
     if mark.exclusive_mark().is_some() {
         return format!(" CONNMARK {}", listed(mark));
     }
@@ -175,6 +204,13 @@ impl Extension {
             negated: false,
             value: Value::ExclusiveMark(value, mask),
         });
+    }
+
+    /// As the engine has it.
+    fn shift(&self) -> u32 {
+        let bits = |name| self.number(name).map(|bits| bits as u32);
+        let right = bits("right-shift-mark").map(|bits| bits | SHIFT_RIGHT);
+        right.or(bits("left-shift-mark")).unwrap_or(0)
     }
 
     fn exclusive_mark(&self) -> Option<(u32, u32)> {

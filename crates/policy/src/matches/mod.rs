@@ -5,6 +5,7 @@
 
 mod address;
 mod addrtype;
+mod chunks;
 mod counted;
 mod flow;
 mod frame;
@@ -12,8 +13,10 @@ mod header;
 mod icmp;
 mod label;
 mod marking;
+mod placed;
 mod ports;
 mod rate;
+mod rpfilter;
 mod set;
 mod sources;
 mod synproxy;
@@ -520,6 +523,7 @@ const MODULES: &[&Module] = &[
     &frame::MAC,
     &frame::PKTTYPE,
     &addrtype::ADDRTYPE,
+    &rpfilter::RPFILTER,
     &counted::STATISTIC,
     &counted::LIMIT,
     &rate::HASHLIMIT,

@@ -2,7 +2,7 @@
 
 use keepstate_engine::condition::{flag, kind};
 
-use super::{Context, Extension, Form, Lowered, Module, OptionSpec, Value, not};
+use super::{Context, Extension, Form, Lowered, Module, OptionSpec, Value, chunks, not};
 use crate::model::{PortProtocol, PortRange, Ports, Test};
 use crate::problem::Problem;
 use crate::services;
@@ -13,7 +13,9 @@ const PORTS_MAX: usize = 15;
 /// Ranges that one condition holds.
 const RANGES_PER_CONDITION: usize = 7;
 
-const PROTOCOLS: [u8; 5] = [6, 17, 136, 132, 33];
+const SCTP_NUMBER: u8 = 132;
+
+const PROTOCOLS: [u8; 5] = [6, 17, 136, SCTP_NUMBER, 33];
 
 pub(super) static MULTIPORT: Module = Module::new(
     "multiport",
@@ -42,11 +44,13 @@ pub(super) static MULTIPORT: Module = Module::new(
 
 pub(super) static SCTP: Module = of_protocol("sctp", SCTP_OPTIONS, |own, numeric| {
     list_range(own, "sctp", numeric)
-});
+})
+.refuse(|_, context| chunks::refuse(context, SCTP_NUMBER, "sctp"));
 
 pub(super) static DCCP: Module = of_protocol("dccp", DCCP_OPTIONS, |own, numeric| {
     list_range(own, "dccp", numeric)
-});
+})
+.refuse(|_, context| chunks::refuse(context, 33, "dccp"));
 
 const SOURCE_PORT: OptionSpec = OptionSpec::new("source-port", Form::Own(range_of_ports))
     .aliases(&["sport"])
@@ -58,32 +62,13 @@ const DESTINATION_PORT: OptionSpec = OptionSpec::new("destination-port", Form::O
     .saved("dport")
     .negatable();
 
-const SCTP_OPTIONS: &[OptionSpec] = &[
-    SOURCE_PORT,
-    DESTINATION_PORT,
-    OptionSpec::new(
-        "chunk-types",
-        Form::Own(|_, _| {
-            Err(Problem::NotSupported {
-                what: "the option \"--chunk-types\"".into(),
-            })
-        }),
-    )
-    .negatable(),
-];
+const SCTP_OPTIONS: &[OptionSpec] = &[SOURCE_PORT, DESTINATION_PORT, chunks::CHUNK_TYPES];
 
 const DCCP_OPTIONS: &[OptionSpec] = &[
     SOURCE_PORT,
     DESTINATION_PORT,
-    OptionSpec::new(
-        "dccp-types",
-        Form::Own(|_, _| {
-            Err(Problem::NotSupported {
-                what: "the option \"--dccp-types\"".into(),
-            })
-        }),
-    )
-    .negatable(),
+    chunks::DCCP_TYPES,
+    chunks::DCCP_OPTION,
 ];
 
 const fn of_protocol(
@@ -91,7 +76,10 @@ const fn of_protocol(
     options: &'static [OptionSpec],
     list: fn(&Extension, bool) -> String,
 ) -> Module {
-    Module::new(name, options, list, lower)
+    Module::new(name, options, list, |own, lowered| {
+        lower(own, lowered);
+        chunks::lower(own, lowered);
+    })
 }
 
 /// The protocol whose services are meant.
@@ -149,7 +137,12 @@ fn list_of_ports(context: &Context<'_>, text: &str) -> Result<Value, Problem> {
 }
 
 fn range_of_ports(context: &Context<'_>, text: &str) -> Result<Value, Problem> {
-    let protocol = services_of(context.protocol.map_or(0, |test| test.value.0));
+    let number = context.protocol.map_or(0, |test| test.value.0);
+    let protocol = services_of(number);
+    // As in iptables, which knows services of SCTP alone there, and hardly any system has some.
+    if number == SCTP_NUMBER && text.contains(|c: char| c.is_ascii_alphabetic()) {
+        return Err(Problem::PortInvalid(text.into()));
+    }
     let range = services::range(text, protocol)?;
     Ok(Value::Ports(protocol, vec![range]))
 }
@@ -185,7 +178,7 @@ fn list_range(own: &Extension, name: &str, numeric: bool) -> String {
         let sign = if given.negated { "!" } else { "" };
         text += &format!(" {side}{many}:{sign}{}", ports_text(&given.value, numeric));
     }
-    text
+    text + &chunks::list(own, numeric)
 }
 
 fn ports_text(value: &Value, numeric: bool) -> String {

@@ -99,6 +99,14 @@ pub(super) static HASHLIMIT: Module = Module::new(
 )
 .check(check)
 .refuse(|hashlimit, _| {
+    for name in ["hashlimit-htable-expire", "hashlimit-htable-gcinterval"] {
+        if said(hashlimit, name) == Some(0) {
+            return Some(Refusal {
+                error: "Invalid argument",
+                hint: format!("`--{name}' must be more than zero"),
+            });
+        }
+    }
     let rate = rate_given(hashlimit).filter(|rate| !rate.is_bytes)?;
     let burst = said(hashlimit, "hashlimit-burst").unwrap_or(BURST_DEFAULT);
     (rate.cost.saturating_mul(burst) > CREDIT_MAX).then(|| Refusal {
@@ -129,7 +137,11 @@ impl Rate {
         if self.is_bytes {
             let bytes = self.bytes();
             let mut units = BYTE_UNITS.iter();
-            let unit = units.find(|(_, size)| bytes >= *size && bytes.is_multiple_of(*size));
+            // The rate is kept as its inverse, and has lost what is behind a few digits.
+            // Above 32 bits iptables' own mask clears what is higher, and it is printed in bytes.
+            let whole = |size: u64| bytes & u64::from(!(size as u32 - 1));
+            let is_same = |size: u64| bytes_cost(whole(size)) == self.cost;
+            let unit = units.find(|(_, size)| bytes >= *size && is_same(*size));
             let (name, size) = unit.unwrap_or(&("b", 1));
             return (format!("{}{name}/s", bytes / size), BYTE_SECONDS);
         }
@@ -173,7 +185,7 @@ fn rate_of(option: &str, text: &str) -> Result<Value, Problem> {
     let (_, seconds) = *found.ok_or_else(bad)?;
     if amount.ends_with('b') {
         let bytes = bytes(amount).filter(|_| seconds == 1).ok_or_else(bad)?;
-        let cost = U32_MAX / ((bytes >> BYTE_SHIFT) + 1);
+        let cost = bytes_cost(bytes);
         if cost == 0 {
             return Err(Problem::Match(format!("Rate too high \"{text}\"")));
         }
@@ -194,6 +206,11 @@ fn rate_of(option: &str, text: &str) -> Result<Value, Problem> {
         is_bytes: false,
         seconds,
     }))
+}
+
+/// What one of so many bytes in a second costs.
+const fn bytes_cost(bytes: u64) -> u64 {
+    U32_MAX / ((bytes >> BYTE_SHIFT) + 1)
 }
 
 /// `10b`, `10kb`, `10mb`.

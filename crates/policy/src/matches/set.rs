@@ -18,14 +18,16 @@ pub(crate) const NAMING: [&str; 3] = ["match-set", "add-set", "del-set"];
 pub(super) static SET: Module = Module::new(
     "set",
     &[
-        OptionSpec::new("match-set", Form::Pair(named)).negatable(),
+        OptionSpec::new("match-set", Form::Pair(named))
+            .aliases(&["set"])
+            .negatable(),
         OptionSpec::new("return-nomatch", Form::Nothing),
-        OptionSpec::new("update-counters", Form::Own(counters)).negatable(),
-        OptionSpec::new("update-subcounters", Form::Own(counters)).negatable(),
-        OptionSpec::new("packets-eq", Form::Own(counters)),
+        OptionSpec::new("update-counters", Form::Nothing).negatable(),
+        OptionSpec::new("update-subcounters", Form::Nothing).negatable(),
+        OptionSpec::new("packets-eq", Form::Own(counters)).negatable(),
         OptionSpec::new("packets-lt", Form::Own(counters)),
         OptionSpec::new("packets-gt", Form::Own(counters)),
-        OptionSpec::new("bytes-eq", Form::Own(counters)),
+        OptionSpec::new("bytes-eq", Form::Own(counters)).negatable(),
         OptionSpec::new("bytes-lt", Form::Own(counters)),
         OptionSpec::new("bytes-gt", Form::Own(counters)),
     ],
@@ -45,6 +47,9 @@ pub(super) static SET: Module = Module::new(
     },
 )
 .check(|set, _| {
+    if set.has("update-counters") || set.has("update-subcounters") {
+        return Err(Problem::Match(NO_COUNTERS.into()));
+    }
     let missing = "You must specify `--match-set' with proper arguments";
     needs(set, &["match-set"], missing)
 });
@@ -84,6 +89,14 @@ pub(super) static TARGET: Module = Module::new(
     },
 )
 .check(|set, _| {
+    let given = ["exist", "timeout"].into_iter().find(|name| set.has(name));
+    if let Some(name) = given
+        && set.has("del-set")
+        && !set.has("add-set")
+    {
+        let text = format!("Flag `--{name}' can be used with `--add-set' only");
+        return Err(Problem::Match(text));
+    }
     needs(
         set,
         &["add-set", "del-set"],
@@ -108,9 +121,10 @@ fn listed(extension: &Extension, option: &str, before: &str) -> String {
     }
 }
 
+const NO_COUNTERS: &str = "set: entries of sets have no counters here; rules have them";
+
 fn counters(_: &Context<'_>, _: &str) -> Result<Value, Problem> {
-    let text = "set: entries of sets have no counters here; rules have them";
-    Err(Problem::Match(text.into()))
+    Err(Problem::Match(NO_COUNTERS.into()))
 }
 
 fn mapping(_: &Context<'_>, _: &str) -> Result<Value, Problem> {

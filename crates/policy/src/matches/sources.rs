@@ -128,7 +128,9 @@ fn name(_: &Context<'_>, text: &str) -> Result<Value, Problem> {
 
 fn mask(context: &Context<'_>, text: &str) -> Result<Value, Problem> {
     let network = Network::parse(context.family, text).ok();
-    let whole = network.filter(|network| network.is_single() && !text.contains('/'));
+    // Of IPv4 in four parts: `24` would stand for 0.0.0.24.
+    let is_whole = context.family == Family::V6 || text.split('.').count() == 4;
+    let whole = network.filter(|network| is_whole && network.is_single() && !text.contains('/'));
     match whole {
         Some(network) => Ok(Value::Address(network.address, context.family)),
         None => Err(Problem::Match(format!(
@@ -341,7 +343,16 @@ pub(super) fn length(
     text: &str,
 ) -> Result<Value, Problem> {
     let most = prefix_max(context.family);
-    let number = value::number(text).filter(|length| *length <= u64::from(most));
+    let number = value::number(text).or_else(|| {
+        // A mask of IPv4, as long as it is the same as a length.
+        let mask = Network::parse(Family::V4, text).ok();
+        let mask = mask.filter(|mask| {
+            context.family == Family::V4 && !text.contains('/') && mask.is_single()
+        })?;
+        let [word, ..] = mask.address;
+        (word.leading_ones() == word.count_ones()).then_some(u64::from(word.count_ones()))
+    });
+    let number = number.filter(|length| *length <= u64::from(most));
     number.map(Value::Number).ok_or_else(|| {
         Problem::Match(format!(
             "{module}: bad value for option \"--{option}\", neither a valid network mask nor valid CIDR (0-{most})."

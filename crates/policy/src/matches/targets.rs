@@ -204,6 +204,14 @@ pub(super) static NFLOG: Module = Module::new(
             },
         ),
         OptionSpec::new("nflog-threshold", SIXTEEN_BITS),
+        OptionSpec::new(
+            "nflog-range",
+            Form::Own(|_, _| {
+                let text =
+                    "NFLOG: `--nflog-range' never did anything; `--nflog-size' does what it says";
+                Err(Problem::Match(text.into()))
+            }),
+        ),
     ],
     listed,
     |nflog, lowered| {

@@ -47,6 +47,14 @@ pub(super) static STRING: Module = Module::new(
             hint: "the algorithms are bm and kmp; they find the same".into(),
         });
     }
+    if let Some(from) = string.number("from")
+        && from > string.number("to").unwrap_or(OFFSET_MAX)
+    {
+        return Some(Refusal {
+            error: "Invalid argument",
+            hint: "`--from' is behind `--to'".into(),
+        });
+    }
     let empty = pattern(string).is_none_or(|(bytes, _)| bytes.is_empty());
     empty.then(|| Refusal {
         error: "Invalid argument",

@@ -19,11 +19,11 @@ pub(super) static TIME: Module = Module::new(
     &[
         OptionSpec::new("timestart", Form::Own(time_of_day)),
         OptionSpec::new("timestop", Form::Own(time_of_day)),
-        OptionSpec::new("weekdays", Form::Own(week_days)).negatable(),
         OptionSpec::new("monthdays", Form::Own(month_days)).negatable(),
+        OptionSpec::new("weekdays", Form::Own(week_days)).negatable(),
         OptionSpec::new("datestart", Form::Own(date)),
         OptionSpec::new("datestop", Form::Own(date)),
-        OptionSpec::new("kerneltz", Form::Own(kernel_zone)).aliases(&["localtz"]),
+        OptionSpec::new("kerneltz", Form::Nothing).aliases(&["localtz"]),
         OptionSpec::new("utc", Form::Nothing).saved(""),
         OptionSpec::new("contiguous", Form::Nothing),
     ],
@@ -38,6 +38,10 @@ pub(super) static TIME: Module = Module::new(
     };
     if time.given.iter().any(excludes_all) {
         let text = "time: `!' excludes every day, so the rule would never match";
+        return Err(Problem::Match(text.into()));
+    }
+    if time.has("kerneltz") {
+        let text = "time: the kernel's time zone is not known here; write the times in UTC";
         return Err(Problem::Match(text.into()));
     }
     let Bounds { from, to, .. } = Bounds::of(time);
@@ -217,12 +221,6 @@ fn days_since_1970(year: u32, month: u32, day: u32) -> u32 {
     };
     let days = 365 * year + year / 4 - year / 100 + year / 400;
     days + (153 * month + 2) / 5 + day - 1 - 719_468
-}
-
-fn kernel_zone(_: &Context<'_>, _: &str) -> Result<Value, Problem> {
-    Err(Problem::NotSupported {
-        what: "--kerneltz (times are UTC)".into(),
-    })
 }
 
 pub(super) fn time_text(seconds: u32) -> String {

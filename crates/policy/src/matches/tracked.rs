@@ -44,7 +44,11 @@ fn protocol(_: &Context<'_>, text: &str) -> Result<Value, Problem> {
 fn network(context: &Context<'_>, text: &str) -> Result<Value, Problem> {
     let network = Network::parse(context.family, text)?;
     match network.prefix() {
-        Some(_) => Ok(Value::Network(network)),
+        Some(_) => {
+            let address = text.split_once('/').map_or(text, |(address, _)| address);
+            let Network { address, .. } = Network::parse(context.family, address)?;
+            Ok(Value::FlowNetwork(address, network))
+        }
         None => Err(Problem::MaskInvalid(text.into())),
     }
 }
@@ -117,7 +121,7 @@ fn lower(conntrack: &Extension, lowered: &mut Lowered) {
             Value::Number(protocol) => {
                 lowered.ask_flow(kind::FLOW_PROTOCOL, flags, &[*protocol as u32]);
             }
-            Value::Network(network) => {
+            Value::FlowNetwork(_, network) => {
                 let [a, b, c, d] = network.address;
                 let data = match lowered.family {
                     Family::V4 => [a, network.mask[0], 0, 0, 0],

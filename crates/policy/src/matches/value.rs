@@ -50,7 +50,6 @@ pub(crate) enum Value {
     TimeOfDay(u32),
     /// Seconds since 1970.
     Date(u32),
-    Network(crate::network::Network),
     Address([u32; 4], keepstate_engine::tuple::Family),
     SourceRate(super::rate::Rate),
     /// How many seconds' worth of bytes, and of which rate.
@@ -59,6 +58,9 @@ pub(crate) enum Value {
     Silent(u64),
     /// Of a flow, by its number.
     Label(u32),
+    Chunks(super::chunks::Chunks),
+    /// An address of a flow with the length of its network, as it was written.
+    FlowNetwork([u32; 4], crate::network::Network),
     /// Name of a set, the sides, and their bits.
     Set(String, String, u32),
 }
@@ -92,7 +94,7 @@ impl fmt::Display for Value {
                 let to = crate::network::address_text(*family, to);
                 write!(f, "{from}-{to}")
             }
-            Self::Icmp(255, None) => f.write_str("any"),
+            Self::Icmp(255, None | Some(255)) => f.write_str("any"),
             Self::Icmp(kind, None) => write!(f, "{kind}"),
             Self::Icmp(kind, Some(code)) => write!(f, "{kind}/{code}"),
             Self::Mac(bytes) => {
@@ -120,8 +122,16 @@ impl fmt::Display for Value {
                 f.write_str(&super::rate::byte_burst_text(*times, *rate))
             }
             Self::Silent(_) => f.write_str(Self::UNSAVED),
-            Self::Network(network) => f.write_str(&network.for_listing()),
             Self::Set(name, sides, _) => write!(f, "{} {sides}", crate::print::save::quote(name)),
+            Self::Chunks(chunks) => write!(f, "{chunks}"),
+            Self::FlowNetwork(address, network) => {
+                let text = crate::network::address_text(network.family, address);
+                let whole = super::sources::prefix_max(network.family);
+                match network.prefix() {
+                    Some(length) if length != u32::from(whole) => write!(f, "{text}/{length}"),
+                    _ => f.write_str(&text),
+                }
+            }
             Self::Label(number) => write!(f, "\"{}\"", super::label::text(*number)),
         }
     }

@@ -116,11 +116,11 @@ fn what_is_not_known_is_an_error_at_its_place() {
     );
     check(
         "iptables -A INPUT -m cpu --cpu 1",
-        "1:22: the match \"cpu\" is not supported yet",
+        "1:22: the match \"cpu\" is not supported yet (packets are not told apart by CPU; `-m statistic' shares them out)",
     );
     check(
         "iptables -A INPUT -j TEE",
-        "1:22: the target TEE is not supported yet",
+        "1:22: the target TEE is not supported yet (packets are not sent elsewhere; leave that to the kernel's own iptables)",
     );
     check(
         "iptables -A INPUT -p tcp --dports 22,80",

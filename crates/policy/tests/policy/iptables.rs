@@ -17,20 +17,20 @@ const NO_LABEL_NAMES: &str =
 
 /// What a program did.
 #[derive(Debug, PartialEq, Eq)]
-struct Outcome {
-    code: i32,
-    stdout: String,
-    stderr: String,
+pub(crate) struct Outcome {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 /// Both worlds.
-struct Twin {
-    namespace: Namespace,
+pub(crate) struct Twin {
+    pub(crate) namespace: Namespace,
     policy: Policy,
 }
 
 impl Twin {
-    fn new(test: &str) -> Option<Self> {
+    pub(crate) fn new(test: &str) -> Option<Self> {
         if !root_or_skip(test) || !programs_or_skip(test, &["iptables", "ip6tables", "nsenter"]) {
             return None;
         }
@@ -49,7 +49,7 @@ impl Twin {
         })
     }
 
-    fn theirs(&self, program: &str, arguments: &[String], input: &str) -> Outcome {
+    pub(crate) fn theirs(&self, program: &str, arguments: &[String], input: &str) -> Outcome {
         let mut command = self.namespace.command(program);
         command.args(arguments).stdin(Stdio::piped());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -79,7 +79,12 @@ impl Twin {
             Err(error) => Outcome {
                 code: error.exit_code().into(),
                 stdout: String::new(),
-                stderr: error.iptables_text(program),
+                // The reason, which iptables leaves to the kernel's log.
+                stderr: error
+                    .iptables_text(program)
+                    .split_inclusive('\n')
+                    .filter(|line| !line.starts_with("hint: "))
+                    .collect(),
             },
         }
     }
@@ -176,7 +181,7 @@ impl Twin {
     }
 }
 
-fn family_of(program: &str) -> Family {
+pub(crate) fn family_of(program: &str) -> Family {
     match program {
         "iptables" => Family::V4,
         _ => Family::V6,
@@ -184,7 +189,7 @@ fn family_of(program: &str) -> Family {
 }
 
 /// Words between blanks; single quotes join.
-fn shell_words(line: &str) -> Vec<String> {
+pub(crate) fn shell_words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut quoted = false;
     let mut word: Option<String> = None;

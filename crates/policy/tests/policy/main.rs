@@ -2,6 +2,7 @@
 
 mod common;
 mod files;
+mod flags;
 mod hostile;
 mod index;
 mod iptables;
