@@ -94,7 +94,7 @@ fn networks_have_their_share_beyond_that() {
     established_and_reserve(&report, "ten networks");
     // A new flow of one may take the place of another's, which then is below its share: a little more than ten shares.
     let peak = report.half_open_peak;
-    assert!(peak >= COMMON && peak <= 13 * SHARE, "{peak}");
+    assert!((COMMON..=13 * SHARE).contains(&peak), "{peak}");
 }
 
 /// Floods of all kinds, forged or not, near the clients or not.
