@@ -11,7 +11,7 @@
 //! A ban is over when its deadline has passed, whether or not anybody is there to take it out.
 //!
 //! **Packets of established flows are not asked about.** Whoever bans a network ends its flows; from then on nothing
-//! from there gets as far as the short way (see [`crate::steady`]), since that takes a record which remembers that the rules
+//! from there gets as far as the short way (`steady`), since that takes a record which remembers that the rules
 //! let packets of this direction pass when the flow was answered. Only a packet that went the long way
 //! has made it remember that, and before that it was asked about. A packet that the short way leaves is asked about then.
 
