@@ -1,5 +1,5 @@
-//! The state of a firewall in OpenMetrics, for Prometheus. No label holds an address: what strangers choose must
-//! not make time series.
+//! The state of a firewall in OpenMetrics, for Prometheus, or in its older text format. No label holds an address: what
+//! strangers choose must not make time series.
 
 use std::fmt::Write as _;
 use std::sync::atomic::AtomicU64;
@@ -13,8 +13,31 @@ use prometheus_client::registry::Registry;
 
 use crate::ruleset::CountedRule;
 
-/// What a scraper must be told.
-pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// How a scrape is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    OpenMetrics,
+    /// Version 0.0.4 of Prometheus' own: what `promtool check metrics` reads, and who does not ask for the other.
+    Text,
+}
+
+impl Format {
+    /// What a scraper wants, by what it says that it accepts.
+    pub(crate) fn accepted(by: &str) -> Self {
+        match by.contains("application/openmetrics-text") {
+            true => Self::OpenMetrics,
+            false => Self::Text,
+        }
+    }
+
+    /// What it must be told.
+    pub(crate) const fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
 
 /// Rules with counters of their own: each makes two time series.
 const RULES_MAX: usize = 1000;
@@ -25,6 +48,7 @@ type Labels = Vec<(&'static str, String)>;
 pub(crate) fn text(
     status: Option<&Status>,
     rules: &[CountedRule],
+    format: Format,
 ) -> Result<String, std::fmt::Error> {
     let mut metrics = Metrics(Registry::default());
     let is_up = if status.is_some() { 1.0 } else { 0.0 };
@@ -38,7 +62,36 @@ pub(crate) fn text(
     }
     let mut text = String::new();
     encode(&mut text, &metrics.0)?;
-    Ok(text)
+    Ok(match format {
+        Format::OpenMetrics => text,
+        Format::Text => older(&text),
+    })
+}
+
+/// OpenMetrics, in the older text format: counters are described by the names that their values have, and there is no mark
+/// at the end.
+fn older(text: &str) -> String {
+    let mut written = String::with_capacity(text.len());
+    let mut help = None;
+    for line in text.lines() {
+        let words: Vec<&str> = line.splitn(4, ' ').collect();
+        match words[..] {
+            ["#", "HELP", name, told] => help = Some((name, told)),
+            ["#", "TYPE", name, kind] => {
+                let suffix = if kind == "counter" { "_total" } else { "" };
+                if let Some((_, told)) = help.take().filter(|(of, _)| *of == name) {
+                    let _ = writeln!(written, "# HELP {name}{suffix} {told}");
+                }
+                let _ = writeln!(written, "# TYPE {name}{suffix} {kind}");
+            }
+            ["#", ..] => {}
+            _ => {
+                written.push_str(line);
+                written.push('\n');
+            }
+        }
+    }
+    written
 }
 
 struct Metrics(Registry);
@@ -381,9 +434,27 @@ mod tests {
 
     #[test]
     fn a_daemon_that_is_not_there_is_told_of() {
-        let text = text(None, &[]).unwrap();
-        assert!(text.contains("\nkeepstate_up 0.0\n"), "{text}");
-        assert!(text.ends_with("# EOF\n"));
+        let scrape = text(None, &[], Format::OpenMetrics).unwrap();
+        assert!(scrape.contains("\nkeepstate_up 0.0\n"), "{scrape}");
+        assert!(scrape.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn the_older_format_describes_counters_by_the_names_of_their_values() {
+        let status: Status = serde_json::from_str(include_str!("status.example.json")).unwrap();
+        let scrape = text(Some(&status), &[], Format::accepted("*/*")).unwrap();
+        assert!(!scrape.contains("# EOF"));
+        let described: Vec<&str> = scrape
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+            .collect();
+        for line in scrape.lines().filter(|line| !line.starts_with('#')) {
+            let name = line.split(['{', ' ']).next().unwrap();
+            assert!(described.contains(&name), "{name}");
+            assert!(scrape.contains(&format!("# HELP {name} ")), "{name}");
+        }
+        let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.2";
+        assert_eq!(Format::accepted(prometheus), Format::OpenMetrics);
     }
 
     #[test]

@@ -18,6 +18,6 @@ mod world;
 pub use html::html;
 pub use recorded::{CapturePlan, Recording, RecordingError};
 pub use report::{Report, text};
-pub use run::{SimulateError, run};
+pub use run::{SimulateError, run, run_watched};
 pub use scenario::{Scenario, ScenarioError};
 pub use world::loaded;

@@ -109,6 +109,15 @@ struct Run<'s, 't> {
 /// Shares (loss, how full the table is, who is heavy) stay what they would be; numbers in the report are
 /// multiplied again.
 pub fn run(scenario: &Scenario, seed: u64) -> Result<Report, SimulateError> {
+    run_watched(scenario, seed, || ())
+}
+
+/// As [`run`]; `passed` is called after each virtual second.
+pub fn run_watched(
+    scenario: &Scenario,
+    seed: u64,
+    passed: impl Fn(),
+) -> Result<Report, SimulateError> {
     let thinned = (peak_rate(scenario) / PACKETS_PER_SECOND).max(1.0);
     let policy = policy(&scenario.rules)?;
     let settings = settings(scenario, thinned).map_err(SimulateError::Settings)?;
@@ -152,6 +161,7 @@ pub fn run(scenario: &Scenario, seed: u64) -> Result<Report, SimulateError> {
         }));
         hands.carry_out(&mut run.world, &mut defence, &orders);
         run.tally.orders(second, &orders);
+        passed();
     }
     Ok(run.report(seed, &defence, &hands, &told))
 }

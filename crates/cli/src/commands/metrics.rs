@@ -11,6 +11,7 @@ use crate::config::ConfigArgument;
 use crate::output::stdout;
 use crate::running::{InstanceArgument, unexpected};
 use crate::web::{NOBODY, Pages, Settings, keep, serve};
+use crate::metrics::Format;
 use crate::{metrics, ruleset};
 
 const PORT: u16 = 9478;
@@ -29,6 +30,12 @@ pub(crate) struct Arguments {
     /// Be the process that serves: the standard input is a socket of the one that connects.
     #[arg(long, hide = true)]
     worker: bool,
+
+    /// Print Prometheus' older text format, as `promtool check metrics` reads it.
+    ///
+    /// What is served is in the format that the scraper asks for.
+    #[arg(long, conflicts_with = "listen")]
+    text: bool,
 
     #[command(flatten)]
     config: ConfigArgument,
@@ -65,8 +72,13 @@ fn print(arguments: &Arguments) -> anyhow::Result<()> {
         return Err(unexpected());
     };
     let rules = policy.rules.as_ref().map(ruleset::counted);
+    let format = match arguments.text {
+        true => Format::Text,
+        false => Format::OpenMetrics,
+    };
+    let scrape = metrics::text(Some(&status), &rules.unwrap_or_default(), format)?;
     let mut out = stdout();
-    out.write_all(metrics::text(Some(&status), &rules.unwrap_or_default())?.as_bytes())?;
+    out.write_all(scrape.as_bytes())?;
     out.flush()?;
     Ok(())
 }

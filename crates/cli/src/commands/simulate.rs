@@ -6,9 +6,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
-use keepstate_simulate::{CapturePlan, Scenario, html, run as play, text};
+use keepstate_simulate::{CapturePlan, Scenario, html, run_watched, text};
 
 use crate::output::stdout;
+use crate::progress::Progress;
 use crate::rules::read;
 
 /// Play attacks and honest traffic through the engine, without rights and without packets.
@@ -54,7 +55,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let more = arguments.capture.iter().cloned();
     scenario.capture.extend(more.map(CapturePlan::of_file));
     scenario.open_captures_from(named, Path::new(""))?;
-    let report = play(&scenario, arguments.seed).with_context(|| name)?;
+    let progress = Progress::of("playing seconds", scenario.seconds as usize);
+    let report = run_watched(&scenario, arguments.seed, || progress.advance(1));
+    progress.end();
+    let report = report.with_context(|| name)?;
     if let Some(path) = &arguments.html {
         std::fs::write(path, html(&report)).with_context(|| path.display().to_string())?;
     }

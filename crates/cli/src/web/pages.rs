@@ -12,6 +12,7 @@ use super::http::{Shared, header};
 use super::link::Link;
 use crate::commands::ban::BAN_SECONDS;
 use crate::commands::explain::{self, running};
+use crate::metrics::Format;
 use crate::output::Colour;
 use crate::simulation::SimulationArguments;
 use crate::{exactly, metrics, ruleset};
@@ -87,7 +88,7 @@ pub(super) fn answer(
         "/app.js" => Answer::asset("text/javascript; charset=utf-8", SCRIPT),
         "/charts.js" => Answer::asset("text/javascript; charset=utf-8", CHARTS),
         "/icon.svg" => Answer::asset("image/svg+xml", ICON),
-        "/metrics" => scrape(shared, link),
+        "/metrics" => scrape(shared, link, request),
         "/api/status" => status(shared),
         "/api/history" => Answer::json(&shared.history.samples()),
         "/api/flows" => flows(shared, link, url),
@@ -123,7 +124,7 @@ pub(super) fn metrics_alone(
 ) -> Answer {
     let path = request.url().split('?').next().unwrap_or_default();
     match (request.method(), path) {
-        (tiny_http::Method::Get, "/metrics") => scrape(shared, link),
+        (tiny_http::Method::Get, "/metrics") => scrape(shared, link, request),
         (tiny_http::Method::Get, _) => Answer::error(404, "there is /metrics here"),
         _ => Answer::error(405, "GET shows"),
     }
@@ -144,14 +145,19 @@ fn status(shared: &Shared) -> Answer {
     }
 }
 
-fn scrape(shared: &Shared, link: &mut Link) -> Answer {
+fn scrape(shared: &Shared, link: &mut Link, request: &tiny_http::Request) -> Answer {
+    let accepts = request
+        .headers()
+        .iter()
+        .find(|header| header.field.equiv("Accept"));
+    let format = Format::accepted(accepts.map_or("", |header| header.value.as_str()));
     let now = shared.history.now().ok();
     let rules = now.as_ref().and_then(|_| counted(link).ok());
     let status = now.as_ref().map(|now| &*now.status);
-    match metrics::text(status, &rules.unwrap_or_default()) {
+    match metrics::text(status, &rules.unwrap_or_default(), format) {
         Ok(text) => Answer {
             status: 200,
-            content_type: metrics::CONTENT_TYPE,
+            content_type: format.content_type(),
             body: Cow::Owned(text.into_bytes()),
         },
         Err(error) => Answer::error(500, &error.to_string()),
