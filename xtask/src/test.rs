@@ -50,6 +50,7 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
         .args(["test", "--workspace", "--no-fail-fast"])
         .args(arguments)
         .env("KEEPSTATE_SKIP_LOG", &log)
+        .env(THREADS_VARIABLE, threads())
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start cargo test")?;
@@ -70,6 +71,18 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
     std::fs::remove_file(&log)?;
     print!("{}", tally.report());
     Ok(tally.exit_code())
+}
+
+const THREADS_VARIABLE: &str = "RUST_TEST_THREADS";
+
+/// Half as many again as there are processors, unless somebody says otherwise: what packets do, tests wait for
+/// nearly half of their time.
+fn threads() -> String {
+    let said = std::env::var(THREADS_VARIABLE);
+    said.unwrap_or_else(|_| {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        (processors * 3).div_ceil(2).to_string()
+    })
 }
 
 const fn tool(program: &'static str, package: &'static str, purpose: &'static str) -> Tool {
