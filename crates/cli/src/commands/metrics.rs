@@ -8,10 +8,10 @@ use clap::Args;
 use keepstate_api::{Reply, Request};
 
 use crate::config::ConfigArgument;
+use crate::metrics::Format;
 use crate::output::stdout;
 use crate::running::{InstanceArgument, unexpected};
 use crate::web::{NOBODY, Pages, Settings, keep, serve};
-use crate::metrics::Format;
 use crate::{metrics, ruleset};
 
 const PORT: u16 = 9478;
