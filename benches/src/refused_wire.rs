@@ -4,8 +4,7 @@
 //! One thread of the kernel receives, on a processor of its own; its time on it is divided by the packets that the
 //! device took.
 
-use std::fs::{self, File};
-use std::os::fd::AsFd as _;
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -16,12 +15,11 @@ use aya::maps::Array;
 use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, XdpMode};
 use keepstate_sim::build::{Body, Packet, SYN, Tcp};
 use keepstate_testkit::{Namespace, run as execute};
-use rustix::thread::{
-    CpuSet, LinkNameSpaceType, Pid, move_into_link_name_space, sched_setaffinity,
-};
+use rustix::thread::{CpuSet, Pid, sched_setaffinity};
 
-use crate::peers::{self, RANDOM, program};
-use crate::template::sum;
+use crate::flood::attacker::{STATE_BYTES, state};
+use crate::flood::network::within;
+use crate::peers::{self, program};
 
 const HOST: &str = "10.95.0.1";
 /// The forged senders.
@@ -113,7 +111,7 @@ fn cost(column: Column, number: usize) -> anyhow::Result<f64> {
     let frame = frame(&host, &near)?;
     let index = index(&sender, &far)?;
     let states = attack.map_mut("states").context("the map of the attack")?;
-    Array::<_, [u8; 24]>::try_from(states)?.set(0, state(&frame, index), 0)?;
+    Array::<_, [u8; STATE_BYTES]>::try_from(states)?.set(0, state(&frame, index), 0)?;
     let flood = program(&mut attack, "flood")?;
     // A test run of a program that is attached nowhere changes the kernel's code and waits for all processors.
     within(&sender, || flood.attach_to_if_index(LOOPBACK, XdpMode::Skb))??;
@@ -278,9 +276,13 @@ fn busy(device: &str) -> anyhow::Result<f64> {
 }
 
 fn received(host: &Namespace, device: &str) -> anyhow::Result<u64> {
-    let path = format!("/sys/class/net/{device}/statistics/rx_packets");
-    let script = format!("cat {path}");
-    Ok(host.run("sh", &["-c", &script]).trim().parse()?)
+    let text = host.run("cat", &["/proc/net/dev"]);
+    let line = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix(device));
+    let words = line.context("the device is there")?.trim_start_matches(':');
+    let packets = words.split_whitespace().nth(1).context("a number")?;
+    Ok(packets.parse()?)
 }
 
 fn threads(device: &str) -> anyhow::Result<Vec<i32>> {
@@ -327,33 +329,4 @@ fn frame(host: &Namespace, device: &str) -> anyhow::Result<Vec<u8>> {
         frame[checksum..checksum + 2].fill(0);
     }
     Ok(frame)
-}
-
-/// `struct state` of the program.
-fn state(frame: &[u8], device: u32) -> [u8; 24] {
-    let (ip, transport) = (&frame[14..34], &frame[34..]);
-    let pseudo = [0, 6, 0, transport.len() as u8];
-    let transport_sum = sum(&ip[12..]) + sum(&pseudo) + sum(transport);
-    let mut state = [0; 24];
-    state[..8].copy_from_slice(&RANDOM.to_ne_bytes());
-    for (place, word) in state[8..]
-        .chunks_mut(4)
-        .zip([device, sum(ip), transport_sum])
-    {
-        place.copy_from_slice(&word.to_ne_bytes());
-    }
-    state
-}
-
-/// Works in a thread of its own: a namespace is a thread's.
-fn within<T: Send>(host: &Namespace, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
-    let path = PathBuf::from("/run/netns").join(host.name());
-    let file = File::open(&path).with_context(|| format!("{}", path.display()))?;
-    std::thread::scope(|scope| {
-        let inside = scope.spawn(move || {
-            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
-            anyhow::Ok(work())
-        });
-        inside.join().map_err(|_| anyhow::anyhow!("it panicked"))?
-    })
 }

@@ -22,7 +22,7 @@ const BATCH: u32 = 64;
 const MISSED_MAX: u64 = 1024;
 const LOOPBACK: u32 = 1;
 /// `struct state` of the program, with a frame of 74 bytes.
-const STATE_BYTES: usize = 104;
+pub(crate) const STATE_BYTES: usize = 104;
 
 pub(super) struct Attacker<'a> {
     network: &'a Network,
@@ -124,7 +124,7 @@ fn frame(server: [u8; 6], service: Ipv4Addr) -> Vec<u8> {
 }
 
 /// `struct state` of the program.
-fn state(frame: &[u8], device: u32) -> [u8; STATE_BYTES] {
+pub(crate) fn state(frame: &[u8], device: u32) -> [u8; STATE_BYTES] {
     let (ip, transport) = (&frame[14..34], &frame[34..]);
     let pseudo = [0, 6, 0, transport.len() as u8];
     let transport_sum = sum(&ip[12..]) + sum(&pseudo) + sum(transport);

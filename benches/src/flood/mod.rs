@@ -4,9 +4,9 @@
 //! All that the server receives, it receives on one processor by one thread of the kernel. The attacker, the client, the
 //! server's program and the far end of the wire have another.
 
-mod attacker;
+pub(crate) mod attacker;
 mod client;
-mod network;
+pub(crate) mod network;
 mod protection;
 
 use std::time::{Duration, Instant};

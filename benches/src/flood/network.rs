@@ -174,7 +174,10 @@ impl Network {
 }
 
 /// Works in a thread of its own: a namespace is a thread's.
-fn within<T: Send>(host: &Namespace, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+pub(crate) fn within<T: Send>(
+    host: &Namespace,
+    work: impl FnOnce() -> T + Send,
+) -> anyhow::Result<T> {
     let path = PathBuf::from("/run/netns").join(host.name());
     let file = File::open(&path).with_context(|| format!("{}", path.display()))?;
     std::thread::scope(|scope| {
