@@ -165,8 +165,19 @@ pub(super) fn has_its_share<M: FlowMemory>(memory: &M, settings: &Settings, cell
 const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Where the record of a slot counts, to be asked while the slot has its tag.
-#[cfg_attr(target_arch = "bpf", inline(never))]
+#[inline(always)]
 pub(super) fn cells_of_slot<M: FlowMemory>(memory: &M, place: Place) -> Cells {
+    cells_at(memory, place.family, place.bucket, place.slot)
+}
+
+/// In registers: Linux 7.3 does not let a program read its place from the stack of a caller's caller.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn cells_at<M: FlowMemory>(memory: &M, family: Family, bucket: u32, slot: u32) -> Cells {
+    let place = Place {
+        family,
+        bucket,
+        slot,
+    };
     let Some(words) = place.words(memory) else {
         return Cells::NONE;
     };
