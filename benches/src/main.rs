@@ -15,6 +15,7 @@ mod sample;
 mod scratch;
 mod shape;
 mod template;
+mod wire;
 
 use anyhow::{Context as _, bail};
 

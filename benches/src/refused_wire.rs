@@ -5,33 +5,27 @@
 //! device took.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use aya::Ebpf;
 use aya::maps::Array;
-use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, XdpMode};
-use keepstate_sim::build::{Body, Packet, SYN, Tcp};
+use aya::programs::XdpMode;
 use keepstate_testkit::{Namespace, run as execute};
-use rustix::thread::{CpuSet, Pid, sched_setaffinity};
 
-use crate::flood::attacker::{STATE_BYTES, state};
-use crate::flood::network::within;
+use crate::flood::attacker::{BURST_FRAMES, LOOPBACK, STATE_BYTES, burst, frame, state};
 use crate::peers::{self, program};
+use crate::wire::{self, RECEIVING_CPU, keepstate, within};
 
-const HOST: &str = "10.95.0.1";
+const HOST: Ipv4Addr = Ipv4Addr::new(10, 95, 0, 1);
 /// The forged senders.
 const SENDERS: &str = "10.128.0.0/9";
-const PORT: u16 = 8080;
 
 /// Packets a second: what no column drops for want of time, so that each pays for packets and not for waiting.
 const RATE: u32 = 300_000;
 const LASTS: Duration = Duration::from_secs(3);
-const BURST_FRAMES: u32 = 192;
-const BATCH: u32 = 64;
-const LOOPBACK: u32 = 1;
 
 const NFT: &str = "table inet guard {
   chain input {
@@ -92,7 +86,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
 
 fn cost(column: Column, number: usize) -> anyhow::Result<f64> {
     let (near, far) = (format!("kwr{number}"), format!("kwf{number}"));
-    sched_setaffinity(None, &only(1)).context("two processors")?;
+    wire::keep_aside()?;
     let (host, sender) = (Namespace::new("refused"), Namespace::new("refuser"));
     host.connect(&near, &sender, &far);
     for (namespace, device) in [(&host, &near), (&sender, &far)] {
@@ -102,29 +96,29 @@ fn cost(column: Column, number: usize) -> anyhow::Result<f64> {
     sender.address(&far, "10.95.0.2/24");
     host.route(&[SENDERS, "via", "10.95.0.2"]);
     host.sysctl("net.ipv4.conf.all.rp_filter", "0");
-    sender.run("ping", &["-c", "1", "-W", "2", HOST]);
+    sender.run("ping", &["-c", "1", "-W", "2", &HOST.to_string()]);
     let directory = std::env::temp_dir().join(format!("keepstate-refused-{}", std::process::id()));
     fs::create_dir_all(&directory)?;
     let guard = Guard::begin(column, &host, &near, directory)?;
-    settle(&host, &near)?;
+    wire::settle_receiver(&host, &near, RECEIVING_CPU)?;
     let mut attack = peers::load("flood", &["flood"])?;
-    let frame = frame(&host, &near)?;
-    let index = index(&sender, &far)?;
+    let frame = frame(wire::address(&host, &near)?, HOST);
+    let index = wire::index(&sender, &far)?;
     let states = attack.map_mut("states").context("the map of the attack")?;
     Array::<_, [u8; STATE_BYTES]>::try_from(states)?.set(0, state(&frame, index), 0)?;
     let flood = program(&mut attack, "flood")?;
     // A test run of a program that is attached nowhere changes the kernel's code and waits for all processors.
     within(&sender, || flood.attach_to_if_index(LOOPBACK, XdpMode::Skb))??;
     send(&sender, &mut attack, &frame, Duration::from_millis(500))?;
-    let before = (busy(&near)?, received(&host, &near)?);
+    let before = (wire::receiver_time(&near)?, wire::received(&host, &near)?);
     send(&sender, &mut attack, &frame, LASTS)?;
     // What still waits in the queue.
     std::thread::sleep(Duration::from_millis(20));
-    let busy = busy(&near)? - before.0;
-    let received = received(&host, &near)? - before.1;
+    let busy = wire::receiver_time(&near)? - before.0;
+    let received = wire::received(&host, &near)? - before.1;
     drop(guard);
     anyhow::ensure!(received > 100_000, "only {received} packets came");
-    Ok(busy / received as f64)
+    Ok(busy.as_secs_f64() * 1e9 / received as f64)
 }
 
 /// What refuses; taken down when it is dropped.
@@ -173,7 +167,7 @@ impl<'a> Guard<'a> {
                 let instance = guard
                     .instance
                     .insert(format!("refused-{}", std::process::id()));
-                let program = own_program()?;
+                let program = keepstate()?;
                 let mut up = host.command(&program);
                 up.args([
                     "up",
@@ -196,39 +190,12 @@ impl<'a> Guard<'a> {
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        if let (Some(instance), Ok(program)) = (&self.instance, own_program()) {
+        if let (Some(instance), Ok(program)) = (&self.instance, keepstate()) {
             let mut command = self.host.command(&program);
             let _ = command.args(["down", "--instance", instance]).output();
         }
         let _ = fs::remove_dir_all(&self.directory);
     }
-}
-
-/// The firewall itself, built beside this program.
-fn own_program() -> anyhow::Result<String> {
-    let program = std::env::current_exe()?.with_file_name("keepstate");
-    anyhow::ensure!(program.exists(), "{} is not built", program.display());
-    Ok(program.display().to_string())
-}
-
-/// Lets one thread of the kernel receive, which goes before every program, as an interrupt would.
-fn settle(host: &Namespace, device: &str) -> anyhow::Result<()> {
-    host.run("ethtool", &["-K", device, "gro", "on"]);
-    let script = format!("echo 1 > /sys/class/net/{device}/threaded");
-    execute(Command::new("ip").args(["netns", "exec", host.name(), "sh", "-c", &script]));
-    for thread in threads(device)? {
-        let number = thread.to_string();
-        let thread = Pid::from_raw(thread).context("a thread has a number")?;
-        sched_setaffinity(Some(thread), &only(0)).context("a thread of the kernel")?;
-        execute(Command::new("chrt").args(["--fifo", "--pid", "1", &number]));
-    }
-    Ok(())
-}
-
-fn only(cpu: usize) -> CpuSet {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    set
 }
 
 fn send(
@@ -246,14 +213,7 @@ fn send(
                 std::thread::sleep(Duration::from_micros(200));
                 continue;
             }
-            let ran = program.test_run(TestRunOptions {
-                data_in: Some(frame),
-                repeat: BURST_FRAMES,
-                attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
-                ..TestRunOptions::default()
-            });
-            // All numbers of test runs are taken, for a moment.
-            if ran.is_err() {
+            if !burst(program, frame)? {
                 std::thread::sleep(Duration::from_millis(1));
                 continue;
             }
@@ -261,72 +221,6 @@ fn send(
             sent = due.max(sent + u64::from(BURST_FRAMES));
             std::thread::yield_now();
         }
-    })
-}
-
-/// Seconds, in ns, that the receiving thread has been on its processor.
-fn busy(device: &str) -> anyhow::Result<f64> {
-    let mut nanoseconds = 0.0;
-    for thread in threads(device)? {
-        let text = fs::read_to_string(format!("/proc/{thread}/schedstat"))?;
-        let first = text.split_whitespace().next().context("a number")?;
-        nanoseconds += first.parse::<f64>()?;
-    }
-    Ok(nanoseconds)
-}
-
-fn received(host: &Namespace, device: &str) -> anyhow::Result<u64> {
-    let text = host.run("cat", &["/proc/net/dev"]);
-    let line = text
-        .lines()
-        .find_map(|line| line.trim().strip_prefix(device));
-    let words = line.context("the device is there")?.trim_start_matches(':');
-    let packets = words.split_whitespace().nth(1).context("a number")?;
-    Ok(packets.parse()?)
-}
-
-fn threads(device: &str) -> anyhow::Result<Vec<i32>> {
-    let name = format!("napi/{device}-");
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let comm = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-        if comm.starts_with(&name) {
-            found.extend(entry.file_name().to_string_lossy().parse::<i32>().ok());
-        }
-    }
-    anyhow::ensure!(!found.is_empty(), "nothing receives for {device}");
-    Ok(found)
-}
-
-fn index(host: &Namespace, device: &str) -> anyhow::Result<u32> {
-    let text = host.run("ip", &["-o", "link", "show", device]);
-    let number = text.split(':').next().context("a number")?;
-    Ok(number.trim().parse()?)
-}
-
-/// A SYN without sender, number and checksums.
-fn frame(host: &Namespace, device: &str) -> anyhow::Result<Vec<u8>> {
-    let segment = Tcp {
-        source_port: 0,
-        destination_port: PORT,
-        sequence: 0,
-        flags: SYN,
-        window: 64_240,
-        options: vec![
-            2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 7, 0, 0, 0, 0, 1, 3, 3, 7,
-        ],
-        ..Tcp::default()
-    };
-    let nobody = std::net::Ipv4Addr::UNSPECIFIED.into();
-    let mut frame = Packet::new(nobody, HOST.parse()?, Body::Tcp(segment)).ethernet();
-    let text = host.run("ip", &["-o", "link", "show", device]);
-    let (_, rest) = text.split_once("link/ether ").context("an address")?;
-    let address = rest.split_whitespace().next().context("an address")?;
-    for (byte, text) in frame.iter_mut().zip(address.split(':')) {
-        *byte = u8::from_str_radix(text, 16)?;
-    }
-    for checksum in [24, 50] {
-        frame[checksum..checksum + 2].fill(0);
-    }
-    Ok(frame)
+        Ok(())
+    })?
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use aya::Ebpf;
 use aya::maps::Array;
-use aya::programs::{ProgramError, TestRun as _, TestRunAttrs, TestRunOptions, XdpMode};
+use aya::programs::{ProgramError, TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use keepstate_sim::build::{Body, Packet, SYN, Tcp};
 
 use super::network::{Network, PORT};
@@ -15,12 +15,12 @@ use crate::template::sum;
 
 /// Frames go out in bursts: a veth's queue holds 256, and of the numbers that each test run takes there are 65,534,
 /// which come back in a second or so.
-const BURST_FRAMES: u32 = 192;
+pub(crate) const BURST_FRAMES: u32 = 192;
 const BURST_MAX: Duration = Duration::from_millis(1);
 const BATCH: u32 = 64;
 /// What was missed is made up for, up to so many frames: by bursts one after the other, between which a queue empties.
 const MISSED_MAX: u64 = 1024;
-const LOOPBACK: u32 = 1;
+pub(crate) const LOOPBACK: u32 = 1;
 /// `struct state` of the program, with a frame of 74 bytes.
 pub(crate) const STATE_BYTES: usize = 104;
 
@@ -75,17 +75,10 @@ impl<'a> Attacker<'a> {
                     std::thread::sleep(pause);
                     continue;
                 }
-                let ran = program.test_run(TestRunOptions {
-                    data_in: Some(frame),
-                    repeat: BURST_FRAMES,
-                    attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
-                    ..TestRunOptions::default()
-                });
-                if is_out_of_numbers(&ran) {
+                if !burst(program, frame)? {
                     std::thread::sleep(BURST_MAX);
                     continue;
                 }
-                ran?;
                 sent += u64::from(BURST_FRAMES);
                 accounted += u64::from(BURST_FRAMES);
                 std::thread::yield_now();
@@ -95,6 +88,20 @@ impl<'a> Attacker<'a> {
     }
 }
 
+/// Sends [`BURST_FRAMES`]; `false` where all numbers of test runs are taken, for a moment.
+pub(crate) fn burst(program: &Xdp, frame: &[u8]) -> Result<bool, ProgramError> {
+    let ran = program.test_run(TestRunOptions {
+        data_in: Some(frame),
+        repeat: BURST_FRAMES,
+        attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+        ..TestRunOptions::default()
+    });
+    if is_out_of_numbers(&ran) {
+        return Ok(false);
+    }
+    ran.map(|_| true)
+}
+
 /// Whether all numbers of test runs are taken.
 fn is_out_of_numbers<T>(ran: &Result<T, ProgramError>) -> bool {
     matches!(ran, Err(ProgramError::SyscallError(error))
@@ -102,7 +109,7 @@ fn is_out_of_numbers<T>(ran: &Result<T, ProgramError>) -> bool {
 }
 
 /// A SYN with the options of Linux, without sender, number and checksums.
-fn frame(server: [u8; 6], service: Ipv4Addr) -> Vec<u8> {
+pub(crate) fn frame(server: [u8; 6], service: Ipv4Addr) -> Vec<u8> {
     let segment = Tcp {
         source_port: 0,
         destination_port: PORT,

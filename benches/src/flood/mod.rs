@@ -6,7 +6,7 @@
 
 pub(crate) mod attacker;
 mod client;
-pub(crate) mod network;
+mod network;
 mod protection;
 
 use std::time::{Duration, Instant};

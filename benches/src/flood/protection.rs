@@ -8,7 +8,8 @@ use keepstate_testkit::run;
 
 use super::network::{Network, Place};
 use crate::nf_conntrack::number_after;
-use crate::peers::{self, program as program_of};
+use crate::peers::{self, program};
+use crate::wire::keepstate;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Protection {
@@ -169,7 +170,7 @@ impl Protection {
                     "always"
                 };
                 guard.begin_keepstate(&self.of_place(SYNPROXY), &["synproxy", mode])?;
-                let mut sysctl = server.command(&program()?);
+                let mut sysctl = server.command(&keepstate()?);
                 sysctl.args([
                     "sysctl",
                     "-q",
@@ -191,7 +192,7 @@ impl Protection {
                 Ok(network.server.run("cat", &[path]).trim().parse()?)
             }
             _ => {
-                let mut command = network.server.command(&program()?);
+                let mut command = network.server.command(&keepstate()?);
                 let status = run(command.args(["status", "--instance", &instance(), "--json"]));
                 Ok(number_after(&status, "\"flows\":")?.into())
             }
@@ -223,7 +224,7 @@ impl Guard<'_> {
     fn reflect(&mut self) -> anyhow::Result<()> {
         let network = self.network;
         let object = self.reflector.insert(peers::load("flood", &["reflect"])?);
-        let program = program_of(object, "reflect")?;
+        let program = program(object, "reflect")?;
         let device = &network.server_device;
         network.at_flooded(|| program.attach(device, XdpMode::Driver))??;
         Ok(())
@@ -234,7 +235,7 @@ impl Guard<'_> {
         std::fs::write(&file, rules)?;
         let instance = self.instance.insert(instance());
         let server = &self.network.server;
-        let program = program()?;
+        let program = keepstate()?;
         let mut up = server.command(&program);
         up.args(["up", "--instance", instance]);
         for device in &self.network.devices {
@@ -252,7 +253,7 @@ impl Guard<'_> {
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        if let (Some(instance), Ok(program)) = (&self.instance, program()) {
+        if let (Some(instance), Ok(program)) = (&self.instance, keepstate()) {
             let mut command = self.network.server.command(&program);
             let _ = command.args(["down", "--instance", instance]).output();
         }
@@ -262,12 +263,4 @@ impl Drop for Guard<'_> {
 
 fn instance() -> String {
     format!("flood-{}", std::process::id())
-}
-
-/// The firewall itself, built beside this program.
-fn program() -> anyhow::Result<String> {
-    let own = std::env::current_exe()?;
-    let program = own.with_file_name("keepstate");
-    anyhow::ensure!(program.exists(), "{} is not built", program.display());
-    Ok(program.display().to_string())
 }
