@@ -154,6 +154,16 @@ pub fn now(plane: &Plane) -> Tick {
     Tick((jiffies.wrapping_mul(plane.tick_multiplier) >> TICK_SHIFT) as u32)
 }
 
+/// The key by which a single address is looked for among addresses and routes of the host.
+#[inline(always)]
+fn key_of(family: Family, address: &Address) -> Key<[u32; 5]> {
+    let bits = match family {
+        Family::V4 => 32,
+        Family::V6 => 128,
+    };
+    Key::new(LOCAL_KEY_BITS + bits, local_key(family, address))
+}
+
 /// The low bits of the kernel's monotonic clock in milliseconds.
 #[inline(always)]
 fn milliseconds(plane: &Plane, now: Tick) -> u32 {
@@ -299,12 +309,7 @@ impl<C: Context> Host for KernelHost<C> {
 
     #[inline(always)]
     fn local(&self, family: Family, address: &Address) -> Option<Local> {
-        let bits = match family {
-            Family::V4 => 32,
-            Family::V6 => 128,
-        };
-        let key = Key::new(LOCAL_KEY_BITS + bits, local_key(family, address));
-        let value = *maps::LOCALS.get(&key)?;
+        let value = *maps::LOCALS.get(&key_of(family, address))?;
         Some(Local {
             kind: value as u32,
             interface: (value >> 32) as u32,
@@ -313,11 +318,7 @@ impl<C: Context> Host for KernelHost<C> {
 
     #[inline(always)]
     fn way(&self, family: Family, address: &Address) -> Option<&Way> {
-        let bits = match family {
-            Family::V4 => 32,
-            Family::V6 => 128,
-        };
-        maps::ROUTES.get(&Key::new(LOCAL_KEY_BITS + bits, local_key(family, address)))
+        maps::ROUTES.get(&key_of(family, address))
     }
 
     #[inline(never)]

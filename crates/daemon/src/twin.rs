@@ -14,17 +14,15 @@ use aya::programs::{TestRun as _, TestRunOptions};
 use aya::util::nr_cpus;
 use keepstate_engine::between::Table;
 use keepstate_engine::event::Event;
-use keepstate_engine::host::Way;
 use keepstate_engine::notice::Notice;
 use keepstate_engine::process::Stage;
 use keepstate_engine::settings::{SETTING_NEWER_TABLE, SETTING_OLDER_TABLE, Settings};
 use keepstate_engine::time::Tick;
-use keepstate_engine::tuple::{Address, Family};
 use keepstate_engine::verdict::{Hook, Reason};
 use keepstate_flowmemory::{HelperSlices, SliceTable};
 use keepstate_plane::{
-    Counters, Interface, InterfaceKey, LOCAL_KEY_BITS, PLANE_TEST_CLOCK, PLANE_TEST_HOOK,
-    PLANE_TEST_REPORT, Report, RuleCounter, TABLE_NEWER, TABLE_WHOLE, local_key, names,
+    Counters, Interface, InterfaceKey, PLANE_TEST_CLOCK, PLANE_TEST_HOOK, PLANE_TEST_REPORT,
+    Report, RuleCounter, TABLE_NEWER, TABLE_WHOLE, names,
 };
 use keepstate_policy::Compiled;
 
@@ -224,18 +222,6 @@ impl Twin {
     /// The addresses of the host.
     pub fn set_addresses(&mut self, addresses: &[HostAddress]) -> Result<(), KernelError> {
         self.kernel.maps.locals.put(&entries(addresses))
-    }
-
-    /// The routes of the host: length of a network's prefix, its address, and where they lead.
-    pub fn set_routes(
-        &mut self,
-        routes: &[(u32, Family, Address, Way)],
-    ) -> Result<(), KernelError> {
-        let entries = routes.iter().map(|(bits, family, address, way)| {
-            let key = (LOCAL_KEY_BITS + bits, local_key(*family, address));
-            (key, *way)
-        });
-        self.kernel.maps.routes.put(entries.collect())
     }
 
     /// Puts a policy in force.

@@ -128,13 +128,13 @@ pub(crate) fn ask<H: Host>(
     scratch: &mut Scratch,
 ) -> Asked {
     let has_sender = matches!(parsed, Ok(()) | Err(Unparsed::Extended));
-    if !has_sender {
+    if !has_sender || !is_asked(host.settings(), path) {
         return Asked::Nothing;
     }
-    if is_refused(host, path, scratch) {
+    if is_refused(host, scratch) {
         return Asked::Banned;
     }
-    if parsed.is_ok() && refusal::is_due_first(host.settings(), path, scratch) {
+    if parsed.is_ok() && refusal::is_due_first(host.settings(), scratch) {
         return Asked::Begins;
     }
     Asked::Nothing
@@ -143,19 +143,21 @@ pub(crate) fn ask<H: Host>(
 /// As [`ask`], of a packet that could have been of an established flow, and is not or has more to say to it.
 #[inline(always)]
 pub(crate) fn ask_late<H: Host>(host: &H, path: Path, scratch: &mut Scratch, next: Stage) -> Stage {
-    if is_refused(host, path, scratch) {
+    if is_asked(host.settings(), path) && is_refused(host, scratch) {
         return refuse(host, scratch);
     }
     next
 }
 
 #[inline(always)]
-fn is_refused<H: Host>(host: &H, path: Path, scratch: &mut Scratch) -> bool {
+const fn is_asked(settings: &Settings, path: Path) -> bool {
+    settings.has(SETTING_BANS | SETTING_FORMS) && matches!(path, Path::Ingress)
+}
+
+/// Whether its sender is banned; a limit of it is then in the scratch memory.
+#[inline(always)]
+fn is_refused<H: Host>(host: &H, scratch: &mut Scratch) -> bool {
     let settings = host.settings();
-    let is_asked = settings.has(SETTING_BANS | SETTING_FORMS);
-    if !is_asked || !matches!(path, Path::Ingress) {
-        return false;
-    }
     let Scratch {
         sender, info, now, ..
     } = scratch;

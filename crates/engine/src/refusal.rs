@@ -165,7 +165,7 @@ const fn beyond(range: u32, value: u32) -> u32 {
 
 /// Whether a packet begins a flow by itself, and something is in force against such.
 #[inline(always)]
-pub(crate) fn is_due_first(settings: &Settings, path: Path, scratch: &mut Scratch) -> bool {
+pub(crate) fn is_due_first(settings: &Settings, scratch: &mut Scratch) -> bool {
     use tcp_flag::{ACK, FIN, RST, SYN};
     let Scratch { info, sender, .. } = scratch;
     // Programs read extension headers later: these packets are asked when they come to the rules.
@@ -173,8 +173,7 @@ pub(crate) fn is_due_first(settings: &Settings, path: Path, scratch: &mut Scratc
         return false;
     }
     let is_syn = info.protocol == TCP && info.tcp_flags & (SYN | ACK | RST | FIN) == SYN;
-    let is_any = settings.has(SETTING_BANS | SETTING_FORMS) && matches!(path, Path::Ingress);
-    let is_due = is_any && is_syn && (sender.limit != NOWHERE || settings.has(SETTING_FORMS));
+    let is_due = is_syn && (sender.limit != NOWHERE || settings.has(SETTING_FORMS));
     if is_due {
         sender.refusal = Part::First;
     }
