@@ -2,7 +2,8 @@
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{IsTerminal, Read};
+use std::io::{self, IsTerminal, Read};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -30,13 +31,10 @@ impl Progress {
         Self::new(what, Some(total as u64), COUNTED)
     }
 
-    /// Of reading a file; `None` for what is no file.
-    pub(crate) fn of_reading(what: &'static str, file: Option<&File>) -> Self {
-        let metadata = file.and_then(|file| file.metadata().ok());
-        match metadata.filter(std::fs::Metadata::is_file) {
-            Some(metadata) => Self::new(what, Some(metadata.len()), BYTES),
-            None => Self::new(what, None, OPEN_BYTES),
-        }
+    /// Of reading so many bytes, where somebody knows how many.
+    fn of_reading(what: &'static str, bytes: Option<u64>) -> Self {
+        let template = if bytes.is_some() { BYTES } else { OPEN_BYTES };
+        Self::new(what, bytes, template)
     }
 
     fn new(what: &'static str, total: Option<u64>, template: &str) -> Self {
@@ -79,16 +77,27 @@ pub(crate) struct Watched<R> {
     progress: Option<Progress>,
 }
 
-impl<R: Read> Watched<R> {
-    pub(crate) fn new(input: R, progress: Progress) -> Self {
-        Self {
+impl Watched<Box<dyn Read>> {
+    /// A file, or the standard input.
+    pub(crate) fn open(what: &'static str, path: Option<&Path>) -> io::Result<Self> {
+        let (input, bytes): (Box<dyn Read>, _) = match path {
+            Some(path) => {
+                let file = File::open(path)?;
+                let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file);
+                (Box::new(file), metadata.map(|metadata| metadata.len()))
+            }
+            None => (Box::new(io::stdin().lock()), None),
+        };
+        Ok(Self {
             input,
-            progress: Some(progress),
-        }
+            progress: Some(Progress::of_reading(what, bytes)),
+        })
     }
+}
 
+impl<R: Read> Watched<R> {
     pub(crate) fn beside_output(mut self) -> Self {
-        if std::io::stdout().is_terminal() {
+        if io::stdout().is_terminal() {
             self.progress = None;
         }
         self
@@ -96,7 +105,7 @@ impl<R: Read> Watched<R> {
 }
 
 impl<R: Read> Read for Watched<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.input.read(buffer)?;
         match &self.progress {
             None => {}
@@ -121,7 +130,10 @@ mod tests {
     #[test]
     fn what_is_read_is_counted() {
         let progress = Progress::of("reading", 5);
-        let mut watched = Watched::new(&b"bytes"[..], progress);
+        let mut watched = Watched {
+            input: &b"bytes"[..],
+            progress: Some(progress),
+        };
         let mut read = Vec::new();
         watched.read_to_end(&mut read).expect("bytes can be read");
         assert_eq!(read, b"bytes");

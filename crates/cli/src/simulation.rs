@@ -1,6 +1,5 @@
 //! Options that `replay` and `explain` share.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -11,7 +10,7 @@ use keepstate_sim::locals::{LocalAddress, Locals};
 use keepstate_sim::replay::Options;
 use keepstate_sim::sysctl::Sysctl;
 
-use crate::progress::{Progress, Watched};
+use crate::progress::Watched;
 use crate::rules::{RuleArguments, interface_bits, loaded};
 
 #[derive(Debug, Default, Args)]
@@ -81,12 +80,6 @@ impl SimulationArguments {
 
 /// Opens a capture; `-` is standard input.
 pub(crate) fn open(capture: &Path) -> anyhow::Result<Watched<Box<dyn Read>>> {
-    const WHAT: &str = "reading";
-    if capture.as_os_str() == "-" {
-        let input = Box::new(std::io::stdin().lock());
-        return Ok(Watched::new(input, Progress::of_reading(WHAT, None)));
-    }
-    let file = File::open(capture).with_context(|| capture.display().to_string())?;
-    let progress = Progress::of_reading(WHAT, Some(&file));
-    Ok(Watched::new(Box::new(file), progress))
+    let path = (capture.as_os_str() != "-").then_some(capture);
+    Watched::open("reading", path).with_context(|| capture.display().to_string())
 }

@@ -68,8 +68,7 @@ fn the_overview_names_every_command() {
     }
 }
 
-/// Commands that list nothing, or in a form that programs read: rules, OpenMetrics, IPFIX, completions. Of `explain` each
-/// line is for people; `trace` and `replay` have the same for programs.
+/// Commands that list nothing, or in a form that programs read: rules, OpenMetrics, IPFIX, completions.
 const WITHOUT_JSON: [&str; 26] = [
     "demo",
     "up",

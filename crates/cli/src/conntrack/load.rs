@@ -1,7 +1,7 @@
 //! `-R`: commands of a file, one a line.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 
 use super::act::Session;
 use super::invocation::Invocation;
@@ -16,10 +16,9 @@ const LINE_BYTES_MAX: usize = 10_240;
 pub(super) fn run(path: &str, say: &mut dyn FnMut(&str)) -> Result<(), Problem> {
     let path = if path == "-" { "/dev/stdin" } else { path };
     let cannot = || Problem::Usage(format!("Failed to open file {path} for reading"));
-    let file = File::open(path).map_err(|_| cannot())?;
+    let file = Watched::open("reading", Some(Path::new(path))).map_err(|_| cannot())?;
     let mut invocations = Vec::new();
-    let progress = Progress::of_reading("reading", Some(&file));
-    for line in BufReader::new(Watched::new(file, progress)).lines() {
+    for line in BufReader::new(file).lines() {
         let line = line.map_err(|_| cannot())?;
         if line.len() > LINE_BYTES_MAX {
             return Err(Problem::usage("Parameter too long!"));

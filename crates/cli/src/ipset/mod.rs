@@ -5,7 +5,7 @@
 mod options;
 mod print;
 
-use std::io::{BufRead, Read, Write};
+use std::io::{BufRead, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -16,7 +16,7 @@ use keepstate_api::{
 
 use self::options::{Format, Options, Task};
 use crate::output::stdout;
-use crate::progress::{Progress, Watched};
+use crate::progress::Watched;
 use crate::running::unexpected;
 
 const INSTANCE_VARIABLE: &str = "KEEPSTATE_INSTANCE";
@@ -165,18 +165,9 @@ fn change(
 
 fn restore(options: &Options) -> Result<(), Problem> {
     let mut client = connect()?;
-    const WHAT: &str = "sets";
-    let input: Watched<Box<dyn Read>> = match &options.file {
-        Some(path) => {
-            let file = std::fs::File::open(path).with_context(|| path.clone())?;
-            let progress = Progress::of_reading(WHAT, Some(&file));
-            Watched::new(Box::new(file), progress)
-        }
-        None => {
-            let progress = Progress::of_reading(WHAT, None);
-            Watched::new(Box::new(std::io::stdin().lock()), progress)
-        }
-    };
+    let path = options.file.as_deref();
+    let input = Watched::open("sets", path.map(Path::new));
+    let input = input.with_context(|| path.unwrap_or("standard input").to_owned())?;
     let mut batch = Batch::default();
     for (number, line) in (1..).zip(std::io::BufReader::new(input).lines()) {
         match in_file(&line?) {

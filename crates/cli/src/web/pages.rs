@@ -146,11 +146,7 @@ fn status(shared: &Shared) -> Answer {
 }
 
 fn scrape(shared: &Shared, link: &mut Link, request: &tiny_http::Request) -> Answer {
-    let accepts = request
-        .headers()
-        .iter()
-        .find(|header| header.field.equiv("Accept"));
-    let format = Format::accepted(accepts.map_or("", |header| header.value.as_str()));
+    let format = Format::accepted(&header(request, "Accept").unwrap_or_default());
     let now = shared.history.now().ok();
     let rules = now.as_ref().and_then(|_| counted(link).ok());
     let status = now.as_ref().map(|now| &*now.status);
