@@ -1,4 +1,4 @@
-//! SCTP, GRE and UDP-Lite, packet by packet.
+//! SCTP, GRE, UDP-Lite and a reset of TCP, packet by packet.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -9,7 +9,9 @@ use keepstate_engine::time::Tick;
 use keepstate_engine::verdict::{Reason, State};
 use keepstate_engine::wire::Link;
 use keepstate_flowmemory::{Accounting, OwnedTable, SliceTable, buckets_for};
-use keepstate_sim::build::{Body, Checksum, Chunk, Packet, Sctp, UdpLite, chunk};
+use keepstate_sim::build::{
+    ACK, Body, Checksum, Chunk, Packet, RST, SYN, Sctp, Tcp, UdpLite, chunk,
+};
 use keepstate_sim::plane::{LoadedPolicy, Plane};
 
 const FLOWS_MAX: u32 = 100;
@@ -430,5 +432,53 @@ fn damage_is_seen_without_checksums_too() {
         let sum = !keepstate_sim::packet::ones_complement_sum(&short[..20]);
         short[10..12].copy_from_slice(&sum.to_be_bytes());
         assert_eq!(bench.judge(&short).reason, Some(Reason::SctpTruncated));
+    });
+}
+
+/// A RST may skip the window check where it answers a SYN of the other end. One of the SYN's own sender may not
+/// (Linux 6.18, `nf_conntrack_tcp_packet`).
+#[test]
+fn a_reset_by_the_sender_of_the_syn_has_to_be_in_window() {
+    const SENT: u32 = 0xb1f2_1ffa;
+    const ANSWERED: u32 = 0x2db7_d638;
+    let tcp = |to_server: bool, flags, sequence, acknowledgement| {
+        let (source, destination) = match to_server {
+            true => (CLIENT, SERVER),
+            false => (SERVER, CLIENT),
+        };
+        let [source_port, destination_port] = if to_server {
+            [50_003, 80]
+        } else {
+            [80, 50_003]
+        };
+        let body = Body::Tcp(Tcp {
+            source_port,
+            destination_port,
+            sequence,
+            acknowledgement,
+            flags,
+            window: 65_535,
+            ..Tcp::default()
+        });
+        Packet {
+            source,
+            destination,
+            body,
+            checksum: Checksum::Right,
+        }
+    };
+    with_table(|bench| {
+        let state = |packet: Packet| bench.judge(&packet.ip()).state;
+        assert_eq!(state(tcp(true, SYN, SENT, 0)), State::New);
+        let unseen = tcp(false, SYN | ACK, ANSWERED, SENT + 1_000);
+        assert_eq!(state(unseen), State::Invalid);
+        // Old for a sender that was met with the packet before: ignored, and the flow has had its reply.
+        let old = tcp(false, SYN | ACK, ANSWERED - 65_536, SENT + 1);
+        assert_eq!(state(old), State::Established);
+        bench.expect_reason(
+            &tcp(true, RST, SENT.wrapping_add(1 << 31), 0),
+            Reason::TcpSequenceOverWindow,
+        );
+        assert_eq!(state(tcp(true, RST, SENT + 1, 0)), State::Established);
     });
 }

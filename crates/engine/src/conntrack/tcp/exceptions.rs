@@ -101,8 +101,9 @@ fn reset(
         }
         state = from;
     }
+    let after_its_syn = after_syn && record.last_direction != direction;
     let answers_let_through =
-        (record.has(SEEN_REPLY) && after_syn) || (!record.has(ASSURED) && after_ack);
+        (record.has(SEEN_REPLY) && after_its_syn) || (!record.has(ASSURED) && after_ack);
     if answers_let_through && info.tcp_ack == record.last_end {
         return Exception::SkipWindow(state);
     }
