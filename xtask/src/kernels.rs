@@ -1,5 +1,7 @@
 //! `cargo xtask kernels`: the kernel programs and the daemon on other kernels.
 //!
+//! `--load` only loads the programs, which takes minutes.
+//!
 //! Debian's kernels are downloaded, not installed, and booted in qemu without hardware help. All
 //! of the system is an initial file system in memory: busybox, a few tools, and our own test
 //! programs, linked statically. Nothing is written outside of `target/kernels`.
@@ -49,6 +51,8 @@ const MARK: &str = "KEEPSTATE-RESULT";
 const KERNEL: &str = "KEEPSTATE-KERNEL";
 /// Lines of the console that are shown when something failed.
 const LINES_OF_FAILURE: usize = 60;
+/// Leaves out what takes long: the tests.
+const LOAD_ONLY: &str = "--load";
 
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
     let missing = shell::provide(TOOLS);
@@ -59,10 +63,21 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
     );
     let directory = shell::target_directory()?.join("kernels");
     std::fs::create_dir_all(&directory)?;
-    let programs = root::build_programs(&directory)?;
+    let (options, packages): (Vec<_>, Vec<_>) = arguments
+        .iter()
+        .cloned()
+        .partition(|argument| argument.starts_with('-'));
+    ensure!(
+        options.iter().all(|option| option == LOAD_ONLY),
+        "the one option is {LOAD_ONLY}"
+    );
+    let programs = match options.is_empty() {
+        true => root::build_programs(&directory)?,
+        false => root::build_loader(&directory)?,
+    };
     let base = root::pack_base(&directory, &programs)?;
     let mut machines = Vec::new();
-    for package in archive::packages(&directory, arguments)? {
+    for package in archive::packages(&directory, &packages)? {
         let kernel = archive::fetch(&directory, &package)?;
         let root = root::with_modules(&directory, &base, &package, &kernel)?;
         machines.push(Machine {

@@ -74,8 +74,8 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "kernels",
-        arguments: "[PACKAGE]...",
-        help: "boot Debian's 6.1 and newest backports in qemu; twin test and daemon there",
+        arguments: "[--load] [PACKAGE]...",
+        help: "boot Debian's 6.1 and newest backports in qemu; twin test and daemon there, or (--load) the verifier alone",
         run: kernels::run,
     },
     Task {

@@ -32,19 +32,31 @@ pub(super) struct Programs {
     /// Tests and examples, which the machine runs one after the other.
     pub(super) tests: Vec<PathBuf>,
     /// The firewall itself, which tests call where it was built.
-    keepstate: PathBuf,
+    keepstate: Option<PathBuf>,
+}
+
+const DAEMON: [&str; 2] = ["--package", "keepstate-daemon"];
+/// Shows what the verifier says. An example is built as the program that it is: `cargo test` would make an
+/// empty test of it.
+const LOADER: [&str; 3] = ["build", "--example", "verified"];
+
+/// The example that shows what the verifier says, alone.
+pub(super) fn build_loader(directory: &Path) -> anyhow::Result<Programs> {
+    let tests = build_static(directory, &[&LOADER[..], &DAEMON].concat())?;
+    Ok(Programs {
+        tests,
+        keepstate: None,
+    })
 }
 
 /// The twin test, the example that shows what the verifier says, and the tests of the
 /// program in namespaces.
 pub(super) fn build_programs(directory: &Path) -> anyhow::Result<Programs> {
-    let daemon = ["--package", "keepstate-daemon"];
     let cli = ["--package", "keepstate-cli"];
     let build =
         |command: &[&str], package: &[&str]| build_static(directory, &[command, package].concat());
-    // An example is built as the program that it is: `cargo test` would make an empty test of it.
-    let mut tests = build(&["build", "--example", "verified"], &daemon)?;
-    tests.extend(build(&["test", "--no-run", "--test", "twin"], &daemon)?);
+    let mut tests = build(&LOADER, &DAEMON)?;
+    tests.extend(build(&["test", "--no-run", "--test", "twin"], &DAEMON)?);
     tests.extend(build(&["test", "--no-run", "--test", "kernel"], &cli)?);
     let keepstate = build(&["build", "--bin", "keepstate"], &cli)?;
     let keepstate = keepstate.into_iter().next();
@@ -58,7 +70,7 @@ pub(super) fn build_programs(directory: &Path) -> anyhow::Result<Programs> {
     ensure!(!tests.is_empty(), "there are neither tests nor examples");
     Ok(Programs {
         tests,
-        keepstate: keepstate.context("the firewall was not built")?,
+        keepstate: Some(keepstate.context("the firewall was not built")?),
     })
 }
 
@@ -99,7 +111,9 @@ pub(super) fn pack_base(directory: &Path, programs: &Programs) -> anyhow::Result
         std::fs::copy(program, tree.join("tests").join(name))?;
     }
     // The tests know the program, and the examples' rules, by where they are here.
-    copy_in(&tree, &programs.keepstate, &programs.keepstate)?;
+    if let Some(keepstate) = &programs.keepstate {
+        copy_in(&tree, keepstate, keepstate)?;
+    }
     for entry in std::fs::read_dir(shell::root().join("examples"))?.flatten() {
         if entry.path().is_file() {
             copy_in(&tree, &entry.path(), &entry.path())?;
