@@ -4,9 +4,12 @@
 //! passes (crate `keepstate-testkit`). It is counted as skipped here.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{ExitCode, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::{Mutex, PoisonError};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
 
 use crate::shell::{self, Tool};
 use crate::tally::Tally;
@@ -45,50 +48,146 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
     }
     let log = std::env::temp_dir().join(format!("keepstate-skipped-{}", std::process::id()));
     std::fs::write(&log, "").with_context(|| format!("cannot write {}", log.display()))?;
-
-    let mut child = shell::cargo()
-        .args(["test", "--workspace", "--no-fail-fast"])
-        .args(arguments)
-        .env("KEEPSTATE_SKIP_LOG", &log)
-        .env(THREADS_VARIABLE, threads())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start cargo test")?;
-    let output = child.stdout.take().expect("was asked for above");
-    let mut tally = Tally::default();
-    for line in BufReader::new(output).lines() {
-        let line = line.context("cannot read what cargo test prints")?;
-        // Nobody may be listening any more; the tests go on all the same.
-        let _ = writeln!(std::io::stdout(), "{line}");
-        tally.read(&line);
-    }
-    let status = child.wait()?;
-    if !status.success() && !tally.has_failed() {
-        // A build that fails or a test program that crashes gives no count.
-        tally.fail(&format!("cargo test itself ({status})"));
-    }
+    let mut tally = if arguments.is_empty() {
+        all(&log)?
+    } else {
+        let mut chosen = cargo_test(&log);
+        told(chosen.args(["--no-fail-fast"]).args(arguments), "")?
+    };
     tally.read_skip_log(&std::fs::read_to_string(&log)?);
     std::fs::remove_file(&log)?;
     print!("{}", tally.report());
     Ok(tally.exit_code())
 }
 
-const THREADS_VARIABLE: &str = "RUST_TEST_THREADS";
-
-/// Half as many again as there are processors, unless somebody says otherwise: what packets do, tests wait for
-/// nearly half of their time.
-fn threads() -> String {
-    let said = std::env::var(THREADS_VARIABLE);
-    said.unwrap_or_else(|_| {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        (processors * 3).div_ceil(2).to_string()
-    })
+/// Every program of tests, two at a time: the tests wait for packets for half of their time.
+fn all(log: &Path) -> anyhow::Result<Tally> {
+    let programs = Mutex::new(built(log)?.into_iter());
+    let next = || {
+        let mut programs = programs.lock().unwrap_or_else(PoisonError::into_inner);
+        programs.next()
+    };
+    let work = || {
+        let mut tally = Tally::default();
+        while let Some(Program { file, directory }) = next() {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            // A program's name ends with a hash of what it was built from.
+            let name = name.rsplit_once('-').map_or(&*name, |(name, _)| name);
+            let mut command = Command::new(&file);
+            command.current_dir(directory).env(SKIP_LOG, log);
+            tally.add(told(&mut command, &format!("{name}: "))?);
+        }
+        anyhow::Ok(tally)
+    };
+    let mut tally = std::thread::scope(|scope| {
+        let beside = scope.spawn(work);
+        let mut tally = work()?;
+        let beside = beside.join();
+        tally.add(beside.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        anyhow::Ok(tally)
+    })?;
+    tally.add(told(cargo_test(log).args(["--no-fail-fast", "--doc"]), "")?);
+    Ok(tally)
 }
+
+/// A program of tests.
+struct Program {
+    file: PathBuf,
+    /// Where cargo would start it: in its package.
+    directory: PathBuf,
+}
+
+/// Builds the programs.
+fn built(log: &Path) -> anyhow::Result<Vec<Program>> {
+    let output = cargo_test(log)
+        .args(["--no-run", "--message-format", "json-render-diagnostics"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start cargo test")?;
+    ensure!(output.status.success(), "the tests cannot be built");
+    let messages = String::from_utf8_lossy(&output.stdout);
+    messages
+        .lines()
+        .filter_map(|line| program(line).transpose())
+        .collect()
+}
+
+/// What a message of cargo's says of a program of tests, where it does.
+fn program(message: &str) -> anyhow::Result<Option<Program>> {
+    let message: Value = serde_json::from_str(message).context("cargo speaks another language")?;
+    let is_test = message["profile"]["test"] == true;
+    let (Some(file), true) = (message["executable"].as_str(), is_test) else {
+        return Ok(None);
+    };
+    let manifest = message["manifest_path"].as_str().map(Path::new);
+    let directory = manifest
+        .and_then(Path::parent)
+        .context("a program of no package")?;
+    Ok(Some(Program {
+        file: file.into(),
+        directory: directory.into(),
+    }))
+}
+
+fn cargo_test(log: &Path) -> Command {
+    let mut command = shell::cargo();
+    command.args(["test", "--workspace"]).env(SKIP_LOG, log);
+    command
+}
+
+/// Runs a command, and counts the tests it tells of. `before` stands before each of its lines.
+fn told(command: &mut Command, before: &str) -> anyhow::Result<Tally> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {command:?}"))?;
+    let output = child.stdout.take().expect("was asked for above");
+    let mut tally = Tally::default();
+    for line in BufReader::new(output).lines() {
+        let line = line.context("cannot read what tests print")?;
+        // Nobody may be listening any more; the tests go on all the same.
+        let _ = writeln!(std::io::stdout(), "{before}{line}");
+        tally.read(&line);
+    }
+    let status = child.wait()?;
+    if !status.success() && !tally.has_failed() {
+        // A build that fails or a program that crashes gives no count.
+        tally.fail(&format!("{before}{command:?} ({status})"));
+    }
+    Ok(tally)
+}
+
+const SKIP_LOG: &str = "KEEPSTATE_SKIP_LOG";
 
 const fn tool(program: &'static str, package: &'static str, purpose: &'static str) -> Tool {
     Tool {
         program,
         package,
         purpose,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::program;
+
+    #[test]
+    fn programs_of_tests_are_told_from_what_they_call() {
+        let message = |is_test: bool, executable: &str| {
+            format!(
+                r#"{{"manifest_path":"/here/crates/cli/Cargo.toml","profile":{{"test":{is_test}}},"executable":{executable}}}"#
+            )
+        };
+        let file = r#""/here/target/debug/deps/floods-0a1b""#;
+        let found = program(&message(true, file)).expect("it is a message");
+        let found = found.expect("it is a program of tests");
+        assert_eq!(found.file, Path::new("/here/target/debug/deps/floods-0a1b"));
+        assert_eq!(found.directory, Path::new("/here/crates/cli"));
+        for other in [message(false, file), message(true, "null")] {
+            assert!(program(&other).expect("it is a message").is_none());
+        }
+        assert!(program("   Compiling").is_err());
     }
 }
