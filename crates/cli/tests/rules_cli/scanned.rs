@@ -285,6 +285,9 @@ fn all_tcp(state: &str) -> Ports {
 }
 
 const TCP: [u16; 5] = [22, 80, 443, 3306, 9999];
+/// A template, and what it shows.
+type Found<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)]);
+
 const OPEN: &str = "open syn-ack";
 
 #[test]
@@ -295,7 +298,7 @@ fn scans_of_each_template_find_what_it_opens() {
     let near = all_addresses(|family, wire| family.address(wire, OUTSIDE, 2));
     let far = all_addresses(|family, wire| family.address(wire, OUTSIDE, 77));
     let ssh = ("tcp/22", OPEN);
-    let hosts: [(&[&str], &[(&str, &str)]); 5] = [
+    let hosts: [Found<'_>; 5] = [
         (&["base"], &[ssh]),
         (&["web"], &[ssh, ("tcp/80", OPEN), ("tcp/443", OPEN)]),
         (
