@@ -29,10 +29,11 @@ pub enum Code {
     RejectUnlimited,
     SizeUnfit,
     TimeoutUnfit,
+    NeighboursRefused,
 }
 
 /// Number, name and a sentence for each.
-const CODES: [(Code, &str, &str, &str); 22] = [
+const CODES: [(Code, &str, &str, &str); 23] = [
     (
         Code::NeverMatches,
         "KS001",
@@ -164,6 +165,12 @@ const CODES: [(Code, &str, &str, &str); 22] = [
         "KS022",
         "timeout-unfit",
         "A timeout does not fit what it is for.",
+    ),
+    (
+        Code::NeighboursRefused,
+        "KS023",
+        "neighbours-refused",
+        "IPv6 hosts cannot find this one.",
     ),
 ];
 

@@ -344,3 +344,61 @@ fn an_entry_of_hashlimit_outlives_its_rate() {
     is_silent(&rule("--hashlimit-htable-expire 30000"), Code::TimeoutUnfit);
     is_silent(&rule(""), Code::TimeoutUnfit);
 }
+
+/// Mistakes of the list in other words.
+#[test]
+fn mistakes_in_other_words_are_found() {
+    let known = "iptables -A INPUT -m conntrack --ctstate INVALID -j DROP\n\
+                 iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n";
+    // A limit in a chain of its own, behind an accept of more ports than it counts.
+    let limit = "iptables -N web\n\
+        iptables -A INPUT -p tcp -m multiport --dports 22,80,443 -m conntrack --ctstate NEW -j ACCEPT\n\
+        iptables -A INPUT -p tcp --dport 80 -j web\n\
+        iptables -A web -p tcp -m connlimit --connlimit-above 50 --connlimit-mask 24 -m comment \
+        --comment \"at most 50 from one IP\" -j REJECT --reject-with tcp-reset\n";
+    finds(&format!("{known}{limit}"), Code::LimitBypassed, 6);
+    finds(&format!("{known}{limit}"), Code::MaskComment, 6);
+    let first = limit.replace("-m multiport --dports 22,80,443", "--dport 22");
+    is_silent(&format!("{known}{first}"), Code::LimitBypassed);
+    is_silent(&limit.replace("one IP", "one network"), Code::MaskComment);
+
+    // A host that forwards nothing, whose FORWARD nobody has looked at.
+    let notrack = "iptables -t raw -I PREROUTING 1 --protocol udp --destination-port 123 --jump CT --notrack\n\
+                   iptables -P INPUT DROP\n";
+    finds(&format!("{notrack}{known}"), Code::UntrackedRefused, 1);
+
+    // The last rule shuts what the policy would let in.
+    let ssh = "iptables -A INPUT -p tcp --dport 22 -m conntrack --ctstate NEW -j ACCEPT\n";
+    let end = "iptables -A INPUT -j REJECT\n";
+    assert!(!told(&format!("{known}{end}"), Code::LockOut).is_empty());
+    is_silent(&format!("{known}{ssh}{end}"), Code::LockOut);
+    is_silent(known, Code::LockOut);
+}
+
+#[test]
+fn ipv6_without_its_neighbours_is_found() {
+    let rules = "ip6tables -P INPUT DROP\n\
+        ip6tables -A INPUT -m conntrack --ctstate INVALID -j DROP\n\
+        ip6tables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n\
+        ip6tables -A INPUT -p tcp --dport 22 -m conntrack --ctstate NEW -j ACCEPT\n";
+    assert!(!told(rules, Code::NeighboursRefused).is_empty());
+    let ping = "ip6tables -A INPUT -p ipv6-icmp -m icmp6 --icmpv6-type echo-request -j ACCEPT\n";
+    assert!(!told(&format!("{rules}{ping}"), Code::NeighboursRefused).is_empty());
+    for mended in [
+        "ip6tables -A INPUT -p ipv6-icmp -j ACCEPT\n",
+        "ip6tables -A INPUT -p ipv6-icmp -m icmp6 --icmpv6-type neighbour-solicitation -j ACCEPT\n",
+        "ip6tables -A INPUT -m conntrack --ctstate UNTRACKED -j ACCEPT\n",
+        "ip6tables -P INPUT ACCEPT\n",
+    ] {
+        is_silent(&format!("{rules}{mended}"), Code::NeighboursRefused);
+    }
+    let mended = mend(&subject(rules));
+    assert!(
+        check(&Subject {
+            policy: mended.policy,
+            ..subject(rules)
+        })
+        .iter()
+        .all(|finding| finding.code != Code::NeighboursRefused)
+    );
+}

@@ -157,12 +157,19 @@ impl Template {
     }
 
     fn table(self, family: Family, parameters: &Parameters) -> String {
-        let (program, ping) = match family {
-            Family::V4 => ("iptables", "-p icmp -m conntrack --ctstate NEW"),
+        // No other request begins a flow: who asks for the time or the mask learns nothing.
+        let (program, icmp): (&str, &[&str]) = match family {
+            Family::V4 => (
+                "iptables",
+                &["-p icmp -m icmp --icmp-type 8 -m conntrack --ctstate NEW"],
+            ),
             // Neighbours are found by ICMPv6, which is not tracked (RFC 4890, section 4.4).
             Family::V6 => (
                 "ip6tables",
-                "-p ipv6-icmp -m conntrack --ctstate NEW,UNTRACKED",
+                &[
+                    "-p ipv6-icmp -m icmp6 --icmpv6-type 128 -m conntrack --ctstate NEW",
+                    "-p ipv6-icmp -m conntrack --ctstate UNTRACKED",
+                ],
             ),
         };
         let mut lines = vec![
@@ -191,7 +198,8 @@ impl Template {
             ]
         };
         lines.extend(known("INPUT"));
-        lines.push(format!("-A INPUT {ping} -j ACCEPT"));
+        let accepts = |matching: &&str| format!("-A INPUT {matching} -j ACCEPT");
+        lines.extend(icmp.iter().map(accepts));
         let ssh = [parameters.ssh_port];
         lines.extend(rule.from("INPUT", &parameters.allow_ssh_from, "tcp", &ssh));
         let tcp = |usual: &[u16]| match parameters.tcp_ports.as_slice() {

@@ -14,8 +14,13 @@
 mod beside_linux;
 #[path = "support/loaded.rs"]
 mod loaded;
+#[path = "support/random_rarities.rs"]
+mod random_rarities;
 #[path = "support/random_rules.rs"]
 mod random_rules;
+#[expect(dead_code, reason = "the rules are random")]
+#[path = "support/sets.rs"]
+mod sets;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -24,6 +29,7 @@ use std::ops::Range;
 use std::process::{Child, ChildStdout, Stdio};
 
 use beside_linux::{ARRIVAL, feed, store_counters};
+use keepstate_engine::host::Way;
 use keepstate_engine::process::{Arrival, Path};
 use keepstate_engine::settings::{SETTING_ACCOUNTING, SETTING_TCP_BE_LIBERAL, Settings};
 use keepstate_engine::time::Tick;
@@ -35,9 +41,11 @@ use keepstate_policy::model::{Counters, Interface, Table, Target};
 use keepstate_policy::{Compiled, FileKind, Policy, compile, parse_rules};
 use keepstate_sim::locals::Locals;
 use keepstate_sim::plane::Plane;
+use keepstate_sim::routes::KnownRoute;
 use keepstate_sim::traffic::{Mood, Random, Traffic};
 use keepstate_testkit::{Namespace, programs_or_skip, root_or_skip};
 use loaded::loaded;
+use random_rarities::Rarities;
 use random_rules::ruleset;
 
 const FLOWS_MAX: u32 = 1024;
@@ -112,6 +120,7 @@ fn random_rulesets_give_every_packet_the_verdict_that_linux_gives_it() {
         "ip6tables",
         "nft",
         "conntrack",
+        "ipset",
         "python3",
         "nsenter",
     ];
@@ -192,17 +201,56 @@ fn cases(seed: u64) -> Vec<Case> {
         Mood::Hostile
     };
     let mut random = Random::new(seed);
+    let mut rarities = Rarities::new(Family::V4, seed);
     let mut cases = Vec::new();
     for timed in Traffic::new(seed, mood) {
-        let number = cases.len() as u32 + 1;
-        if let Some(case) = case(timed.ip, number, &mut random, is_liberal(seed)) {
-            cases.push(case);
-        }
-        if cases.len() == PACKETS {
+        if cases.len() >= PACKETS {
             break;
         }
+        let number = cases.len() as u32 + 1;
+        let Some(mut usual) = case(timed.ip, number, &mut random, is_liberal(seed)) else {
+            continue;
+        };
+        let odd = rarities.as_mut();
+        let odd = odd.and_then(|rarities| rarities.is_odd().then_some(rarities));
+        let Some(rarities) = odd else {
+            cases.push(usual);
+            continue;
+        };
+        let beside = message_beside(&usual, rarities);
+        if usual.ip[0] >> 4 == 6 {
+            extend(&mut usual.ip, rarities);
+        }
+        cases.push(usual);
+        cases.extend(case(beside, number + 1, &mut random, is_liberal(seed)));
     }
     cases
+}
+
+/// A packet of another protocol between the same hosts.
+fn message_beside(case: &Case, rarities: &mut Rarities) -> Vec<u8> {
+    let (protocol, message) = rarities.message();
+    let is_v4 = case.ip[0] >> 4 == 4;
+    let header = if is_v4 { 20 } else { 40 };
+    let mut ip = [&case.ip[..header], &message].concat();
+    let (place, length) = if is_v4 { (9, 2) } else { (6, 4) };
+    let counted = if is_v4 { ip.len() } else { message.len() };
+    ip[place] = protocol;
+    ip[length..length + 2].copy_from_slice(&(counted as u16).to_be_bytes());
+    if is_v4 {
+        ip[10..12].copy_from_slice(&[0, 0]);
+        let sum = sum(&ip[..header]);
+        ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+    ip
+}
+
+/// Puts an IPv6 header of options, hop-by-hop or for the destination, before all others.
+fn extend(ip: &mut Vec<u8>, rarities: &mut Rarities) {
+    let next = std::mem::replace(&mut ip[6], rarities.options());
+    ip.splice(40..40, [next, 0, 1, 4, 0, 0, 0, 0]);
+    let length = (ip.len() - 40) as u16;
+    ip[4..6].copy_from_slice(&length.to_be_bytes());
 }
 
 /// Gives a packet its number, a class and some hops; `None` for one that both judge otherwise by intent, or that cannot be sent.
@@ -275,8 +323,8 @@ fn differs_by_intent(ip: &[u8], is_v4: bool, is_liberal: bool) -> bool {
             !is_liberal && rest[17] == 6
         }
         58 if rest.len() > 14 && rest[0] < 128 => !is_liberal && rest[14] == 6,
-        // What proves an association, and is counted, differs.
-        132 => true,
+        // What proves an association, and is counted, differs; not where there is none.
+        132 => rest.get(16..20) != Some(&random_rarities::TAG),
         // Messages that end within their header.
         1 | 58 | 17 | 136 => rest.len() < 8,
         6 => !(20..=rest.len()).contains(&(usize::from(*rest.get(12).unwrap_or(&0) >> 4) * 4)),
@@ -299,14 +347,23 @@ fn judge(texts: &[String; 2], cases: &[Case], is_liberal: bool) -> (BTreeSet<u32
     for (text, family) in texts.iter().zip([Family::V4, Family::V6]) {
         policy.merge(parse(text, family));
     }
-    let compiled = compile(&policy).expect("the rules compile");
+    let mut compiled = compile(&policy).expect("the rules compile");
+    compiled
+        .number_sets(sets::number)
+        .expect("all sets are known");
     let settings = settings(is_liberal);
     let memory = OwnedTable::new(settings.buckets, Accounting::Yes)
         .with_conditions(compiled.conditions.len())
+        .with_sets(sets::BUCKETS)
         .with_meters()
         .with_helpers()
         .with_answers();
+    sets::define(&memory.as_slices(), &settings);
     let mut plane = Plane::new(memory.as_slices(), settings, loaded(&compiled), ());
+    let now = std::time::UNIX_EPOCH.elapsed().expect("it is after 1970");
+    plane.set_wall_clock(now.as_nanos() as u64);
+    plane.routes = Some(known_routes());
+    plane.interface = RECEIVER;
     plane.locals = Locals::new(
         OWN.map(|address| address.parse().expect("an address"))
             .to_vec(),
@@ -345,10 +402,46 @@ fn judge(texts: &[String; 2], cases: &[Case], is_liberal: bool) -> (BTreeSet<u32
 fn settings(is_liberal: bool) -> Settings {
     let mut settings = beside_linux::settings(FLOWS_MAX);
     settings.flags |= SETTING_ACCOUNTING;
+    settings.sets.buckets = sets::BUCKETS;
     if is_liberal {
         settings.flags |= SETTING_TCP_BE_LIBERAL;
     }
     settings
+}
+
+/// Numbers of devices, for the native plane.
+const RECEIVER: u32 = 7;
+const NOWHERE: u32 = 8;
+
+/// Everybody is behind `nowhere`, and the host has its own addresses.
+fn known_routes() -> Vec<KnownRoute> {
+    let route = |family, network, bits, kind| {
+        let mut interfaces = [0; _];
+        interfaces[0] = NOWHERE;
+        KnownRoute {
+            family,
+            network,
+            bits,
+            way: Way { kind, interfaces },
+        }
+    };
+    let own_v6 = u128::from_be_bytes(OWN_V6);
+    vec![
+        route(Family::V4, [0; 4], 0, Way::ROUTE),
+        route(Family::V6, [0; 4], 0, Way::ROUTE),
+        route(
+            Family::V4,
+            [u32::from_be_bytes(OWN_V4), 0, 0, 0],
+            32,
+            Way::LOCAL,
+        ),
+        route(
+            Family::V6,
+            [96, 64, 32, 0].map(|shift| (own_v6 >> shift) as u32),
+            128,
+            Way::LOCAL,
+        ),
+    ]
 }
 
 fn bits(compiled: &Compiled, name: &str) -> u64 {
@@ -403,6 +496,7 @@ impl Linux {
             namespace.sysctl(name, value);
         }
         feed(namespace.command("nft").args(["-f", "-"]), SEEN);
+        feed(namespace.command("ipset").arg("restore"), &sets::script());
         let mut player = namespace
             .command("python3")
             .args(["-c", PLAY])
@@ -442,6 +536,12 @@ impl Linux {
             }
         }
         self.namespace.run("conntrack", &["-F"]);
+        self.namespace.run("ipset", &["flush"]);
+        let restore = ["-exist", "restore"];
+        feed(
+            self.namespace.command("ipset").args(restore),
+            &sets::script(),
+        );
         for set in ["v4", "v6"] {
             self.namespace
                 .run("nft", &["flush", "set", "inet", "seen", set]);

@@ -3,6 +3,7 @@
 use crate::checks::Look;
 use crate::facts::{Action, Facts, Module};
 use crate::finding::{Code, Finding, Severity};
+use crate::region::Region;
 use keepstate_engine::limits::ANSWERS_PER_SECOND;
 use keepstate_engine::tuple::Family;
 use keepstate_engine::verdict::State;
@@ -92,20 +93,15 @@ fn bypassed(look: &Look<'_>, chain: &str, index: usize, rule: &Facts, findings: 
     let Some(limit) = rule.limit().filter(refuses_excess) else {
         return;
     };
-    let new = State::New.bit();
-    let before = look.facts(chain).iter().take(index);
-    let earlier = before.enumerate().find(|(_, earlier)| {
-        earlier.action == Action::Accept
-            && earlier.limit().is_none()
-            && earlier.region.states & rule.region.states & new != 0
-            && !earlier.region.is_loopback()
-            && !earlier.region.holds(&rule.region)
-            && rule
-                .region
-                .holds_but_for_addresses_and_states(&earlier.region)
-            && earlier.region.meet(&rule.region).is_some()
+    let ways = ways_to(look, chain, index, rule);
+    let earlier = ways.iter().find_map(|way| {
+        let before = look.facts(way.chain).iter().take(way.index);
+        let earlier = before
+            .enumerate()
+            .find(|(_, earlier)| lets_pass(earlier, &way.region));
+        earlier.map(|(at, _)| (way.chain, at))
     });
-    let Some((earlier, _)) = earlier else {
+    let Some((place, earlier)) = earlier else {
         return;
     };
     let message = format!(
@@ -115,10 +111,56 @@ fn bypassed(look: &Look<'_>, chain: &str, index: usize, rule: &Facts, findings: 
     let location = look.location(chain, index);
     let mut finding = look.finding(Code::LimitBypassed, Severity::Warning, message, location);
     let label = "this rule accepts new connections without it".to_owned();
-    finding.related.push((label, look.location(chain, earlier)));
+    finding.related.push((label, look.location(place, earlier)));
     finding.help = Some("put the limit first, unless these senders are to go without".into());
-    finding.fix = look.moved_before(chain, index, earlier);
+    if place == chain {
+        finding.fix = look.moved_before(chain, index, earlier);
+    }
     findings.push(finding);
+}
+
+/// How packets come to a rule: past those before this place.
+struct Way<'a> {
+    chain: &'a str,
+    index: usize,
+    region: Region,
+}
+
+/// By its own chain, and by the rules that lead there.
+fn ways_to<'a>(look: &'a Look<'_>, chain: &'a str, index: usize, rule: &Facts) -> Vec<Way<'a>> {
+    let region = rule.region.clone();
+    let mut ways = vec![Way {
+        chain,
+        index,
+        region,
+    }];
+    for from in look.table.chain_names() {
+        for (index, facts) in look.facts(from).iter().enumerate() {
+            let leads = matches!(&facts.action, Action::Jump(to) | Action::Goto(to) if to == chain);
+            let region = leads.then(|| facts.region.meet(&rule.region)).flatten();
+            ways.extend(region.map(|region| Way {
+                chain: from,
+                index,
+                region,
+            }));
+        }
+    }
+    ways
+}
+
+/// Whether a rule accepts some new connections of the region, and was meant for no other ones, or accepts all of them.
+fn lets_pass(earlier: &Facts, region: &Region) -> bool {
+    let new = State::New.bit();
+    let mut begun = region.clone();
+    begun.states &= new;
+    earlier.action == Action::Accept
+        && earlier.limit().is_none()
+        && earlier.region.states & begun.states != 0
+        && !earlier.region.is_loopback()
+        && !earlier.region.holds(region)
+        && (region.holds_but_for_addresses_and_states(&earlier.region)
+            || (earlier.exact && earlier.region.holds(&begun)))
+        && earlier.region.meet(region).is_some()
 }
 
 fn hit_count(
@@ -146,19 +188,20 @@ fn hit_count(
 }
 
 /// Words of comments that promise to count each sender by itself.
-const EACH_SENDER: [&str; 11] = [
-    "per ip",
-    "per-ip",
-    "each ip",
-    "every ip",
-    "per source",
-    "per host",
-    "per client",
-    "per address",
-    "单ip",
-    "每个ip",
-    "单个ip",
-];
+const EACH: [&str; 6] = ["per", "each", "every", "one", "single", "same"];
+const SENDER: [&str; 6] = ["ip", "source", "host", "client", "address", "sender"];
+const EACH_SENDER: [&str; 3] = ["单ip", "每个ip", "单个ip"];
+
+/// The words in a comment of small letters that promise it.
+fn promise(comment: &str) -> Option<String> {
+    let words: Vec<&str> = comment
+        .split(|letter: char| letter.is_whitespace() || "-,.;:()\"".contains(letter))
+        .collect();
+    let promises = |pair: &&[&str]| EACH.contains(&pair[0]) && SENDER.contains(&pair[1]);
+    let in_words = words.windows(2).find(promises).map(|pair| pair.join(" "));
+    let others = EACH_SENDER.iter().find(|words| comment.contains(**words));
+    in_words.or_else(|| others.map(|words| (*words).to_owned()))
+}
 
 fn mask_comment(
     look: &Look<'_>,
@@ -183,11 +226,10 @@ fn mask_comment(
         rule.comment().map(str::to_lowercase),
         comment_above(look, &location),
     ];
-    let promise = comments.into_iter().flatten().find_map(|comment| {
-        EACH_SENDER
-            .into_iter()
-            .find(|words| comment.contains(words))
-    });
+    let promise = comments
+        .iter()
+        .flatten()
+        .find_map(|comment| promise(comment));
     let Some(promise) = promise else {
         return;
     };

@@ -118,7 +118,9 @@ fn refused(
                 && !rule.region.is_loopback()
                 && rule.region.meet(region).is_some()
         });
-        accepts || policy == Some(ChainPolicy::Accept)
+        // A host that says nothing of what it forwards is no router.
+        let is_meant = *chain != &"FORWARD" || !filter.facts(chain).is_empty();
+        accepts || (is_meant && policy == Some(ChainPolicy::Accept))
     };
     if judges.iter().any(|chain| passes(&chain)) {
         return;

@@ -10,9 +10,23 @@ use crate::facts::{Action, Facts};
 use crate::finding::{Code, Finding, Location, Severity};
 
 const TCP: u8 = 6;
+const ICMPV6: u8 = 58;
+
+/// Types of ICMPv6 by which routers and neighbours find each other, as rules name them.
+const NEIGHBOURS: [&str; 8] = [
+    "135",
+    "136",
+    "135/0",
+    "136/0",
+    "neighbour-solicitation",
+    "neighbor-solicitation",
+    "neighbour-advertisement",
+    "neighbor-advertisement",
+];
 
 pub(super) fn check_family(filter: &Look<'_>, findings: &mut Vec<Finding>) {
     lock_out(filter, findings);
+    neighbours(filter, findings);
     for chain in ["INPUT", "FORWARD"] {
         filters_nothing(filter, chain, findings);
     }
@@ -24,17 +38,61 @@ fn lets_in(table: &Table) -> bool {
         return true;
     };
     let input = table.builtin(hook);
-    let lets_in = |rule: &Facts| {
-        let leads = matches!(
-            rule.action,
-            Action::Accept | Action::Jump(_) | Action::Goto(_)
-        );
-        leads
-            && !rule.region.is_loopback()
-            && rule.region.has_protocol(TCP)
-            && rule.region.states & State::New.bit() != 0
+    for rule in input.rules.iter().map(Facts::of) {
+        let is_new = rule.region.has_protocol(TCP) && rule.region.states & State::New.bit() != 0;
+        if is_new && leads(&rule) {
+            return true;
+        }
+        // What comes behind it is for nobody.
+        if rule.action == Action::Refuse && rule.exact && rule.region.is_of_states_alone() && is_new
+        {
+            return false;
+        }
+    }
+    input.policy == ChainPolicy::Accept
+}
+
+/// Whether a rule lets something of strangers pass, or leads to where that may be.
+fn leads(rule: &Facts) -> bool {
+    let leads = matches!(
+        rule.action,
+        Action::Accept | Action::Jump(_) | Action::Goto(_)
+    );
+    leads && !rule.region.is_loopback()
+}
+
+/// Of IPv6, without which no host finds this one.
+fn neighbours(filter: &Look<'_>, findings: &mut Vec<Finding>) {
+    let hook = filter.table.hook_named("INPUT");
+    let Some(hook) = hook.filter(|_| filter.family == Family::V6) else {
+        return;
     };
-    input.policy == ChainPolicy::Accept || input.rules.iter().map(Facts::of).any(|it| lets_in(&it))
+    let accepts = |rule: &Facts| {
+        let types = rule.module("icmp6").and_then(|module| module.words.last());
+        let is_meant = types.is_none_or(|name| NEIGHBOURS.contains(&name.as_str()));
+        let is_untracked = rule.region.states & State::Untracked.bit() != 0;
+        leads(rule) && is_meant && is_untracked && rule.region.has_protocol(ICMPV6)
+    };
+    let is_open = filter.table.builtin(hook).policy == ChainPolicy::Accept;
+    if is_open || filter.facts("INPUT").iter().any(accepts) {
+        return;
+    }
+    let message =
+        "INPUT drops what IPv6 finds its neighbours by: a minute later nobody reaches this host"
+            .to_owned();
+    let location = filter.location_of_chain("INPUT");
+    let mut finding = filter.finding(
+        Code::NeighboursRefused,
+        Severity::Warning,
+        message,
+        location,
+    );
+    finding.help = Some(
+        "such packets are in no flow: `-A INPUT -p ipv6-icmp -m conntrack --ctstate UNTRACKED -j ACCEPT'".into(),
+    );
+    let words = "-I INPUT 1 -p ipv6-icmp -m conntrack --ctstate UNTRACKED -j ACCEPT";
+    finding.fix = vec![filter.command(&words.split(' ').collect::<Vec<_>>())];
+    findings.push(finding);
 }
 
 /// The families together leave no way in: an administrator needs but one.

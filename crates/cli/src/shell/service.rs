@@ -1,5 +1,6 @@
 //! `service iptables save`, as scripts for Red Hat's systems have it.
 
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
 use super::mounts::REAL_SERVICE;
@@ -33,7 +34,8 @@ pub(crate) fn run(arguments: &[String]) -> ExitCode {
         }
         (words, Ok(program)) => {
             let mut command = Command::new(program);
-            command.args(words);
+            // Laid over the system's `service', this program's path is that one's.
+            command.arg0("keepstate").args(words);
             if let Ok(instance) = std::env::var("KEEPSTATE_INSTANCE") {
                 command.args(["--instance", &instance]);
             }

@@ -129,6 +129,33 @@ fn rules_that_cut_off_their_operator_are_refused() {
     );
     assert!(refused.contains("nothing was changed"), "{refused}");
     assert!(bench.answers(), "the rules are in force all the same");
+    // What is in a set counts, by the list that names it too.
+    let by_set = bench.file(
+        "by-set",
+        "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -m set --match-set all src -j DROP\nCOMMIT\n",
+    );
+    let set = |words: &str| {
+        let words: Vec<&str> = ["set"].into_iter().chain(words.split(' ')).collect();
+        assert_eq!(bench.keepstate_plain(&words).code, 0, "{words:?}");
+    };
+    set("create bad hash:net");
+    set("create all list:set");
+    set("add all bad");
+    set("add bad 10.9.1.0/24");
+    let taken = order(&format!("apply {by_set}"));
+    assert!(
+        taken.starts_with("0 ") && !taken.contains("connection"),
+        "{taken}"
+    );
+    set("add bad 10.9.0.0/24");
+    assert!(!bench.answers(), "the set does not count");
+    set("del bad 10.9.0.0/24");
+    let open = bench.file("open", OPEN);
+    assert!(order(&format!("apply {open}")).starts_with("0 "));
+    set("add bad 10.9.0.0/24");
+    let refused = order(&format!("apply {by_set}"));
+    assert!(refused.starts_with("1 "), "{refused}");
+    assert!(refused.contains("--match-set all src -j DROP"), "{refused}");
     // What keeps the connection is taken, with a warning that it is the last one.
     let narrowed = order(&format!("apply {narrow}"));
     assert!(narrowed.starts_with("0 "), "{narrowed}");

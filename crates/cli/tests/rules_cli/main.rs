@@ -6,6 +6,7 @@ mod hosts;
 mod iptables;
 mod manual;
 mod offline;
+mod scanned;
 mod shell;
 mod sources;
 mod targets;

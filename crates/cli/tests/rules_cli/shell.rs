@@ -155,3 +155,40 @@ fn programs_and_files_are_keepstates_and_the_hosts_are_left_alone() {
     );
     assert!(said.contains("script.sh: 1: echo:"), "{said}");
 }
+
+/// Written here in the shapes that scripts of others have; with how many rules of IPv4 they make, and the last line that they say.
+const SCRIPTS: [(&str, usize, &str); 6] = [
+    ("functions.sh", 11, "3"),
+    ("here-document.sh", 11, "present"),
+    ("ensure.sh", 0, "3"),
+    ("called.py", 6, "10"),
+    ("old-style.sh", 7, "7"),
+    ("services.sh", 6, "3"),
+];
+
+#[test]
+fn scripts_of_others_run_unmodified() {
+    const NAME: &str = "scripts_of_others_run_unmodified";
+    let Some(bench) = bench(NAME, "scripts") else {
+        return;
+    };
+    let before = host(&bench);
+    for (name, rules, last) in SCRIPTS {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let path = path.join("tests/rules_cli/scripts").join(name);
+        let script = std::fs::read_to_string(path).expect("the script is there");
+        let said = succeeds(&bench, &script);
+        assert_eq!(said.lines().last(), Some(last), "{name}: {said}");
+        let saved = bench.ours(&["iptables-save"], "").stdout;
+        let count = saved.lines().filter(|line| line.starts_with("-A ")).count();
+        assert_eq!(count, rules, "{name}: {saved}");
+        succeeds(
+            &bench,
+            "for t in mangle filter; do iptables -t $t -F; iptables -t $t -X; done\n\
+             iptables -P INPUT ACCEPT; iptables -P FORWARD ACCEPT",
+        );
+    }
+    let kept = std::fs::read_to_string(bench.directory.join("etc/rules.v4")).expect("saved");
+    assert!(kept.contains("--connlimit-above 10"), "{kept}");
+    assert_eq!(host(&bench), before, "the host is another one");
+}

@@ -1,6 +1,6 @@
 //! Matches on marks, counters and helper of a flow.
 
-use keepstate_engine::condition::{flow_counted, kind};
+use keepstate_engine::condition::{flag, flow_counted, kind};
 use keepstate_engine::helper;
 
 use super::{Context, Extension, Form, Lowered, Module, OptionSpec, Value, not, value};
@@ -151,7 +151,12 @@ pub(super) static HELPER: Module = Module::new(
                 (_, Some(helper)) => helper.number.into(),
                 (_, None) => NO_HELPER,
             };
-            lowered.ask_packet(kind::FLOW_HELPER, not(given.negated), &[number]);
+            // What has no flow has no helper: `!' holds of it.
+            let flags = match given.negated {
+                true => flag::NOT | flag::WITH_STATE,
+                false => 0,
+            };
+            lowered.ask_packet(kind::FLOW_HELPER, flags, &[number]);
         }
     },
 );

@@ -3,6 +3,8 @@
 use keepstate_engine::tuple::Family;
 use keepstate_sim::traffic::Random;
 
+use crate::random_rarities::Rarities;
+
 /// Chains of one's own in each table.
 const CHAINS: u64 = 4;
 
@@ -13,6 +15,7 @@ pub(crate) fn ruleset(family: Family, seed: u64) -> String {
         family,
         seed,
         serial: 0,
+        rarities: Rarities::new(family, seed),
     };
     let tables: [(&str, &[&str]); 3] = [
         ("raw", &["PREROUTING", "OUTPUT"]),
@@ -33,6 +36,7 @@ struct Writer {
     family: Family,
     seed: u64,
     serial: u32,
+    rarities: Option<Rarities>,
 }
 
 impl Writer {
@@ -72,7 +76,13 @@ impl Writer {
         for _ in 0..self.random.below(3) {
             rule += &self.extension(table, chain);
         }
-        rule + &self.target(table, chain, first)
+        let target = self.target(table, chain, first);
+        let Some(rarities) = &mut self.rarities else {
+            return rule + &target;
+        };
+        let protocol = named_protocol(&rule).to_owned();
+        rule += &rarities.matches(table, chain, &protocol);
+        rule + &rarities.target(table, chain, &protocol).unwrap_or(target)
     }
 
     fn one(&mut self, choices: &[&str]) -> String {
@@ -465,5 +475,14 @@ impl Writer {
             Family::V4 => self.one(&["", " --reject-with icmp-host-prohibited"]),
             Family::V6 => self.one(&["", " --reject-with icmp6-adm-prohibited"]),
         }
+    }
+}
+
+/// The protocol that a rule is for; `!` where it is for all others.
+fn named_protocol(rule: &str) -> &str {
+    match rule.split_once(" -p ") {
+        Some((before, _)) if before.ends_with('!') => "!",
+        Some((_, after)) => after.split(' ').next().unwrap_or_default(),
+        None => "",
     }
 }

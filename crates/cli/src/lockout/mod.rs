@@ -1,14 +1,16 @@
 //! Whether rules would cut the connection over which an operator gives them.
 //!
 //! The connections looked at are those of the processes that this one descends from (sshd, for one),
-//! and the one that `SSH_CONNECTION` names. The next packet of each, in both directions, is judged by
-//! the rules in force and by the new ones, with the record that its flow has now.
+//! and the one that `SSH_CONNECTION` names; where none of them is open, those of each sshd. The next packet of each, in
+//! both directions, is judged by the rules in force and by the new ones, with the record that its flow has now and with
+//! what is in their sets.
 
-use std::collections::BTreeSet;
+mod operator;
+mod sets;
+
 use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
 
 use keepstate_api::{Client, Reply, Request, RuleFamily, RuleFile, Running};
 use keepstate_engine::time::Tick;
@@ -21,11 +23,10 @@ use keepstate_sim::locals::Locals;
 use keepstate_sim::replay::Options;
 
 use crate::commands::explain::running::{addresses_of_this_host, known, query, settings};
-use crate::rules::{interface_bits, loaded, warn_of_sets};
+use crate::rules::{interface_bits, loaded};
 use crate::running::{policy_of, unexpected};
-
-/// Generations that are looked at; a shell in a shell in a terminal multiplexer has some ten.
-const ANCESTORS_MAX: usize = 64;
+use operator::own_connections;
+use sets::KnownSets;
 
 /// A connection between this host and the operator's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +49,8 @@ pub(crate) enum What {
     Connection,
     /// One that would be made after it.
     NextConnection,
+    /// What the other end is asked for before its packets can come, with IPv6.
+    Neighbours,
 }
 
 impl fmt::Display for Cut {
@@ -57,6 +60,10 @@ impl fmt::Display for Cut {
             What::Connection => format!("your connection from {peer} to {local} would be cut"),
             What::NextConnection => format!(
                 "your connection from {peer} to {local} would live on, but no other could be made"
+            ),
+            What::Neighbours => format!(
+                "your connection from {peer} to {local} would live as long as its neighbours are known: they could not \
+                 find this host again (accept `-p ipv6-icmp -m conntrack --ctstate UNTRACKED')"
             ),
         };
         write!(f, "{what}: {}", self.rule)
@@ -84,7 +91,8 @@ pub(crate) fn cuts(client: &mut Client, files: &[RuleFile]) -> anyhow::Result<Ve
         let Some(candidate) = candidate(&current, files) else {
             return Ok(cuts);
         };
-        way.judge(&running, [&current, &candidate], &mut cuts)?;
+        let known = &mut KnownSets::of(client);
+        way.judge(known, &running, [&current, &candidate], &mut cuts)?;
     }
     Ok(cuts)
 }
@@ -144,36 +152,53 @@ impl Way {
         words.parse().ok()
     }
 
+    /// The next packets, and what they are about.
+    fn packets(&self, is_known: bool) -> Vec<(Expression, What)> {
+        // Without flags of its own a segment takes what fits its flow.
+        let flags = if is_known { "" } else { "ack" };
+        let packets = [
+            (self.inward(flags), What::Connection),
+            (self.outward(flags), What::Connection),
+            (self.inward("syn"), What::NextConnection),
+            (self.solicitation(), What::Neighbours),
+        ];
+        let packets = packets.into_iter();
+        packets
+            .filter_map(|(packet, what)| Some((packet?, what)))
+            .collect()
+    }
+
+    /// How a router, or the operator's own host, looks for this one.
+    fn solicitation(&self) -> Option<Expression> {
+        let IpAddr::V6(local) = self.connection.local.ip() else {
+            return None;
+        };
+        let interface = self.interface.as_ref();
+        let interface = interface.map(|name| format!(" in {name}"));
+        let words = format!(
+            "icmpv6 fe80::1 > {local} type 135{}",
+            interface.unwrap_or_default()
+        );
+        words.parse().ok()
+    }
+
     fn judge(
         &self,
+        known_sets: &mut KnownSets<'_>,
         running: &Running,
         policies: [&Policy; 2],
         cuts: &mut Vec<Cut>,
     ) -> anyhow::Result<()> {
-        for policy in policies {
-            let compiled = compile(policy)?;
-            if !compiled.sets.is_empty() {
-                // What is in them is not at hand here.
-                warn_of_sets(&compiled);
-                eprintln!("keepstate: whether the rules cut this connection was not looked at");
-                return Ok(());
-            }
-        }
         let locals = Locals::new(addresses_of_this_host()?);
-        // Without flags of its own a segment takes what fits its flow.
-        let flags = if running.record.is_some() { "" } else { "ack" };
-        for (expression, what) in [
-            (self.inward(flags), What::Connection),
-            (self.outward(flags), What::Connection),
-            (self.inward("syn"), What::NextConnection),
-        ] {
-            let Some(expression) = expression else {
-                continue;
+        let compiled = [compile(policies[0])?, compile(policies[1])?];
+        for (expression, what) in self.packets(running.record.is_some()) {
+            let ends = match expression.out_interface {
+                Some(_) => [self.connection.local, self.connection.peer],
+                None => [self.connection.peer, self.connection.local],
             };
-            let with_record = what == What::Connection;
             let mut verdicts = Vec::new();
-            for policy in policies {
-                let compiled = compile(policy)?;
+            for compiled in &compiled {
+                let compiled = known_sets.settle(compiled, ends)?;
                 let bits = |name: &Option<String>| interface_bits(Some(&compiled), name.as_deref());
                 let options = Options {
                     policy: loaded(Some(&compiled)),
@@ -185,9 +210,9 @@ impl Way {
                 let circumstances = Circumstances {
                     settings: settings(running, options.settings()),
                     now: Tick(running.now),
-                    flows: match with_record {
-                        true => running.record.iter().map(known).collect(),
-                        false => Vec::new(),
+                    flows: match what {
+                        What::Connection => running.record.iter().map(known).collect(),
+                        What::NextConnection | What::Neighbours => Vec::new(),
                     },
                     // What bans and limits say is the same under both.
                     senders: Vec::new(),
@@ -214,112 +239,6 @@ impl Way {
         }
         Ok(())
     }
-}
-
-/// Connections that this process or one that it descends from works over.
-fn own_connections() -> BTreeSet<Connection> {
-    let mut found = BTreeSet::new();
-    found.extend(
-        std::env::var("SSH_CONNECTION")
-            .ok()
-            .and_then(|it| named(&it)),
-    );
-    let own_namespace = fs::read_link("/proc/self/ns/net").ok();
-    let mut process = std::process::id();
-    for _ in 0..ANCESTORS_MAX {
-        let directory = format!("/proc/{process}");
-        let directory = Path::new(&directory);
-        // Taken from the environment where sudo has dropped it.
-        let environment = fs::read(directory.join("environ")).unwrap_or_default();
-        let ssh = environment
-            .split(|byte| *byte == 0)
-            .find_map(|variable| variable.strip_prefix(b"SSH_CONNECTION="));
-        found.extend(ssh.and_then(|it| named(&String::from_utf8_lossy(it))));
-        if fs::read_link(directory.join("ns/net")).ok() == own_namespace {
-            found.extend(sockets_of(directory));
-        }
-        let Some(parent) = parent_of(directory) else {
-            break;
-        };
-        process = parent;
-    }
-    found
-}
-
-/// `PEER PORT LOCAL PORT`, as sshd says it.
-fn named(variable: &str) -> Option<Connection> {
-    let words: Vec<&str> = variable.split_whitespace().collect();
-    let [peer, peer_port, local, local_port] = words.as_slice() else {
-        return None;
-    };
-    Some(Connection {
-        peer: SocketAddr::new(peer.parse().ok()?, peer_port.parse().ok()?),
-        local: SocketAddr::new(local.parse().ok()?, local_port.parse().ok()?),
-    })
-}
-
-/// The field after the name of the program, which may have any characters, and the state.
-fn parent_of(process: &Path) -> Option<u32> {
-    let stat = fs::read_to_string(process.join("stat")).ok()?;
-    let (_, rest) = stat.rsplit_once(')')?;
-    let parent = rest.split_whitespace().nth(1)?.parse().ok()?;
-    (parent > 1).then_some(parent)
-}
-
-/// The TCP connections that a process has open.
-fn sockets_of(process: &Path) -> Vec<Connection> {
-    let descriptors = fs::read_dir(process.join("fd"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    let links = descriptors.filter_map(|entry| fs::read_link(entry.path()).ok());
-    let inodes: BTreeSet<String> = links
-        .filter_map(|link| {
-            let link = link.to_string_lossy().into_owned();
-            let inode = link.strip_prefix("socket:[")?.strip_suffix(']')?;
-            Some(inode.to_owned())
-        })
-        .collect();
-    if inodes.is_empty() {
-        return Vec::new();
-    }
-    let tables = ["net/tcp", "net/tcp6"].map(|name| fs::read_to_string(process.join(name)));
-    let lines = tables.iter().flatten().flat_map(|table| table.lines());
-    lines
-        .filter_map(|line| connection_of(line, &inodes))
-        .collect()
-}
-
-/// A line of `/proc/net/tcp`: number, local, remote, state, six more, inode. 01 is ESTABLISHED.
-fn connection_of(line: &str, inodes: &BTreeSet<String>) -> Option<Connection> {
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let (local, peer) = (words.get(1)?, words.get(2)?);
-    let is_ours = *words.get(3)? == "01" && inodes.contains(*words.get(9)?);
-    is_ours.then_some(())?;
-    Some(Connection {
-        peer: hexadecimal(peer)?,
-        local: hexadecimal(local)?,
-    })
-}
-
-/// Words of 32 bits as they lie in memory, and the port.
-fn hexadecimal(text: &str) -> Option<SocketAddr> {
-    let (address, port) = text.split_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    let words: Option<Vec<u8>> = (0..address.len() / 8)
-        .map(|index| {
-            let word = u32::from_str_radix(address.get(index * 8..index * 8 + 8)?, 16).ok()?;
-            Some(word.to_ne_bytes())
-        })
-        .collect::<Option<Vec<_>>>()
-        .map(|words| words.concat());
-    let bytes = words?;
-    let ip = match bytes.len() {
-        4 => IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?),
-        16 => Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).to_canonical(),
-        _ => return None,
-    };
-    Some(SocketAddr::new(ip, port))
 }
 
 /// The interface that the main table sends packets to an address by.
@@ -367,38 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sshd_names_connections() {
-        let connection = named("192.0.2.7 50022 10.0.0.1 22").unwrap();
-        assert_eq!(connection.peer, "192.0.2.7:50022".parse().unwrap());
-        assert_eq!(connection.local, "10.0.0.1:22".parse().unwrap());
-        assert_eq!(
-            named("2001:db8::7 1 2001:db8::1 22").unwrap().local.port(),
-            22
-        );
-        for wrong in [
-            "",
-            "x",
-            "192.0.2.7 50022 10.0.0.1",
-            "192.0.2.7 x 10.0.0.1 22",
-        ] {
-            assert_eq!(named(wrong), None, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn the_kernels_tables_are_read() {
-        assert_eq!(
-            hexadecimal("0100007F:0016"),
-            Some("127.0.0.1:22".parse().unwrap())
-        );
-        let mapped = "0000000000000000FFFF00000100000A:0050";
-        assert_eq!(hexadecimal(mapped), Some("10.0.0.1:80".parse().unwrap()));
-        let line = "   0: 0100000A:0016 0700000A:C350 01 00000000:00000000 00:00000000 00000000     0        0 4711 1";
-        let inodes = BTreeSet::from(["4711".to_owned()]);
-        let connection = connection_of(line, &inodes).unwrap();
-        assert_eq!(connection.peer, "10.0.0.7:50000".parse().unwrap());
-        assert_eq!(connection_of(line, &BTreeSet::new()), None);
-
+    fn routes_are_read() {
         let table = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\n\
                      eth0\t00000000\t0100000A\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
                      eth1\t0002A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
