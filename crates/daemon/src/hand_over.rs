@@ -18,8 +18,8 @@
 //!
 //! # Races, and the worst that each can do
 //!
-//! * **A packet changes a record that is on its way.** Windows are learned anew from the next packet of each side, so
-//!   none is out of one. A state that changed is told again, and put right where no packet has met the new record yet.
+//! * **A packet changes a record that is on its way.** Windows are learned anew from the next packet of each side, and
+//!   lenient from then on, so none is out of one. A state that changed is told again, and put right where no packet has met the new record yet.
 //!   Handshakes wait until they are complete, [`HANDSHAKE_PATIENCE`] at most, and so do flows with a helper.
 //! * **A flow begins between the last look and the closing.** Its next packet may come before its record, and is then
 //!   judged as if it began a flow. It is a matter of milliseconds (with a million flows, of two tenths of a second), and of

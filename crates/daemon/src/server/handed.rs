@@ -1,7 +1,8 @@
 //! Flows on their way from one daemon to another whose maps have another layout, see [`crate::hand_over`].
 //!
 //! Windows are not handed over, but for their scale and options: while a record is on its way, packets move the
-//! ones that it had. The new record learns them from the next packet of each side, as one that was made by hand does.
+//! ones that it had. The new record learns them from the next packet of each side, and is lenient, as that of a connection
+//! which was picked up in its middle: what was in flight then may be more than those packets tell.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -14,7 +15,7 @@ use keepstate_engine::conntrack::{Tracker, half_open, orient};
 use keepstate_engine::helper;
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::policy::Assigned;
-use keepstate_engine::record::{ASSIGNED, FlowAssigned, Record, Warm};
+use keepstate_engine::record::{ASSIGNED, FlowAssigned, Record, WINDOW_LIBERAL, Warm};
 use keepstate_engine::synproxy;
 use keepstate_engine::table::{self, Displaced, Entry, Hash, Insert, NOT_COUNTED, Opening, Place};
 use keepstate_engine::time::Tick;
@@ -134,7 +135,7 @@ pub(super) fn take_in(shared: &Shared, handed: &Handed) -> Taken {
         .zip([&handed.flow.original, &handed.flow.reply])
     {
         if let Some(told) = told.window {
-            (own.scale, own.flags) = (told.scale, told.flags);
+            (own.scale, own.flags) = (told.scale, told.flags | WINDOW_LIBERAL);
         }
     }
     let assigned = assigned(handed, now);

@@ -160,7 +160,8 @@ pub(super) fn lease<M: FlowMemory>(
 
 /// What is known of a connection, to be [`put`] where another daemon has it. Not for packets.
 pub fn told<M: FlowMemory>(flows: &M, name: (u32, Family, u16)) -> Option<[u64; 2]> {
-    let words = find(flows, &mut Search::NOTHING, name)?;
+    let mut search = Search::NOTHING;
+    let words = find(flows, &mut search, name)?;
     Some([words.load(WORD_NUMBERS), words.load(WORD_AGREED)])
 }
 
@@ -171,7 +172,8 @@ pub fn put<M: FlowMemory>(
     place: Place,
     told: [u64; 2],
 ) -> bool {
-    lease(flows, &mut Search::NOTHING, name, place, (told, false))
+    let mut search = Search::NOTHING;
+    lease(flows, &mut search, name, place, (told, false))
 }
 
 /// A record was moved to another table.
