@@ -47,6 +47,35 @@ fn tree_is_tidy() {
 }
 
 /// Every file of the project, wherever version control is absent too.
+/// Links of the manual lead to its own pages: what is beside the book is not there once it is built.
+#[test]
+fn the_book_is_whole() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let book = root.join("docs/manual/src");
+    let summary = fs::read_to_string(book.join("SUMMARY.md")).unwrap();
+    let pages: Vec<&str> = links(&summary).collect();
+    assert!(pages.len() > 10, "{pages:?}");
+    for page in &pages {
+        let path = book.join(page);
+        let mut text = fs::read_to_string(&path).unwrap();
+        if let Some(rest) = text.strip_prefix("{{#include ") {
+            let included = book.join(rest.trim().trim_end_matches("}}"));
+            text = fs::read_to_string(included).unwrap();
+        }
+        for link in links(&text) {
+            let target = link.split('#').next().unwrap_or_default();
+            let is_there = target.is_empty() || target.contains("://") || pages.contains(&target);
+            assert!(is_there, "{page} links {link}, which is no page of the book");
+        }
+    }
+}
+
+/// Where the links of a text lead.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let ends = text.split("](").skip(1);
+    ends.filter_map(|rest| rest.split_once(')').map(|(link, _)| link))
+}
+
 fn files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)

@@ -108,6 +108,11 @@ impl Expectation {
         }
     }
 
+    /// Which bits of the source's address and of its port count.
+    pub fn masks(&self) -> (IpAddr, u16) {
+        (self.source().mask(), self.port_mask())
+    }
+
     const fn port_mask(&self) -> u16 {
         match self.source_port_mask {
             Some(mask) => mask,

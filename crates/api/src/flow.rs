@@ -69,6 +69,22 @@ pub struct Flow {
     pub labels: Vec<u16>,
 }
 
+/// A flow as one daemon hands it over to another. Fields may be added, and none changes its meaning: the two may be of
+/// different versions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handed {
+    pub flow: Flow,
+    /// Number of the timeout policy that a rule gave it, zero for none.
+    #[serde(skip_serializing_if = "is_none", default)]
+    pub timeout: u8,
+    /// Which events a rule lets be told of it; `None` for all.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub events: Option<u8>,
+    /// What SYNPROXY knows of a connection that it has opened: how far its numbers are shifted, and what was agreed on.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub synproxy: Option<[u64; 2]>,
+}
+
 /// One direction of a flow.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoints {
@@ -130,6 +146,14 @@ pub struct Window {
 )]
 const fn is_false(value: &bool) -> bool {
     !*value
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks for this form"
+)]
+const fn is_none(value: &u8) -> bool {
+    *value == 0
 }
 
 #[expect(

@@ -60,6 +60,16 @@ impl Instance {
         Path::new(PINS).join(&self.0)
     }
 
+    /// What an earlier daemon pinned, of another layout, while its flows are handed over. No instance has such a name.
+    pub fn pins_before(&self) -> PathBuf {
+        Path::new(PINS).join(format!("{}+before", self.0))
+    }
+
+    /// The program of the daemon that ran last: it can read what it pinned.
+    pub fn program(&self) -> PathBuf {
+        self.state_directory().join("program")
+    }
+
     /// Whether programs are pinned, which filter with a daemon or without. Who may not look is told of none.
     pub fn filters(&self) -> bool {
         std::fs::read_dir(self.pins()).is_ok_and(|mut pins| pins.next().is_some())

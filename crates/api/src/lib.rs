@@ -43,7 +43,7 @@ pub use self::filter::{
     prefix_mask,
 };
 pub use self::flow::{
-    Endpoints, Flow, Icmp, RawRecord, Window, engine_address, label_numbers, labels_of,
+    Endpoints, Flow, Handed, Icmp, RawRecord, Window, engine_address, label_numbers, labels_of,
 };
 pub use self::instance::{Instance, InstanceError};
 pub use self::message::{

@@ -9,7 +9,7 @@ use crate::edit::{FlowChange, NewExpectation, NewFlow, Unable};
 use crate::event::{Event, EventKinds};
 use crate::expectation::Expectation;
 use crate::filter::Filter;
-use crate::flow::{Flow, RawRecord};
+use crate::flow::{Flow, Handed, RawRecord};
 use crate::meter::{MeterEntry, MeterList, RecentChange};
 use crate::packet::{JudgedPacket, Packets};
 use crate::session::Session;
@@ -57,6 +57,10 @@ pub enum Request {
     Policy,
     /// Answered by any number of [`Reply::Flow`], then [`Reply::FlowsEnd`].
     Flows { filter: Filter },
+    /// Flows with all that a daemon of another layout takes over: those that were not told by this connection before,
+    /// or have changed in more than their windows, counters and time. Answered by any number of [`Reply::Handed`], then
+    /// [`Reply::FlowsEnd`].
+    HandOver,
     /// What stands out among the flows, at most [`SURVEY_COUNT_MAX`](crate::SURVEY_COUNT_MAX) of
     /// each kind. Answered by [`Reply::Survey`].
     Survey {
@@ -183,6 +187,7 @@ impl Request {
             Self::Status
             | Self::Policy
             | Self::Flows { .. }
+            | Self::HandOver
             | Self::Survey { .. }
             | Self::ReadOnly
             | Self::Session { .. }
@@ -314,6 +319,7 @@ pub enum Reply {
     Printed(Printed),
     Policy(PolicyText),
     Flow(Box<Flow>),
+    Handed(Box<Handed>),
     Survey(Box<Survey>),
     Expectation(Box<Expectation>),
     Banned(Banned),

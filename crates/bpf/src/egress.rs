@@ -10,7 +10,9 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use keepstate_engine::process::{Checksums, Path, Stage};
 use keepstate_engine::wire::Link;
-use keepstate_plane::{ANSWER_PRIORITY, WITNESS_STAGE};
+use keepstate_plane::{
+    ANSWER_PRIORITY, BEFORE_EGRESS_BARE, BEFORE_EGRESS_ETHERNET, BEFORE_INGRESS, WITNESS_STAGE,
+};
 
 use crate::host::{self, Context};
 use crate::judge::{self, Fate, Way, begin, proceed};
@@ -126,6 +128,23 @@ stages! {
     tc_synproxy Synproxy
     tc_translate Translate
     tc_refuse Refuse
+}
+
+/// In the place of *elsewhere* while flows are handed over from a load of another layout: the packet begins anew with
+/// the program of that load that hangs where it came.
+#[classifier]
+pub fn tc_before(context: TcContext) -> i32 {
+    let before = match judge::memory() {
+        Some(memory) => match (memory.arrival.path, memory.arrival.link) {
+            (Path::Ingress, _) => BEFORE_INGRESS,
+            (Path::Local, Link::Ethernet) => BEFORE_EGRESS_ETHERNET,
+            (Path::Local, _) => BEFORE_EGRESS_BARE,
+        },
+        None => return TC_NEXT,
+    };
+    // SAFETY: the array holds TC programs alone.
+    unsafe { maps::STAGES_TC.tail_call(&context, before) };
+    fate(judge::lost())
 }
 
 /// Hands over a packet whose way has ended.

@@ -311,6 +311,18 @@ fn replace_one(
     Ok(())
 }
 
+/// Puts loaded programs in the place of those whose attachments are pinned in another directory, as [`replace`], and
+/// takes the pins over. May be done again where it was interrupted.
+pub fn take_over(programs: &mut Programs, from: &Path, pins: &Path) -> Result<(), AttachError> {
+    replace(programs, from)?;
+    for (kind, index) in pinned(from) {
+        let name = kind.pin(index);
+        let moved = fs::rename(from.join(&name), pins.join(&name));
+        moved.map_err(|error| AttachError::Remove(from.display().to_string(), error))?;
+    }
+    Ok(())
+}
+
 /// What hangs where.
 pub fn attachments(pins: &Path) -> Vec<Attachment> {
     let Ok(interfaces) = interfaces() else {

@@ -44,10 +44,10 @@ pub enum KernelError {
     Missing(String),
     #[error(
         "another version of keepstate filters here (its maps have layout {found}, those of this one {}), and goes on; \
-         this one cannot take over its flows: `keepstate down` ends it. See docs/operating.md#upgrading",
-        LAYOUT
+         {why}. `keepstate down` ends it. See docs/operating.md#upgrading",
+        layout()
     )]
-    Layout { found: u32 },
+    Layout { found: u32, why: String },
     #[error("the CPUs cannot be counted")]
     Cpus(#[source] std::io::Error),
     #[error("{0}")]
@@ -55,6 +55,14 @@ pub enum KernelError {
     #[error("the pins in {0} cannot be changed")]
     Pins(String, #[source] std::io::Error),
 }
+
+/// [`LAYOUT`], or another number in its place for a test of what happens between two.
+pub fn layout() -> u32 {
+    let told = std::env::var(TEST_LAYOUT).ok();
+    told.and_then(|told| told.parse().ok()).unwrap_or(LAYOUT)
+}
+
+pub(crate) const TEST_LAYOUT: &str = "KEEPSTATE_TEST_LAYOUT";
 
 /// A number for the object, to tell one build from another (FNV-1a: it need not withstand anybody).
 pub fn object_number() -> u64 {
@@ -279,7 +287,7 @@ fn pin_programs(
     directory: &Path,
     pin: impl Fn(&str) -> String,
 ) -> Result<(), KernelError> {
-    for name in names::PROGRAMS.into_iter().chain(names::ELSEWHERE) {
+    for name in names::pinned_programs() {
         let path = directory.join(pin(name));
         let _ = std::fs::remove_file(&path);
         let program = object.program_mut(name).ok_or_else(|| missing(name))?;
@@ -329,7 +337,7 @@ fn loader(settings: &Settings) -> EbpfLoader<'static> {
 }
 
 fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
-    for name in names::PROGRAMS {
+    for name in names::PROGRAMS.into_iter().chain([names::BEFORE]) {
         load_program(object, name)?;
     }
     let [of_xdp, of_tc] = names::WITNESS;
@@ -440,7 +448,7 @@ impl Programs {
         if let Self::Object(object) = self {
             let stages = names::XDP_STAGES.into_iter().chain(names::TC_STAGES);
             let stages = stages.map(|(_, program)| program);
-            for program in stages.chain(names::WITNESS) {
+            for program in stages.chain(names::WITNESS).chain([names::BEFORE]) {
                 let info = match object.program(program) {
                     Some(Program::Xdp(program)) => program.info()?,
                     Some(Program::SchedClassifier(program)) => program.info()?,

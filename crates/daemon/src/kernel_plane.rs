@@ -253,6 +253,21 @@ impl KernelPlane {
         removed.map_err(|error| AttachError::Remove(self.pins.display().to_string(), error))
     }
 
+    /// Puts the programs in the place of those of another load whose attachments are pinned elsewhere, and takes the
+    /// pins over.
+    pub(crate) fn take_attachments(&self, from: &Path) -> Result<(), AttachError> {
+        attach::take_over(&mut lock(&self.programs), from, &self.pins)
+    }
+
+    /// Changes the flags of each table's settings, those that it has of its own included.
+    pub(crate) fn change_flags(&self, change: impl Fn(u32) -> u32) {
+        for table in read(&self.flow_tables).iter() {
+            self.change_table(table, |plane| {
+                plane.settings.flags = change(plane.settings.flags);
+            });
+        }
+    }
+
     /// Tells the programs what changes without them: interfaces and the wall clock. To be called
     /// again and again.
     pub fn follow_system(&self) -> Result<(), PlaneError> {

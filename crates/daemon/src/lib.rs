@@ -5,6 +5,7 @@ pub mod attach;
 mod clock;
 mod confine;
 mod follow;
+pub mod hand_over;
 pub mod journal;
 pub mod kernel;
 pub mod kernel_plane;

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use keepstate_engine::policy::PolicyHeader;
 use keepstate_engine::settings::Settings;
-use keepstate_plane::{Counters, Interface, InterfaceKey, LAYOUT, Plane, RuleCounter, names};
+use keepstate_plane::{Counters, Interface, InterfaceKey, Plane, RuleCounter, names};
 
-use crate::kernel::{KernelError, missing, object_number};
+use crate::kernel::{KernelError, layout, missing, object_number};
 use crate::locals::Locals;
 use crate::mapped::{Mapping, Raw, from_bytes};
 use crate::routes::Routes;
@@ -96,7 +96,7 @@ impl Maps {
     /// Writes the first contents of maps that were just made.
     pub(crate) fn begin(&self, settings: &Settings) {
         self.store_plane(&Plane {
-            layout: LAYOUT,
+            layout: layout(),
             active: 0,
             object: object_number(),
             tick_multiplier: 0,

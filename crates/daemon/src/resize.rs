@@ -102,8 +102,7 @@ pub fn take_place(directory: &Path) -> Result<(), KernelError> {
         }
         rename(directory, &stages_pin(array)).map_err(io)?;
     }
-    let programs = names::PROGRAMS.into_iter().chain(names::ELSEWHERE);
-    for name in programs.chain(names::OF_TABLE) {
+    for name in names::pinned_programs().chain(names::OF_TABLE) {
         // The one that says how far all this has come is the last.
         if name != names::PLANE {
             rename(directory, name).map_err(io)?;
@@ -135,19 +134,31 @@ fn rename(directory: &Path, name: &str) -> io::Result<()> {
 }
 
 fn set_elsewhere(directory: &Path, array: &str, program: &str) -> Result<(), KernelError> {
-    let path = directory.join(program);
-    let map = Map::from_map_data(MapData::from_pin(directory.join(array))?)?;
-    let mut array = ProgramArray::try_from(map)?;
-    let stage = Stage::Elsewhere as u32;
+    let (array, program) = (directory.join(array), directory.join(program));
+    set_stage(&array, Stage::Elsewhere as u32, &program)
+}
+
+/// Puts a pinned program at a place of an array of stages.
+pub(crate) fn set_stage(array: &Path, stage: u32, program: &Path) -> Result<(), KernelError> {
+    let is_xdp = array
+        .file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with(names::STAGES_XDP));
+    let mut array = stages(array)?;
     let cloned = |error: io::Error| KernelError::from(ProgramError::from(error));
-    if program.starts_with(names::ELSEWHERE[0]) {
-        let program = Xdp::from_pin(path, XdpAttachType::Interface)?;
+    if is_xdp {
+        let program = Xdp::from_pin(program, XdpAttachType::Interface)?;
         array.set(stage, &program.fd()?.try_clone().map_err(cloned)?, 0)?;
     } else {
-        let program = SchedClassifier::from_pin(path)?;
+        let program = SchedClassifier::from_pin(program)?;
         array.set(stage, &program.fd()?.try_clone().map_err(cloned)?, 0)?;
     }
     Ok(())
+}
+
+/// An array of stages by its pin.
+pub(crate) fn stages(pin: &Path) -> Result<ProgramArray<MapData>, KernelError> {
+    let map = Map::from_map_data(MapData::from_pin(pin)?)?;
+    Ok(ProgramArray::try_from(map)?)
 }
 
 /// Pins of the arrays of stages of this name, of all loads.

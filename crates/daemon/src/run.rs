@@ -14,14 +14,14 @@ use keepstate_flowmemory::{
     ban_buckets_for, random_hash_keys, random_secret, set_buckets_for, table_size,
 };
 use keepstate_listing::sysctl::{self as knobs, Sysctl};
-use keepstate_plane::LAYOUT;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::attach::{self, AttachError};
 use crate::confine;
 use crate::follow;
-use crate::kernel::{AttachMode, Kernel, KernelError, object_number, pinned_build};
+use crate::hand_over::{self, HandOver, HandOverError};
+use crate::kernel::{AttachMode, Kernel, KernelError, layout, object_number, pinned_build};
 use crate::kernel_plane::KernelPlane;
 use crate::netlink::LinkChanges;
 use crate::notices;
@@ -147,6 +147,8 @@ pub enum RunError {
     Changing(String),
     #[error("there are no random numbers: {0}")]
     Random(getrandom::Error),
+    #[error("what filters is of another layout and cannot be taken over; it filters on as it is")]
+    HandOver(#[from] HandOverError),
 }
 
 /// Runs until a signal or a client ends it. Calls `ready` when requests are answered.
@@ -170,8 +172,14 @@ pub fn run(
         }
     })?;
     make_directory(&instance.state_directory())?;
-    let (kernel, origin) = load(options)?;
-    match serve(options, kernel, origin, (signals, reload), ready) {
+    let loaded = load(options)?;
+    let origin = loaded.origin;
+    match serve(options, loaded, (signals, reload), ready) {
+        Err(error @ RunError::HandOver(_)) => {
+            // What was there before filters on, unless packets have come to the new programs.
+            let _ = hand_over::resume(instance);
+            Err(error)
+        }
         Err(error) if origin == Origin::Fresh => {
             // Nothing of a start that failed stays behind.
             let _ = attach::remove_pins(&instance.pins());
@@ -201,17 +209,54 @@ fn look_ahead(options: &Options) -> Result<(), RunError> {
     }
 }
 
-fn serve(
-    options: &Options,
+/// Programs and maps, and where they are from.
+struct Loaded {
     kernel: Kernel,
     origin: Origin,
+    /// They are to take the place of others, whose layout is another.
+    hand_over: Option<(HandOver, Left)>,
+}
+
+/// What is left to be handed over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    All,
+    /// A daemon was killed after packets had come to the new programs.
+    Flows,
+}
+
+fn serve(
+    options: &Options,
+    loaded: Loaded,
     (signals, reload): (Signals, Reload),
     ready: impl FnOnce(&dyn Plane, Origin),
 ) -> Result<(), RunError> {
     let instance = &options.instance;
+    let Loaded {
+        kernel,
+        origin,
+        hand_over,
+    } = loaded;
     let kernel = Arc::new(KernelPlane::new(kernel, instance.pins())?);
     let plane: Arc<dyn Plane> = Arc::<KernelPlane>::clone(&kernel);
     let rules = Arc::new(Rules::new(instance.state_directory()));
+    let start = |socket: &Path| {
+        let (plane, rules) = (Arc::clone(&plane), Arc::clone(&rules));
+        let access = options.changing.access;
+        Server::start(instance.clone(), socket, plane, rules, origin, access)
+    };
+    // Nobody finds it there before it has everything.
+    let early = instance.state_directory().join("early.sock");
+    let server = match &hand_over {
+        Some((hand_over, left)) => {
+            let server = start(&early)?;
+            if *left == Left::All {
+                hand_over.carry(&early)?;
+            }
+            Some(server)
+        }
+        None => None,
+    };
     rules.recall(&*plane)?;
     if origin == Origin::Fresh {
         restore_sets(&*plane, &rules, &options.saved_sets)?;
@@ -233,19 +278,26 @@ fn serve(
         kernel.replace_attached()?;
         adopt_settings(&*plane, &options.sysctls);
     }
+    if let (Some((hand_over, _)), Some(server)) = (hand_over, &server) {
+        let refused = hand_over.take_flows(&kernel, &server.changer(), &early)?;
+        if refused != 0 {
+            crate::complain!(
+                "keepstate: {refused} flows of the daemon before found no room: nf_conntrack_max is too small"
+            );
+        }
+    }
     let changes = LinkChanges::open().map_err(AttachError::Netlink)?;
     kernel.attach(&options.interfaces, options.mode)?;
     kernel.settle_interfaces()?;
     notices::start(&kernel, &rules, instance.as_str()).map_err(RunError::Notices)?;
     let socket = instance.socket();
-    let server = Server::start(
-        instance.clone(),
-        &socket,
-        Arc::clone(&plane),
-        rules,
-        origin,
-        options.changing.access,
-    )?;
+    let server = match server {
+        Some(mut server) => {
+            server.move_to(&socket)?;
+            server
+        }
+        None => start(&socket)?,
+    };
     change(&server.changer(), &options.changing).map_err(RunError::Changing)?;
     let manager = Manager::of_environment();
     listen_to_signals(&server, (signals, reload), &manager)?;
@@ -259,7 +311,11 @@ fn serve(
     let ending = server.wait();
     manager.stopping();
     let result = match ending.leave {
-        Shutdown::Filtering => Ok(()),
+        Shutdown::Filtering => {
+            // One of another version may need it. Where it cannot be kept that one says so.
+            let _ = hand_over::keep(Path::new("/proc/self/exe"), instance);
+            Ok(())
+        }
         Shutdown::Nothing => plane.remove().map(|()| remove_files(instance)),
     };
     ending.answer(result.as_ref().copied().map_err(ToString::to_string));
@@ -293,20 +349,27 @@ fn adopt_settings(plane: &dyn Plane, sysctls: &[Sysctl]) {
 
 /// Whether programs filter that a daemon of this version would take over; an error where it could not.
 pub fn find_adoptable(instance: &Instance) -> Result<bool, RunError> {
-    match pinned_build(&instance.pins())? {
+    let pins = instance.pins();
+    match pinned_build(&pins)? {
+        _ if instance.pins_before().exists() => Ok(true),
         None => Ok(false),
-        Some((LAYOUT, _)) => Ok(true),
-        Some((found, _)) => Err(KernelError::Layout { found }.into()),
+        Some((found, _)) if found == layout() => Ok(true),
+        Some((found, _)) => match hand_over::check(instance, &pins) {
+            Ok(_) => Ok(true),
+            Err(why) => Err(KernelError::Layout { found, why }.into()),
+        },
     }
 }
 
 /// Programs and maps: those that are pinned, or new ones.
-fn load(options: &Options) -> Result<(Kernel, Origin), RunError> {
-    let pins = options.instance.pins();
-    if let Ok(Some((layout, object))) = pinned_build(&pins) {
-        if layout != LAYOUT {
-            return Err(KernelError::Layout { found: layout }.into());
-        }
+fn load(options: &Options) -> Result<Loaded, RunError> {
+    let instance = &options.instance;
+    let pins = instance.pins();
+    let goes_on = hand_over::resume(instance)?;
+    if hand_over::is_due(&pins)? {
+        return load_beside(options);
+    }
+    if let Ok(Some((_, object))) = pinned_build(&pins) {
         resize::tidy(&pins)?;
         // Where flows are being moved from one table to another, that comes to its end first, by the
         // programs that are there. The next daemon brings its own.
@@ -317,7 +380,17 @@ fn load(options: &Options) -> Result<(Kernel, Origin), RunError> {
             Kernel::pinned(&pins, &settings(options)?)
         };
         match adopted {
-            Ok(kernel) => return Ok((kernel, Origin::Adopted)),
+            Ok(kernel) => {
+                let hand_over = match goes_on {
+                    true => Some((HandOver::begin(instance)?, Left::Flows)),
+                    false => None,
+                };
+                return Ok(Loaded {
+                    kernel,
+                    origin: Origin::Adopted,
+                    hand_over,
+                });
+            }
             Err(error) if attach::is_attached(&pins) => {
                 return Err(RunError::Leftovers(pins, Box::new(error)));
             }
@@ -328,12 +401,41 @@ fn load(options: &Options) -> Result<(Kernel, Origin), RunError> {
     attach::remove_pins(&pins)?;
     make_directory(&pins)?;
     match Kernel::pinned(&pins, &settings(options)?) {
-        Ok(kernel) => Ok((kernel, Origin::Fresh)),
+        Ok(kernel) => Ok(Loaded {
+            kernel,
+            origin: Origin::Fresh,
+            hand_over: None,
+        }),
         Err(error) => {
             let _ = attach::remove_pins(&pins);
             remove_files(&options.instance);
             let _ = fs::remove_file(options.instance.lock());
             Err(error.into())
+        }
+    }
+}
+
+/// New ones beside those of another layout, with its knobs.
+fn load_beside(options: &Options) -> Result<Loaded, RunError> {
+    let instance = &options.instance;
+    let hand_over = HandOver::begin(instance)?;
+    let load = || -> Result<Kernel, RunError> {
+        let mut options = options.clone();
+        let named = std::mem::replace(&mut options.sysctls, hand_over.sysctls()?);
+        options.sysctls.extend(named);
+        let pins = instance.pins();
+        make_directory(&pins)?;
+        Ok(Kernel::pinned(&pins, &settings(&options)?)?)
+    };
+    match load() {
+        Ok(kernel) => Ok(Loaded {
+            kernel,
+            origin: Origin::Adopted,
+            hand_over: Some((hand_over, Left::All)),
+        }),
+        Err(error) => {
+            hand_over::resume(instance)?;
+            Err(error)
         }
     }
 }
@@ -466,6 +568,7 @@ pub fn lock_instance(instance: &Instance) -> Result<File, RunError> {
 
 /// Takes down what a daemon that is gone has left. The caller has shown that none runs.
 pub fn remove_leftovers(instance: &Instance) -> Result<(), RunError> {
+    crate::kernel_plane::remove(&instance.pins_before())?;
     crate::kernel_plane::remove(&instance.pins())?;
     remove_files(instance);
     Ok(())

@@ -67,6 +67,11 @@ pub const STAGES: u32 = 64;
 /// Place beside the stages of the program that hands over judged packets: the last one.
 pub const WITNESS_STAGE: u32 = STAGES - 1;
 
+/// Places for the entry programs of a load of another layout, whose flows are handed over: see [`names::BEFORE`].
+pub const BEFORE_INGRESS: u32 = STAGES - 2;
+pub const BEFORE_EGRESS_ETHERNET: u32 = STAGES - 3;
+pub const BEFORE_EGRESS_BARE: u32 = STAGES - 4;
+
 /// Names of maps and programs in the object, and of their pins.
 pub mod names {
     use keepstate_engine::process::Stage;
@@ -176,6 +181,10 @@ pub mod names {
     /// can be put among the stages of another load.
     pub const ELSEWHERE: [&str; 2] = ["xdp_elsewhere", "tc_elsewhere"];
 
+    /// Where a packet of TC goes on whose flow is not known yet while flows are handed over from a load of another
+    /// layout: to that load's programs. One of XDP goes there at once, since there is one entry program.
+    pub const BEFORE: &str = "tc_before";
+
     /// What the stages of a packet's way hand on. Pinned for each build: loads of one build share it, so
     /// that a packet may go from the stages of one to those of another.
     pub const SCRATCH: &str = "SCRATCH";
@@ -251,6 +260,11 @@ pub mod names {
         CLOCK,
         METER,
     ];
+
+    /// Programs that are pinned.
+    pub fn pinned_programs() -> impl Iterator<Item = &'static str> {
+        PROGRAMS.into_iter().chain(ELSEWHERE).chain([BEFORE])
+    }
 }
 
 /// What every packet reads first. One element, mapped by the daemon.

@@ -19,7 +19,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Who is told.
 #[derive(Clone, Debug)]
 pub(crate) enum Receiver {
-    Url(String),
+    Url {
+        url: String,
+        /// A file of certificates, one of which must have signed that of the other end.
+        ca: Option<String>,
+    },
     /// A program by its whole path.
     Program(String),
 }
@@ -85,8 +89,10 @@ fn deliver_all(receiver: &Receiver, wait: Wait, alerts: &Queue<Value>, lost: &At
 fn deliver(receiver: &Receiver, wait: Wait, alert: &str) -> Result<(), String> {
     for attempt in 0.. {
         let result = match receiver {
-            Receiver::Url(url) if url.starts_with("https:") => post_by_curl(url, alert),
-            Receiver::Url(url) => post(url, alert),
+            Receiver::Url { url, ca } if url.starts_with("https:") => {
+                post_by_curl(url, ca.as_deref(), alert)
+            }
+            Receiver::Url { url, .. } => post(url, alert),
             Receiver::Program(program) => start(program, alert),
         };
         match result {
@@ -119,17 +125,38 @@ fn post(url: &str, alert: &str) -> Result<(), String> {
 
 /// TLS, certificates and proxies are the host's own: this program is linked statically and has none. What is secret in the
 /// address stands in no command line.
-fn post_by_curl(url: &str, alert: &str) -> Result<(), String> {
+fn post_by_curl(url: &str, ca: Option<&str>, alert: &str) -> Result<(), String> {
     let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
-    let options = format!(
+    let mut options = format!(
         "url = \"{}\"\nheader = \"Content-Type: application/json\"\ndata = \"{}\"\n",
         quoted(url),
         quoted(alert)
     );
+    if let Some(ca) = ca {
+        options += &format!("cacert = \"{}\"\n", quoted(ca));
+    }
     let mut curl = Command::new("curl");
     curl.args(["--fail", "--silent", "--show-error", "--config", "-"]);
     let missing = "curl, which posts to https addresses, cannot be started: install it";
-    run(&mut curl, &options, missing)
+    let done = run(&mut curl, &options, missing);
+    done.map_err(|error| match error.ends_with(NOT_KNOWN) {
+        true => format!(
+            "{error}: nobody whom this host knows has signed the certificate of {}; --ca FILE (ca below [alerts]) names \
+             the certificate of who has, or its own",
+            host(url)
+        ),
+        false => error,
+    })
+}
+
+/// How curl ends when it cannot tell whose certificate it was shown.
+const NOT_KNOWN: &str = "exit status: 60";
+
+/// Without what may be secret.
+fn host(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    authority.rsplit('@').next().unwrap_or(authority)
 }
 
 fn start(program: &str, alert: &str) -> Result<(), String> {
@@ -179,6 +206,86 @@ mod tests {
         attempts: 4,
     };
 
+    fn plain(url: String) -> Receiver {
+        Receiver::Url { url, ca: None }
+    }
+
+    /// A host with a certificate that it has signed itself, until the value goes.
+    struct Secure {
+        openssl: std::process::Child,
+        directory: std::path::PathBuf,
+        url: String,
+    }
+
+    impl Secure {
+        fn start() -> Self {
+            let directory =
+                std::env::temp_dir().join(format!("keepstate-tls-{}", std::process::id()));
+            std::fs::create_dir_all(&directory).unwrap();
+            let words = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext \
+                         subjectAltName=DNS:localhost -keyout key -out cert";
+            let made = Command::new("openssl")
+                .args(words.split_whitespace())
+                .current_dir(&directory)
+                .output();
+            assert!(made.unwrap().status.success());
+            let free = TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = free.local_addr().unwrap().port();
+            drop(free);
+            let openssl = Command::new("openssl")
+                .args([
+                    "s_server", "-quiet", "-key", "key", "-cert", "cert", "-accept",
+                ])
+                .arg(format!("127.0.0.1:{port}"))
+                .current_dir(&directory)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+                assert!(Instant::now() < deadline, "openssl does not listen");
+                thread::sleep(Duration::from_millis(10));
+            }
+            Self {
+                openssl,
+                directory,
+                url: format!("https://localhost:{port}/secret"),
+            }
+        }
+    }
+
+    impl Drop for Secure {
+        fn drop(&mut self) {
+            let _ = self.openssl.kill();
+            let _ = self.openssl.wait();
+            let _ = std::fs::remove_dir_all(&self.directory);
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_is_not_known_is_said_and_can_be_named() {
+        if !keepstate_testkit::programs_or_skip(
+            "a_certificate_that_is_not_known_is_said_and_can_be_named",
+            &["openssl", "curl"],
+        ) {
+            return;
+        }
+        let mut server = Secure::start();
+        let refused = post_by_curl(&server.url, None, "{}").unwrap_err();
+        assert!(refused.contains("--ca FILE"), "{refused}");
+        assert!(refused.contains("localhost:"), "{refused}");
+        assert!(!refused.contains("secret"), "{refused}");
+        let certificate = server.directory.join("cert");
+        // It sends what it is given once somebody is connected.
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        let input = server.openssl.stdin.as_mut().unwrap();
+        input.write_all(answer).unwrap();
+        let posted = post_by_curl(&server.url, certificate.to_str(), "{}");
+        assert_eq!(posted, Ok(()));
+    }
+
     /// Answers one request after the other with these codes; gives back their bodies.
     fn server(codes: &'static [u16]) -> (String, thread::JoinHandle<Vec<String>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -215,7 +322,7 @@ mod tests {
     #[test]
     fn a_receiver_that_fails_is_asked_again_and_told_once_it_takes() {
         let (url, server) = server(&[503, 500, 200, 200]);
-        let courier = Courier::start(Receiver::Url(url), SOON).unwrap();
+        let courier = Courier::start(plain(url), SOON).unwrap();
         courier.send(json!({"name": "first"}));
         courier.send(json!({"name": "second"}));
         let bodies = server.join().unwrap();
@@ -230,7 +337,7 @@ mod tests {
     #[test]
     fn what_is_never_taken_is_counted_and_the_next_one_says_so() {
         let (url, server) = server(&[500, 500, 500, 500, 204]);
-        let courier = Courier::start(Receiver::Url(url), SOON).unwrap();
+        let courier = Courier::start(plain(url), SOON).unwrap();
         courier.send(json!({"name": "first"}));
         courier.send(json!({"name": "second"}));
         let bodies = server.join().unwrap();
@@ -242,7 +349,7 @@ mod tests {
     #[test]
     fn no_more_wait_than_there_is_room_for() {
         // Nobody listens there.
-        let receiver = Receiver::Url("http://127.0.0.1:1/".to_owned());
+        let receiver = plain("http://127.0.0.1:1/".to_owned());
         let forever = Wait {
             first: Duration::from_secs(3600),
             longest: Duration::from_secs(3600),

@@ -20,6 +20,12 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "URL", value_parser = config::http_or_https)]
     url: Option<String>,
 
+    /// Who signs the certificate of an https address, where this host does not know them.
+    ///
+    /// A file of certificates (PEM), one of which must have signed it; one that signed itself is such a file too.
+    #[arg(long, value_name = "FILE", value_parser = config::whole_path)]
+    ca: Option<String>,
+
     /// Start this program, with the JSON object on its standard input.
     ///
     /// One that fails is started again.
@@ -45,11 +51,15 @@ const EVERY: u64 = 5;
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let said = arguments.config.read()?.alerts;
+    let ca = arguments.ca.clone().or(said.ca);
     let (url, program) = match (&arguments.url, &arguments.program) {
         (None, None) => (said.url, said.command),
         (url, program) => (url.clone(), program.clone()),
     };
-    let receivers = [url.map(Receiver::Url), program.map(Receiver::Program)];
+    let receivers = [
+        url.map(|url| Receiver::Url { url, ca }),
+        program.map(Receiver::Program),
+    ];
     let receivers: Vec<_> = receivers.into_iter().flatten().collect();
     if receivers.is_empty() {
         let config = &arguments.config;

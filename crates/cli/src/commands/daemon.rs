@@ -112,6 +112,32 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     serve(&arguments.start)
 }
 
+/// Answers for what a daemon of this version left, until the standard input ends.
+///
+/// A daemon of another version starts it, which cannot read that itself.
+#[derive(Debug, Args)]
+pub(crate) struct HandOverArguments {
+    #[arg(long)]
+    pins: PathBuf,
+
+    /// Where to answer; without it, the exit code says whether it could.
+    #[arg(long)]
+    socket: Option<PathBuf>,
+
+    #[command(flatten)]
+    instance: InstanceArgument,
+}
+
+pub(crate) fn hand_over(arguments: &HandOverArguments) -> anyhow::Result<ExitCode> {
+    let instance = &arguments.instance.instance;
+    let could =
+        keepstate_daemon::hand_over::tell(instance, &arguments.pins, arguments.socket.as_deref())?;
+    Ok(match could {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
 /// Runs the daemon to its end.
 pub(crate) fn serve(start: &StartArguments) -> anyhow::Result<ExitCode> {
     let configuration = configuration(start)?;

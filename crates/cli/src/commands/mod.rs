@@ -82,6 +82,8 @@ enum Command {
     Replay(replay::Arguments),
     Simulate(simulate::Arguments),
     Daemon(daemon::Arguments),
+    #[command(hide = true)]
+    HandOver(daemon::HandOverArguments),
     /// List, make, change, remove and follow flows, with the command line of conntrack.
     #[command(disable_help_flag = true)]
     Conntrack {
@@ -208,6 +210,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         Command::Flows(arguments) => flows::run(&arguments),
         Command::Events(arguments) => events::run(&arguments),
         Command::Daemon(arguments) => daemon::run(&arguments),
+        Command::HandOver(arguments) => daemon::hand_over(&arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Trace(arguments) => trace::run(&arguments),
         Command::Capture(arguments) => capture::run(&arguments),

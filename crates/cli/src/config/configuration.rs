@@ -18,6 +18,7 @@ use crate::commands::daemon::XdpArgument;
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Configuration {
     /// Interfaces to filter on; all where none is named.
+    #[serde(deserialize_with = "interfaces")]
     pub(crate) interfaces: Vec<String>,
     /// `auto`, `native` or `generic`.
     pub(crate) xdp: Option<XdpArgument>,
@@ -59,6 +60,24 @@ fn room<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
     Ok(Some(room))
 }
 
+/// Longest name of an interface that the kernel takes.
+const INTERFACE_BYTES_MAX: usize = 15;
+
+fn interfaces<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    use serde::de::Error as _;
+    let names = Vec::<String>::deserialize(from)?;
+    let is_one = |name: &&String| {
+        (1..=INTERFACE_BYTES_MAX).contains(&name.len())
+            && !name.contains(|letter: char| letter == '/' || letter.is_whitespace())
+    };
+    match names.iter().find(|name| !is_one(name)) {
+        Some(name) => Err(D::Error::custom(format!(
+            "`{name}` is no name of an interface: it has 1 to {INTERFACE_BYTES_MAX} letters, no blank and no `/`"
+        ))),
+        None => Ok(names),
+    }
+}
+
 fn mode<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
     use serde::de::Error as _;
     let text = String::deserialize(from)?;
@@ -80,6 +99,14 @@ fn in_words(message: &str) -> String {
         .replace("expected u32", "expected a whole number below 2^32")
         .replace("unknown field", "unknown key")
         .replace("unknown variant", "unknown value")
+        .replace(
+            "expected path string",
+            "expected a path, such as \"rules.sh\"",
+        )
+        .replace(
+            "unexpected leading zero, expected nothing",
+            "a number begins with no zero; a mode is a text, such as \"0660\"",
+        )
 }
 
 impl Configuration {
@@ -100,6 +127,14 @@ impl Configuration {
             let what = in_words(error.message());
             format!("{}:{line}:{column}: {what}", path.display())
         })?;
+        if let (Some(metrics), Some(web)) = (configuration.metrics.listen, configuration.web.listen)
+            && metrics == web
+        {
+            return Err(format!(
+                "{}: [metrics] and [web] listen on {web}, where only one of them can: give one another port",
+                path.display()
+            ));
+        }
         let directory = path.parent().unwrap_or(Path::new(""));
         let files = [&mut configuration.rules, &mut configuration.rules6];
         for file in files.into_iter().flatten() {
@@ -194,13 +229,22 @@ mod tests {
             ("[web]\nlisten = 9477\n", "2:10: invalid type"),
             (
                 "[web]\nlisten = \"localhost\"\n",
-                "2:10: invalid socket address",
+                "2:10: `localhost` is no ADDRESS:PORT",
+            ),
+            (
+                "interfaces = [\"a-name-of-16-let\"]\n",
+                "1:14: `a-name-of-16-let` is no name of an interface",
+            ),
+            ("socket_mode = 0660\n", "1:15: a number begins with no zero"),
+            (
+                "rules = 5\n",
+                "1:9: invalid type: integer `5`, expected a path",
             ),
             ("[metrics]\nport = 9478\n", "2:1: unknown key `port`"),
             ("[alerts]\nurl = \"ftp://a\"\n", "2:7: `ftp://a` is no http"),
             (
                 "[alerts]\ncommand = \"mail\"\n",
-                "2:11: `mail`: name the program",
+                "2:11: `mail`: name the file",
             ),
             (
                 "[alerts]\nonly = [\"tabel-full\"]\n",
@@ -217,6 +261,13 @@ mod tests {
             let wanted = format!("/etc/keepstate/keepstate.toml:{told}");
             assert!(error.starts_with(&wanted), "{wanted}: {error}");
         }
+    }
+
+    #[test]
+    fn two_cannot_listen_at_one_address() {
+        let text = "[web]\nlisten = \"[::1]:9478\"\n[metrics]\nlisten = \"[::1]:9478\"\n";
+        let error = parsed(text).unwrap_err();
+        assert!(error.ends_with("give one another port"), "{error}");
     }
 
     /// Keys of the file that is shipped, with what it says of each.

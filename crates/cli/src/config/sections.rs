@@ -11,6 +11,7 @@ use crate::alerts;
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Metrics {
+    #[serde(deserialize_with = "listen")]
     pub(crate) listen: Option<SocketAddr>,
 }
 
@@ -18,6 +19,7 @@ pub(crate) struct Metrics {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Web {
+    #[serde(deserialize_with = "listen")]
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) allow_changes: bool,
 }
@@ -28,6 +30,9 @@ pub(crate) struct Web {
 pub(crate) struct Alerts {
     #[serde(deserialize_with = "url")]
     pub(crate) url: Option<String>,
+    /// Who signs the certificate of `url`: a file by its whole path.
+    #[serde(deserialize_with = "command")]
+    pub(crate) ca: Option<String>,
     /// A program by its whole path.
     #[serde(deserialize_with = "command")]
     pub(crate) command: Option<String>,
@@ -68,7 +73,7 @@ pub(crate) fn http_or_https(text: &str) -> Result<String, String> {
 pub(crate) fn whole_path(text: &str) -> Result<String, String> {
     match Path::new(text).is_absolute() {
         true => Ok(text.to_owned()),
-        false => Err(format!("`{text}`: name the program by its whole path")),
+        false => Err(format!("`{text}`: name the file by its whole path")),
     }
 }
 
@@ -102,6 +107,15 @@ fn checked<'de, D: Deserializer<'de>>(
 ) -> Result<Option<String>, D::Error> {
     let text = String::deserialize(from)?;
     rule(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn listen<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(from)?;
+    text.parse().map(Some).map_err(|_| {
+        serde::de::Error::custom(format!(
+            "`{text}` is no ADDRESS:PORT, such as \"127.0.0.1:9478\" or \"[::1]:9478\"; names are not looked up"
+        ))
+    })
 }
 
 fn url<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {

@@ -1,5 +1,7 @@
 //! Numbers as short as a screen wants them.
 
+use std::net::{IpAddr, SocketAddr};
+
 use keepstate_api::{Endpoints, Flow};
 
 /// At most five characters: `999`, `1.2k`, `34k`, `1.2M`.
@@ -45,19 +47,37 @@ pub(super) fn seconds(seconds: u32) -> String {
     }
 }
 
-pub(super) fn source(endpoints: &Endpoints) -> String {
-    end(endpoints.source, endpoints.source_port)
+pub(super) fn source(endpoints: &Endpoints, width: usize) -> String {
+    end(endpoints.source, endpoints.source_port, width)
 }
 
-pub(super) fn destination(endpoints: &Endpoints) -> String {
-    end(endpoints.destination, endpoints.destination_port)
+pub(super) fn destination(endpoints: &Endpoints, width: usize) -> String {
+    end(endpoints.destination, endpoints.destination_port, width)
 }
 
-fn end(address: std::net::IpAddr, port: Option<u16>) -> String {
-    match port {
-        Some(port) => std::net::SocketAddr::new(address, port).to_string(),
-        None => address.to_string(),
+/// Where the packets of a direction are from, and where they go.
+pub(super) fn whole(endpoints: &Endpoints) -> (String, String) {
+    let width = usize::MAX;
+    (source(endpoints, width), destination(endpoints, width))
+}
+
+/// The port whole, the address cut where there is no room.
+fn end(address: IpAddr, port: Option<u16>, width: usize) -> String {
+    let Some(port) = port else {
+        return cut(&address.to_string(), width);
+    };
+    let whole = SocketAddr::new(address, port).to_string();
+    if whole.len() <= width {
+        return whole;
     }
+    let (left, right) = if address.is_ipv6() {
+        ("[", "]")
+    } else {
+        ("", "")
+    };
+    let rest = format!("{right}:{port}");
+    let room = width.saturating_sub(left.len() + rest.len());
+    format!("{left}{}{rest}", cut(&address.to_string(), room))
 }
 
 /// TCP's state, or whether there was an answer.
@@ -117,5 +137,15 @@ mod tests {
             ["99s", "1m", "2h", "5d"]
         );
         assert_eq!(cut("abcdefgh", 5), "ab…gh");
+    }
+
+    #[test]
+    fn of_an_end_that_is_too_long_the_port_stays() {
+        let shown = |address: &str, port, width| end(address.parse().unwrap(), port, width);
+        assert_eq!(shown("10.0.0.1", Some(80), 20), "10.0.0.1:80");
+        assert_eq!(shown("203.0.113.199", Some(40_004), 16), "203.0….199:40004");
+        let long = "2001:db8:aaaa:bbbb:cccc:dddd:eeee:1";
+        assert_eq!(shown(long, Some(40_004), 20), "[2001:d…eee:1]:40004");
+        assert_eq!(shown(long, None, 20), "2001:db8:a…dd:eeee:1");
     }
 }

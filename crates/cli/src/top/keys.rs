@@ -224,8 +224,8 @@ fn ask_to_kill(model: &mut Model, flow: &keepstate_api::Flow) {
     let question = format!(
         "Remove {} {} > {}?",
         flow.protocol_name,
-        super::format::source(original),
-        super::format::destination(original)
+        super::format::source(original, usize::MAX),
+        super::format::destination(original, usize::MAX)
     );
     let filter = exactly::filter(flow);
     model.mode = Mode::Confirm {

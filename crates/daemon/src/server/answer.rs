@@ -126,7 +126,8 @@ fn reply_to(shared: &Shared, request: Request, output: &mut Output) -> io::Resul
         Request::SetDefence { mode } => defence::set_mode(shared, mode),
         Request::UndoDefence { step } => Ok(defence::undo(shared, step)),
         Request::SetSysctl { assignment } => Ok(sysctl::set(shared, &assignment)),
-        Request::Events { .. }
+        Request::HandOver
+        | Request::Events { .. }
         | Request::Packets { .. }
         | Request::ReadOnly
         | Request::Session { .. }

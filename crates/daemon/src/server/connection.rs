@@ -13,7 +13,7 @@ use keepstate_api::{EventKinds, Failure, FailureKind, Hello, PROTOCOL, Reply, Re
 use rustix::net::RecvFlags;
 
 use super::access::{self, Carried, Peer};
-use super::{Ending, Shared, answer, commands, defence, open, witnesses};
+use super::{Ending, Shared, answer, commands, defence, handed, open, witnesses};
 use crate::lock;
 
 /// Clients at a time.
@@ -95,6 +95,7 @@ fn serve(shared: &Arc<Shared>, stream: UnixStream) -> io::Result<()> {
     let mut output = BufWriter::new(stream);
     frame::write(&mut output, &hello(shared))?;
     output.flush()?;
+    let mut told = handed::Told::default();
     loop {
         let request: Request = match frame::read(&mut input, REQUEST_BYTES_MAX) {
             Ok(Some(request)) => request,
@@ -142,6 +143,7 @@ fn serve(shared: &Arc<Shared>, stream: UnixStream) -> io::Result<()> {
                 is_read_only = true;
                 frame::write(&mut output, &Reply::Done)?;
             }
+            Request::HandOver => told.tell(shared, &mut output)?,
             Request::Events { kinds } => return follow(shared, kinds, &mut output),
             Request::Packets { which } => return witnesses::follow(shared, which, &mut output),
             Request::Shutdown { leave } => {

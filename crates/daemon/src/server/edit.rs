@@ -94,7 +94,7 @@ fn try_insert(shared: &Shared, by: Option<&Program>, flow: &NewFlow) -> Result<(
     shared.expiry.was_edited.store(true, Ordering::Relaxed);
     tell_displaced(shared, &settings, &displaced, &oriented.key);
     match inserted {
-        Insert::Done(place) => begin_labels(shared, flow, &oriented.key, place, now)?,
+        Insert::Done(place) => put_labels(shared, &flow.labels, &oriented.key, place, now)?,
         Insert::Exists => return Err(Unable::Exists),
         Insert::Full => return Err(Unable::Full),
         Insert::Contended => return Err(Unable::Busy),
@@ -106,14 +106,14 @@ fn try_insert(shared: &Shared, by: Option<&Program>, flow: &NewFlow) -> Result<(
 }
 
 /// Gives a flow that was just made its labels, or takes it out again.
-fn begin_labels(
+pub(super) fn put_labels(
     shared: &Shared,
-    flow: &NewFlow,
+    numbers: &[u16],
     key: &FlowKey,
     place: Place,
     now: Tick,
 ) -> Result<(), Unable> {
-    let set = labels_of(&flow.labels);
+    let set = labels_of(numbers);
     if set == [0; 2] {
         return Ok(());
     }
@@ -158,14 +158,12 @@ fn first_record(
     settings: &Settings,
     now: Tick,
 ) -> Result<Record, Unable> {
-    let mut record = Record {
+    let record = Record {
         deadline: now.after_seconds(flow.seconds),
         status: status_bits(&flow.status, 0)?,
         ..Record::EMPTY
     };
-    if oriented.side == Side::Second || oriented.key.is_reflexive() {
-        record.status |= ORIGINATOR_IS_SECOND;
-    }
+    let mut record = self::oriented(record, oriented);
     let tracker = Tracker::of(flow.first.protocol, oriented.key.family);
     if let Some(state) = &flow.state {
         set_state(&mut record, tracker, state)?;
@@ -182,6 +180,14 @@ fn first_record(
         _ => {}
     }
     Ok(record)
+}
+
+/// The record of a flow whose first packet has this name.
+pub(super) fn oriented(mut record: Record, oriented: &Oriented) -> Record {
+    if oriented.side == Side::Second || oriented.key.is_reflexive() {
+        record.status |= ORIGINATOR_IS_SECOND;
+    }
+    record
 }
 
 /// The bits of a status; an error for those that nobody sets by hand.
@@ -271,6 +277,13 @@ fn change_one(
         }
     }
     Err(Unable::Busy)
+}
+
+/// Changes a record that nobody is told of, unless a packet changes it at the same moment.
+pub(super) fn change_quietly(table: &Table, entry: &Entry, change: &FlowChange, now: Tick) {
+    if let Ok(draft) = Draft::new(change, entry, now) {
+        draft.publish(&table.flows(), entry);
+    }
 }
 
 /// Changes a record's labels; whether any of them was another.

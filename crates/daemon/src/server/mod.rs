@@ -19,6 +19,7 @@ mod expectations;
 mod expiry;
 mod flows;
 mod guard;
+mod handed;
 mod log;
 pub mod memory;
 mod meters;
@@ -46,7 +47,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use keepstate_api::{ApplyMode, Instance, Prefix, RuleFile, Shutdown};
+use keepstate_api::{ApplyMode, Handed, Instance, Prefix, RuleFile, Shutdown};
 use keepstate_engine::settings::{SETTING_DROP_EVENTS, SETTING_EVENTS_NEVER, SETTING_FLOW_EVENTS};
 use keepstate_engine::verdict::State;
 use keepstate_listing::sysctl::Sysctl;
@@ -56,6 +57,7 @@ use self::aftermath::Aftermath;
 use self::bans::Bans;
 use self::events::Hub;
 use self::expiry::Expiry;
+pub use self::handed::Taken;
 use self::log::InvalidLog;
 pub use self::plane::{EventSource, Plane, PlaneError, WitnessSource};
 pub(crate) use self::rules::errors;
@@ -285,6 +287,11 @@ impl Changer {
         changes.collect()
     }
 
+    /// Makes the record of a flow that another daemon has handed over.
+    pub fn take_in(&self, handed: &Handed) -> Taken {
+        handed::take_in(&self.shared, handed)
+    }
+
     /// Puts rules in force as `keepstate apply` does.
     pub fn apply(&self, files: &[RuleFile]) -> Result<(), ApplyError> {
         let shared = &self.shared;
@@ -303,6 +310,39 @@ impl Server {
         origin: Origin,
         access: Access,
     ) -> Result<Self, ServerError> {
+        let witnesses = plane.witnesses()?;
+        let aftermath = Aftermath::find(&plane.table());
+        let mut server = Self::listen(instance, socket, plane, rules, origin, access)?;
+        server.spawn("expiry", move |shared| expiry::run(shared, aftermath))?;
+        server.spawn("guard", guard::run)?;
+        server.spawn("bans", |shared| bans::run(shared))?;
+        server.spawn("defence", |shared| defence::run(shared))?;
+        server.spawn("sets", |shared| sets::run(shared))?;
+        if let Some(source) = witnesses {
+            server.spawn("witnesses", move |shared| witnesses::run(shared, source))?;
+        }
+        Ok(server)
+    }
+
+    /// Answers requests, and does nothing else.
+    pub(crate) fn tell(
+        instance: Instance,
+        socket: &Path,
+        plane: Arc<dyn Plane>,
+        rules: Arc<Rules>,
+        access: Access,
+    ) -> Result<Self, ServerError> {
+        Self::listen(instance, socket, plane, rules, Origin::Adopted, access)
+    }
+
+    fn listen(
+        instance: Instance,
+        socket: &Path,
+        plane: Arc<dyn Plane>,
+        rules: Arc<Rules>,
+        origin: Origin,
+        access: Access,
+    ) -> Result<Self, ServerError> {
         let listen = |error| ServerError::Listen(socket.to_owned(), error);
         // One that a killed daemon left behind. The caller holds the instance's lock.
         match std::fs::remove_file(socket) {
@@ -310,7 +350,6 @@ impl Server {
             _ => {}
         }
         let source = plane.events()?;
-        let witnesses = plane.witnesses()?;
         let listener = UnixListener::bind(socket).map_err(listen)?;
         access.put(socket).map_err(listen)?;
         let settings = plane.settings();
@@ -343,7 +382,6 @@ impl Server {
         // An earlier daemon may have been killed with listeners.
         shared.update_wanted_events();
         shared.plane.want_witnesses(0);
-        let aftermath = Aftermath::find(&shared.plane.table());
         let mut server = Self {
             shared,
             socket: socket.to_owned(),
@@ -352,16 +390,16 @@ impl Server {
         server.spawn("accept", move |shared| {
             connection::accept(shared, &listener)
         })?;
-        server.spawn("expiry", move |shared| expiry::run(shared, aftermath))?;
-        server.spawn("guard", guard::run)?;
-        server.spawn("bans", |shared| bans::run(shared))?;
-        server.spawn("defence", |shared| defence::run(shared))?;
-        server.spawn("sets", |shared| sets::run(shared))?;
         server.spawn("events", move |shared| read_events(shared, source))?;
-        if let Some(source) = witnesses {
-            server.spawn("witnesses", move |shared| witnesses::run(shared, source))?;
-        }
         Ok(server)
+    }
+
+    /// Is reached by another path from now on.
+    pub fn move_to(&mut self, socket: &Path) -> Result<(), ServerError> {
+        let moved = std::fs::rename(&self.socket, socket);
+        moved.map_err(|error| ServerError::Listen(socket.to_owned(), error))?;
+        self.socket = socket.to_owned();
+        Ok(())
     }
 
     /// What can be changed while it runs.

@@ -224,7 +224,9 @@ impl Rules {
                 .map(|family| families.contains(&family).then(|| count(family))),
             notes,
         };
-        let origins = files.iter().map(|file| file.origin.clone()).collect();
+        let mut origins: Vec<_> = files.iter().map(|file| file.origin.clone()).collect();
+        // Both families may be of one.
+        origins.dedup();
         self.replace(plane, &mut state, policy, origins, mode)?;
         Ok(applied)
     }

@@ -25,6 +25,7 @@ pub use agreed::{
 };
 pub use number::{TURN_SHIFT, period, turn};
 pub(crate) use places::moved;
+pub use places::{put, told};
 pub(crate) use unanswered::{is_active, is_always, is_judged};
 
 use crate::answer::segment::{self, Heading, NO_SCALE, Segment};

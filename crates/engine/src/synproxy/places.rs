@@ -158,6 +158,24 @@ pub(super) fn lease<M: FlowMemory>(
     true
 }
 
+/// What is known of a connection, to be [`put`] where another daemon has it. Not for packets.
+pub fn told<M: FlowMemory>(flows: &M, name: (u32, Family, u16)) -> Option<[u64; 2]> {
+    let mut search = Search::NOTHING;
+    let words = find(flows, &mut search, name)?;
+    Some([words.load(WORD_NUMBERS), words.load(WORD_AGREED)])
+}
+
+/// Notes what was [`told`] of a connection whose record has just been made; `false` where there is no room.
+pub fn put<M: FlowMemory>(
+    flows: &M,
+    name: (u32, Family, u16),
+    place: Place,
+    told: [u64; 2],
+) -> bool {
+    let mut search = Search::NOTHING;
+    lease(flows, &mut search, name, place, (told, false))
+}
+
 /// A record was moved to another table.
 pub(crate) fn moved<M: FlowMemory>(flows: &M, id: u32, born: u16, place: Place) {
     let mut search = Search::NOTHING;

@@ -108,7 +108,7 @@ fn life_lines(life: &Life) -> Vec<Line<'static>> {
 }
 
 fn direction(name: &str, endpoints: &Endpoints) -> Vec<Line<'static>> {
-    let (from, to) = (format::source(endpoints), format::destination(endpoints));
+    let (from, to) = format::whole(endpoints);
     let counted = match endpoints.packets.zip(endpoints.bytes) {
         Some((packets, bytes)) => format!("{packets} packets, {bytes} bytes"),
         None => "not counted".to_owned(),
@@ -150,8 +150,8 @@ fn packet_lines(model: &Model, kind: &Refused) -> Vec<Line<'static>> {
 fn packet_line(event: &Event) -> Line<'static> {
     let flow = &event.flow;
     let (from, to) = (
-        format::source(&flow.original),
-        format::destination(&flow.original),
+        format::source(&flow.original, usize::MAX),
+        format::destination(&flow.original, usize::MAX),
     );
     let length = event.packet.as_ref().map_or(0, |packet| packet.length);
     let when = event.time_ns / 1_000_000_000 % 86_400;

@@ -112,22 +112,25 @@ fn flows(frame: &mut Frame<'_>, model: &Model, area: Rect, cursor: Option<usize>
         None => "flows".to_owned(),
         Some(survey) => format!("{} flows by {order}", format::count(survey.flows)),
     };
+    let has_packets = area.width >= WIDE;
+    let mut names = vec!["proto", "from", "to", "state", ">bytes", ">B/s", ">left"];
+    let mut lengths = vec![5, 0, 0, 11, 6, 6, 5];
+    if has_packets {
+        names.insert(5, ">pkts");
+        lengths.insert(5, 6);
+    }
     // What is left for two addresses of equal width.
-    let room = usize::from(area.width).saturating_sub(5 + 12 + 6 + 6 + 6 + 5 + 7) / 2;
-    let rows = model.flows().iter().map(|flow| flow_row(model, flow, room));
-    let names = [
-        "proto", "from", "to", "state", ">bytes", ">pkts", ">B/s", ">left",
-    ];
-    let widths = [
-        Constraint::Length(5),
-        Constraint::Fill(1),
-        Constraint::Fill(1),
-        Constraint::Length(12),
-        Constraint::Length(6),
-        Constraint::Length(6),
-        Constraint::Length(6),
-        Constraint::Length(5),
-    ];
+    let taken = lengths.iter().sum::<u16>() + lengths.len() as u16 - 1;
+    let room = usize::from(area.width.saturating_sub(taken)) / 2;
+    let rows = model
+        .flows()
+        .iter()
+        .map(|flow| flow_row(model, flow, (room, has_packets)));
+    let widths = lengths.iter().map(|length| match length {
+        0 => Constraint::Fill(1),
+        length => Constraint::Length(*length),
+    });
+    let widths: Vec<_> = widths.collect();
     table(
         frame,
         (title, &names),
@@ -137,28 +140,36 @@ fn flows(frame: &mut Frame<'_>, model: &Model, area: Rect, cursor: Option<usize>
     );
 }
 
-fn flow_row(model: &Model, flow: &Flow, room: usize) -> Row<'static> {
+/// On a narrow screen addresses take the place of packets.
+const WIDE: u16 = 100;
+
+fn flow_row(model: &Model, flow: &Flow, (room, has_packets): (usize, bool)) -> Row<'static> {
     let packets = flow.original.packets.zip(flow.reply.packets);
     let packets = packets.map(|(original, reply)| original + reply);
     let rate = model.flow_rates.get(&flow.id).copied().unwrap_or(0.0);
     let or_dash = |number: Option<String>| right(number.unwrap_or_else(|| "-".to_owned()));
     let style = if flow.replied { Style::new() } else { DOUBTFUL };
-    Row::new(vec![
+    let mut cells = vec![
         Cell::from(flow.protocol_name.clone()),
-        Cell::from(format::cut(&format::source(&flow.original), room)),
-        Cell::from(format::cut(&format::destination(&flow.original), room)),
+        Cell::from(format::source(&flow.original, room)),
+        Cell::from(format::destination(&flow.original, room)),
         Cell::from(format::state(flow).to_owned()),
         or_dash(bytes(flow).map(format::bytes)),
-        or_dash(packets.map(format::count)),
+    ];
+    if has_packets {
+        cells.push(or_dash(packets.map(format::count)));
+    }
+    cells.extend([
         or_dash(bytes(flow).map(|_| format::bytes(rate.round() as u64))),
         right(format::seconds(flow.seconds_left)),
-    ])
-    .style(style)
+    ]);
+    Row::new(cells).style(style)
 }
 
-fn source_row(source: &Source) -> Row<'static> {
+fn source_row(source: &Source, area: Rect) -> Row<'static> {
+    let room = usize::from(area.width.saturating_sub(6 + 6 + 6 + 3));
     Row::new(vec![
-        Cell::from(source.address.to_string()),
+        Cell::from(format::cut(&source.address.to_string(), room)),
         right(format::count(source.flows)),
         right(format::count(source.unreplied)),
         right(format::bytes(source.bytes)),
@@ -183,7 +194,7 @@ fn sources(frame: &mut Frame<'_>, model: &Model, area: Rect, cursor: Option<usiz
     let rows = survey
         .iter()
         .flat_map(|survey| &survey.sources)
-        .map(source_row);
+        .map(|source| source_row(source, area));
     let rows = rows.collect();
     table(
         frame,
@@ -204,7 +215,10 @@ fn half_open(frame: &mut Frame<'_>, model: &Model, area: Rect, cursor: Option<us
         ),
     };
     let sources = model.half_open_sources();
-    let rows = sources.into_iter().map(source_row).collect();
+    let rows = sources
+        .into_iter()
+        .map(|source| source_row(source, area))
+        .collect();
     table(
         frame,
         (title, &SOURCE_NAMES),
