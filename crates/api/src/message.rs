@@ -445,7 +445,7 @@ pub struct Running {
     pub senders: Vec<SenderEntry>,
     /// Forms that are refused, as the engine has them.
     #[serde(default)]
-    pub forms: Vec<[u32; 13]>,
+    pub forms: Vec<[u32; 17]>,
     /// Whether SYNs are answered with cookies now, and the settings of the answers: bits of options, scale, window.
     #[serde(default)]
     pub cookies: Option<[u32; 3]>,

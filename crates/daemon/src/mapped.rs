@@ -37,7 +37,7 @@ plain! { Way Condition Counters Event IndexLine Interface InterfaceKey MeterOrde
 const _: () = assert!(size_of::<Plane>() == 64 + size_of::<keepstate_engine::settings::Settings>());
 const _: () = assert!(
     size_of::<keepstate_engine::settings::Settings>()
-        == 4 * (8 + 12 + 32 + 32 * 16 + 6 + 50 + 8 + 2 + 2 + 10 + 8 * 13)
+        == 4 * (8 + 12 + 32 + 32 * 16 + 6 + 50 + 8 + 2 + 2 + 10 + 8 * 17)
 );
 const _: () =
     assert!(size_of::<PolicyHeader>() == 4 * (6 + 4 + 8) + 2 * 8 + 4 * 4 + 4 * KEYS + 4 * 4);

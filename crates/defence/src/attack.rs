@@ -1,7 +1,5 @@
 //! Attacks, by their kinds.
 
-use std::net::IpAddr;
-
 use serde::{Deserialize, Serialize};
 
 use crate::network::Network;
@@ -99,8 +97,8 @@ pub struct HeavySource {
 pub struct Attack {
     pub number: u32,
     pub kind: AttackKind,
-    /// What it is aimed at; `None` for more than one address.
-    pub destination: Option<IpAddr>,
+    /// What it is aimed at: an address, or a network over which it is spread; `None` for many networks.
+    pub destination: Option<Network>,
     /// Seconds of the defence's time.
     pub began: u64,
     pub last_seen: u64,

@@ -1,8 +1,8 @@
 //! What is an attack, and what is none.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
+use crate::answered::{self, ANSWERED};
 use crate::attack::{AttackKind, HeavySource};
 use crate::baseline::Baseline;
 use crate::defence::Gauges;
@@ -10,6 +10,7 @@ use crate::ladder::{KNOWN_SECONDS, SHARE_OF_SERVICE};
 use crate::network::Network;
 use crate::sample::{SIGNALS, Signal};
 use crate::sketch::SpaceSaving;
+use crate::spread;
 use crate::view::{Form, Sender, Target, View, rate};
 
 /// Below these rates (packets a second, by [`Signal`]) nothing is a flood, however unusual.
@@ -21,7 +22,7 @@ const FLOORS: [f64; SIGNALS] = [
 const LATEST_SECONDS: u64 = 3;
 
 /// How often as much as usual is an attack.
-const TIMES_USUAL: f64 = 4.0;
+pub(crate) const TIMES_USUAL: f64 = 4.0;
 
 /// Handshakes a second of one destination below which there is no flood of them.
 const CONNECTIONS_FLOOR: f64 = 200.0;
@@ -62,15 +63,17 @@ const THEIR_SHARE: f64 = 0.5;
 const A_FEW: usize = 64;
 
 /// Destinations of which something is learned.
-const SCOPES: usize = 256;
+const SCOPES: usize = 384;
 
-/// A destination, or all.
-pub(crate) type Scope = Option<IpAddr>;
+/// A destination, by itself or with all of its network, or all.
+pub(crate) type Scope = Option<Network>;
 
 /// What is usual for a destination.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Learned {
     unanswered: [Baseline; SIGNALS],
+    /// Of what is answered without a handshake.
+    pub(crate) asked: [Baseline; ANSWERED.len()],
     completed: Baseline,
     held: Baseline,
     silent: Baseline,
@@ -88,6 +91,9 @@ impl Learned {
             usual.learn(target.counts.unanswered(signal));
             self.latest[0][signal as usize].learn(&target.forms[signal as usize]);
             self.calm[signal as usize].fade(0.99);
+        }
+        for (usual, signal) in self.asked.iter_mut().zip(ANSWERED) {
+            usual.learn(target.counts.seen(signal));
         }
         if now.is_multiple_of(LATEST_SECONDS) {
             let latest = std::mem::take(&mut self.latest[0]);
@@ -124,15 +130,22 @@ pub(crate) struct Detector {
 impl Detector {
     /// What a second shows. What is under attack now learns nothing.
     pub(crate) fn look(&mut self, view: &View, gauges: &Gauges, now: u64) -> Vec<Finding> {
-        let mut findings = Vec::new();
-        for target in view.targets.iter() {
-            self.look_at((Some(target.key), now), &target.value, view, &mut findings);
+        let mut findings = self.floods(view, now);
+        let mut of_connections = Vec::new();
+        for target in view.targets[0].iter() {
+            self.look_at(
+                (Some(target.key), now),
+                &target.value,
+                view,
+                &mut of_connections,
+            );
         }
-        let apart: Vec<AttackKind> = findings.iter().map(|finding| finding.kind).collect();
+        let apart: Vec<AttackKind> = of_connections.iter().map(|it| it.kind).collect();
         let mut whole = Vec::new();
         self.look_at((None, now), &view.all, view, &mut whole);
         // What is aimed at one address is told of once.
         whole.retain(|finding| !apart.contains(&finding.kind));
+        findings.append(&mut of_connections);
         findings.append(&mut whole);
         if let Some(scan) = scans(view) {
             findings.retain(|finding| !is_of_scan(finding, &scan));
@@ -143,6 +156,36 @@ impl Detector {
         findings
     }
 
+    /// Floods of packets, each where it is aimed at: an address, a network, or all.
+    fn floods(&self, view: &View, now: u64) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let everything = [(None, &view.all)];
+        for targets in &view.targets {
+            let targets = targets.iter().map(|it| (Some(it.key), &it.value));
+            let wider = targets.flat_map(|target| self.floods_to(target, (view, now)));
+            spread::take_in(&mut findings, wider.collect(), view);
+        }
+        let whole = everything.map(|target| self.floods_to(target, (view, now)));
+        spread::take_in(&mut findings, whole.into_iter().flatten().collect(), view);
+        findings
+    }
+
+    fn floods_to(
+        &self,
+        (scope, target): (Scope, &Target),
+        (view, now): (&View, u64),
+    ) -> Vec<Finding> {
+        let learned = self.learned.get(&scope);
+        let flood = |signal| flood((scope, target), signal, learned, view);
+        let mut found: Vec<Finding> = Signal::ALL.into_iter().filter_map(flood).collect();
+        for of in ANSWERED.into_iter().enumerate() {
+            let answered = answered::flood((scope, target), of, learned, (view, now));
+            let is_new = |it: &Finding| found.iter().all(|known| known.kind != it.kind);
+            found.extend(answered.filter(is_new));
+        }
+        found
+    }
+
     fn look_at(
         &self,
         (scope, now): (Scope, u64),
@@ -151,37 +194,6 @@ impl Detector {
         findings: &mut Vec<Finding>,
     ) {
         let learned = self.learned.get(&scope);
-        let sources = target.sources.estimate();
-        for signal in Signal::ALL {
-            let unanswered = target.counts.unanswered(signal);
-            let usual = learned.map_or(0.0, |it| it.unanswered[signal as usize].usual());
-            let threshold = FLOORS[signal as usize].max(TIMES_USUAL * usual);
-            let seen = target.counts.seen(signal);
-            let counts = &target.counts;
-            let is_sure = counts.is_sure_of(signal) && counts.is_unanswered(signal);
-            if !is_sure || unanswered <= threshold || unanswered < seen / 2.0 {
-                continue;
-            }
-            let heavy = heavy(view, unanswered, |Sender { counts, .. }| {
-                let is_sure = counts.is_sure_of(signal);
-                is_sure.then(|| counts.unanswered(signal))
-            });
-            findings.push(Finding {
-                kind: AttackKind::of(signal),
-                scope,
-                rate: unanswered,
-                passed: target.counts.passed(signal).min(unanswered),
-                threshold,
-                usual,
-                sources,
-                evidence: format!(
-                    "{unanswered:.0} packets a second without answers of {seen:.0}, more than {threshold:.0}; \
-                     usual are {usual:.0}; about {sources:.0} sources{}",
-                    spread(&heavy)
-                ) + &services(signal, &target.forms[signal as usize]),
-                heavy,
-            });
-        }
         findings.extend(connections(scope, target, learned, (view, now)));
         let held = held(scope, learned, view);
         findings.extend(held.or_else(|| silent(scope?, learned, view)));
@@ -189,25 +201,29 @@ impl Detector {
 
     /// What is under attack learns nothing, nor from how it began.
     fn learn(&mut self, view: &View, findings: &[Finding], now: u64) {
+        let is_of = |finding: &Finding, scope: &Network| {
+            let attacked = finding.scope.as_ref();
+            attacked.is_some_and(|attacked| attacked.overlaps(scope))
+        };
         let attacked = self.learned.iter_mut().filter(|(scope, _)| match scope {
             None => !findings.is_empty(),
-            scope => findings.iter().any(|it| it.scope == **scope),
+            Some(scope) => findings.iter().any(|it| is_of(it, scope)),
         });
         for (_, learned) in attacked {
             learned.latest = Default::default();
         }
-        let is_calm = |scope: Scope| findings.iter().all(|it| it.scope != scope);
         if findings.is_empty() {
             let all = self.learned.entry(None).or_default();
             all.learn(&view.all, [view.held.all, 0.0], now);
         }
-        for target in view.targets.iter().filter(|it| is_calm(Some(it.key))) {
-            let held = view.held.targets.get(&target.key);
+        let targets = view.targets.iter().flat_map(SpaceSaving::iter);
+        for target in targets.filter(|target| findings.iter().all(|it| !is_of(it, &target.key))) {
             let learned = self.learned.entry(Some(target.key)).or_default();
-            let held = held.map_or(0.0, |held| held.count);
-            let silent = view.held.silent.get(&target.key);
-            let silent = silent.map_or(0.0, |silent| silent.count);
-            learned.learn(&target.value, [held, silent], now);
+            let address = target.key.is_one().then(|| target.key.address());
+            let held = address.and_then(|it| view.held.targets.get(&it));
+            let silent = address.and_then(|it| view.held.silent.get(&it));
+            let count = [held.map(|it| it.count), silent.map(|it| it.count)];
+            learned.learn(&target.value, count.map(Option::unwrap_or_default), now);
         }
         while self.learned.len() > SCOPES {
             let named = self.learned.iter().filter(|(scope, _)| scope.is_some());
@@ -218,6 +234,50 @@ impl Detector {
             self.learned.remove(&oldest);
         }
     }
+}
+
+/// Packets of a kind that nothing answers, to one destination.
+fn flood(
+    (scope, target): (Scope, &Target),
+    signal: Signal,
+    learned: Option<&Learned>,
+    view: &View,
+) -> Option<Finding> {
+    let counts = &target.counts;
+    let unanswered = counts.unanswered(signal);
+    let usual = learned.map_or(0.0, |it| it.unanswered[signal as usize].usual());
+    let threshold = FLOORS[signal as usize].max(TIMES_USUAL * usual);
+    let seen = counts.seen(signal);
+    let is_sure = counts.is_sure_of(signal) && counts.is_unanswered(signal);
+    if !is_sure || unanswered <= threshold || unanswered < seen / 2.0 {
+        return None;
+    }
+    let heavy = heavy(view, unanswered, |Sender { counts, .. }| {
+        let is_sure = counts.is_sure_of(signal);
+        is_sure.then(|| counts.unanswered(signal))
+    });
+    let sources = target.sources.estimate();
+    let to = match scope {
+        Some(scope) if !scope.is_one() => {
+            format!("; to about {:.0} addresses", target.destinations.estimate())
+        }
+        _ => String::new(),
+    };
+    Some(Finding {
+        kind: AttackKind::of(signal),
+        scope,
+        rate: unanswered,
+        passed: counts.passed(signal).min(unanswered),
+        threshold,
+        usual,
+        sources,
+        evidence: format!(
+            "{unanswered:.0} packets a second without answers of {seen:.0}, more than {threshold:.0}; \
+             usual are {usual:.0}; about {sources:.0} sources{}{to}",
+            whence(&heavy)
+        ) + &services(signal, &target.forms[signal as usize]),
+        heavy,
+    })
 }
 
 /// A scan is a flood of sorts too; whose senders all scan, and none faster than that, is told of once.
@@ -231,7 +291,7 @@ fn is_of_scan(finding: &Finding, scan: &Finding) -> bool {
     is_kind && !finding.heavy.is_empty() && finding.heavy.iter().all(scans)
 }
 
-const fn spread(heavy: &[HeavySource]) -> &'static str {
+const fn whence(heavy: &[HeavySource]) -> &'static str {
     if heavy.is_empty() {
         ", none of them heavy: spread or forged"
     } else {
@@ -255,7 +315,11 @@ fn services(signal: Signal, form: &Form) -> String {
 }
 
 /// The sources that send most of something, at the longest prefix at which a few do.
-fn heavy(view: &View, total: f64, of: impl Fn(&Sender) -> Option<f64>) -> Vec<HeavySource> {
+pub(crate) fn heavy(
+    view: &View,
+    total: f64,
+    of: impl Fn(&Sender) -> Option<f64>,
+) -> Vec<HeavySource> {
     let levels = [
         &view.v4[0],
         &view.v6[0],
@@ -361,7 +425,7 @@ fn connections(
 fn held(scope: Scope, learned: Option<&Learned>, view: &View) -> Option<Finding> {
     let held = match scope {
         None => view.held.all,
-        Some(address) => view.held.targets.get(&address)?.certain(),
+        Some(scope) => view.held.targets.get(&scope.address())?.certain(),
     };
     let usual = learned.map_or(0.0, |it| it.held.middle());
     let threshold = HELD_FLOOR.max(TIMES_USUAL * usual);
@@ -404,17 +468,18 @@ fn held(scope: Scope, learned: Option<&Learned>, view: &View) -> Option<Finding>
 }
 
 /// Connections that nothing came of, from senders of whom each holds a few: a crowd asks for something.
-fn silent(scope: IpAddr, learned: Option<&Learned>, view: &View) -> Option<Finding> {
-    let counted = view.held.silent.get(&scope)?;
+fn silent(scope: Network, learned: Option<&Learned>, view: &View) -> Option<Finding> {
+    let address = scope.address();
+    let counted = view.held.silent.get(&address)?;
     let silent = counted.certain();
     let usual = learned.map_or(0.0, |it| it.silent.middle());
     let threshold = SILENT_FLOOR.max(TIMES_USUAL * usual);
-    let made = view.handshakes(Some(scope));
+    let made = view.handshakes(Some(address));
     let is_sure = f64::from(counted.value) >= HELD_MIN;
     if !is_sure || silent <= threshold || silent < SILENT_SHARE * made {
         return None;
     }
-    let sources = view.targets.get(&scope);
+    let target = view.target(Some(scope));
     Some(Finding {
         kind: AttackKind::SlowConnections,
         scope: Some(scope),
@@ -422,7 +487,7 @@ fn silent(scope: IpAddr, learned: Option<&Learned>, view: &View) -> Option<Findi
         passed: silent,
         threshold,
         usual,
-        sources: sources.map_or(0.0, |target| target.value.sources.estimate()),
+        sources: target.map_or(0.0, |target| target.sources.estimate()),
         evidence: format!(
             "nothing was sent on {silent:.0} of {made:.0} connections made of late, more than {threshold:.0}; \
              usual are {usual:.0}; no few hold most of them"
@@ -511,7 +576,7 @@ fn exhaustion(view: &View, gauges: &Gauges, findings: &[Finding]) -> Option<Find
         evidence: format!(
             "{percent:.0} percent of the table are taken, and {unanswered:.0} new flows a second to many \
              destinations are not answered{}",
-            spread(&heavy)
+            whence(&heavy)
         ),
         heavy,
     })

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::answered;
 use crate::attack::{Attack, AttackKind, HeavySource};
 use crate::defence::Gauges;
 use crate::detect::Learned;
@@ -11,6 +12,7 @@ use crate::network::Network;
 use crate::refusal::{Form as Refused, Limit};
 use crate::rule::Rule;
 use crate::sample::{Signal, TCP};
+use crate::sketch::Modes;
 use crate::view::{Form, View};
 
 /// A measure.
@@ -227,6 +229,12 @@ pub(crate) fn next(situation: &Situation<'_>, tried: &[Rung]) -> Option<Choice> 
     })
 }
 
+/// Whether nearly all of an attack has a feature in common that hardly anything usual has.
+pub(crate) fn is_telling(attack: &Modes, usual: &Modes) -> bool {
+    let common = attack.top().filter(|(_, share)| *share >= SHARE_OF_ATTACK);
+    common.is_some_and(|(value, _)| usual.share(value) <= SHARE_OF_CALM)
+}
+
 fn by_form(situation: &Situation<'_>) -> Option<Choice> {
     let Situation {
         attack,
@@ -235,10 +243,7 @@ fn by_form(situation: &Situation<'_>) -> Option<Choice> {
         ..
     } = situation;
     let signal = attack.kind.signal()?;
-    let target = match attack.destination {
-        None => &view.all,
-        Some(destination) => &view.targets.get(&destination)?.value,
-    };
+    let target = view.target(attack.destination)?;
     let form = &target.forms[signal as usize];
     let nothing = Form::default();
     let calm = learned.map_or(&nothing, |learned| &learned.calm[signal as usize]);
@@ -289,6 +294,9 @@ fn by_form(situation: &Situation<'_>) -> Option<Choice> {
         ));
     }
     let is_unknown = signal == Signal::Syn && calm.length.total() < CALM_MIN;
+    // Of what is answered, a crowd may ask the same.
+    let is_answered = target.counts.is_answered(signal);
+    is_telling &= !is_answered || answered::single_sender(form, calm).is_some();
     if !is_telling || is_unknown || is_of_kind_alone && !is_foreign {
         return None;
     }
@@ -343,13 +351,13 @@ fn form_of(situation: &Situation<'_>) -> Refused {
         Some(Signal::Rst) => (Some(TCP), Some((RST, RST))),
         Some(Signal::Udp | Signal::Reflected) => (Some(UDP), None),
         Some(Signal::Icmp) => {
-            let is_v6 = attack.destination.is_some_and(|it| it.is_ipv6());
+            let is_v6 = attack.destination.is_some_and(|it| !it.is_v4());
             (Some(if is_v6 { 58 } else { 1 }), None)
         }
         Some(Signal::Fragment | Signal::Other) | None => (None, None),
     };
     Refused {
-        is_v4: attack.destination.map(|destination| destination.is_ipv4()),
+        is_v4: attack.destination.map(|destination| destination.is_v4()),
         destination: attack.destination,
         protocol,
         flags,
@@ -456,7 +464,7 @@ fn timeouts(situation: &Situation<'_>) -> Option<Choice> {
 pub(crate) fn matches_of(attack: &Attack, is_v4: bool) -> Option<Vec<String>> {
     let mut matches = words("-p tcp --syn");
     if let Some(destination) = attack.destination {
-        if destination.is_ipv4() != is_v4 {
+        if destination.is_v4() != is_v4 {
             return None;
         }
         matches.extend([String::from("-d"), destination.to_string()]);

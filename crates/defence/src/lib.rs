@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod answered;
 mod attack;
 mod baseline;
 mod defence;
@@ -20,6 +21,7 @@ mod refusal;
 mod rule;
 mod sample;
 mod sketch;
+mod spread;
 mod view;
 
 pub use attack::{Attack, AttackKind, HeavySource};

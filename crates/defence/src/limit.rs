@@ -97,7 +97,7 @@ fn limit_held(situation: &Situation<'_>) -> Option<Choice> {
     let is_v4 = |network: &Network| network.is_v4();
     let is_v4 = match (networks.first(), attack.destination) {
         (Some(first), _) => is_v4(first),
-        (None, Some(destination)) => destination.is_ipv4(),
+        (None, Some(destination)) => destination.is_v4(),
         (None, None) => return None,
     };
     let of_one = if is_v4 { 32 } else { 64 };

@@ -19,22 +19,22 @@ impl Network {
         match address {
             IpAddr::V4(v4) => {
                 let length = if length > 32 { 32 } else { length };
-                let mask = match length {
-                    0 => 0,
-                    length => u32::MAX << (32 - length as u32),
-                };
-                let address = IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() & mask));
+                let address = IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() & mask_v4(length)));
                 Self { address, length }
             }
             IpAddr::V6(v6) => {
                 let length = if length > 128 { 128 } else { length };
-                let mask = match length {
-                    0 => 0,
-                    length => u128::MAX << (128 - length as u32),
-                };
-                let address = IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & mask));
+                let address = IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & mask_v6(length)));
                 Self { address, length }
             }
+        }
+    }
+
+    /// The bits that count, as an address.
+    pub const fn mask(&self) -> IpAddr {
+        match self.address {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::from_bits(mask_v4(self.length))),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::from_bits(mask_v6(self.length))),
         }
     }
 
@@ -44,6 +44,11 @@ impl Network {
 
     pub const fn length(&self) -> u8 {
         self.length
+    }
+
+    /// Whether it is that of one address alone.
+    pub const fn is_one(&self) -> bool {
+        self.length == if self.is_v4() { 32 } else { 128 }
     }
 
     pub const fn is_v4(&self) -> bool {
@@ -64,10 +69,23 @@ impl Network {
     }
 }
 
+const fn mask_v4(length: u8) -> u32 {
+    match length {
+        0 => 0,
+        length => u32::MAX << (32 - length as u32),
+    }
+}
+
+const fn mask_v6(length: u8) -> u128 {
+    match length {
+        0 => 0,
+        length => u128::MAX << (128 - length as u32),
+    }
+}
+
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whole = if self.is_v4() { 32 } else { 128 };
-        if self.length == whole {
+        if self.is_one() {
             return f.pad(&self.address.to_string());
         }
         f.pad(&format!("{}/{}", self.address, self.length))

@@ -64,7 +64,7 @@ impl Limit {
 pub struct Form {
     /// `None` for both families.
     pub is_v4: Option<bool>,
-    pub destination: Option<IpAddr>,
+    pub destination: Option<Network>,
     pub protocol: Option<u8>,
     /// TCP flags that are looked at, and what they must be.
     pub flags: Option<(u8, u8)>,
@@ -109,8 +109,8 @@ impl Form {
             form.protocol = protocol.into();
         }
         if let Some(destination) = self.destination {
-            form.flags |= engine::FORM_DESTINATION;
-            form.destination = words_of(destination);
+            form.destination = words_of(destination.address());
+            form.destination_mask = words_of(destination.mask());
         }
         if self.is_fragment {
             form.flags |= engine::FORM_FRAGMENT;
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn forms_are_shown_as_rules() {
         let form = Form {
-            destination: Some("192.0.2.1".parse().expect("an address")),
+            destination: Some("192.0.2.0/24".parse().expect("a network")),
             is_v4: Some(true),
             protocol: Some(6),
             flags: Some((23, 2)),
@@ -263,7 +263,7 @@ mod tests {
         assert_eq!(
             form.texts(),
             [
-                "iptables -A KEEPSTATE-DEFENCE -d 192.0.2.1 -p tcp --tcp-flags FIN,SYN,RST,ACK SYN \
+                "iptables -A KEEPSTATE-DEFENCE -d 192.0.2.0/24 -p tcp --tcp-flags FIN,SYN,RST,ACK SYN \
                  -m length --length 40 -m ttl --ttl-eq 55 -m conntrack --ctstate INVALID,NEW \
                  -m comment --comment \"step 3\" -j DROP"
             ]
@@ -272,6 +272,7 @@ mod tests {
         assert_eq!(compiled.tcp_flags, 23 | 2 << 16);
         assert_eq!(compiled.lengths, 40 | 40 << 16);
         assert_eq!(compiled.source_ports, engine::FORM_ANY);
-        assert_eq!(compiled.destination, [0xc000_0201, 0, 0, 0]);
+        assert_eq!(compiled.destination, [0xc000_0200, 0, 0, 0]);
+        assert_eq!(compiled.destination_mask, [0xffff_ff00, 0, 0, 0]);
     }
 }

@@ -23,8 +23,10 @@ const DEVIATIONS: f64 = 3.0;
 /// Each answered flow may have sent its first packet more than once.
 const TRIES: f64 = 1.25;
 
-/// Destinations that are counted apart.
-const DESTINATIONS: usize = 256;
+/// Destinations that are counted apart, by the length of their prefix: each address, and the networks that it is in.
+const DESTINATIONS: [usize; 3] = [256, 64, 64];
+const DESTINATION_LENGTHS_V4: [u8; 3] = [32, 24, 16];
+const DESTINATION_LENGTHS_V6: [u8; 3] = [128, 64, 48];
 /// Sources of each length of prefix: those of more than a thousandth of all are known.
 const SOURCES: usize = 1024;
 /// Clients that have completed something, see [`View::is_known`].
@@ -135,6 +137,13 @@ impl Counts {
         self.unanswered(signal) > DEVIATIONS * rate(variance.sqrt())
     }
 
+    /// Whether most of what was let through was answered.
+    pub(crate) fn is_answered(&self, signal: Signal) -> bool {
+        let (answered, _) = self.answered(signal);
+        let is_asked = matches!(signal, Signal::Udp | Signal::Icmp);
+        is_asked && rate(answered) > self.passed(signal) / 2.0
+    }
+
     /// What answered flows count for, and the variance of that.
     const fn answered(&self, signal: Signal) -> (f64, f64) {
         match signal {
@@ -202,6 +211,7 @@ pub(crate) struct Target {
     /// Of packets without answers, by signal.
     pub(crate) forms: [Form; SIGNALS],
     pub(crate) sources: Distinct,
+    pub(crate) destinations: Distinct,
 }
 
 impl Target {
@@ -210,6 +220,7 @@ impl Target {
         if matches!(sample.progress, Progress::Passed | Progress::Refused) {
             self.forms[sample.signal as usize].add(sample);
             self.sources.add(sample.source);
+            self.destinations.add(sample.destination);
         }
     }
 
@@ -217,6 +228,7 @@ impl Target {
         self.counts.fade();
         self.forms.iter_mut().for_each(|form| form.fade(FADE));
         self.sources.turn();
+        self.destinations.turn();
     }
 }
 
@@ -246,9 +258,9 @@ impl Survey {
         Self {
             all: 0.0,
             weight: 1.0,
-            targets: SpaceSaving::new(DESTINATIONS),
+            targets: SpaceSaving::new(DESTINATIONS[0]),
             sources: [(); 2].map(|()| SpaceSaving::new(SOURCES)),
-            silent: SpaceSaving::new(DESTINATIONS),
+            silent: SpaceSaving::new(DESTINATIONS[0]),
         }
     }
 }
@@ -300,13 +312,16 @@ struct Handshake {
 #[derive(Clone, Debug)]
 pub(crate) struct View {
     pub(crate) all: Target,
-    pub(crate) targets: SpaceSaving<IpAddr, Target>,
+    /// By the place of their length, the longest first.
+    pub(crate) targets: [SpaceSaving<Network, Target>; 3],
     /// By the place of their length among the family's.
     pub(crate) v4: [SpaceSaving<Network, Sender>; 2],
     pub(crate) v6: [SpaceSaving<Network, Sender>; 3],
     pub(crate) held: Survey,
     handshakes: HashMap<Ends, Handshake>,
+    /// Since when: who has completed a handshake (or has gone on after an answer), and who was answered without one.
     clients: SpaceSaving<Network, Option<u64>>,
+    askers: SpaceSaving<Network, Option<u64>>,
     seconds: u64,
 }
 
@@ -314,21 +329,27 @@ impl View {
     pub(crate) fn new() -> Self {
         Self {
             all: Target::default(),
-            targets: SpaceSaving::new(DESTINATIONS),
+            targets: DESTINATIONS.map(SpaceSaving::new),
             v4: LENGTHS_V4.map(|_| SpaceSaving::new(SOURCES)),
             v6: LENGTHS_V6.map(|_| SpaceSaving::new(SOURCES)),
             held: Survey::new(),
             handshakes: HashMap::new(),
             clients: SpaceSaving::new(CLIENTS),
+            askers: SpaceSaving::new(CLIENTS),
             seconds: 0,
         }
     }
 
     pub(crate) fn add(&mut self, sample: &Sample) {
         self.all.add(sample);
-        self.targets
-            .add(sample.destination, sample.weight)
-            .add(sample);
+        let lengths = match sample.destination.is_ipv4() {
+            true => DESTINATION_LENGTHS_V4,
+            false => DESTINATION_LENGTHS_V6,
+        };
+        for (length, targets) in lengths.into_iter().zip(&mut self.targets) {
+            let network = Network::of(sample.destination, length);
+            targets.add(network, sample.weight).add(sample);
+        }
         let port = (sample.destination, sample.destination_port);
         let is_unanswered = matches!(sample.progress, Progress::Passed | Progress::Refused);
         for (network, sketch) in self.levels(sample.source) {
@@ -337,6 +358,10 @@ impl View {
             if is_unanswered && matches!(sample.signal, Signal::Syn | Signal::Udp) {
                 sender.ports.add(port);
             }
+        }
+        if sample.progress == Progress::Replied && sample.protocol != TCP {
+            let since = self.askers.add(client(sample.source), sample.weight);
+            since.get_or_insert(self.seconds);
         }
         if sample.progress == Progress::Completed {
             let seconds = self.seconds;
@@ -351,6 +376,16 @@ impl View {
                 self.handshakes.insert(Ends::of(sample), handshake);
             }
         }
+    }
+
+    /// What goes to a destination, if it is counted apart; all, without one.
+    pub(crate) fn target(&self, destination: Option<Network>) -> Option<&Target> {
+        let Some(destination) = destination else {
+            return Some(&self.all);
+        };
+        let mut levels = self.targets.iter();
+        let counted = levels.find_map(|targets| targets.get(&destination));
+        counted.map(|counted| &counted.value)
     }
 
     /// Handshakes to a destination that are remembered and older than a connection must be to count as held open.
@@ -408,14 +443,9 @@ impl View {
         self.handshakes.retain(|_, handshake| !is_late(handshake));
     }
 
-    /// Whether somebody in a network has completed a connection before some second.
+    /// Whether somebody in a network has completed a connection, or was answered, before some second.
     pub(crate) fn is_known(&self, network: &Network, before: u64) -> bool {
-        let is_in =
-            |client: &Network| network.contains(client.address()) || client.overlaps(network);
-        self.clients.iter().any(|client| {
-            let since = client.value.is_some_and(|since| since < before);
-            since && client.certain() > 0.0 && is_in(&client.key)
-        })
+        has_one(&self.clients, network, before) || has_one(&self.askers, network, before)
     }
 
     /// Ends a second.
@@ -423,7 +453,9 @@ impl View {
         let turns = now / PORT_SECONDS != self.seconds / PORT_SECONDS;
         self.seconds = now;
         self.all.fade();
-        self.targets.fade(FADE, Target::fade);
+        for targets in &mut self.targets {
+            targets.fade(FADE, Target::fade);
+        }
         for sketch in self.v4.iter_mut().chain(&mut self.v6) {
             sketch.fade(FADE, |sender| {
                 sender.counts.fade();
@@ -433,7 +465,16 @@ impl View {
             });
         }
         self.clients.fade(CLIENT_FADE, |_| {});
+        self.askers.fade(CLIENT_FADE, |_| {});
     }
+}
+
+fn has_one(clients: &SpaceSaving<Network, Option<u64>>, network: &Network, before: u64) -> bool {
+    let is_in = |client: &Network| network.contains(client.address()) || client.overlaps(network);
+    clients.iter().any(|client| {
+        let since = client.value.is_some_and(|since| since < before);
+        since && client.certain() > 0.0 && is_in(&client.key)
+    })
 }
 
 /// What a client is known by.

@@ -33,10 +33,8 @@ pub const FORM_V4: u32 = 1 << 0;
 pub const FORM_V6: u32 = 1 << 1;
 /// Those of [`Form::protocol`] alone.
 pub const FORM_PROTOCOL: u32 = 1 << 2;
-/// Those to [`Form::destination`] alone.
-pub const FORM_DESTINATION: u32 = 1 << 3;
 /// Fragments alone.
-pub const FORM_FRAGMENT: u32 = 1 << 4;
+pub const FORM_FRAGMENT: u32 = 1 << 3;
 
 /// What packets look like that are refused. Ranges have their first value in the low half and their last in the high.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +56,13 @@ pub struct Form {
     pub lengths: u32,
     /// TTL, hop limit.
     pub hop_limits: u32,
+    /// Where they go, and which bits of that are looked at.
     pub destination: [u32; 4],
+    pub destination_mask: [u32; 4],
 }
+
+/// What [`Form::words`] gives.
+pub const FORM_WORDS: usize = 17;
 
 /// All values that there are.
 pub const FORM_ANY: u32 = 0xffff << 16;
@@ -82,11 +85,13 @@ impl Form {
         lengths: FORM_ANY,
         hop_limits: FORM_ANY,
         destination: [0; 4],
+        destination_mask: [0; 4],
     };
 
     /// All of it, and back by [`Form::of_words`].
-    pub const fn words(&self) -> [u32; 13] {
+    pub const fn words(&self) -> [u32; FORM_WORDS] {
         let [a, b, c, d] = self.destination;
+        let [w, x, y, z] = self.destination_mask;
         [
             self.flags,
             self.until,
@@ -101,10 +106,14 @@ impl Form {
             b,
             c,
             d,
+            w,
+            x,
+            y,
+            z,
         ]
     }
 
-    pub const fn of_words(words: [u32; 13]) -> Self {
+    pub const fn of_words(words: [u32; FORM_WORDS]) -> Self {
         let [
             flags,
             until,
@@ -115,7 +124,11 @@ impl Form {
             destination_ports,
             lengths,
             hop_limits,
-            destination @ ..,
+            a,
+            b,
+            c,
+            d,
+            destination_mask @ ..,
         ] = words;
         Self {
             flags,
@@ -127,7 +140,8 @@ impl Form {
             destination_ports,
             lengths,
             hop_limits,
-            destination,
+            destination: [a, b, c, d],
+            destination_mask,
         }
     }
 
@@ -151,8 +165,8 @@ impl Form {
         differs |= beyond(self.lengths, info.ip_length);
         differs |= beyond(self.hop_limits, info.hop_limit.into());
         let ([a, b, c, d], [w, x, y, z]) = (self.destination, info.destination);
-        let is_other = u32::from((a ^ w) | (b ^ x) | (c ^ y) | (d ^ z) != 0);
-        differs |= asks(FORM_DESTINATION) & is_other;
+        let [i, j, k, l] = self.destination_mask;
+        differs |= (a ^ w) & i | (b ^ x) & j | (c ^ y) & k | (d ^ z) & l;
         differs == 0
     }
 }

@@ -216,3 +216,29 @@ fn forms_are_of_packets_that_belong_to_nothing() {
     // It ends by itself.
     assert_eq!(ask(&segment("10.0.0.8", [3, 50], SYN), Tick(1701)), None);
 }
+
+#[test]
+fn a_form_names_the_network_that_packets_go_to() {
+    let table = table();
+    let mut plane = plane(&table);
+    plane.settings.flags |= SETTING_FORMS;
+    let refused = |plane: &Plane<SliceTable<'_>, ()>, to: &str, port: u16| {
+        let packet = datagram("10.0.0.9", to, [port, 80]);
+        judge(plane, &packet, Path::Ingress, Tick(1600)) == Some(Reason::FormRefused)
+    };
+    for (length, first, last) in [(32, "10.0.7.0", "10.0.7.0"), (24, "10.0.7.0", "10.0.7.255")] {
+        plane.settings.forms[0] = Form {
+            flags: FORM_V4,
+            until: 1700,
+            destination: [0x0a00_0700, 0, 0, 0],
+            destination_mask: [u32::MAX << (32 - length), 0, 0, 0],
+            ..Form::NONE
+        };
+        assert!(refused(&plane, first, 1000 + length) && refused(&plane, last, 2000 + length));
+        let beside = if length == 32 { "10.0.7.1" } else { "10.0.8.0" };
+        assert!(!refused(&plane, beside, 3000 + length));
+        assert!(!refused(&plane, "10.0.6.255", 4000 + length));
+    }
+    let words = plane.settings.forms[0].words();
+    assert_eq!(Form::of_words(words), plane.settings.forms[0]);
+}

@@ -1,5 +1,6 @@
 //! Those who wait for no answer.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use keepstate_defence::Network;
@@ -18,6 +19,8 @@ pub(crate) struct Attacker {
     pub(crate) due: f64,
     count: u64,
     is_local: bool,
+    /// Who has begun the one flow that he has.
+    begun: BTreeSet<IpAddr>,
 }
 
 impl Attacker {
@@ -32,6 +35,7 @@ impl Attacker {
                 .collect(),
             due: 0.0,
             count: 0,
+            begun: BTreeSet::new(),
             is_local: scenario.servers.contains(&target.address()),
         }
     }
@@ -55,18 +59,25 @@ impl Attacker {
     pub(crate) fn strike(&mut self, world: &World<'_>, random: &mut Random) -> bool {
         self.count += 1;
         let ends = [self.source(random), self.target(random)];
+        if self.plan.one_flow && self.plan.kind == PlanKind::Ack && self.begun.insert(ends[0]) {
+            return shake_hands(world, ends, [ONE_PORT, self.plan.port], self.plan.ttl);
+        }
         let packet = self.packet(ends, random);
         let is_in = world.receive(&packet.ip, self.plan.ttl).verdict == Verdict::Accept;
         // Whoever forges his address gets no cookie.
         world.plane.take_answer();
-        if let (true, true, Some(answer)) = (is_in, self.is_local, packet.answer) {
+        let is_answered = self.is_local || self.plan.answered;
+        if let (true, true, Some(answer)) = (is_in, is_answered, packet.answer) {
             world.send(&answer);
         }
         is_in
     }
 
     fn packet(&self, ends: [IpAddr; 2], random: &mut Random) -> Struck {
-        let high_port = 1024 + random.below(64_000) as u16;
+        let high_port = match self.plan.one_flow {
+            true => ONE_PORT,
+            false => 1024 + random.below(64_000) as u16,
+        };
         let port = self.plan.port;
         let number = random.number() as u32;
         let tcp = |flags, ports: [u16; 2], bytes| {
@@ -133,11 +144,58 @@ impl Attacker {
             PlanKind::Table => udp([high_port, 1 + random.below(65_535) as u16], 20),
             PlanKind::PortScan => tcp(SYN, [high_port, (1 + self.count % 65_535) as u16], 0),
         };
+        let answer = self.plan.answered.then(|| answer_to(&packet).ip());
         Struck {
             ip: packet.ip(),
-            answer: None,
+            answer,
         }
     }
+}
+
+/// From which a sender sends who has but one flow.
+const ONE_PORT: u16 = 5000;
+
+/// The same back.
+fn answer_to(packet: &Packet) -> Packet {
+    let body = match &packet.body {
+        Body::Udp(udp) => Body::Udp(Udp {
+            source_port: udp.destination_port,
+            destination_port: udp.source_port,
+            ..udp.clone()
+        }),
+        Body::Icmp(echo) => Body::Icmp(Icmp {
+            kind: 0,
+            ..echo.clone()
+        }),
+        Body::Icmpv6(echo) => Body::Icmpv6(Icmp {
+            kind: 129,
+            ..echo.clone()
+        }),
+        other => other.clone(),
+    };
+    Packet::new(packet.destination, packet.source, body)
+}
+
+/// Opens a connection; whether its first segment was let through.
+fn shake_hands(world: &World<'_>, ends: [IpAddr; 2], ports: [u16; 2], ttl: Option<u8>) -> bool {
+    let segment = |flags, sequence, acknowledgement| {
+        let body = Tcp {
+            source_port: ports[0],
+            destination_port: ports[1],
+            sequence,
+            acknowledgement,
+            flags,
+            window: 512,
+            ..Tcp::default()
+        };
+        Packet::new(ends[0], ends[1], Body::Tcp(body)).ip()
+    };
+    let is_in = world.receive(&segment(SYN, 0, 0), ttl).verdict == Verdict::Accept;
+    if is_in && world.plane.take_answer().is_none() {
+        world.send(&syn_ack(ends, ports, 0).ip());
+        world.receive(&segment(ACK, 1, 0), ttl);
+    }
+    is_in
 }
 
 /// What the server says to a SYN.

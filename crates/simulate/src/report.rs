@@ -491,8 +491,12 @@ fn write_text(out: &mut String, report: &Report) -> std::fmt::Result {
             state(step)
         )?;
         writeln!(out, "    because {}", step.cause)?;
-        for command in &step.commands {
+        for command in step.commands.iter().take(COMMANDS_TOLD) {
             writeln!(out, "    {command}")?;
+        }
+        let left = step.commands.len().saturating_sub(COMMANDS_TOLD);
+        if left > 0 {
+            writeln!(out, "    and {left} more like it: --json has them")?;
         }
         if let Some(note) = &step.note {
             writeln!(out, "    {note}")?;
@@ -500,6 +504,9 @@ fn write_text(out: &mut String, report: &Report) -> std::fmt::Result {
     }
     Ok(())
 }
+
+/// Rules of a step that are told of.
+const COMMANDS_TOLD: usize = 4;
 
 pub(crate) fn state(step: &Step) -> String {
     format!("{:?}", step.state).to_lowercase()

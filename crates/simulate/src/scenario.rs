@@ -101,6 +101,12 @@ pub struct AttackPlan {
     /// TTL or hop limit that all of its packets come with; by their sender unless said.
     #[serde(default)]
     pub ttl: Option<u8>,
+    /// Its target answers each packet that reaches it (`udp`, `icmp`).
+    #[serde(default)]
+    pub answered: bool,
+    /// All packets of a sender are of one flow (`udp`, `ack`), whose handshake was completed first.
+    #[serde(default)]
+    pub one_flow: bool,
     pub begin: u32,
     pub end: u32,
 }
@@ -283,6 +289,18 @@ impl Scenario {
             let name = |field: &str| format!("{field} of attack {number}");
             within(&name("rate"), plan.rate, RATE_MAX)?;
             within(&name("sources"), plan.sources.into(), SENDERS_MAX.into())?;
+            if plan.answered && !matches!(plan.kind, PlanKind::Udp | PlanKind::Icmp) {
+                return Err(format!(
+                    "{} is of no use: only udp and icmp are answered",
+                    name("answered")
+                ));
+            }
+            if plan.one_flow && !matches!(plan.kind, PlanKind::Udp | PlanKind::Ack) {
+                return Err(format!(
+                    "{} is of no use: only udp and ack have it",
+                    name("one_flow")
+                ));
+            }
             if plan.begin >= plan.end {
                 return Err(format!("{} is not after its begin", name("end")));
             }

@@ -166,9 +166,10 @@ impl<'t> World<'t> {
         self.judge(ip, path, Checksums::Trusted)
     }
 
-    /// A packet that the server sends; whether it got out.
+    /// A packet that the server sends, which is this host or behind it; whether it got out.
     pub(crate) fn send(&self, ip: &[u8]) -> bool {
-        let outcome = self.judge(ip, Path::Local, Checksums::Trusted);
+        let path = self.plane.locals.path_of(endpoints(ip));
+        let outcome = self.judge(ip, path, Checksums::Trusted);
         outcome.verdict == Verdict::Accept
     }
 

@@ -95,6 +95,62 @@ fn reflections() {
     }
 }
 
+/// Over all addresses of a network behind this host: no single one of them crosses its threshold.
+#[test]
+fn carpets() {
+    for name in ["udp", "syn", "dns", "ntp", "ipv6"] {
+        let report = play(&format!("carpet-{name}"), 45, 3);
+        is_stopped(&report, 34, 50, 0.01);
+        let networks = report.recognised.iter();
+        let networks: Vec<_> = networks
+            .map(|it| it.destination.map(|to| to.to_string()))
+            .collect();
+        let whole = if name == "ipv6" {
+            "2001:db8:1:7::/64"
+        } else {
+            "192.0.2.0/24"
+        };
+        assert_eq!(networks, [Some(whole.to_owned())], "{name}");
+    }
+}
+
+/// A server that answers all does not hide a flood.
+#[test]
+fn floods_that_are_answered() {
+    is_stopped(&play("dns-queries-forged", 47, 3), 34, 50, 0.01);
+    for name in ["dns-queries", "ping"] {
+        let report = play(name, 47, 3);
+        is_stopped(&report, 30, 50, 0.2);
+        // In whose name they come is not known.
+        assert_eq!(report.networks_banned, 0, "{name}");
+        let limits = report
+            .steps
+            .iter()
+            .any(|it| it.step.action.name() == "limit sources");
+        assert!(limits, "{name}");
+    }
+}
+
+/// A crowd that asks a DNS server the same is none of them.
+#[test]
+fn a_crowd_that_asks_is_no_attack() {
+    let mut scenario = scenario("dns-queries-forged");
+    scenario.attack.clear();
+    let mut crowd = scenario.legitimate.last().expect("dns").clone();
+    crowd.clients = 5000;
+    crowd.rate = 3000.0;
+    crowd.begin = 25;
+    scenario.legitimate.push(crowd);
+    let report = run(&scenario, 48).expect("a report");
+    assert!(report.recognised.is_empty(), "{:?}", report.recognised);
+}
+
+/// The numbers of what comes in a connection that there is are not its own.
+#[test]
+fn floods_in_connections() {
+    is_stopped(&play("one-flow-ack", 49, 3), 27, 50, 0.001);
+}
+
 #[test]
 fn connections() {
     is_stopped(&play("connections", 51, 4), 42, 50, 0.05);

@@ -171,7 +171,7 @@ fn explain(number: Option<u32>, options: &Options) -> anyhow::Result<ExitCode> {
         )?;
     }
     for step in steps {
-        write_step(step, &status, &mut out)?;
+        write_step(step, &status, usize::MAX, &mut out)?;
         writeln!(out, "    known by  {}", step.evidence)?;
         let end = match step.action {
             Action::Ban { .. } => "after its time",
@@ -221,15 +221,18 @@ fn write_all(status: &DefenceStatus, out: &mut dyn Write) -> std::io::Result<()>
             .iter()
             .filter(|step| step.attack == attack.number)
         {
-            write_step(step, status, out)?;
+            write_step(step, status, RULES_SHORT, out)?;
         }
     }
     let is_of_none = |step: &&Step| status.attacks.iter().all(|it| it.number != step.attack);
     for step in status.steps.iter().filter(is_of_none) {
-        write_step(step, status, out)?;
+        write_step(step, status, RULES_SHORT, out)?;
     }
     Ok(())
 }
+
+/// Rules of a step that are shown where all attacks are.
+const RULES_SHORT: usize = 4;
 
 fn write_attack(
     attack: &Attack,
@@ -261,6 +264,7 @@ fn write_attack(
 fn write_step(
     step: &Step,
     status: &DefenceStatus,
+    rules_max: usize,
     out: &mut (impl Write + ?Sized),
 ) -> std::io::Result<()> {
     let state = match step.state {
@@ -280,8 +284,16 @@ fn write_step(
         step.action.name()
     )?;
     writeln!(out, "    because   {}", step.cause)?;
-    for command in &step.commands {
+    for command in step.commands.iter().take(rules_max) {
         writeln!(out, "    rule      {command}")?;
+    }
+    let left = step.commands.len().saturating_sub(rules_max);
+    if left > 0 {
+        writeln!(
+            out,
+            "    rule      {left} more: `keepstate defence explain {}`",
+            step.attack
+        )?;
     }
     match &step.action {
         Action::Ban { networks } => {

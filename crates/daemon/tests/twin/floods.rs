@@ -6,9 +6,7 @@ use keepstate_daemon::twin::Entry;
 use keepstate_engine::ban::{self, Kind, Network, RATE_LENGTH_MAX};
 use keepstate_engine::limits::FORMS_MAX;
 use keepstate_engine::rate::Rate;
-use keepstate_engine::refusal::{
-    FORM_DESTINATION, FORM_FRAGMENT, FORM_PROTOCOL, FORM_V4, FORM_V6, Form, form_range,
-};
+use keepstate_engine::refusal::{FORM_FRAGMENT, FORM_PROTOCOL, FORM_V4, FORM_V6, Form, form_range};
 use keepstate_engine::settings::{
     COOKIE_ECN, COOKIE_SACK, COOKIE_SCALING, COOKIE_TIMESTAMPS, COOKIES_ALWAYS, COOKIES_AUTO,
     SETTING_BANS, SETTING_COOKIES, SETTING_FORMS,
@@ -159,8 +157,9 @@ fn change_forms(twins: &mut Twins<'_>, random: &mut Random, ip: &[u8], now: Tick
     }
     if random.below(3) == 0 && !is_v6 {
         let word = ip.get(16..20).unwrap_or(&[0; 4]);
-        form.flags |= FORM_DESTINATION;
-        form.destination[0] = u32::from_be_bytes(word.try_into().expect("four bytes"));
+        form.destination_mask[0] = u32::MAX << [0, 1, 8][random.below(3) as usize];
+        let word = u32::from_be_bytes(word.try_into().expect("four bytes"));
+        form.destination[0] = word ^ [0, 1, 256][random.below(3) as usize];
     }
     let place = random.below(u64::from(FORMS_MAX)) as usize;
     twins.change_settings(|settings| {

@@ -20,7 +20,7 @@ use keepstate_defence::{
 use keepstate_engine::ban::Kind;
 use keepstate_engine::event::{Event, EventKind};
 use keepstate_engine::host::{FlowMemory, Words};
-use keepstate_engine::refusal::Form;
+use keepstate_engine::refusal::{FORM_WORDS, Form};
 use keepstate_engine::settings::{SETTING_SAMPLES, Settings};
 use keepstate_engine::table::{self, gauges};
 use keepstate_engine::time::Tick;
@@ -352,7 +352,7 @@ pub(super) fn note_session(shared: &Shared, session: Session) {
 }
 
 /// Forms that are refused now, as the engine has them.
-pub(super) fn forms(settings: &Settings, now: Tick) -> Vec<[u32; 13]> {
+pub(super) fn forms(settings: &Settings, now: Tick) -> Vec<[u32; FORM_WORDS]> {
     let is_used = |form: &&Form| form.flags != 0 && !Tick(form.until).has_passed(now);
     let forms = settings.forms.iter().filter(is_used);
     forms.map(|form| form.words()).collect()
