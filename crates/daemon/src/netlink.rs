@@ -25,6 +25,8 @@ const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
+const RTM_NEWRULE: u16 = 32;
+const RTM_GETRULE: u16 = 34;
 const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
 
@@ -170,14 +172,24 @@ impl Netlink {
     }
 
     /// Shows each route of both families, as `struct rtmsg` and its attributes.
-    pub(crate) fn show_routes(&self, mut show: impl FnMut(&[u8])) -> io::Result<()> {
+    pub(crate) fn show_routes(&self, show: impl FnMut(&[u8])) -> io::Result<()> {
+        self.show_both([RTM_GETROUTE, RTM_NEWROUTE], show)
+    }
+
+    /// Shows each rule of policy routing, as `struct fib_rule_hdr` and its attributes.
+    pub(crate) fn show_rules(&self, show: impl FnMut(&[u8])) -> io::Result<()> {
+        self.show_both([RTM_GETRULE, RTM_NEWRULE], show)
+    }
+
+    /// What there is of both families, where twelve bytes stand before the attributes.
+    fn show_both(&self, [get, new]: [u16; 2], mut show: impl FnMut(&[u8])) -> io::Result<()> {
         for family in [AF_INET, AF_INET6] {
-            let mut request = Message::new(RTM_GETROUTE, NLM_F_REQUEST | NLM_F_DUMP);
+            let mut request = Message::new(get, NLM_F_REQUEST | NLM_F_DUMP);
             request
                 .bytes
                 .extend([family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
             self.ask(request, |kind, body| {
-                if kind == RTM_NEWROUTE {
+                if kind == new {
                     show(body);
                 }
             })?;

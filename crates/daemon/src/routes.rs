@@ -1,10 +1,10 @@
 //! Routes of the host, as programs look them up for `-m rpfilter`.
 //!
-//! They are those of the tables local and main, without those for one type of service or for some senders. Rules of policy
-//! routing (`ip rule`) are not looked at.
+//! They are those of the tables local and main, without those for one type of service or for some senders. Where rules of
+//! policy routing (`ip rule`) name other tables, an answer may go by any of them: what the rules ask for is not looked at.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use aya::maps::MapData;
@@ -30,6 +30,9 @@ const RTA_TABLE: u16 = 15;
 const ROUTE_HEADER_BYTES: usize = 12;
 const NEXT_HOP_BYTES: usize = 8;
 const AF_INET6: u8 = 10;
+/// FR_ACT_TO_TBL of `struct fib_rule_hdr`, whose bytes are those of `struct rtmsg`.
+const RULE_TO_TABLE: u8 = 1;
+const TABLE_DEFAULT: u32 = 253;
 const TABLE_MAIN: u32 = 254;
 const TABLE_LOCAL: u32 = 255;
 const HOP_DEAD: u32 = 1;
@@ -83,14 +86,17 @@ impl Routes {
         }
         let ways = Netlink::open().and_then(|netlink| {
             let mut reading = Reading::default();
+            netlink.show_rules(|body| {
+                let _ = reading.take_rule(body);
+            })?;
             netlink.show_routes(|body| {
                 let _ = reading.take(body);
             })?;
             Ok(reading)
         });
-        let Reading {
-            ways, count, hops, ..
-        } = ways.map_err(AttachError::Netlink)?;
+        let mut reading = ways.map_err(AttachError::Netlink)?;
+        let ways = reading.united();
+        let Reading { count, hops, .. } = reading;
         let is_lost = count > ROUTES_MAX as usize;
         if (is_lost || hops > 0) && !self.is_told {
             self.is_told = true;
@@ -164,15 +170,68 @@ fn unknown() -> Ways {
 /// Routes as they are read.
 #[derive(Default)]
 struct Reading {
-    ways: Ways,
-    /// Of the best route to each network: its table and metric.
-    best: BTreeMap<Network, (u32, u32)>,
+    /// Families and tables that rules of policy routing name, beside the usual ones.
+    named: BTreeSet<(u8, u32)>,
+    /// Local and main, which are one.
+    usual: Routing,
+    others: BTreeMap<u32, Routing>,
     count: usize,
     /// Routes that lead to more interfaces than are kept.
     hops: usize,
 }
 
+/// What packets are routed by.
+#[derive(Default)]
+struct Routing {
+    ways: Ways,
+    /// Of the best route to each network: its table and metric.
+    best: BTreeMap<Network, (u32, u32)>,
+}
+
 impl Reading {
+    /// Takes a rule of policy routing; `None` if it names no table of its own.
+    fn take_rule(&mut self, body: &[u8]) -> Option<()> {
+        let header = body.get(..ROUTE_HEADER_BYTES)?;
+        let table = find(body.get(ROUTE_HEADER_BYTES..)?, RTA_TABLE);
+        let table = table.and_then(|value| number(value, 0));
+        let table = table.unwrap_or(u32::from(header[4]));
+        let is_usual = matches!(table, 0 | TABLE_DEFAULT | TABLE_MAIN | TABLE_LOCAL);
+        if header[7] == RULE_TO_TABLE && !is_usual {
+            self.named.insert((header[0], table));
+        }
+        Some(())
+    }
+
+    /// Every network of some table, with the interfaces that any table has for it.
+    fn united(&mut self) -> Ways {
+        let usual = std::mem::take(&mut self.usual.ways);
+        let networks = self.others.values().flat_map(|routing| routing.ways.keys());
+        let networks: BTreeSet<Network> = networks.chain(usual.keys()).copied().collect();
+        if networks.len() == usual.len() && self.others.is_empty() {
+            return usual;
+        }
+        let united = networks.into_iter().map(|network| {
+            let own = most_specific(&usual, network).copied();
+            let is_local = own.is_some_and(|way| way.kind == Way::LOCAL);
+            let mut way = own.unwrap_or(Way {
+                kind: 0,
+                interfaces: [0; _],
+            });
+            let others = self.others.values().filter(|_| !is_local);
+            let others = others.filter_map(|routing| most_specific(&routing.ways, network));
+            // A table may call everybody local, for a proxy.
+            for other in others.filter(|other| other.kind == Way::ROUTE) {
+                way.kind = Way::ROUTE;
+                let interfaces = other.interfaces.iter().filter(|interface| **interface != 0);
+                self.hops += interfaces
+                    .filter(|interface| !add(&mut way, **interface))
+                    .count();
+            }
+            (network, way)
+        });
+        united.collect()
+    }
+
     /// Takes one; `None` if it is none for everybody.
     fn take(&mut self, body: &[u8]) -> Option<()> {
         let header = body.get(..ROUTE_HEADER_BYTES)?;
@@ -181,8 +240,12 @@ impl Reading {
         let flags = number(header, 8)?;
         let word = |kind| find(attributes, kind).and_then(|value| number(value, 0));
         let table = word(RTA_TABLE).unwrap_or(u32::from(header[4]));
-        let is_meant = matches!(table, TABLE_MAIN | TABLE_LOCAL);
-        if !is_meant || source_bits != 0 || service != 0 || flags & ROUTE_CLONED != 0 {
+        let is_usual = matches!(table, TABLE_MAIN | TABLE_LOCAL);
+        if !(is_usual || self.named.contains(&(family, table)))
+            || source_bits != 0
+            || service != 0
+            || flags & ROUTE_CLONED != 0
+        {
             return None;
         }
         let family = match family {
@@ -209,13 +272,23 @@ impl Reading {
             return None;
         }
         let network = (LOCAL_KEY_BITS + u32::from(bits), key(family, attributes)?);
-        let rank = (TABLE_LOCAL - table, word(RTA_PRIORITY).unwrap_or(0));
-        self.enter(network, rank, kind, &interfaces);
+        let routing = match is_usual {
+            true => &mut self.usual,
+            false => self.others.entry(table).or_default(),
+        };
+        let rank = (
+            TABLE_LOCAL.wrapping_sub(table),
+            word(RTA_PRIORITY).unwrap_or(0),
+        );
+        self.hops += usize::from(!routing.enter(network, rank, kind, &interfaces));
         Some(())
     }
+}
 
-    /// The best one counts; of IPv6, where the interface is asked for with the address, all of a table.
-    fn enter(&mut self, network: Network, rank: (u32, u32), kind: u32, interfaces: &[u32]) {
+impl Routing {
+    /// The best one counts; of IPv6, where the interface is asked for with the address, all of a table. Whether there was
+    /// room for its interfaces.
+    fn enter(&mut self, network: Network, rank: (u32, u32), kind: u32, interfaces: &[u32]) -> bool {
         let (_, [family, ..]) = network;
         let is_v6 = family == (Family::V6 as u32).to_be();
         let fresh = Way {
@@ -231,7 +304,7 @@ impl Reading {
                 let (table, metric) = *place.get();
                 let adds = is_v6 && rank.0 == table;
                 if !adds && rank >= (table, metric) {
-                    return;
+                    return true;
                 }
                 if !adds {
                     place.insert(rank);
@@ -239,22 +312,31 @@ impl Reading {
                 }
             }
         }
-        let Some(way) = self.ways.get_mut(&network) else {
-            return;
-        };
-        for interface in interfaces {
-            if way.interfaces.contains(interface) {
-                continue;
-            }
-            match way.interfaces.iter_mut().find(|place| **place == 0) {
-                Some(place) => *place = *interface,
-                None => {
-                    self.hops += 1;
-                    return;
-                }
-            }
-        }
+        let way = self.ways.get_mut(&network);
+        way.is_none_or(|way| interfaces.iter().all(|interface| add(way, *interface)))
     }
+}
+
+/// Whether there was room for one more interface.
+fn add(way: &mut Way, interface: u32) -> bool {
+    if way.interfaces.contains(&interface) {
+        return true;
+    }
+    let place = way.interfaces.iter_mut().find(|place| **place == 0);
+    place.map(|place| *place = interface).is_some()
+}
+
+/// What a table says of a network's addresses.
+fn most_specific(ways: &Ways, (bits, key): Network) -> Option<&Way> {
+    (LOCAL_KEY_BITS..=bits).rev().find_map(|bits| {
+        let mut masked = key;
+        for (index, word) in (0..).zip(&mut masked) {
+            let known = bits.saturating_sub(index * 32).min(32);
+            let mask = u32::MAX.checked_shl(32 - known).unwrap_or(0);
+            *word &= mask.to_be();
+        }
+        ways.get(&(bits, masked))
+    })
 }
 
 /// Interfaces of `struct rtnexthop`s that are alive.
@@ -317,8 +399,8 @@ mod tests {
         let routes = [
             route(main(1), &[(1, net), (4, &word(7)), (6, &word(20))]),
             route(main(1), &[(1, net), (4, &word(8)), (6, &word(10))]),
-            // By a table that is not asked.
-            route(header(2, 8, 100, 1), &[(1, net), (4, &word(9))]),
+            // By a table that no rule names.
+            route(header(2, 8, 99, 1), &[(1, net), (4, &word(9))]),
             route(header(2, 0, 254, 1), &[(9, &hops)]),
             route(header(2, 16, 254, 6), &[(1, &[10, 1, 0, 0])]),
             route(header(10, 64, 254, 1), &[(1, &[0xfe; 16]), (4, &word(7))]),
@@ -331,9 +413,10 @@ mod tests {
         for body in &routes {
             reading.take(body);
         }
+        let ways = reading.united();
         let way = |family, bits: u32, address| {
             let key = (LOCAL_KEY_BITS + bits, local_key(family, &address));
-            let way = reading.ways.get(&key).expect("the route is known");
+            let way = ways.get(&key).expect("the route is known");
             let mut interfaces = way.interfaces.to_vec();
             interfaces.retain(|interface| *interface != 0);
             (way.kind, interfaces)
@@ -347,7 +430,45 @@ mod tests {
             way(Family::V6, 64, [0xfefe_fefe; 4]),
             (Way::ROUTE, vec![7, 8])
         );
-        assert_eq!(reading.ways.len(), 5);
+        assert_eq!(ways.len(), 5);
         assert_eq!(reading.hops, 0);
+    }
+
+    #[test]
+    fn tables_of_policy_routing_add_to_the_usual_ones() {
+        let word = |number: u32| number.to_ne_bytes();
+        let mut reading = Reading::default();
+        reading.take_rule(&route(header(2, 0, 100, RULE_TO_TABLE), &[]));
+        // One that is unreachable, and those that are there anyway.
+        reading.take_rule(&route(header(2, 0, 99, 7), &[]));
+        reading.take_rule(&route(header(2, 0, 254, RULE_TO_TABLE), &[]));
+        let net: &[u8] = &[10, 0, 0, 0];
+        let routes = [
+            route(header(2, 0, 254, 1), &[(4, &word(3))]),
+            route(header(2, 0, 100, 1), &[(4, &word(4))]),
+            route(header(2, 0, 99, 1), &[(4, &word(9))]),
+            route(header(10, 0, 100, 1), &[(4, &word(9))]),
+            route(header(2, 8, 100, 1), &[(1, net), (4, &word(5))]),
+            route(header(2, 16, 254, 6), &[(1, &[10, 1, 0, 0])]),
+            route(header(2, 32, 255, 2), &[(1, &[10, 0, 0, 1]), (4, &word(3))]),
+        ];
+        for body in &routes {
+            reading.take(body);
+        }
+        let ways = reading.united();
+        let way = |bits: u32, address: u32| {
+            let key = (
+                LOCAL_KEY_BITS + bits,
+                local_key(Family::V4, &[address, 0, 0, 0]),
+            );
+            let way = ways.get(&key).expect("the route is known");
+            let interfaces = way.interfaces.iter().filter(|interface| **interface != 0);
+            (way.kind, interfaces.copied().collect::<Vec<_>>())
+        };
+        assert_eq!(way(0, 0), (Way::ROUTE, vec![3, 4]));
+        assert_eq!(way(8, 0x0a00_0000), (Way::ROUTE, vec![3, 5]));
+        assert_eq!(way(16, 0x0a01_0000), (Way::ROUTE, vec![5]));
+        assert_eq!(way(32, 0x0a00_0001), (Way::LOCAL, vec![3]));
+        assert_eq!((ways.len(), reading.hops), (4, 0));
     }
 }

@@ -1,6 +1,7 @@
 //! What the words of a command line of ipset say.
 
 use keepstate_api::{SetChange, SetCommand, SetInfo};
+use keepstate_engine::set::Type;
 
 /// As ipset has them.
 const HASHSIZE_DEFAULT: u32 = 1024;
@@ -182,6 +183,10 @@ fn create(rest: &[&str]) -> Result<SetInfo, String> {
         },
         ..SetInfo::default()
     };
+    // That the type is not there says more than that its options are not.
+    if Type::ALL.iter().all(|known| known.name() != *kind) {
+        return Ok(info);
+    }
     let mut rest = rest.iter().copied();
     while let Some(option) = rest.next() {
         match option {
@@ -297,6 +302,14 @@ mod tests {
         let options = of("save -o json \"a b\"").expect("a command");
         assert_eq!(options.format, Format::Json);
         assert!(matches!(options.task, Task::List(Some(name)) if name == "a b"));
+    }
+
+    #[test]
+    fn options_of_a_type_that_is_not_there_are_left_to_who_refuses_it() {
+        let options = of("create a bitmap:port range 0-100").expect("a command");
+        assert!(
+            matches!(options.task, Task::Change(SetCommand::Create(info)) if info.kind == "bitmap:port")
+        );
     }
 
     #[test]

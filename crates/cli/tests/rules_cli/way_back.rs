@@ -68,5 +68,19 @@ fn a_sender_without_a_way_back_is_dropped_until_there_is_one() {
         let before = dropped(&bench, program);
         let is_dropped = || !pings(&bench, stranger, to) && dropped(&bench, program) > before;
         assert!(wait_until(PATIENCE, is_dropped), "the route is still known");
+        // A table that a rule of policy routing names is a way back, and one in which everybody is local is none.
+        let policy = |words: &str| {
+            let words: Vec<&str> = [family].into_iter().chain(words.split(' ')).collect();
+            bench.ours.run("ip", &words);
+        };
+        policy("route add local default dev lo table 78");
+        policy("rule add fwmark 1 lookup 78");
+        policy(&format!("route add {stranger} via {via} table 77"));
+        assert!(!pings(&bench, stranger, to), "nobody names the table");
+        policy(&format!("rule add from {to} lookup 77"));
+        assert!(
+            wait_until(PATIENCE, || pings(&bench, stranger, to)),
+            "the table is not asked"
+        );
     }
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # Rules by a program of another language.
 import subprocess, sys
-def ipt(*a): 
+def ipt(*a):
     r = subprocess.run(("iptables",)+a, capture_output=True, text=True)
     if r.returncode: sys.exit(r.stderr)
     return r.stdout
