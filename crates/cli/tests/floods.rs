@@ -423,21 +423,33 @@ fn a_flood_of_one_sender_is_limited() {
         status["attacks"][0]["passed"].as_f64() < Some(40.0)
     });
     assert!(network.fetches(SERVER_V4, "5"));
-    // At the height of it the daemon is killed: the limit holds. The next daemon undoes it, and begins anew.
+    // At the height of it the daemon is killed: the limit holds, and the next daemon goes on with attack and step.
     let limited = || {
         let status = network.json(&["status"]);
         status["traffic"]["reasons"]["limited"]
             .as_u64()
             .unwrap_or(0)
     };
+    let limited_by = network.defence()["steps"][0].clone();
     let (then, pid) = (limited(), network.json(&["status"])["pid"].to_string());
     network.server.run("kill", &["-9", &pid]);
     std::thread::sleep(Duration::from_secs(2));
     network.succeeds(&["up", "--interface", "eth0"]);
     assert!(then > 0 && limited() > then + 1000, "{then}, {}", limited());
-    assert_eq!(network.defence()["mode"], "act");
-    network.waits_for(15, "it is not limited again", |status| {
-        has_step(status, "limit", "active")
+    let went_on = network.defence();
+    assert_eq!(went_on["mode"], "act");
+    assert_eq!(
+        went_on["steps"][0]["number"], limited_by["number"],
+        "{went_on}"
+    );
+    assert_eq!(
+        went_on["steps"][0]["began"], limited_by["began"],
+        "{went_on}"
+    );
+    assert!(has_step(&went_on, "limit", "active"), "{went_on}");
+    network.waits_for(10, "the attack does not go on", |status| {
+        let attack = &status["attacks"][0];
+        attack["number"] == limited_by["attack"] && attack["rate"].as_f64() > Some(100.0)
     });
     assert!(network.fetches(SERVER_V4, "5"));
     network.succeeds(&["defence", "undo"]);

@@ -613,5 +613,13 @@ fn mount_bpffs() -> Result<(), RunError> {
     let flags = rustix::mount::MountFlags::NOSUID
         | rustix::mount::MountFlags::NODEV
         | rustix::mount::MountFlags::NOEXEC;
-    rustix::mount::mount("bpf", BPFFS, "bpf", flags, c"mode=0700").map_err(RunError::Mount)
+    rustix::mount::mount("bpf", BPFFS, "bpf", flags, c"mode=0700").map_err(RunError::Mount)?;
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    if namespace("self") != namespace("1") {
+        crate::complain!(
+            "keepstate: {BPFFS} was mounted in a mount namespace of this daemon's own, as `ip netns exec` makes one: if it is \
+             killed, the firewall and all bans end with it. `nsenter --net=/run/netns/NAME` instead keeps them"
+        );
+    }
+    Ok(())
 }

@@ -111,7 +111,7 @@ pub struct Attack {
     /// From what on it is an attack, and what is usual.
     pub threshold: f64,
     pub usual: f64,
-    /// How many sources there are, with a standard error of 6.5 %.
+    /// How many sources there were at most, with a standard error of 6.5 %.
     pub sources: f64,
     /// The heaviest, if a few send at least half of it; else none, and it is spread or forged.
     pub heavy: Vec<HeavySource>,

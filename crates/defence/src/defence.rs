@@ -13,7 +13,7 @@ use crate::ladder::{
 };
 use crate::limit;
 use crate::refusal::{Form, Limit, Refusals};
-use crate::rule::Rules;
+use crate::rule::{Rule, Rules};
 use crate::sample::Sample;
 use crate::view::View;
 
@@ -51,6 +51,22 @@ const BAN_SECONDS: u64 = 600;
 const ATTACKS_MAX: usize = 256;
 const STEPS_MAX: usize = 1024;
 
+/// Attacks, and steps with what they are made of.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Memory {
+    attacks: Vec<Attack>,
+    steps: Vec<Remembered>,
+    numbers: [u32; 2],
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Remembered {
+    step: Step,
+    rules: Vec<Rule>,
+    limits: Vec<Limit>,
+    forms: Vec<Form>,
+}
+
 #[derive(Debug)]
 pub struct Defence {
     mode: Mode,
@@ -66,17 +82,60 @@ pub struct Defence {
 
 impl Defence {
     pub fn new(mode: Mode) -> Self {
+        Self::begun_at(mode, 0)
+    }
+
+    /// Where seconds do not count from zero.
+    pub fn begun_at(mode: Mode, now: u64) -> Self {
         Self {
             mode,
-            view: View::new(),
+            view: View::new(now),
             detector: Detector::default(),
             exempt: Exemptions::default(),
             suspects: BTreeMap::new(),
             attacks: Vec::new(),
             steps: Vec::new(),
             numbers: [0; 2],
-            now: 0,
+            now,
         }
+    }
+
+    /// What a later one must know to go on.
+    pub fn memory(&self) -> Memory {
+        let steps = self.steps.iter().map(|step| Remembered {
+            step: step.clone(),
+            rules: step.rules.clone(),
+            limits: step.limits.clone(),
+            forms: step.forms.clone(),
+        });
+        Memory {
+            attacks: self.attacks.clone(),
+            steps: steps.collect(),
+            numbers: self.numbers,
+        }
+    }
+
+    /// Goes on where an earlier one was ended, by the same clock: what it had in force is.
+    pub fn remember(&mut self, memory: Memory) {
+        let steps = memory.steps.into_iter().map(|it| Step {
+            rules: it.rules,
+            limits: it.limits,
+            forms: it.forms,
+            ..it.step
+        });
+        self.steps = steps.collect();
+        self.attacks = memory.attacks;
+        self.numbers = memory.numbers;
+    }
+
+    /// Nobody will end steps any more, and bans end by themselves. What comes after is another attack.
+    pub fn finish(&mut self) -> Vec<Order> {
+        for attack in &mut self.attacks {
+            attack.is_over = true;
+        }
+        self.end(StepState::Over, |step| {
+            step.state == StepState::Active && !matches!(step.action, Action::Ban { .. })
+        })
     }
 
     pub const fn mode(&self) -> Mode {
@@ -384,7 +443,7 @@ fn update(attack: &mut Attack, finding: Finding, now: u64) {
     attack.passed = finding.passed;
     attack.threshold = finding.threshold;
     attack.usual = finding.usual;
-    attack.sources = finding.sources;
+    attack.sources = attack.sources.max(finding.sources);
     attack.heavy = finding.heavy;
     attack.evidence = finding.evidence;
 }

@@ -404,10 +404,10 @@ fn ban(situation: &Situation<'_>) -> Option<Choice> {
     }
     spared.truncate(8);
     Some(Choice {
-        cause: format!(
-            "{} sources send it on in spite of milder steps",
-            networks.len()
-        ),
+        cause: match networks.len() {
+            1 => "one source sends it on in spite of milder steps".to_owned(),
+            count => format!("{count} sources send it on in spite of milder steps"),
+        },
         action: Action::Ban { networks },
         rules: Vec::new(),
         limits: Vec::new(),

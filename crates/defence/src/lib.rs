@@ -26,7 +26,7 @@ mod view;
 
 pub use attack::{Attack, AttackKind, HeavySource};
 pub use baseline::Baseline;
-pub use defence::{Defence, Gauges, Mode};
+pub use defence::{Defence, Gauges, Memory, Mode};
 pub use exempt::{Exemption, Exemptions, Why};
 pub use held::{Held, held};
 pub use ladder::{Action, Order, Step, StepState};

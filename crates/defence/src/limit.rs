@@ -56,8 +56,8 @@ pub(crate) fn limit(situation: &Situation<'_>) -> Option<Choice> {
         rules: Vec::new(),
         forms: Vec::new(),
         cause: format!(
-            "{} networks of /{length} send most of it: each may begin {per_source} flows a second",
-            networks.len()
+            "{} of it: each may begin {per_source} flows a second",
+            who(networks.len(), length, ["sends", "send"])
         ),
         action: Action::Limit {
             per_source,
@@ -66,6 +66,13 @@ pub(crate) fn limit(situation: &Situation<'_>) -> Option<Choice> {
         },
         note: None,
     })
+}
+
+fn who(count: usize, length: u8, [one, many]: [&str; 2]) -> String {
+    match count {
+        1 => format!("one network of /{length} {one} most"),
+        _ => format!("{count} networks of /{length} {many} most"),
+    }
 }
 
 /// What an attack is made of: its senders may have something else to say.
@@ -130,8 +137,8 @@ fn limit_held(situation: &Situation<'_>) -> Option<Choice> {
             )
         } else {
             format!(
-                "{} networks of /{length} hold most of it: each may hold {per_source} connections",
-                networks.len()
+                "{} of it: each may hold {per_source} connections",
+                who(networks.len(), length, ["holds", "hold"])
             )
         },
         action: Action::Limit {

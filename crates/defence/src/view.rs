@@ -326,7 +326,7 @@ pub(crate) struct View {
 }
 
 impl View {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(now: u64) -> Self {
         Self {
             all: Target::default(),
             targets: DESTINATIONS.map(SpaceSaving::new),
@@ -336,7 +336,7 @@ impl View {
             handshakes: HashMap::new(),
             clients: SpaceSaving::new(CLIENTS),
             askers: SpaceSaving::new(CLIENTS),
-            seconds: 0,
+            seconds: now,
         }
     }
 

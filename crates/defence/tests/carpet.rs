@@ -69,7 +69,7 @@ fn a_flood_is_told_of_once_where_it_is_aimed_at() {
     );
     // Most of it to one address, and a carpet beside it.
     let most = |number: u32| {
-        if number % 4 == 0 {
+        if number.is_multiple_of(4) {
             NET + number / 4 % 256
         } else {
             NET + 7

@@ -324,3 +324,32 @@ fn the_first_packets_of_a_flood_are_not_learned() {
         (Some(80), Some(55))
     );
 }
+
+/// A daemon that is killed at the height of an attack: the next one has its steps, and takes the one after these.
+#[test]
+fn a_later_one_goes_on_where_an_earlier_one_was_ended() {
+    let mut defence = Defence::new(Mode::Act);
+    flood(&mut defence, &["203.0.113.9"], 1..6);
+    let refusals = defence.refusals();
+    assert_eq!(actions(&defence), [("limit sources", StepState::Active)]);
+    let text = serde_json::to_string(&defence.memory()).expect("JSON");
+    let mut later = Defence::begun_at(Mode::Act, 9);
+    later.remember(serde_json::from_str(&text).expect("what was written"));
+    assert_eq!(later.refusals(), refusals);
+    flood(&mut later, &["203.0.113.9"], 10..30);
+    let numbers = later.attacks().iter().map(|attack| attack.number);
+    assert_eq!(numbers.collect::<Vec<_>>(), [1]);
+    let active = StepState::Active;
+    let taken = [
+        ("limit sources", active),
+        ("SYN cookies", active),
+        ("ban", active),
+    ];
+    assert_eq!(actions(&later), taken);
+    // One that ends by itself leaves bans alone, and what comes then is another attack.
+    let ended = later.finish();
+    assert_eq!(ended.len(), 2);
+    assert_eq!(actions(&later)[2], ("ban", active));
+    assert!(later.attacks().iter().all(|attack| attack.is_over));
+    assert!(later.refusals().is_empty());
+}

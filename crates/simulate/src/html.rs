@@ -11,9 +11,26 @@ const BOTTOM: f64 = 24.0;
 const TOP: f64 = 12.0;
 const MARGIN: f64 = 24.0;
 
+const STYLE: &str = "\
+:root { color-scheme: light dark; --ink: #1b1b1b; --paper: #fff; --box: #f4f4f4; --grid: #ddd; --faint: #444;
+  --red: #b00020; --amber: #d08700; --grey: #777; --green: #00795a; --blue: #0057a8; --violet: #8a4fbf }
+@media (prefers-color-scheme: dark) {
+:root { --ink: #e6e6e6; --paper: #15171a; --box: #1f2226; --grid: #3a3d42; --faint: #b0b0b0;
+  --red: #ff6b7d; --amber: #ffb84d; --grey: #9a9a9a; --green: #3ecf9f; --blue: #6cb2ff; --violet: #c39bf0 } }
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 960px; margin: 2em auto; padding: 0 1em;
+  color: var(--ink); background: var(--paper) }
+h2 { font-size: 1.05em; margin: 1.6em 0 .3em }
+pre { background: var(--box); padding: 1em; white-space: pre-wrap; font-size: 13px }
+svg text { font: 11px system-ui, sans-serif; fill: var(--faint) }
+svg .grid { stroke: var(--grid) }
+svg .step { stroke: var(--violet); stroke-dasharray: 3 3 }
+svg polyline { fill: none; stroke-width: 1.8 }
+";
+
 /// A line of a plot.
 struct Line {
     name: &'static str,
+    /// A name of [`STYLE`].
     colour: &'static str,
     of: fn(&Row) -> f64,
 }
@@ -37,12 +54,12 @@ pub fn html(report: &Report) -> String {
             &[
                 Line {
                     name: "sent",
-                    colour: "#b00020",
+                    colour: "red",
                     of: |row| row.attack,
                 },
                 Line {
                     name: "let through",
-                    colour: "#e69f00",
+                    colour: "amber",
                     of: |row| row.attack_passed,
                 },
             ],
@@ -54,17 +71,17 @@ pub fn html(report: &Report) -> String {
             &[
                 Line {
                     name: "begun",
-                    colour: "#777777",
+                    colour: "grey",
                     of: |row| row.begun,
                 },
                 Line {
                     name: "served",
-                    colour: "#00795a",
+                    colour: "green",
                     of: |row| row.served,
                 },
                 Line {
                     name: "given up",
-                    colour: "#b00020",
+                    colour: "red",
                     of: |row| row.failed,
                 },
             ],
@@ -76,24 +93,20 @@ pub fn html(report: &Report) -> String {
             &[
                 Line {
                     name: "flows",
-                    colour: "#0057a8",
+                    colour: "blue",
                     of: |row| row.flows as f64,
                 },
                 Line {
                     name: "half-open",
-                    colour: "#e69f00",
+                    colour: "amber",
                     of: |row| row.half_open as f64,
                 },
             ],
         ),
     ];
     format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\n<style>\n\
-         body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 960px; margin: 2em auto; padding: 0 1em; \
-         color: #1b1b1b; background: #fff }}\n\
-         h2 {{ font-size: 1.05em; margin: 1.6em 0 .3em }}\n\
-         pre {{ background: #f4f4f4; padding: 1em; white-space: pre-wrap; font-size: 13px }}\n\
-         svg text {{ font: 11px system-ui, sans-serif; fill: #444 }}\n</style></head><body>\n\
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title>\n<style>\n{STYLE}</style></head><body>\n\
          <h1>{title}</h1>\n{}\n<h2>Report</h2>\n<pre>{}</pre>\n</body></html>\n",
         plots.join("\n"),
         escape(&text(report))
@@ -116,7 +129,7 @@ fn plot(report: &Report, title: &str, scale: Scale, lines: &[Line]) -> String {
     for mark in marks(most, scale) {
         let _ = writeln!(
             svg,
-            "<line x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{1:.1}\" y2=\"{1:.1}\" stroke=\"#ddd\"/>\
+            "<line x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{1:.1}\" y2=\"{1:.1}\" class=\"grid\"/>\
              <text x=\"{2}\" y=\"{3:.1}\" text-anchor=\"end\">{4}</text>",
             WIDTH - MARGIN,
             y(mark),
@@ -134,18 +147,28 @@ fn plot(report: &Report, title: &str, scale: Scale, lines: &[Line]) -> String {
             HEIGHT - 6.0
         );
     }
-    for step in &report.steps {
-        let at = x(step.step.began as f64);
+    // Those of one second share a line, and numbers that would lie upon each other stand below each other.
+    let (mut right, mut row) = (0.0, 0.0);
+    for steps in report
+        .steps
+        .chunk_by(|one, other| one.step.began == other.step.began)
+    {
+        let at = x(steps[0].step.began as f64);
+        let numbers = steps.iter().map(|it| it.step.number.to_string());
+        let numbers = numbers.collect::<Vec<_>>().join(", ");
+        let names = steps
+            .iter()
+            .map(|it| format!("step {}: {}", it.step.number, it.step.action.name()));
+        row = if at < right { (row + 1.0) % 4.0 } else { 0.0 };
+        right = at + 10.0 + 7.0 * numbers.len() as f64;
         let _ = writeln!(
             svg,
-            "<line x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{TOP}\" y2=\"{:.1}\" stroke=\"#8a4fbf\" \
-             stroke-dasharray=\"3 3\"><title>step {}: {}</title></line><text x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+            "<line x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{TOP}\" y2=\"{:.1}\" class=\"step\"><title>{}</title></line>\
+             <text x=\"{:.1}\" y=\"{:.1}\">{numbers}</text>",
             HEIGHT - BOTTOM,
-            step.step.number,
-            step.step.action.name(),
-            at + 2.0,
-            TOP + 8.0,
-            step.step.number
+            names.collect::<Vec<_>>().join("; "),
+            at + 3.0,
+            TOP + 12.0 + 12.0 * row
         );
     }
     for line in lines {
@@ -156,7 +179,7 @@ fn plot(report: &Report, title: &str, scale: Scale, lines: &[Line]) -> String {
         let points: Vec<String> = points.collect();
         let _ = writeln!(
             svg,
-            "<polyline fill=\"none\" stroke=\"{}\" stroke-width=\"1.8\" points=\"{}\"/>",
+            "<polyline style=\"stroke: var(--{})\" points=\"{}\"/>",
             line.colour,
             points.join(" ")
         );
@@ -165,11 +188,11 @@ fn plot(report: &Report, title: &str, scale: Scale, lines: &[Line]) -> String {
     for line in lines {
         let _ = write!(
             svg,
-            "<span style=\"color:{}\">&#9632;</span> {} &nbsp; ",
+            "<span style=\"color: var(--{})\">&#9632;</span> {} &nbsp; ",
             line.colour, line.name
         );
     }
-    svg.push_str("<span style=\"color:#8a4fbf\">&#9482;</span> steps of the ladder</p>");
+    svg.push_str("<span style=\"color: var(--violet)\">&#9482;</span> steps of the ladder</p>");
     svg
 }
 

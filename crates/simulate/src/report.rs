@@ -336,7 +336,7 @@ fn legitimate(scenario: &Scenario, tally: &Tally) -> Vec<LegitimateReport> {
         LegitimateKind::Dns => "dns".to_owned(),
         LegitimateKind::Session => "session".to_owned(),
     });
-    let captures = scenario.capture.iter().map(|plan| plan.file.clone());
+    let captures = scenario.capture.iter().map(|plan| name_of(&plan.file));
     let plans = models.chain(captures).zip(&tally.legitimate);
     let reports = plans.map(|(kind, [whole, under_attack])| LegitimateReport {
         kind,
@@ -419,9 +419,12 @@ fn write_text(out: &mut String, report: &Report) -> std::fmt::Result {
     for note in &report.notes {
         writeln!(out, "note: {note}")?;
     }
+    let names = report.legitimate.iter().map(|it| it.kind.chars().count());
+    let width = names.max().unwrap_or(0).max("legitimate".len());
     writeln!(
         out,
-        "\nlegitimate    begun   served  at once   failed    loss  under attack"
+        "\n{:<width$}    begun   served  at once   failed    loss  under attack",
+        "legitimate"
     )?;
     for legitimate in &report.legitimate {
         let Served {
@@ -433,7 +436,7 @@ fn write_text(out: &mut String, report: &Report) -> std::fmt::Result {
         } = legitimate.whole;
         writeln!(
             out,
-            "{:<10} {begun:>8} {served:>8} {at_once:>8} {failed:>8} {:>6.2}% {:>12.2}%",
+            "{:<width$} {begun:>8} {served:>8} {at_once:>8} {failed:>8} {:>6.2}% {:>12.2}%",
             legitimate.kind, legitimate.loss_percent, legitimate.loss_under_attack_percent
         )?;
     }
@@ -503,6 +506,15 @@ fn write_text(out: &mut String, report: &Report) -> std::fmt::Result {
         }
     }
     Ok(())
+}
+
+/// Of a capture: its directory tells nothing.
+fn name_of(file: &str) -> String {
+    let name = std::path::Path::new(file).file_name();
+    name.map_or_else(
+        || file.to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
 }
 
 /// Rules of a step that are told of.

@@ -21,7 +21,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Show the attacks that go on, and the steps in force.
+    /// Show the attacks that go on or are met by steps in force, and these steps.
     Status {
         #[command(flatten)]
         options: Options,
@@ -71,10 +71,16 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     match &arguments.action {
         What::Status { options } => show(&Request::Defence, options, |status, out| {
             let mut now = status.clone();
-            now.attacks.retain(|attack| !attack.is_over);
-            let goes_on = |step: &Step| now.attacks.iter().any(|it| it.number == step.attack);
+            let is_met = |attack: &Attack| {
+                let is_of = |step: &Step| step.attack == attack.number;
+                let mut active = now.steps.iter().filter(|it| it.state == StepState::Active);
+                active.any(is_of)
+            };
+            now.attacks
+                .retain(|attack| !attack.is_over || is_met(attack));
+            let is_shown = |step: &Step| now.attacks.iter().any(|it| it.number == step.attack);
             now.steps
-                .retain(|step| step.state == StepState::Active || goes_on(step));
+                .retain(|step| step.state == StepState::Active || is_shown(step));
             write_all(&now, out)
         }),
         What::History { options } => show(&Request::Defence, options, write_all),
@@ -131,7 +137,8 @@ fn undo(step: Option<u32>, options: &Options) -> anyhow::Result<ExitCode> {
         writeln!(out, "{}", serde_json::json!({ "undone": steps }))?;
         out.flush()?;
     } else {
-        eprintln!("keepstate: {steps} steps undone");
+        let noun = if steps == 1 { "step" } else { "steps" };
+        eprintln!("keepstate: {steps} {noun} undone");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -173,6 +180,9 @@ fn explain(number: Option<u32>, options: &Options) -> anyhow::Result<ExitCode> {
     for step in steps {
         write_step(step, &status, usize::MAX, &mut out)?;
         writeln!(out, "    known by  {}", step.evidence)?;
+        if step.state != StepState::Active {
+            continue;
+        }
         let end = match step.action {
             Action::Ban { .. } => "after its time",
             _ => "a minute after the last sign of the attack",

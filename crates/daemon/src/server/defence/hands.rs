@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use keepstate_api::{ApplyMode, BanList, CookieChange, CookieMode, Prefix, Reply};
 use keepstate_defence::{
-    Action, Defence, Form, Network, Order, Refusals, Rules, Step, is_in_place, sync,
+    Action, Defence, Form, Network, Order, Refusals, Rules, Step, StepState, is_in_place, sync,
 };
 use keepstate_engine::ban::Kind;
 use keepstate_engine::limits::FORMS_MAX;
@@ -64,37 +64,31 @@ impl Hands {
         &self.before
     }
 
-    /// Undoes what a daemon that was killed had in force, apart from bans; what that was, in words.
-    pub(super) fn tidy(&mut self, shared: &Shared) -> Vec<String> {
-        let Before {
-            cookies,
-            timeouts,
-            has_rules,
-            limits,
-            forms,
-        } = &self.before;
-        let all = [
-            ("the mode of SYN cookies", usize::from(cookies.is_some())),
-            ("timeouts", timeouts.len()),
-            ("rules", usize::from(*has_rules)),
-            ("limits of networks", *limits as usize),
-            ("forms", *forms as usize),
-        ];
-        let left = all.into_iter().filter(|(_, count)| *count > 0);
-        let left: Vec<String> = left.map(|(name, _)| name.to_owned()).collect();
-        if *limits > 0 || *forms > 0 {
+    /// Undoes what a daemon that was killed had in force, apart from bans and what its steps go on with.
+    pub(super) fn tidy(&mut self, shared: &Shared, defence: &Defence) {
+        let steps = defence.steps().iter();
+        let active = steps.filter(|step| step.state == StepState::Active);
+        let active: Vec<&Action> = active.map(|step| &step.action).collect();
+        let refusals = defence.refusals();
+        if self.before.limits > 0 && refusals.limits.is_empty() {
             bans::forget_kept(shared);
-            self.put_forms(shared, &[], 0);
-            (self.before.limits, self.before.forms) = (0, 0);
         }
-        self.end_cookies(shared);
-        self.end_timeouts(shared);
+        if self.before.forms > 0 && refusals.forms.is_empty() {
+            self.put_forms(shared, &[], 0);
+        }
+        if !active.contains(&&Action::Cookies) {
+            self.end_cookies(shared);
+        }
+        let is_of_timeouts = |it: &&Action| matches!(it, Action::Timeouts { .. });
+        if !active.iter().any(is_of_timeouts) {
+            self.end_timeouts(shared);
+        }
         if self.before.has_rules
+            && defence.rules().is_empty()
             && let Err(why) = self.put_rules(shared, &Rules::default())
         {
             crate::complain!("keepstate: {why}");
         }
-        left
     }
 
     /// Carries orders out; what could not be done, and why.

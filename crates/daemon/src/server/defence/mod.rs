@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use keepstate_api::{DefenceStatus, DefenceSummary, FailureKind, Reply, Session};
 use keepstate_defence::{
-    Action, Attack, Defence, Exemption, Exemptions, Gauges, Mode, Network, Order, Sample,
+    Attack, Defence, Exemption, Exemptions, Gauges, Memory, Mode, Network, Order, Sample,
     StepState, Why, held, next_mask,
 };
 use keepstate_engine::ban::Kind;
@@ -24,6 +24,7 @@ use keepstate_engine::refusal::{FORM_WORDS, Form};
 use keepstate_engine::settings::{SETTING_SAMPLES, Settings};
 use keepstate_engine::table::{self, gauges};
 use keepstate_engine::time::Tick;
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use self::hands::Hands;
@@ -42,6 +43,9 @@ const SECOND: Duration = Duration::from_secs(1);
 const SURVEY_SECONDS: u64 = 10;
 /// How often it is seen to that the rules are still there: somebody may have put others in force.
 const RULES_SECONDS: u64 = 5;
+
+/// How often it is written down how attacks go on, besides when steps begin and end.
+const KEEP_SECONDS: u64 = 5;
 
 /// Samples of a second that are kept; what comes beyond counts as lost.
 const SAMPLES_MAX: usize = 65_536;
@@ -66,39 +70,45 @@ struct Waiting {
 struct State {
     defence: Defence,
     hands: Hands,
-    began: Instant,
     /// Events that the programs had lost at the last second.
     lost_before: u64,
     taken: u64,
     lost: u64,
     exempt: Vec<Exemption>,
     kept: Kept,
+    /// Second in which that was written.
+    kept_at: u64,
 }
 
-/// What a later daemon must know: the mode, and what it has to undo.
+/// What a later daemon must know: the mode, what was before the steps that are in force, and these.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Kept {
     mode: Mode,
     hands: hands::Before,
+    #[serde(default)]
+    memory: Memory,
 }
 
 impl Keeper {
     pub(crate) fn recall(directory: PathBuf) -> Self {
         let text = fs::read_to_string(directory.join(FILE)).unwrap_or_default();
         let kept: Kept = serde_json::from_str(&text).unwrap_or_default();
+        let now = now();
+        let mut defence = Defence::begun_at(kept.mode, now);
+        defence.remember(kept.memory.clone());
         Self {
             directory,
             samples: Mutex::default(),
             sessions: Mutex::default(),
             state: Mutex::new(State {
-                defence: Defence::new(kept.mode),
+                defence,
                 hands: Hands::new(kept.hands.clone()),
-                began: Instant::now(),
                 lost_before: 0,
                 taken: 0,
                 lost: 0,
                 exempt: Vec::new(),
                 kept,
+                kept_at: now,
             }),
         }
     }
@@ -124,7 +134,9 @@ impl Keeper {
         let kept = Kept {
             mode: state.defence.mode(),
             hands: state.hands.before().clone(),
+            memory: state.defence.memory(),
         };
+        state.kept_at = now();
         if kept == state.kept {
             return;
         }
@@ -143,11 +155,13 @@ pub(super) fn run(shared: &Shared) {
     {
         let mut state = lock(&shared.defence.state);
         // What a daemon has left that was killed.
-        let left = state.hands.tidy(shared);
-        if !left.is_empty() {
-            eprintln!(
-                "keepstate: undone what steps of an earlier daemon had left in force: {}; its bans stay",
-                left.join(", ")
+        let State { hands, defence, .. } = &mut *state;
+        hands.tidy(shared, defence);
+        let active = defence.steps().iter();
+        let active = active.filter(|it| it.state == StepState::Active).count();
+        if active > 0 {
+            crate::complain!(
+                "keepstate: {active} steps of an earlier daemon go on: `keepstate defence status`"
             );
         }
         shared.defence.keep(&mut state);
@@ -159,19 +173,17 @@ pub(super) fn run(shared: &Shared) {
     }
     // Nobody would end them.
     let mut state = lock(&shared.defence.state);
-    let orders = state.defence.undo(None);
-    let orders: Vec<Order> = orders
-        .into_iter()
-        .filter(|order| !is_of_ban(order))
-        .collect();
+    let orders = state.defence.finish();
     act(shared, &mut state, &orders);
+    shared.defence.keep(&mut state);
     let mode = Mode::Off;
     sample(shared, mode, 0);
 }
 
-/// Bans end by themselves.
-const fn is_of_ban(order: &Order) -> bool {
-    matches!(order, Order::End(step) if matches!(step.action, Action::Ban { .. }))
+/// Seconds of a clock that goes on where a daemon ends.
+fn now() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    u64::try_from(now.tv_sec).unwrap_or(0)
 }
 
 fn second(shared: &Shared) {
@@ -180,7 +192,7 @@ fn second(shared: &Shared) {
     if state.defence.mode() == Mode::Off {
         return;
     }
-    let now = state.began.elapsed().as_secs();
+    let now = now();
     let events_lost = lost_events(shared);
     // Events of other kinds are lost with them; the larger the flood, the fewer.
     let lost = lost + events_lost.saturating_sub(state.lost_before);
@@ -206,13 +218,16 @@ fn second(shared: &Shared) {
     }
     let orders = state.defence.tick(now, &levels(shared));
     act(shared, &mut state, &orders);
+    if !orders.is_empty() || now >= state.kept_at + KEEP_SECONDS {
+        shared.defence.keep(&mut state);
+    }
     if now.is_multiple_of(RULES_SECONDS) {
         let rules = state.defence.rules();
         state.hands.see_to_rules(shared, &rules);
     }
 }
 
-/// Carries out, tells the log, and writes down.
+/// Carries out, and tells the log.
 fn act(shared: &Shared, state: &mut State, orders: &[Order]) {
     for order in orders {
         match order {
@@ -246,7 +261,6 @@ fn act(shared: &Shared, state: &mut State, orders: &[Order]) {
     if let Some(why) = hands.refuse(shared, defence.refusals(), defence.now()) {
         eprintln!("keepstate: {why}");
     }
-    shared.defence.keep(state);
 }
 
 fn told(attack: &Attack) -> String {
@@ -382,7 +396,7 @@ fn describe(shared: &Shared, state: &State) -> Reply {
     let is_shown = |exemption: &&Exemption| exemption.why != Why::NeverBan;
     Reply::Defence(Box::new(DefenceStatus {
         mode: state.defence.mode(),
-        now: state.began.elapsed().as_secs(),
+        now: now(),
         one_in: shared.plane.settings().samples.mask.saturating_add(1),
         samples: state.taken,
         lost: state.lost,
@@ -396,6 +410,7 @@ pub(super) fn set_mode(shared: &Shared, mode: Mode) -> Result<Reply, PlaneError>
     let mut state = lock(&shared.defence.state);
     let orders = state.defence.set_mode(mode);
     act(shared, &mut state, &orders);
+    shared.defence.keep(&mut state);
     sample(shared, mode, shared.plane.settings().samples.mask);
     Ok(describe(shared, &state))
 }
@@ -410,6 +425,7 @@ pub(super) fn undo(shared: &Shared, step: Option<u32>) -> Reply {
         );
     }
     act(shared, &mut state, &orders);
+    shared.defence.keep(&mut state);
     Reply::Undone {
         steps: orders.len() as u32,
     }
