@@ -65,7 +65,10 @@ fn the_book_is_whole() {
         for link in links(&text) {
             let target = link.split('#').next().unwrap_or_default();
             let is_there = target.is_empty() || target.contains("://") || pages.contains(&target);
-            assert!(is_there, "{page} links {link}, which is no page of the book");
+            assert!(
+                is_there,
+                "{page} links {link}, which is no page of the book"
+            );
         }
     }
 }

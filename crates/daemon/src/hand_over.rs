@@ -43,7 +43,7 @@ use keepstate_listing::sysctl::Sysctl;
 use keepstate_plane::{BEFORE_EGRESS_BARE, BEFORE_EGRESS_ETHERNET, BEFORE_INGRESS, names};
 
 use crate::attach;
-use crate::kernel::{KernelError, TEST_LAYOUT, layout, pinned_build, stages_pin};
+use crate::kernel::{KernelError, stages_pin};
 use crate::kernel_plane::{GRACE, KernelPlane};
 use crate::resize::{set_stage, stages};
 use crate::server::{Changer, Taken};
@@ -124,11 +124,6 @@ pub fn resume(instance: &Instance) -> Result<bool, HandOverError> {
     let moved = fs::rename(&before, &pins);
     moved.map_err(|error| HandOverError::Pins(before, error))?;
     Ok(false)
-}
-
-/// Whether a load of another layout filters.
-pub fn is_due(pins: &Path) -> Result<bool, KernelError> {
-    Ok(matches!(pinned_build(pins)?, Some((found, _)) if found != layout()))
 }
 
 impl HandOver {
@@ -215,10 +210,12 @@ impl HandOver {
         thread::sleep(GRACE);
         let mut taking = Taking::new(self.connect()?, changer);
         taking.until_nothing_is_left()?;
-        linked.close()?;
+        linked.close();
+        // What began meanwhile, at once; then what packets made that were on their way.
+        taking.round(Handshakes::Take)?;
         thread::sleep(GRACE);
         taking.round(Handshakes::Take)?;
-        taking.keep_up()?;
+        linked.let_go()?;
         state::carry_expectations(&mut self.connect()?, &mut Client::connect_to(server)?)?;
         drop(self.teller.stdin.take());
         let _ = self.teller.wait();
@@ -264,10 +261,13 @@ impl<'a> Linked<'a> {
     }
 
     /// From here on a packet without a record begins a flow.
-    fn close(self) -> Result<(), HandOverError> {
+    fn close(&self) {
         self.kernel
             .change_flags(|flags| flags & !SETTING_NEWER_TABLE);
-        thread::sleep(GRACE);
+    }
+
+    /// To be called when no packet is on the way to the other load any more.
+    fn let_go(self) -> Result<(), HandOverError> {
         let arrays = Self::arrays(self.pins);
         for (array, program) in arrays.iter().zip(names::ELSEWHERE) {
             set_stage(array, Stage::Elsewhere as u32, &self.pins.join(program))?;
@@ -318,12 +318,8 @@ impl<'a> Taking<'a> {
             }
             thread::sleep(PAUSE);
         }
+        // The second takes what came during the first, and so the less time.
         self.round(Handshakes::Take)?;
-        self.keep_up()
-    }
-
-    /// Takes what is told again while it is little: it takes no time.
-    fn keep_up(&mut self) -> Result<(), HandOverError> {
         self.round(Handshakes::Take).map(drop)
     }
 

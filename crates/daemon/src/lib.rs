@@ -9,6 +9,7 @@ pub mod hand_over;
 pub mod journal;
 pub mod kernel;
 pub mod kernel_plane;
+mod load;
 mod locals;
 pub mod mapped;
 mod mapped_table;

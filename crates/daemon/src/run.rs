@@ -9,24 +9,21 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use keepstate_api::{ApplyMode, Instance, Prefix, RuleFile, RuleProblem, SetCommand, Shutdown};
-use keepstate_engine::settings::Settings;
-use keepstate_flowmemory::{
-    ban_buckets_for, random_hash_keys, random_secret, set_buckets_for, table_size,
-};
-use keepstate_listing::sysctl::{self as knobs, Sysctl};
+use keepstate_listing::sysctl::Sysctl;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::attach::{self, AttachError};
 use crate::confine;
 use crate::follow;
-use crate::hand_over::{self, HandOver, HandOverError};
-use crate::kernel::{AttachMode, Kernel, KernelError, layout, object_number, pinned_build};
+use crate::hand_over::{self, HandOverError};
+use crate::kernel::{AttachMode, KernelError};
 use crate::kernel_plane::KernelPlane;
+pub use crate::load::find_adoptable;
+use crate::load::{Left, Loaded, load};
 use crate::netlink::LinkChanges;
 use crate::notices;
 use crate::notify::Manager;
-use crate::resize;
 use crate::server::sets;
 use crate::server::sysctl;
 use crate::server::{
@@ -115,7 +112,10 @@ pub enum RunError {
         "this process lacks {0}: root has it, unless a unit, a container or `setpriv` took it away"
     )]
     Capabilities(String),
-    #[error("bpffs cannot be mounted on {BPFFS}")]
+    #[error(
+        "bpffs cannot be mounted on {BPFFS}: a container gets it from outside, as a mount of the host's, or by \
+         `mount -t bpf bpf {BPFFS}`"
+    )]
     Mount(#[source] rustix::io::Errno),
     #[error("{}:{line}: {message}", path.display())]
     Sets {
@@ -207,22 +207,6 @@ fn look_ahead(options: &Options) -> Result<(), RunError> {
         errors if errors.is_empty() => Ok(()),
         errors => Err(RunError::Rules(errors)),
     }
-}
-
-/// Programs and maps, and where they are from.
-struct Loaded {
-    kernel: Kernel,
-    origin: Origin,
-    /// They are to take the place of others, whose layout is another.
-    hand_over: Option<(HandOver, Left)>,
-}
-
-/// What is left to be handed over.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Left {
-    All,
-    /// A daemon was killed after packets had come to the new programs.
-    Flows,
 }
 
 fn serve(
@@ -347,116 +331,6 @@ fn adopt_settings(plane: &dyn Plane, sysctls: &[Sysctl]) {
     plane.store_settings(&settings);
 }
 
-/// Whether programs filter that a daemon of this version would take over; an error where it could not.
-pub fn find_adoptable(instance: &Instance) -> Result<bool, RunError> {
-    let pins = instance.pins();
-    match pinned_build(&pins)? {
-        _ if instance.pins_before().exists() => Ok(true),
-        None => Ok(false),
-        Some((found, _)) if found == layout() => Ok(true),
-        Some((found, _)) => match hand_over::check(instance, &pins) {
-            Ok(_) => Ok(true),
-            Err(why) => Err(KernelError::Layout { found, why }.into()),
-        },
-    }
-}
-
-/// Programs and maps: those that are pinned, or new ones.
-fn load(options: &Options) -> Result<Loaded, RunError> {
-    let instance = &options.instance;
-    let pins = instance.pins();
-    let goes_on = hand_over::resume(instance)?;
-    if hand_over::is_due(&pins)? {
-        return load_beside(options);
-    }
-    if let Ok(Some((_, object))) = pinned_build(&pins) {
-        resize::tidy(&pins)?;
-        // Where flows are being moved from one table to another, that comes to its end first, by the
-        // programs that are there. The next daemon brings its own.
-        let is_resizing = resize::find(&pins)?.is_some();
-        let adopted = if object == object_number() || is_resizing {
-            Kernel::adopt(&pins)
-        } else {
-            Kernel::pinned(&pins, &settings(options)?)
-        };
-        match adopted {
-            Ok(kernel) => {
-                let hand_over = match goes_on {
-                    true => Some((HandOver::begin(instance)?, Left::Flows)),
-                    false => None,
-                };
-                return Ok(Loaded {
-                    kernel,
-                    origin: Origin::Adopted,
-                    hand_over,
-                });
-            }
-            Err(error) if attach::is_attached(&pins) => {
-                return Err(RunError::Leftovers(pins, Box::new(error)));
-            }
-            // A daemon was killed before it had pinned everything.
-            Err(_) => {}
-        }
-    }
-    attach::remove_pins(&pins)?;
-    make_directory(&pins)?;
-    match Kernel::pinned(&pins, &settings(options)?) {
-        Ok(kernel) => Ok(Loaded {
-            kernel,
-            origin: Origin::Fresh,
-            hand_over: None,
-        }),
-        Err(error) => {
-            let _ = attach::remove_pins(&pins);
-            remove_files(&options.instance);
-            let _ = fs::remove_file(options.instance.lock());
-            Err(error.into())
-        }
-    }
-}
-
-/// New ones beside those of another layout, with its knobs.
-fn load_beside(options: &Options) -> Result<Loaded, RunError> {
-    let instance = &options.instance;
-    let hand_over = HandOver::begin(instance)?;
-    let load = || -> Result<Kernel, RunError> {
-        let mut options = options.clone();
-        let named = std::mem::replace(&mut options.sysctls, hand_over.sysctls()?);
-        options.sysctls.extend(named);
-        let pins = instance.pins();
-        make_directory(&pins)?;
-        Ok(Kernel::pinned(&pins, &settings(&options)?)?)
-    };
-    match load() {
-        Ok(kernel) => Ok(Loaded {
-            kernel,
-            origin: Origin::Adopted,
-            hand_over: Some((hand_over, Left::All)),
-        }),
-        Err(error) => {
-            hand_over::resume(instance)?;
-            Err(error)
-        }
-    }
-}
-
-fn settings(options: &Options) -> Result<Settings, RunError> {
-    let sysctls = &options.sysctls;
-    let (flows, buckets) = knobs::table_size(sysctls);
-    let (flows_max, buckets) = table_size(flows, buckets, FLOWS_MAX_DEFAULT);
-    let mut settings = Settings::defaults(flows_max, [buckets; 2]);
-    settings.bans.buckets = ban_buckets_for(options.bans_max);
-    settings.sets.buckets = set_buckets_for(options.set_entries_max);
-    settings.hash_keys = random_hash_keys().map_err(RunError::Random)?;
-    for secret in &mut settings.synproxy.secrets {
-        *secret = random_secret().map_err(RunError::Random)?;
-    }
-    for sysctl in sysctls {
-        sysctl.apply(&mut settings);
-    }
-    Ok(settings)
-}
-
 fn listen_to_signals(
     server: &Server,
     (mut signals, reload): (Signals, Reload),
@@ -575,7 +449,7 @@ pub fn remove_leftovers(instance: &Instance) -> Result<(), RunError> {
 }
 
 /// Removes the files of an instance but its lock.
-fn remove_files(instance: &Instance) {
+pub(crate) fn remove_files(instance: &Instance) {
     let _ = fs::remove_file(instance.socket());
     let _ = fs::remove_dir_all(instance.state_directory());
 }
@@ -587,7 +461,7 @@ pub fn remove_last_files(instance: &Instance) {
     let _ = fs::remove_dir(Instance::run_directory());
 }
 
-fn make_directory(path: &Path) -> Result<(), RunError> {
+pub(crate) fn make_directory(path: &Path) -> Result<(), RunError> {
     let made = fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)

@@ -13,8 +13,7 @@ use std::thread;
 use keepstate_api::{Instance, Shutdown};
 use rustix::fs::MemfdFlags;
 
-use super::TEST_LAYOUT;
-use crate::kernel::{Kernel, layout, pinned_build};
+use crate::kernel::{Kernel, TEST_LAYOUT, layout, pinned_build};
 use crate::kernel_plane::KernelPlane;
 use crate::run::RunError;
 use crate::server::{Access, Plane, Rules, Server};
