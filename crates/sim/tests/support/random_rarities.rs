@@ -81,7 +81,7 @@ impl Rarities {
         }
     }
 
-    /// A target in place of another.
+    /// A target in place of another. Not `tcp-reset', which closes a flow in Linux and changes none here.
     pub(crate) fn target(&mut self, table: &str, chain: &str, protocol: &str) -> Option<String> {
         if !self.random.happens(15) {
             return None;
@@ -95,9 +95,6 @@ impl Rarities {
                 Some(format!(" -j SET {what} {set}{digit} {way}"))
             }
             2 => Some(" -j NFLOG --nflog-group 5 --nflog-prefix x".into()),
-            3 if table == "filter" && protocol == "tcp" => {
-                Some(" -j REJECT --reject-with tcp-reset".into())
-            }
             4 if table == "raw" && !chain.is_empty() && protocol == "tcp" => {
                 Some(" -j CT --helper ftp".into())
             }
