@@ -10,7 +10,7 @@
 //! 3. The new programs take the place of the old ones, interface after interface. Whatever packet has no record in the
 //!    new table goes on to the *entry program of the other load*, whole and as if it had just come: by the way that
 //!    leads to the newer of two tables ([`SETTING_NEWER_TABLE`]), with that program in the other table's place. So at
-//!    first everything is still judged by the old load ([`Linked`]).
+//!    first everything is still judged by the old load (`Linked`).
 //! 4. Flow by flow the teller's records are made anew. Each is the new table's from then on
 //!    ([`HandOver::take_flows`]). New flows still begin in the old one.
 //! 5. When nothing is left to tell, the way to the other load is closed; then once more what was begun meanwhile is
@@ -20,7 +20,7 @@
 //!
 //! * **A packet changes a record that is on its way.** Windows are learned anew from the next packet of each side, and
 //!   lenient from then on, so none is out of one. A state that changed is told again, and put right where no packet has met the new record yet.
-//!   Handshakes wait until they are complete, [`HANDSHAKE_PATIENCE`] at most, and so do flows with a helper.
+//!   Handshakes wait until they are complete, `HANDSHAKE_PATIENCE` at most, and so do flows with a helper.
 //! * **A flow begins between the last look and the closing.** Its next packet may come before its record, and is then
 //!   judged as if it began a flow. It is a matter of milliseconds (with a million flows, of two tenths of a second), and of
 //!   flows that are not older than that.
