@@ -13,6 +13,8 @@ pub struct SpaceSaving<K, V> {
     capacity: usize,
     places: HashMap<K, usize>,
     entries: Vec<Counted<K, V>>,
+    /// The counts once more, side by side: the least is looked for at each key that is not there.
+    counts: Vec<f64>,
 }
 
 /// A key and what is known of it.
@@ -41,6 +43,7 @@ impl<K: Copy + Eq + Hash, V: Default> SpaceSaving<K, V> {
             capacity,
             places: HashMap::new(),
             entries: Vec::new(),
+            counts: Vec::new(),
         }
     }
 
@@ -52,6 +55,7 @@ impl<K: Copy + Eq + Hash, V: Default> SpaceSaving<K, V> {
         };
         let entry = &mut self.entries[place];
         entry.count += weight;
+        self.counts[place] = entry.count;
         &mut entry.value
     }
 
@@ -63,10 +67,11 @@ impl<K: Copy + Eq + Hash, V: Default> SpaceSaving<K, V> {
                 error: 0.0,
                 value: V::default(),
             });
+            self.counts.push(0.0);
             self.places.insert(key, self.entries.len() - 1);
             return self.entries.len() - 1;
         }
-        let counts = self.entries.iter().map(|entry| entry.count).enumerate();
+        let counts = self.counts.iter().copied().enumerate();
         let least = counts.min_by(|one, other| one.1.total_cmp(&other.1));
         let (place, count) = least.expect("the capacity is not zero");
         let entry = &mut self.entries[place];
@@ -97,6 +102,9 @@ impl<K: Copy + Eq + Hash, V: Default> SpaceSaving<K, V> {
             each(&mut entry.value);
         }
         self.entries.retain(|entry| entry.count >= FORGOTTEN);
+        self.counts.clear();
+        self.counts
+            .extend(self.entries.iter().map(|entry| entry.count));
         self.places.clear();
         let keys = self.entries.iter().map(|entry| entry.key);
         self.places

@@ -69,7 +69,9 @@ impl Hands {
         let steps = defence.steps().iter();
         let active = steps.filter(|step| step.state == StepState::Active);
         let active: Vec<&Action> = active.map(|step| &step.action).collect();
-        let refusals = defence.refusals();
+        // Whoever undoes a step before the first second is over undoes these.
+        self.refusals = defence.refusals();
+        let refusals = &self.refusals;
         if self.before.limits > 0 && refusals.limits.is_empty() {
             bans::forget_kept(shared);
         }
