@@ -73,7 +73,7 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
     );
     let programs = match options.is_empty() {
         true => root::build_programs(&directory)?,
-        false => root::build_loader(&directory)?,
+        false => root::build_loader()?,
     };
     let base = root::pack_base(&directory, &programs)?;
     let mut machines = Vec::new();
