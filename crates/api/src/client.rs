@@ -1,6 +1,7 @@
 //! The other end of the control socket.
 
 use std::io::{self, BufReader, BufWriter, Write};
+use std::ops::RangeInclusive;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::flow::Flow;
 use crate::frame::{self, FrameError, REPLY_BYTES_MAX};
 use crate::instance::Instance;
-use crate::message::{Failure, Hello, PROTOCOL, Reply, Request};
+use crate::message::{Failure, Hello, PROTOCOL, PROTOCOLS_OF_HAND_OVER, Reply, Request};
 use crate::meter::{MeterEntry, MeterList};
 use crate::session::Session;
 
@@ -95,9 +96,18 @@ impl Client {
 
     /// A daemon that is dying is waited for, until nobody listens any more.
     pub fn connect_to(path: &Path) -> Result<Self, ClientError> {
+        Self::connect_by(path, PROTOCOL..=PROTOCOL)
+    }
+
+    /// As [`Self::connect_to`], to what tells what a daemon of an earlier version has kept.
+    pub fn connect_to_teller(path: &Path) -> Result<Self, ClientError> {
+        Self::connect_by(path, PROTOCOLS_OF_HAND_OVER)
+    }
+
+    fn connect_by(path: &Path, protocols: RangeInclusive<u32>) -> Result<Self, ClientError> {
         let deadline = Instant::now() + DYING_PATIENCE;
         loop {
-            match Self::greet(path, GREETING_PATIENCE) {
+            match Self::greet(path, GREETING_PATIENCE, &protocols) {
                 Err(ClientError::HungUp) if Instant::now() < deadline => {
                     thread::sleep(Duration::from_millis(10));
                 }
@@ -106,7 +116,11 @@ impl Client {
         }
     }
 
-    fn greet(path: &Path, patience: Duration) -> Result<Self, ClientError> {
+    fn greet(
+        path: &Path,
+        patience: Duration,
+        protocols: &RangeInclusive<u32>,
+    ) -> Result<Self, ClientError> {
         let stream = UnixStream::connect(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 ClientError::NotRunning(path.to_owned())
@@ -122,7 +136,7 @@ impl Client {
             .map_err(FrameError::Io)?;
         let mut input = BufReader::new(stream.try_clone().map_err(FrameError::Io)?);
         let hello: Hello = frame::read(&mut input, REPLY_BYTES_MAX)?.ok_or(ClientError::HungUp)?;
-        if hello.protocol != PROTOCOL {
+        if !protocols.contains(&hello.protocol) {
             return Err(ClientError::Version {
                 found: hello.protocol,
             });
@@ -257,7 +271,8 @@ mod tests {
     fn a_daemon_that_hangs_is_not_waited_for() {
         let socket = Socket::new("hangs");
         let _listener = UnixListener::bind(&socket.0).unwrap();
-        let error = Client::greet(&socket.0, Duration::from_millis(50)).unwrap_err();
+        let error = Client::greet(&socket.0, Duration::from_millis(50), &(PROTOCOL..=PROTOCOL))
+            .unwrap_err();
         assert!(matches!(error, ClientError::Silent), "{error}");
     }
 

@@ -47,9 +47,9 @@ pub use self::flow::{
 };
 pub use self::instance::{Instance, InstanceError};
 pub use self::message::{
-    Applied, ApplyMode, CONFIRM_SECONDS_MAX, Failure, FailureKind, Hello, PROTOCOL, PolicyText,
-    Printed, Query, Reply, Request, Restore, RuleFamily, RuleFile, RuleProblem, Running,
-    SenderEntry, Shutdown, TimeoutPolicy,
+    Applied, ApplyMode, CONFIRM_SECONDS_MAX, Failure, FailureKind, Hello, PROTOCOL,
+    PROTOCOLS_OF_HAND_OVER, PolicyText, Printed, Query, Reply, Request, Restore, RuleFamily,
+    RuleFile, RuleProblem, Running, SenderEntry, Shutdown, TimeoutPolicy,
 };
 pub use self::meter::{MeterEntry, MeterKind, MeterList, RateEntry, RecentChange, RecentEntry};
 pub use self::packet::{JudgedPacket, Packets, Way};

@@ -1,5 +1,7 @@
 //! Requests and replies.
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ban::{Ban, BanList, Banned, Prefix};
@@ -18,7 +20,11 @@ use crate::status::{RulesText, Status};
 use crate::survey::{Order, Survey};
 
 /// Version of everything in this crate that crosses the socket. A client refuses another.
-pub const PROTOCOL: u32 = 9;
+pub const PROTOCOL: u32 = 10;
+
+/// Versions in which a daemon of this one is told what one of an earlier version has kept ([`Request::HandOver`]): that, and
+/// what is asked besides, has meant the same since the first of them. Fields may come to it, but none may go.
+pub const PROTOCOLS_OF_HAND_OVER: RangeInclusive<u32> = 10..=PROTOCOL;
 
 /// The first line, from the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

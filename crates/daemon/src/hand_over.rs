@@ -172,7 +172,7 @@ impl HandOver {
     }
 
     fn connect(&self) -> Result<Client, ClientError> {
-        Client::connect_to(&self.socket)
+        Client::connect_to_teller(&self.socket)
     }
 
     /// The knobs of the daemon before.
