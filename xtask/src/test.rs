@@ -60,22 +60,22 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<ExitCode> {
     Ok(tally.exit_code())
 }
 
+/// What begins so many flows a second that it needs the machine for itself.
+const ALONE: &str = "resize";
+
 /// Every program of tests, two at a time: the tests wait for packets for half of their time.
 fn all(log: &Path) -> anyhow::Result<Tally> {
-    let programs = Mutex::new(built(log)?.into_iter());
+    let programs = built(log)?.into_iter();
+    let (alone, programs): (Vec<_>, Vec<_>) = programs.partition(|program| program.name() == ALONE);
+    let programs = Mutex::new(programs.into_iter());
     let next = || {
         let mut programs = programs.lock().unwrap_or_else(PoisonError::into_inner);
         programs.next()
     };
     let work = || {
         let mut tally = Tally::default();
-        while let Some(Program { file, directory }) = next() {
-            let name = file.file_name().unwrap_or_default().to_string_lossy();
-            // A program's name ends with a hash of what it was built from.
-            let name = name.rsplit_once('-').map_or(&*name, |(name, _)| name);
-            let mut command = Command::new(&file);
-            command.current_dir(directory).env(SKIP_LOG, log);
-            tally.add(told(&mut command, &format!("{name}: "))?);
+        while let Some(program) = next() {
+            tally.add(program.run(log)?);
         }
         anyhow::Ok(tally)
     };
@@ -86,6 +86,9 @@ fn all(log: &Path) -> anyhow::Result<Tally> {
         tally.add(beside.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
         anyhow::Ok(tally)
     })?;
+    for program in alone {
+        tally.add(program.run(log)?);
+    }
     tally.add(told(cargo_test(log).args(["--no-fail-fast", "--doc"]), "")?);
     Ok(tally)
 }
@@ -95,6 +98,21 @@ struct Program {
     file: PathBuf,
     /// Where cargo would start it: in its package.
     directory: PathBuf,
+}
+
+impl Program {
+    /// As its package calls it: the file's name ends with a hash of what it was built from.
+    fn name(&self) -> String {
+        let name = self.file.file_name().unwrap_or_default().to_string_lossy();
+        let name = name.rsplit_once('-').map_or(&*name, |(name, _)| name);
+        name.to_owned()
+    }
+
+    fn run(&self, log: &Path) -> anyhow::Result<Tally> {
+        let mut command = Command::new(&self.file);
+        command.current_dir(&self.directory).env(SKIP_LOG, log);
+        told(&mut command, &format!("{}: ", self.name()))
+    }
 }
 
 /// Builds the programs.
@@ -185,6 +203,7 @@ mod tests {
         let found = found.expect("it is a program of tests");
         assert_eq!(found.file, Path::new("/here/target/debug/deps/floods-0a1b"));
         assert_eq!(found.directory, Path::new("/here/crates/cli"));
+        assert_eq!(found.name(), "floods");
         for other in [message(false, file), message(true, "null")] {
             assert!(program(&other).expect("it is a message").is_none());
         }
