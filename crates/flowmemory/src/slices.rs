@@ -1,7 +1,7 @@
 //! A flow table over borrowed words.
 
-use std::hint;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::limits::{
@@ -295,8 +295,10 @@ impl<'a> FlowMemory for SliceTable<'a> {
         part(self.sets.heads, u64::from(set), SET_HEAD_WORDS)
     }
 
+    /// A writer of this process may have lost its processor within its few words: it is given one, or a record would look
+    /// too busy to be read.
     fn relax(&self) {
-        hint::spin_loop();
+        thread::yield_now();
     }
 }
 

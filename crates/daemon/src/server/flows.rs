@@ -215,17 +215,18 @@ fn reread(table: &Table, entry: &Entry, now: Tick) -> Option<Entry> {
     let place = entry.place;
     let buckets = place.bucket..place.bucket + 1;
     for _ in 0..EDIT_TRIES_MAX {
-        let mut current = None;
+        let mut met = None;
         table::visit(&memory, place.family, buckets.clone(), now, |found| {
-            if found.place == place && found.key == entry.key {
-                current = Some(*found);
+            if found.place == place {
+                met = Some(*found);
             }
         });
-        if current.is_some() {
-            return current;
+        if let Some(current) = met {
+            return (current.key == entry.key).then_some(current);
         }
+        // One that is there was too busy to be read.
         let words = memory.slot(place.family, place.bucket, place.slot)?;
-        if !Control(words.load(CONTROL_WORD)).is_locked() {
+        if !Control(words.load(CONTROL_WORD)).holds_record() {
             return None;
         }
         std::thread::yield_now();
