@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::Stdio;
+use std::str::FromStr;
 use std::time::Instant;
 
 use keepstate_testkit::{Namespace, Running, programs_or_skip, root_or_skip};
@@ -170,12 +171,7 @@ impl Place {
                 .output();
             let said = output.expect("hping3 runs").stderr;
             let said = String::from_utf8_lossy(&said).into_owned();
-            let received = said
-                .split_once("transmitted, ")
-                .and_then(|(_, rest)| rest.split(' ').next());
-            received
-                .and_then(|number| number.parse().ok())
-                .expect(&said)
+            number_after(&said, "transmitted, ")
         })
     }
 
@@ -195,12 +191,7 @@ impl Place {
                 .scanner
                 .run("iptables", &["-t", "raw", "-S", "PREROUTING", "-v"]);
             self.scanner.run("iptables", &["-t", "raw", "-F"]);
-            let packets = counted
-                .rsplit_once("-c ")
-                .and_then(|(_, rest)| rest.split(' ').next());
-            packets
-                .and_then(|number| number.parse().ok())
-                .expect(&counted)
+            number_after(&counted, "-c ")
         })
     }
 }
@@ -238,6 +229,15 @@ fn wire_up(wire: &str, scanner: &Namespace, gateway: &Namespace, behind: &Namesp
     }
     gateway.sysctl("net.ipv4.ip_forward", "1");
     gateway.sysctl("net.ipv6.conf.all.forwarding", "1");
+}
+
+/// The number that stands behind the last of these marks.
+#[track_caller]
+fn number_after<N: FromStr>(text: &str, mark: &str) -> N {
+    let word = text
+        .rsplit_once(mark)
+        .and_then(|(_, rest)| rest.split(' ').next());
+    word.and_then(|word| word.parse().ok()).expect(text)
 }
 
 /// `tcp/22` and `open syn-ack`.

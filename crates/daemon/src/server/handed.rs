@@ -147,12 +147,13 @@ pub(super) fn take_in(shared: &Shared, handed: &Handed) -> Taken {
         assigned,
         ..Warm::default()
     };
+    let hash = Hash::of(&oriented.key, &settings);
     let mut displaced = Displaced::NOTHING;
     let inserted = table::insert(
         &table.flows(),
         &table::NewFlow {
             key: &oriented.key,
-            hash: &Hash::of(&oriented.key, &settings),
+            hash: &hash,
             record: &record,
             warm: &warm,
             half_open: half_open(record.status, handed.flow.protocol),
@@ -166,8 +167,7 @@ pub(super) fn take_in(shared: &Shared, handed: &Handed) -> Taken {
         Insert::Done(place) => {
             count_replies(&table, place, handed);
             if let Some(told) = handed.synproxy {
-                let id = Hash::of(&oriented.key, &settings).id;
-                let name = (id, oriented.key.family, assigned.born());
+                let name = (hash.id, oriented.key.family, assigned.born());
                 if !synproxy::put(&table.flows(), name, place, told) {
                     return Taken::Refused;
                 }
