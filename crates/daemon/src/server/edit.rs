@@ -76,24 +76,15 @@ fn try_insert(shared: &Shared, by: Option<&Program>, flow: &NewFlow) -> Result<(
         mark: flow.mark,
         ..Warm::default()
     };
-    let mut displaced = Displaced::NOTHING;
-    let inserted = table::insert(
-        &table.flows(),
-        &table::NewFlow {
-            key: &oriented.key,
-            hash: &Hash::of(&oriented.key, &settings),
-            record: &record,
-            warm: &warm,
-            half_open: half_open(record.status, flow.first.protocol),
-            opening: opening(&settings),
-        },
-        &settings,
-        now,
-        &mut displaced,
-    );
-    shared.expiry.was_edited.store(true, Ordering::Relaxed);
-    tell_displaced(shared, &settings, &displaced, &oriented.key);
-    match inserted {
+    let new = table::NewFlow {
+        key: &oriented.key,
+        hash: &Hash::of(&oriented.key, &settings),
+        record: &record,
+        warm: &warm,
+        half_open: half_open(record.status, flow.first.protocol),
+        opening: opening(&settings),
+    };
+    match insert_record(shared, &table, &settings, &new, now) {
         Insert::Done(place) => put_labels(shared, &flow.labels, &oriented.key, place, now)?,
         Insert::Exists => return Err(Unable::Exists),
         Insert::Full => return Err(Unable::Full),
@@ -103,6 +94,21 @@ fn try_insert(shared: &Shared, by: Option<&Program>, flow: &NewFlow) -> Result<(
         events::publish_record(shared, EventKind::New, &entry, now, by, told::NEW);
     }
     Ok(())
+}
+
+/// Makes a record that no packet makes. Those that went for it are told of, and expiry looks at it.
+pub(super) fn insert_record(
+    shared: &Shared,
+    table: &Table,
+    settings: &Settings,
+    new: &table::NewFlow<'_>,
+    now: Tick,
+) -> Insert {
+    let mut displaced = Displaced::NOTHING;
+    let inserted = table::insert(&table.flows(), new, settings, now, &mut displaced);
+    shared.expiry.was_edited.store(true, Ordering::Relaxed);
+    tell_displaced(shared, settings, &displaced, new.key);
+    inserted
 }
 
 /// Gives a flow that was just made its labels, or takes it out again.

@@ -17,7 +17,7 @@ use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::policy::Assigned;
 use keepstate_engine::record::{ASSIGNED, FlowAssigned, Record, WINDOW_LIBERAL, Warm};
 use keepstate_engine::synproxy;
-use keepstate_engine::table::{self, Displaced, Entry, Hash, Insert, NOT_COUNTED, Opening, Place};
+use keepstate_engine::table::{self, Entry, Hash, Insert, NOT_COUNTED, Opening, Place};
 use keepstate_engine::time::Tick;
 use keepstate_engine::tuple::{Family, Oriented};
 
@@ -148,22 +148,15 @@ pub(super) fn take_in(shared: &Shared, handed: &Handed) -> Taken {
         ..Warm::default()
     };
     let hash = Hash::of(&oriented.key, &settings);
-    let mut displaced = Displaced::NOTHING;
-    let inserted = table::insert(
-        &table.flows(),
-        &table::NewFlow {
-            key: &oriented.key,
-            hash: &hash,
-            record: &record,
-            warm: &warm,
-            half_open: half_open(record.status, handed.flow.protocol),
-            opening: opening(handed),
-        },
-        &settings,
-        now,
-        &mut displaced,
-    );
-    match inserted {
+    let new = table::NewFlow {
+        key: &oriented.key,
+        hash: &hash,
+        record: &record,
+        warm: &warm,
+        half_open: half_open(record.status, handed.flow.protocol),
+        opening: opening(handed),
+    };
+    match edit::insert_record(shared, &table, &settings, &new, now) {
         Insert::Done(place) => {
             count_replies(&table, place, handed);
             if let Some(told) = handed.synproxy {
