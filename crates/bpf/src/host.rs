@@ -5,6 +5,7 @@ use core::mem::size_of;
 
 use aya_ebpf::maps::RingBuf;
 use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::generated::{
     bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop, bpf_ringbuf_output,
 };
@@ -23,9 +24,12 @@ use keepstate_engine::settings::Settings;
 use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
 use keepstate_engine::tuple::{Address, Family};
 use keepstate_engine::wire::PacketInfo;
-use keepstate_plane::{InterfaceKey, LOCAL_KEY_BITS, PLANE_TEST_CLOCK, Plane, TICK_SHIFT, local_key};
+use keepstate_plane::{
+    InterfaceKey, LOCAL_KEY_BITS, PLANE_TEST_CLOCK, Plane, TICK_SHIFT, UNANNOUNCED_EVENTS_MAX, local_key,
+};
 
 use crate::cookie;
+use crate::judge;
 use crate::maps;
 use crate::memory::MapMemory;
 use crate::packet::{Excerpt, PacketHeader, PacketView, masked};
@@ -426,7 +430,7 @@ impl<C: Context> Host for KernelHost<C> {
 
     #[inline(always)]
     fn emit(&self, event: &Event) {
-        if maps::EVENTS.output::<Event>(event, 0).is_err() {
+        if maps::EVENTS.output::<Event>(event, waking()).is_err() {
             count_lost_event();
         }
     }
@@ -453,6 +457,27 @@ unsafe extern "C" fn step<R: Repeat>(_round: u64, body: *mut R) -> u64 {
     let body = unsafe { &mut *body };
     // Where it is a byte of memory, the verifier wants to see that it is a bit.
     masked::<1>(!body.step() as u64)
+}
+
+/// Whether the next event wakes its reader: the first of a jiffy does, and one in so many of those that follow. To wake
+/// somebody, a processor interrupts itself, which costs more than all the rest of a short answer where a hypervisor has to help. The reader comes
+/// back by itself for those that wake nobody (`EVENT_PAUSE_MILLISECONDS`).
+#[inline(never)]
+fn waking() -> u64 {
+    let Some(memory) = judge::memory() else {
+        return BPF_RB_FORCE_WAKEUP as u64;
+    };
+    // SAFETY: the helper has no preconditions.
+    let jiffies = unsafe { bpf_jiffies64() } as u32;
+    let woken = &mut memory.woken;
+    // A program that interrupts this one may wake once more.
+    if woken.jiffies == jiffies && woken.unannounced < UNANNOUNCED_EVENTS_MAX {
+        woken.unannounced += 1;
+        return BPF_RB_NO_WAKEUP as u64;
+    }
+    woken.jiffies = jiffies;
+    woken.unannounced = 0;
+    BPF_RB_FORCE_WAKEUP as u64
 }
 
 #[inline(never)]

@@ -113,6 +113,15 @@ pub struct Memory {
     /// Slot of the policy that was in force when the packet came.
     pub slot: u32,
     pub clock: Milliseconds,
+    pub woken: Woken,
+}
+
+/// When this CPU last woke who reads events.
+pub struct Woken {
+    /// The kernel's, its low half.
+    pub jiffies: u32,
+    /// Events since then.
+    pub unannounced: u32,
 }
 
 /// How far the kernel's monotonic clock is ahead of its jiffies, as of a tick. Reading that clock costs as much as the whole of a

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use aya::maps::{Map, MapData, RingBuf};
 use keepstate_engine::event::Event;
-use keepstate_plane::{PLANE_WITNESS_ALL, PLANE_WITNESS_DROPS, Witness, names};
+use keepstate_plane::{
+    EVENT_PAUSE_MILLISECONDS, PLANE_WITNESS_ALL, PLANE_WITNESS_DROPS, Witness, names,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::kernel::KernelError;
@@ -15,12 +17,23 @@ use crate::mapped::from_bytes;
 use crate::server::{EventSource, PlaneError, WitnessSource};
 
 /// The ring that the programs write to.
-struct RingEvents(RingBuf<MapData>);
+struct RingEvents {
+    ring: RingBuf<MapData>,
+    /// Others may have come since, that wake nobody.
+    has_found: bool,
+}
 
 impl EventSource for RingEvents {
     fn wait(&mut self, patience: Duration, show: &mut dyn FnMut(&Event)) -> io::Result<()> {
-        wait(&self.0, patience)?;
-        while let Some(item) = self.0.next() {
+        let pause = Duration::from_millis(EVENT_PAUSE_MILLISECONDS);
+        let patience = match self.has_found {
+            true => patience.min(pause),
+            false => patience,
+        };
+        wait(&self.ring, patience)?;
+        self.has_found = false;
+        while let Some(item) = self.ring.next() {
+            self.has_found = true;
             if let Some(event) = from_bytes::<Event>(&item) {
                 show(&event);
             }
@@ -66,7 +79,10 @@ fn wait(ring: &RingBuf<MapData>, patience: Duration) -> io::Result<()> {
 pub(crate) fn open_events(map: Option<Map>) -> Result<Box<dyn EventSource>, PlaneError> {
     let map = map.ok_or_else(|| KernelError::Missing(names::EVENTS.to_owned()))?;
     let ring = RingBuf::try_from(map).map_err(KernelError::from)?;
-    Ok(Box::new(RingEvents(ring)))
+    Ok(Box::new(RingEvents {
+        ring,
+        has_found: false,
+    }))
 }
 
 /// Likewise that of judged packets.

@@ -34,6 +34,14 @@ pub const INTERFACES_MAX: u32 = 4096;
 /// Bytes of the ring that carries events; a power of two and a multiple of the page size.
 pub const EVENT_RING_BYTES: u32 = 1 << 20;
 
+/// Events of one CPU that may follow one that woke the reader within the same jiffy and wake nobody: a thirtieth of what the
+/// ring holds.
+pub const UNANNOUNCED_EVENTS_MAX: u32 = 256;
+
+/// How long the reader that has found events waits to be woken before it looks again: longer than the longest jiffy (ten
+/// milliseconds), in which events may have come that wake nobody.
+pub const EVENT_PAUSE_MILLISECONDS: u64 = 12;
+
 /// Bytes of the rings that carry notices to be written and packets to be answered, likewise. A second's answers
 /// fit, at 200 bytes each.
 pub const NOTICE_RING_BYTES: u32 = 1 << 20;
