@@ -301,7 +301,6 @@ pub(crate) fn advance<P: Packet, H: Host>(
     };
     let forget = |value: u8| run.host.flows().forget(u32::from(value)) as u8;
     let (from, to) = (forget(from as u8), forget(to as u8));
-    let (from, to) = (TcpState::from_number(from), TcpState::from_number(to));
     let kind = SegmentKind::from_number(forget(kind as u8));
     let segment = Segment { kind, ..segment };
     if needs_window {
@@ -314,6 +313,8 @@ pub(crate) fn advance<P: Packet, H: Host>(
             }
         }
     }
+    // Not before the check: a compiler would ask there what the states are, and the kernel's verifier walk the check for each.
+    let (from, to) = (TcpState::from_number(from), TcpState::from_number(to));
     run.host.trace(Step::TcpState(old, to));
     settle(settings, &segment, record, (from, to), run.now)
 }
