@@ -70,6 +70,11 @@ fn connections_that_begin_slowly_are_explained() {
     bench.peer.run("python3", &["-c", DATAGRAMS]);
     let drop = "most by ipv4 INPUT 1: -p udp -m udp --dport 7 -j DROP (150 packets)";
     bench.mends("drops", drop, "keepstate");
+
+    // A rule that is passed over for its match is told so by the match's name.
+    bench.called("iptables -I INPUT -p udp -m length --length 500:600 -j ACCEPT");
+    let told = bench.succeeds(&["explain", "udp 10.9.0.2:5 > 10.9.0.1:7 len 9 in inner"]);
+    assert!(told.contains("no: length does not hold"), "{told}");
 }
 
 #[test]
@@ -109,8 +114,7 @@ fn protection_that_does_not_bite_is_explained() {
         );
     }
 
-    let link = ["link", "add", "aside", "type", "dummy"];
-    bench.namespace.run("ip", &link);
+    bench.peer.connect("far", &bench.namespace, "aside");
     bench.namespace.address("aside", "10.10.0.1/24");
     bench.mends("not-attached", "aside", "keepstate up");
 }
