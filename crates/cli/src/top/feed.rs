@@ -165,7 +165,7 @@ impl Asker {
                 self.tell(News::Defence(defence))?;
             }
         }
-        if let Some(query) = wish.open.clone() {
+        if let Some(query) = wish.open {
             let found = client.ask(&Request::Find { query })?;
             let flow = match found {
                 Reply::Flow(flow) => Some(flow),
