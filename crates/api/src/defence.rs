@@ -19,4 +19,7 @@ pub struct DefenceStatus {
     /// The latest 256 and their steps, oldest first.
     pub attacks: Vec<Attack>,
     pub steps: Vec<Step>,
+    /// Numbers of the steps that the request has ended: another mode may take none.
+    #[serde(default)]
+    pub ended: Vec<u32>,
 }

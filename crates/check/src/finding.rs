@@ -30,10 +30,11 @@ pub enum Code {
     SizeUnfit,
     TimeoutUnfit,
     NeighboursRefused,
+    SynproxyLoose,
 }
 
 /// Number, name and a sentence for each.
-const CODES: [(Code, &str, &str, &str); 23] = [
+const CODES: [(Code, &str, &str, &str); 24] = [
     (
         Code::NeverMatches,
         "KS001",
@@ -171,6 +172,12 @@ const CODES: [(Code, &str, &str, &str); 23] = [
         "KS023",
         "neighbours-refused",
         "IPv6 hosts cannot find this one.",
+    ),
+    (
+        Code::SynproxyLoose,
+        "KS024",
+        "synproxy-loose",
+        "An ACK that may begin a flow does not come to SYNPROXY.",
     ),
 ];
 

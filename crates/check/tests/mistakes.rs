@@ -278,11 +278,17 @@ fn mangle_only_marks_and_hides_nothing_of_filter() {
 
 /// A script with settings, or a file of nothing else: as `keepstate check` reads it.
 #[track_caller]
-fn told_of_settings(text: &str) -> Vec<String> {
+fn subject_with_settings(text: &str) -> Subject {
     let mut subject = subject(&without_settings(text));
     for source in &mut subject.sources {
         text.clone_into(&mut source.text);
     }
+    subject
+}
+
+#[track_caller]
+fn told_of_settings(text: &str) -> Vec<String> {
+    let subject = subject_with_settings(text);
     let findings = check(&subject).into_iter();
     let wanted = [Code::SizeUnfit, Code::TimeoutUnfit];
     findings
@@ -401,4 +407,30 @@ fn ipv6_without_its_neighbours_is_found() {
         .iter()
         .all(|finding| finding.code != Code::NeighboursRefused)
     );
+}
+
+#[test]
+fn synproxy_in_a_loose_tracker_is_found() {
+    let rules = "iptables -t raw -A PREROUTING -p tcp --dport 443 --syn -j CT --notrack\n\
+        iptables -A FORWARD -p tcp --dport 443 -m conntrack --ctstate INVALID,UNTRACKED -j SYNPROXY --mss 1460\n\
+        iptables -A FORWARD -m conntrack --ctstate INVALID -j DROP\n";
+    let found = |text: &str| {
+        let findings = check(&subject_with_settings(text));
+        let mut lines = findings
+            .iter()
+            .filter(|finding| finding.code == Code::SynproxyLoose)
+            .map(|finding| finding.location.place.0.map_or(0, |place| place.line));
+        lines.next()
+    };
+    assert_eq!(found(rules), Some(2));
+    let loose = "sysctl -w net.netfilter.nf_conntrack_tcp_loose=";
+    assert_eq!(found(&format!("{loose}1\n{rules}")), Some(3));
+    assert_eq!(found(&format!("{loose}0\n{rules}")), None);
+    is_silent(INVALID, Code::SynproxyLoose);
+    let running = Subject {
+        is_running: true,
+        ..subject(rules)
+    };
+    let mut findings = check(&running).into_iter();
+    assert!(findings.all(|finding| finding.code != Code::SynproxyLoose));
 }

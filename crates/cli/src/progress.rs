@@ -4,6 +4,8 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -17,6 +19,9 @@ const BYTES: &str = "{msg} {bar:20} {percent:>3} % of {total_bytes}, {eta} left"
 const COUNTED: &str = "{msg} {bar:20} {percent:>3} % of {human_len}, {eta} left";
 /// Where nobody knows how much there is, as of the standard input.
 const OPEN_BYTES: &str = "{msg} {bytes} in {elapsed}";
+const OPEN_COUNTED: &str = "{human_pos} {msg} in {elapsed}";
+/// Where nothing tells how far it has come.
+const OPEN: &str = "{spinner} {msg}, {elapsed}";
 
 /// The line is gone when this is.
 pub(crate) struct Progress {
@@ -29,6 +34,11 @@ impl Progress {
     /// Of work on so many things.
     pub(crate) fn of(what: &'static str, total: usize) -> Self {
         Self::new(what, Some(total as u64), COUNTED)
+    }
+
+    /// Of what comes until somebody ends it.
+    pub(crate) fn of_what_comes(what: &'static str) -> Self {
+        Self::new(what, None, OPEN_COUNTED)
     }
 
     /// Of reading so many bytes, where somebody knows how many.
@@ -53,10 +63,14 @@ impl Progress {
     pub(crate) fn advance(&self, by: usize) {
         self.bar.inc(by as u64);
         if self.is_hidden.get() && self.begun.elapsed() > PATIENCE {
-            self.is_hidden.set(false);
-            self.bar
-                .set_draw_target(ProgressDrawTarget::stderr_with_hz(DRAWN_HZ));
+            self.show();
         }
+    }
+
+    fn show(&self) {
+        self.is_hidden.set(false);
+        self.bar
+            .set_draw_target(ProgressDrawTarget::stderr_with_hz(DRAWN_HZ));
     }
 
     /// Takes the line away, before something else is written.
@@ -68,6 +82,49 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// Does what somebody else needs long for, and shows meanwhile that it goes on. It writes nothing itself.
+pub(crate) fn while_waiting<T>(what: &'static str, work: impl FnOnce() -> T) -> T {
+    let _shown = io::stderr().is_terminal().then(|| Waiting::new(what));
+    work()
+}
+
+/// A line that a thread draws until this is gone.
+pub(crate) struct Waiting {
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Waiting {
+    fn new(what: &'static str) -> Self {
+        let (end, ended) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            // Nothing is ever sent: the other end goes.
+            if ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                let progress = Progress::new(what, None, OPEN);
+                progress.bar.set_elapsed(PATIENCE);
+                progress.show();
+                progress
+                    .bar
+                    .enable_steady_tick(Duration::from_secs(1) / u32::from(DRAWN_HZ));
+                let _ = ended.recv();
+            }
+        });
+        Self {
+            end: Some(end),
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.end = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -122,7 +179,7 @@ mod tests {
 
     #[test]
     fn each_template_is_one() {
-        for template in [BYTES, COUNTED, OPEN_BYTES] {
+        for template in [BYTES, COUNTED, OPEN_BYTES, OPEN_COUNTED, OPEN] {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
     }

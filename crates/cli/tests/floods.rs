@@ -506,7 +506,12 @@ fn a_forged_flood_is_refused_by_its_form() {
     let packet = "udp 198.51.100.9:5000 > 10.91.0.1:9999 len 64 in eth0";
     let told = network.succeeds(&["explain", packet]);
     assert!(told.contains("Packets of this form are refused"), "{told}");
-    network.succeeds(&["defence", "undo"]);
+    let told = network.succeeds(&["defence", "mode", "observe"]);
+    let number = &met["steps"][0]["number"];
+    let ended = format!("ended       step {number}, drop by form: `keepstate defence explain");
+    assert!(told.contains(&ended), "{told}");
+    let told = network.succeeds(&["defence", "mode", "observe"]);
+    assert!(told.contains("no step was in force"), "{told}");
     let told = network.succeeds(&["explain", packet]);
     assert!(!told.contains("of this form"), "{told}");
 }

@@ -335,7 +335,13 @@ impl Narrator<'_> {
             RuleTrial::InInterface => "the incoming interface is another".to_owned(),
             RuleTrial::OutInterface => "the outgoing interface is another".to_owned(),
             RuleTrial::State => differs("the state", &state.name()),
-            RuleTrial::Condition(number) => format!("its match {number} does not hold"),
+            RuleTrial::Condition(number) => {
+                let rule = self.policy.rules.get(index as usize);
+                let at = rule.map(|rule| rule.conditions.wrapping_add(number) as usize);
+                let asked = at.and_then(|at| self.policy.conditions.get(at));
+                let name = conditions::name(asked.map_or(0, |condition| condition.kind));
+                format!("{name} does not hold")
+            }
         };
         Line {
             topic: "rule",
@@ -500,6 +506,7 @@ const fn direction_name(direction: Direction) -> &'static str {
     }
 }
 
+mod conditions;
 mod live;
 #[cfg(test)]
 mod tests;

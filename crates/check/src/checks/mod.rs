@@ -2,6 +2,7 @@
 
 mod hiding;
 mod limits;
+mod proxy;
 mod script;
 mod sizes;
 mod states;
@@ -37,6 +38,7 @@ pub(crate) fn run(subject: &Subject) -> Vec<Finding> {
         let [_, raw, filter] = &looks;
         states::check(filter, &mut findings);
         untracked::check(raw, filter, &mut findings);
+        proxy::check(filter, &mut findings);
         whole::check_family(filter, &mut findings);
     }
     whole::check_families(subject, &mut findings);

@@ -9,6 +9,7 @@ use keepstate_api::{Applied, ApplyMode, CONFIRM_SECONDS_MAX, Client, Reply, Requ
 
 use super::daemon::rule_files;
 use crate::lockout::{self, What};
+use crate::progress::while_waiting;
 use crate::running::{InstanceArgument, unexpected};
 
 /// Put rules in force, all at once or none.
@@ -69,7 +70,9 @@ pub(super) fn put(
     let cuts = if force {
         Vec::new()
     } else {
-        lockout::cuts(client, &files)?
+        while_waiting("looking whom the rules would cut off", || {
+            lockout::cuts(client, &files)
+        })?
     };
     for cut in &cuts {
         eprintln!("keepstate: {cut}");
@@ -80,7 +83,10 @@ pub(super) fn put(
              all the same with --force, and best with --confirm 60"
         );
     }
-    match client.ask(&Request::Apply { files, mode })? {
+    let request = Request::Apply { files, mode };
+    match while_waiting("reading the rules, and putting them in force", || {
+        client.ask(&request)
+    })? {
         Reply::Applied(applied) => {
             for note in &applied.notes {
                 eprintln!("{}", note.rendered);

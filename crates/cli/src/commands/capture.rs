@@ -16,6 +16,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::trace::{Next, fits, listen, live, next};
 use crate::expression;
+use crate::progress::Progress;
 use crate::running::InstanceArgument;
 
 /// Interfaces that a file describes; those beyond share the last one.
@@ -58,6 +59,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     // A packet that is being written is written whole: the signal ends the waiting.
     end_on_signals(&packets)?;
     let name = || arguments.file.display().to_string();
+    let progress = Progress::of_what_comes("packets written");
     let (mut written, mut lost) = (0, 0);
     while arguments.count.is_none_or(|count| written < count) {
         let packet = match next(&mut packets) {
@@ -72,8 +74,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         if fits(filter.as_ref(), live(&packet).as_ref(), &packet.packet) {
             file.write(&packet).with_context(name)?;
             written += 1;
+            progress.advance(1);
         }
     }
+    progress.end();
     eprintln!("keepstate: {written} packets written, {lost} came too fast and are missing");
     Ok(ExitCode::SUCCESS)
 }

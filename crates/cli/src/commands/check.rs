@@ -15,6 +15,7 @@ use keepstate_policy::{FileKind, Policy, Style, parse_rules};
 use serde_json::json;
 
 use crate::output::{Colour, stdout};
+use crate::progress::while_waiting;
 use crate::rules::read;
 use crate::running::{InstanceArgument, unexpected};
 
@@ -70,7 +71,7 @@ fn look(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if arguments.fix {
         return fix(&subject);
     }
-    let findings = check(&subject);
+    let findings = while_waiting("looking at the rules", || check(&subject));
     print(arguments, &subject, &findings)?;
     let warns = findings.iter().any(|it| it.severity == Severity::Warning);
     Ok(if warns {
@@ -155,7 +156,7 @@ fn style(is_coloured: bool) -> Style {
 }
 
 fn fix(subject: &Subject) -> anyhow::Result<ExitCode> {
-    let mended = mend(subject);
+    let mended = while_waiting("mending the rules", || mend(subject));
     let mut out = stdout();
     write!(
         out,

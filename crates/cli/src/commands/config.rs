@@ -37,10 +37,16 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let configuration = Configuration::read(&path).map_err(anyhow::Error::msg)?;
     let changing = configuration.changing();
     changing.map_err(|error| anyhow::anyhow!("{name}: {error}"))?;
-    let files = [&configuration.rules, &configuration.rules6];
-    for file in files.into_iter().flatten() {
-        let opened = std::fs::File::open(file);
-        opened.with_context(|| format!("{name}: {}", file.display()))?;
+    let files = [
+        ("rules", &configuration.rules),
+        ("rules6", &configuration.rules6),
+    ];
+    for (key, file) in files {
+        let Some(file) = file else {
+            continue;
+        };
+        let read = std::fs::read(file);
+        read.with_context(|| format!("{name}: {key} = \"{}\"", file.display()))?;
     }
     println!("{name} is right");
     Ok(ExitCode::SUCCESS)

@@ -47,7 +47,7 @@ enum What {
         #[command(flatten)]
         options: Options,
     },
-    /// Say whether steps are taken.
+    /// Say whether steps are taken; `observe` and `off` end those that are in force, and name them.
     Mode {
         #[arg(value_enum)]
         mode: ModeName,
@@ -92,7 +92,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 ModeName::Act => Mode::Act,
                 ModeName::Off => Mode::Off,
             };
-            show(&Request::SetDefence { mode }, options, write_head)
+            show(&Request::SetDefence { mode }, options, |status, out| {
+                write_head(status, out)?;
+                write_ended(status, out)
+            })
         }
     }
 }
@@ -215,6 +218,23 @@ fn write_head(status: &DefenceStatus, out: &mut dyn Write) -> std::io::Result<()
         .collect();
     if !exempt.is_empty() {
         writeln!(out, "left alone  {}", exempt.join(", "))?;
+    }
+    Ok(())
+}
+
+/// What a mode that takes no steps has put an end to.
+fn write_ended(status: &DefenceStatus, out: &mut dyn Write) -> std::io::Result<()> {
+    if status.mode != Mode::Act && status.ended.is_empty() {
+        return writeln!(out, "ended       nothing: no step was in force");
+    }
+    for number in &status.ended {
+        let step = status.steps.iter().find(|step| step.number == *number);
+        let action = step.map_or("", |step| step.action.name());
+        let attack = step.map_or(0, |step| step.attack);
+        writeln!(
+            out,
+            "ended       step {number}, {action}: `keepstate defence explain {attack}`"
+        )?;
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use keepstate_engine::tuple::Family;
 use keepstate_policy::Policy;
 
 use crate::output::{Colour, Paint, stdout};
+use crate::progress::while_waiting;
 use crate::rules::parsed_file;
 use crate::running::{InstanceArgument, rules_in_force};
 
@@ -67,7 +68,8 @@ fn compare(arguments: &Arguments) -> anyhow::Result<Vec<Change>> {
         }
         [] => (Policy::default(), Policy::default()),
     };
-    Ok(difference(&old, &new, &families))
+    let changes = while_waiting("comparing the rules", || difference(&old, &new, &families));
+    Ok(changes)
 }
 
 fn print(arguments: &Arguments, changes: &[Change]) -> anyhow::Result<()> {

@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::doctor;
 use crate::health::{Finding, Severity};
 use crate::output::{Colour, Paint, stdout};
+use crate::progress::while_waiting;
 use crate::running::InstanceArgument;
 
 /// Something to warn of was found.
@@ -35,7 +36,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let client = arguments.instance.connect_if_running()?;
     let is_alone = client.is_none();
     let findings = match client {
-        Some(mut client) => doctor::examine(&mut client)?,
+        Some(mut client) => while_waiting("looking", || doctor::examine(&mut client))?,
         None => doctor::examine_host(&arguments.instance.instance),
     };
     let mut out = stdout();

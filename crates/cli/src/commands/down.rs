@@ -10,6 +10,7 @@ use keepstate_api::{Client, ClientError, Reply, Request, Shutdown};
 use keepstate_daemon::attach::{program_ids, wait_until_gone};
 use keepstate_daemon::run::{lock_instance, remove_last_files, remove_leftovers};
 
+use crate::progress::while_waiting;
 use crate::running::{InstanceArgument, unexpected};
 
 /// How long the daemon may take to end.
@@ -29,7 +30,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let programs = program_ids(&instance.pins());
     let was_running = match Client::connect(instance) {
         Ok(client) => {
-            end(client)?;
+            while_waiting("the daemon ends", || end(client))?;
             true
         }
         Err(ClientError::NotRunning(_)) => false,
@@ -46,7 +47,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     remove_leftovers(instance)?;
     remove_last_files(instance);
     // The kernel frees programs a moment after their last user.
-    wait_until_gone(&programs)?;
+    while_waiting("the kernel frees the programs", || {
+        wait_until_gone(&programs)
+    })?;
     drop(lock);
     println!("Keepstate is down; nothing is left.");
     Ok(ExitCode::SUCCESS)

@@ -33,7 +33,7 @@ mod template;
 mod timeout;
 mod top;
 mod trace;
-mod tune;
+pub(crate) mod tune;
 mod up;
 mod web;
 

@@ -61,19 +61,25 @@ impl Plan {
         let flows = (concurrent * RESERVE_PERCENT).div_ceil(100);
         let flows_max = u32::try_from(flows).unwrap_or(u32::MAX);
         let buckets = buckets_for(flows_max);
-        // A word of tags in each bucket, and slots of both families.
-        let words = |extra: u32| {
-            let slots = SLOT_WORDS_V4 + SLOT_WORDS_V6 + 2 * (WARM_WORDS + extra);
-            u64::from(buckets) * u64::from(2 + SLOTS_PER_BUCKET * slots)
-        };
         Self {
             concurrent,
             flows_max,
             buckets,
-            bytes: words(0) * 8,
-            bytes_counted: words(ACCOUNTING_WORDS) * 8,
+            bytes: table_bytes([buckets; 2], false),
+            bytes_counted: table_bytes([buckets; 2], true),
         }
     }
+}
+
+/// Memory of a table with so many buckets for IPv4 and for IPv6.
+pub(crate) fn table_bytes(buckets: [u32; 2], is_counted: bool) -> u64 {
+    let extra = if is_counted { ACCOUNTING_WORDS } else { 0 };
+    let families = buckets.into_iter().zip([SLOT_WORDS_V4, SLOT_WORDS_V6]);
+    let words = families.map(|(buckets, slot)| {
+        // A word of tags in each bucket.
+        u64::from(buckets) * u64::from(1 + SLOTS_PER_BUCKET * (slot + WARM_WORDS + extra))
+    });
+    words.sum::<u64>() * 8
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {

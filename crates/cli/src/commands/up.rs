@@ -1,7 +1,7 @@
 //! `keepstate up`: starts the daemon.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
@@ -16,12 +16,13 @@ use super::daemon::{self, StartArguments};
 use crate::config::{self, Mistake};
 use crate::failure::WRONG;
 use crate::output::stdout;
+use crate::progress::while_waiting;
 use crate::running::unexpected;
 
 /// How long a daemon may take to load its programs: seconds here, minutes for the verifier of an emulated
 /// machine that is busy. A daemon that ends is noticed at once.
 const PATIENCE: Duration = Duration::from_secs(1_200);
-/// After so long it is said what is being waited for.
+/// After so long it is said what is being waited for, where no terminal shows it all the time.
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// Attach the firewall and start its daemon.
@@ -67,7 +68,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         eprintln!("keepstate: {problem}");
     }
     let mut child = start(instance)?;
-    let status = wait_until_ready(instance, &mut child)?;
+    let status = while_waiting("the kernel examines the programs", || {
+        wait_until_ready(instance, &mut child)
+    })?;
     print(&status)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -118,7 +121,7 @@ fn wait_until_ready(instance: &Instance, child: &mut Child) -> anyhow::Result<St
             };
         }
         let waited = begun.elapsed();
-        if waited > SILENCE && !is_told {
+        if waited > SILENCE && !is_told && !std::io::stderr().is_terminal() {
             eprintln!("keepstate: the kernel is still examining the programs; Ctrl-C gives up");
             is_told = true;
         }

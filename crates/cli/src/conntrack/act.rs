@@ -11,6 +11,7 @@ use super::output::Frame;
 use super::problem::{BANNER, Problem, refusal};
 use super::{stats, usage};
 use crate::output::stdout;
+use crate::progress::while_waiting;
 
 type Out = std::io::BufWriter<std::io::StdoutLock<'static>>;
 
@@ -203,7 +204,8 @@ impl Session {
 
     fn flush(&mut self, invocation: &Invocation) -> Result<(), Problem> {
         let filter = invocation.family_filter();
-        match self.ask(&Request::Flush { filter })? {
+        let request = Request::Flush { filter };
+        match while_waiting("emptying the table", || self.ask(&request))? {
             Reply::FlowsEnd { .. } => {
                 eprintln!("{BANNER}: connection tracking table has been emptied.");
                 Ok(())

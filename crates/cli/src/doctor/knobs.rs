@@ -16,41 +16,39 @@ const FLOWS_MIN: u64 = 1000;
 /// Linux's own default, five days: longer than nearly any connection is silent.
 const ESTABLISHED_SECONDS: u64 = 432_000;
 
-pub(super) fn examine(
-    client: &mut Client,
-    status: &Status,
-    survey: &Survey,
-) -> anyhow::Result<Vec<Finding>> {
-    let knobs = read(client)?;
+/// Values by their sysctl names, without what all of these begin with.
+pub(super) type Knobs = BTreeMap<String, u64>;
+
+pub(super) fn examine(status: &Status, survey: &Survey, knobs: &Knobs) -> Vec<Finding> {
     let mut found = Vec::new();
     found.extend(waiting(
         survey,
         "TIME_WAIT",
         "nf_conntrack_tcp_timeout_time_wait",
         30,
-        &knobs,
+        knobs,
     ));
     found.extend(waiting(
         survey,
         "CLOSE_WAIT",
         "nf_conntrack_tcp_timeout_close_wait",
         30,
-        &knobs,
+        knobs,
     ));
     found.extend(waiting(
         survey,
         "SYN_SENT",
         "nf_conntrack_tcp_timeout_syn_sent",
         20,
-        &knobs,
+        knobs,
     ));
-    found.extend(established(status, survey, &knobs));
-    found.extend(uncounted(&knobs));
-    found.extend(switched_off(&knobs));
-    Ok(found)
+    found.extend(established(status, survey, knobs));
+    found.extend(uncounted(knobs));
+    found.extend(switched_off(knobs));
+    found
 }
 
-fn read(client: &mut Client) -> anyhow::Result<BTreeMap<String, u64>> {
+pub(super) fn read(client: &mut Client) -> anyhow::Result<Knobs> {
     client.send(&Request::Sysctl { name: None })?;
     let mut knobs = BTreeMap::new();
     loop {
@@ -72,7 +70,7 @@ fn waiting(
     state: &str,
     name: &str,
     better: u64,
-    knobs: &BTreeMap<String, u64>,
+    knobs: &Knobs,
 ) -> Option<Finding> {
     let count = survey.states.get(state).copied().unwrap_or(0);
     let seconds = *knobs.get(name)?;
@@ -88,7 +86,7 @@ fn waiting(
     })
 }
 
-fn established(status: &Status, survey: &Survey, knobs: &BTreeMap<String, u64>) -> Option<Finding> {
+fn established(status: &Status, survey: &Survey, knobs: &Knobs) -> Option<Finding> {
     let name = "nf_conntrack_tcp_timeout_established";
     let seconds = *knobs.get(name)?;
     let count = survey.states.get("ESTABLISHED").copied().unwrap_or(0);
@@ -106,7 +104,7 @@ fn established(status: &Status, survey: &Survey, knobs: &BTreeMap<String, u64>) 
     })
 }
 
-fn uncounted(knobs: &BTreeMap<String, u64>) -> Option<Finding> {
+fn uncounted(knobs: &Knobs) -> Option<Finding> {
     let name = "nf_conntrack_acct";
     (knobs.get(name) == Some(&0)).then(|| Finding {
         name: "not-counted",
@@ -118,7 +116,7 @@ fn uncounted(knobs: &BTreeMap<String, u64>) -> Option<Finding> {
     })
 }
 
-fn switched_off(knobs: &BTreeMap<String, u64>) -> Vec<Finding> {
+fn switched_off(knobs: &Knobs) -> Vec<Finding> {
     const KNOBS: [(&str, u64, &str); 2] = [
         (
             "nf_conntrack_checksum",

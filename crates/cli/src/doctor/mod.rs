@@ -2,8 +2,11 @@
 
 mod host;
 mod knobs;
+mod memory;
 mod offload;
+mod protection;
 mod rules;
+mod sockets;
 
 use keepstate_api::{Client, Filter, Instance, Order, Reply, Request, Survey};
 
@@ -16,11 +19,19 @@ pub(crate) fn examine(client: &mut Client) -> anyhow::Result<Vec<Finding>> {
         return Err(unexpected());
     };
     let survey = survey(client)?;
+    let knobs = knobs::read(client)?;
+    let Reply::Policy(rules) = client.ask(&Request::Policy)? else {
+        return Err(unexpected());
+    };
     let mut found = health::of_status(&status, None);
-    found.extend(knobs::examine(client, &status, &survey)?);
-    found.extend(rules::examine(client, &status)?);
+    rules::name_refusers(&mut found, &rules);
+    found.extend(knobs::examine(&status, &survey, &knobs));
+    found.extend(rules::examine(&rules, &status));
+    found.extend(protection::examine(client, &status, &knobs, &rules)?);
+    found.extend(memory::examine(&status, &knobs));
     found.extend(host::examine());
     found.extend(offload::examine(&status));
+    found.extend(sockets::examine());
     found.sort_by_key(|finding| finding.severity);
     Ok(found)
 }
@@ -31,6 +42,7 @@ pub(crate) fn examine_host(instance: &Instance) -> Vec<Finding> {
     if instance.filters() {
         found.push(abandoned(instance));
     }
+    found.extend(sockets::examine());
     found.sort_by_key(|finding| finding.severity);
     found
 }

@@ -2,26 +2,58 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use keepstate_api::{Client, PolicyText, Reply, Request, Status};
+use keepstate_api::{PolicyText, Status};
 use keepstate_check::{Severity as CheckSeverity, Source, Subject, check};
 use keepstate_engine::tuple::Family;
 use keepstate_policy::{FileKind, Policy, parse_rules};
 
 use crate::health::{Finding, Severity};
-use crate::ruleset;
-use crate::running::unexpected;
+use crate::ruleset::{self, CountedRule};
 
 /// A rule that has matched nothing for so long may never.
 const IDLE_SECONDS: u64 = 86_400;
 
-pub(super) fn examine(client: &mut Client, status: &Status) -> anyhow::Result<Vec<Finding>> {
-    let Reply::Policy(text) = client.ask(&Request::Policy)? else {
-        return Err(unexpected());
-    };
+pub(super) fn examine(text: &PolicyText, status: &Status) -> Vec<Finding> {
     let mut found = Vec::new();
-    found.extend(checked(&text));
-    found.extend(idle(&text, status));
-    Ok(found)
+    found.extend(checked(text));
+    found.extend(idle(text, status));
+    found
+}
+
+/// Which rule or policy refused most, where many packets were refused so.
+pub(super) fn name_refusers(found: &mut [Finding], text: &PolicyText) {
+    let Some(rules) = &text.rules else {
+        return;
+    };
+    let rules = ruleset::counted(rules);
+    let refusals = [
+        ("rule_drop", "DROP", false),
+        ("rule_reject", "REJECT", false),
+        ("policy_drop", "DROP", true),
+    ];
+    for (reason, target, is_policy) in refusals {
+        let refuses = |rule: &&CountedRule| {
+            let mut words = rule.text.split(' ');
+            rule.number.is_none() == is_policy && words.any(|word| word == target)
+        };
+        let most = rules.iter().filter(refuses).max_by_key(|rule| rule.packets);
+        let ends = format!(" {reason}");
+        let told = found
+            .iter_mut()
+            .find(|finding| finding.name == "drops" && finding.message.ends_with(&ends));
+        if let (Some(most), Some(finding)) = (most.filter(|rule| rule.packets > 0), told) {
+            finding.evidence += &match most.number {
+                Some(number) => format!(
+                    "; most by {} {} {number}: {} ({} packets)",
+                    most.family, most.chain, most.text, most.packets
+                ),
+                None => format!(
+                    "; most in {} {} ({} packets)",
+                    most.family, most.chain, most.packets
+                ),
+            };
+        }
+    }
 }
 
 /// What `keepstate check running` would warn of, in one finding.

@@ -3,7 +3,7 @@
 mod causes;
 
 use keepstate_api::{DefenceStatus, Status};
-use keepstate_defence::StepState;
+use keepstate_defence::{Attack, Mode, Step, StepState};
 use keepstate_engine::limits::{RATED_LOAD_PERCENT, SLOTS_PER_BUCKET};
 use serde_json::{Value, json};
 
@@ -111,7 +111,11 @@ pub(crate) fn of_defence(defence: &DefenceStatus) -> Vec<Finding> {
         message: format!("{} goes on", attack.kind.name()),
         cause: "somebody sends more than what is usual here".to_owned(),
         evidence: attack.evidence.clone(),
-        command: Some(format!("keepstate defence explain {}", attack.number)),
+        // Where it only looks, a word is enough.
+        command: Some(match would_be_met(defence, attack) {
+            true => "keepstate defence mode act".to_owned(),
+            false => format!("keepstate defence explain {}", attack.number),
+        }),
     });
     let steps = defence
         .steps
@@ -126,6 +130,13 @@ pub(crate) fn of_defence(defence: &DefenceStatus) -> Vec<Finding> {
         command: Some(format!("keepstate defence undo {}", step.number)),
     });
     attacks.chain(steps).collect()
+}
+
+fn would_be_met(defence: &DefenceStatus, attack: &Attack) -> bool {
+    let mut steps = defence.steps.iter();
+    let is_proposed =
+        |step: &Step| step.attack == attack.number && step.state == StepState::Proposed;
+    defence.mode == Mode::Observe && steps.any(is_proposed)
 }
 
 fn unattached(status: &Status) -> Option<Finding> {

@@ -14,6 +14,7 @@ use keepstate_api::{Client, ClientError, Instance, Printed, Reply, Request, Rule
 use keepstate_engine::tuple::Family;
 use keepstate_policy::{IPTABLES_VERSION, Policy};
 
+use crate::progress::while_waiting;
 use crate::running::unexpected;
 
 /// Names the daemon that is meant, where several run: these programs have no option for it.
@@ -139,8 +140,7 @@ impl Program {
 
     /// Asks, and prints what the program would have printed.
     fn print(self, client: &mut Client, request: &Request) -> Result<ExitCode, Failed> {
-        let reply = client
-            .ask(request)
+        let reply = while_waiting("waiting for the rules", || client.ask(request))
             .map_err(|error| self.failed(&format!("{:#}", anyhow::Error::from(error))))?;
         let Reply::Printed(Printed {
             stdout,

@@ -178,7 +178,7 @@ fn mount_files(instance: &Instance, directory: &Path) -> anyhow::Result<Backgrou
     ];
     let files = Files::new(instance.clone());
     fuser::spawn_mount(files, directory, &config)
-        .context("/dev/fuse cannot be used: is the module loaded (`modprobe fuse`)?")
+        .context("/dev/fuse cannot be used: load the module (`modprobe fuse`), or give it to this container (`--device /dev/fuse`)")
 }
 
 /// The knobs below /proc/sys/net.

@@ -12,6 +12,7 @@ use keepstate_listing::sysctl::{
 
 use super::options::{Options, Show};
 use crate::config;
+use crate::progress::while_waiting;
 
 const INSTANCE_VARIABLE: &str = "KEEPSTATE_INSTANCE";
 
@@ -259,7 +260,9 @@ impl Session {
                 return FAILED;
             }
             let assignment = format!("{}={value}", knob.name);
-            match self.ask(&Request::SetSysctl { assignment }) {
+            let request = Request::SetSysctl { assignment };
+            // Another size of the table takes programs of its own.
+            match while_waiting("setting the knob", || self.ask(&request)) {
                 Some(Ok(_)) => {}
                 Some(Err(ClientError::Forbidden(_))) => {
                     eprintln!("sysctl: permission denied on key \"{name}\"");

@@ -21,8 +21,8 @@ const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// Between two looks at the rules, whose text is long.
 const RULES_EVERY: Duration = Duration::from_secs(2);
 
-/// A survey of a large table takes this part of the daemon's time at most.
-const SURVEY_SHARE: u32 = 10;
+/// A survey of a large table takes this part of the daemon's time at most, and so do many rules.
+const SHARE: u32 = 10;
 
 /// Flows and sources that are asked for: more than a screen has lines.
 const SURVEY_COUNT: u32 = 200;
@@ -150,6 +150,11 @@ impl Asker {
     }
 
     fn poll(&self, client: &mut Client, due: &mut Due) -> Result<(), Failed> {
+        let wish = lock(&self.wish).clone();
+        // Somebody waits for it.
+        if (wish.order, &wish.filter) != (due.wish.order, &due.wish.filter) {
+            self.look(client, due, &wish)?;
+        }
         let now = Instant::now();
         if now >= due.status {
             due.status = now + STATUS_EVERY;
@@ -160,7 +165,6 @@ impl Asker {
                 self.tell(News::Defence(defence))?;
             }
         }
-        let wish = lock(&self.wish).clone();
         if let Some(query) = wish.open {
             let found = client.ask(&Request::Find { query })?;
             let flow = match found {
@@ -170,20 +174,24 @@ impl Asker {
             self.tell(News::Flow(flow))?;
         }
         if now >= due.rules {
-            due.rules = now + RULES_EVERY;
+            let begun = Instant::now();
             if let Reply::Policy(policy) = client.ask(&Request::Policy)? {
                 let rules = policy.rules.as_ref().map(ruleset::counted);
                 self.tell(News::Rules(rules.unwrap_or_default()))?;
             }
+            due.rules = after(begun, RULES_EVERY);
         }
-        let is_new = (wish.order, &wish.filter) != (due.wish.order, &due.wish.filter);
-        if now >= due.survey || is_new {
-            let begun = Instant::now();
-            self.survey(client, &wish)?;
-            let pause = (begun.elapsed() * SURVEY_SHARE).max(STATUS_EVERY);
-            due.survey = begun + pause;
-            due.wish = wish;
+        if now >= due.survey {
+            self.look(client, due, &wish)?;
         }
+        Ok(())
+    }
+
+    fn look(&self, client: &mut Client, due: &mut Due, wish: &Wish) -> Result<(), Failed> {
+        let begun = Instant::now();
+        self.survey(client, wish)?;
+        due.survey = after(begun, STATUS_EVERY);
+        due.wish.clone_from(wish);
         Ok(())
     }
 
@@ -218,6 +226,11 @@ impl Asker {
     fn tell(&self, news: News) -> Result<(), Over> {
         self.news.send(news).map_err(|_| Over)
     }
+}
+
+/// When what began then comes again, so that it takes its share of the daemon's time and no more.
+fn after(begun: Instant, every: Duration) -> Instant {
+    begun + (begun.elapsed() * SHARE).max(every)
 }
 
 fn ban_said(request: &Request, banned: &Banned) -> String {

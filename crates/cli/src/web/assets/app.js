@@ -207,10 +207,14 @@ function changer(name, question, path, body, errors, after) {
 }
 
 let asking = false;
+let askedAgain = false;
 let flowsAfter = 0;
 async function refreshFlows() {
+  // What was chosen meanwhile counts as soon as there is an answer.
+  askedAgain = asking;
   if (asking) return;
   asking = true;
+  if (flowsAfter === 0) by("flow-summary").textContent = "looking through the flows…";
   try {
     const query = new URLSearchParams({ filter: by("flow-filter").value, order: by("flow-order").value });
     const survey = await ask(`api/flows?${query}`);
@@ -226,22 +230,30 @@ async function refreshFlows() {
     showError("flow-error", error);
   }
   asking = false;
+  if (askedAgain) refreshFlows();
 }
 
 // ---- rules
 
+// Of many rules these are shown, and besides those that have matched.
+const RULES_SHOWN = 1000;
 async function refreshRules() {
   const rules = await ask("api/rules").catch(() => state.rules);
   const seconds = (Date.now() - state.rulesAt) / 1000;
-  const rows = rules.map((rule, index) => {
+  let shown = 0;
+  const isShown = (rule) => (shown < RULES_SHOWN || rule.packets > 0 || !rule.number) && (shown += 1) <= 2 * RULES_SHOWN;
+  const rows = rules.flatMap((rule, index) => {
+    if (!isShown(rule)) return [];
     const before = state.rules[index];
     const known = before && before.text === rule.text && state.rulesAt;
     const rate = known ? Math.max(0, rule.packets - before.packets) / seconds : 0;
-    return make("tr", { class: rule.packets ? "" : "idle" },
+    return [make("tr", { class: rule.packets ? "" : "idle" },
       make("td", {}, rule.family === "ipv4" ? "4" : "6"), make("td", {}, rule.chain), make("td", { class: "n" }, rule.number ?? ""),
       make("td", { class: "n" }, short(rule.packets)), make("td", { class: "n" }, bytes(rule.bytes)), make("td", { class: "n" }, short(rate)),
-      make("td", { class: "wrap" }, make("code", {}, rule.number ? rule.text : `policy ${rule.text}`)));
+      make("td", { class: "wrap" }, make("code", {}, rule.number ? rule.text : `policy ${rule.text}`)))];
   });
+  by("rule-summary").textContent = rows.length < rules.length
+    ? `${rules.length.toLocaleString("en")} rules, ${rows.length.toLocaleString("en")} shown: the first, and those that have matched` : "";
   by("rule-table").tBodies[0].replaceChildren(...rows);
   Object.assign(state, { rules, rulesAt: Date.now() });
 }
@@ -366,7 +378,7 @@ ask("api/history").then((samples) => { state.samples = samples; }, () => {}).fin
   poll();
   setInterval(poll, 1000);
   setInterval(() => {
-    if (state.tab === "flows" && by("flow-follow").checked && Date.now() >= flowsAfter) refreshFlows();
+    if (state.tab === "flows" && by("flow-follow").checked && !asking && Date.now() >= flowsAfter) refreshFlows();
     if (state.tab === "defence") refreshDefence();
     refreshSources();
     if (state.tab === "rules") refreshRules();

@@ -188,11 +188,18 @@ fn now() -> u64 {
 
 fn second(shared: &Shared) {
     let Waiting { samples, lost } = std::mem::take(&mut *lock(&shared.defence.samples));
-    let mut state = lock(&shared.defence.state);
-    if state.defence.mode() == Mode::Off {
-        return;
-    }
     let now = now();
+    let is_counted_anew = {
+        let state = lock(&shared.defence.state);
+        if state.defence.mode() == Mode::Off {
+            return;
+        }
+        now.is_multiple_of(SURVEY_SECONDS) || state.exempt.is_empty()
+    };
+    if is_counted_anew {
+        survey(shared);
+    }
+    let mut state = lock(&shared.defence.state);
     let events_lost = lost_events(shared);
     // Events of other kinds are lost with them; the larger the flood, the fewer.
     let lost = lost + events_lost.saturating_sub(state.lost_before);
@@ -205,8 +212,7 @@ fn second(shared: &Shared) {
         let weight = sample.weight * share;
         state.defence.note(&Sample { weight, ..*sample });
     }
-    if now.is_multiple_of(SURVEY_SECONDS) || state.exempt.is_empty() {
-        survey(shared, &mut state.defence);
+    if is_counted_anew {
         let exempt = exemptions(shared);
         state.exempt.clone_from(&exempt);
         state.defence.set_exemptions(Exemptions(exempt));
@@ -317,20 +323,24 @@ fn levels(shared: &Shared) -> Gauges {
     }
 }
 
-/// Counts the connections that are held open.
-fn survey(shared: &Shared, defence: &mut Defence) {
-    defence.begin_survey();
+/// Counts the connections that are held open. Of a large table that takes seconds on a busy machine, in which whoever
+/// asks for the status must not wait: the state is taken for one step after another.
+fn survey(shared: &Shared) {
+    lock(&shared.defence.state).defence.begin_survey();
     let settings = shared.plane.settings();
+    let mut found = Vec::new();
     for table in shared.plane.tables() {
         for (family, buckets) in table.families() {
             for start in (0..buckets).step_by(BUCKETS_PER_STEP as usize) {
                 let end = buckets.min(start.saturating_add(BUCKETS_PER_STEP));
                 let now = shared.plane.now();
                 table::visit(&table.flows(), family, start..end, now, |entry| {
-                    if let Some(held) = held(entry, &settings, now) {
-                        defence.hold(&held, 1.0);
-                    }
+                    found.extend(held(entry, &settings, now));
                 });
+                let mut state = lock(&shared.defence.state);
+                for held in found.drain(..) {
+                    state.defence.hold(&held, 1.0);
+                }
             }
         }
     }
@@ -389,10 +399,10 @@ pub(super) fn summary(shared: &Shared) -> DefenceSummary {
 
 pub(super) fn status(shared: &Shared) -> Result<Reply, PlaneError> {
     let state = lock(&shared.defence.state);
-    Ok(describe(shared, &state))
+    Ok(describe(shared, &state, Vec::new()))
 }
 
-fn describe(shared: &Shared, state: &State) -> Reply {
+fn describe(shared: &Shared, state: &State, ended: Vec<u32>) -> Reply {
     let is_shown = |exemption: &&Exemption| exemption.why != Why::NeverBan;
     Reply::Defence(Box::new(DefenceStatus {
         mode: state.defence.mode(),
@@ -403,6 +413,7 @@ fn describe(shared: &Shared, state: &State) -> Reply {
         exempt: state.exempt.iter().filter(is_shown).copied().collect(),
         attacks: state.defence.attacks().to_vec(),
         steps: state.defence.steps().to_vec(),
+        ended,
     }))
 }
 
@@ -412,7 +423,11 @@ pub(super) fn set_mode(shared: &Shared, mode: Mode) -> Result<Reply, PlaneError>
     act(shared, &mut state, &orders);
     shared.defence.keep(&mut state);
     sample(shared, mode, shared.plane.settings().samples.mask);
-    Ok(describe(shared, &state))
+    let ended = orders.iter().filter_map(|order| match order {
+        Order::End(step) => Some(step.number),
+        _ => None,
+    });
+    Ok(describe(shared, &state, ended.collect()))
 }
 
 pub(super) fn undo(shared: &Shared, step: Option<u32>) -> Reply {
