@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use keepstate_engine::time::Tick;
 use serde::{Deserialize, Serialize};
 
 use crate::attack::{Attack, AttackKind};
 use crate::detect::{Detector, Finding, Scope};
-use crate::exempt::Exemptions;
+use crate::exempt::{Exemption, Exemptions, Why};
 use crate::held::Held;
 use crate::ladder::{
     self, Action, Choice, FORM_STEPS_MAX, Order, Rung, Situation, Step, StepState,
@@ -15,6 +16,7 @@ use crate::limit;
 use crate::refusal::{Form, Limit, Refusals};
 use crate::rule::{Rule, Rules};
 use crate::sample::Sample;
+use crate::stream::Stream;
 use crate::view::View;
 
 /// What is done when an attack is recognised.
@@ -171,6 +173,26 @@ impl Defence {
         self.view.hold(held, weight);
     }
 
+    /// Before the flows of the table are told of anew with [`Self::stream`].
+    pub fn begin_walk(&mut self, tick: Tick, now: u64) {
+        self.view.streams.begin(tick, now);
+    }
+
+    /// A flow that was answered, and how many it stands for.
+    pub fn stream(&mut self, stream: &Stream, weight: f64) {
+        let is_own = |it: &Exemption| it.why == Why::Own && it.network.contains(stream.source);
+        // What this host sends is no attack on it.
+        if !self.exempt.0.iter().any(is_own) {
+            self.view.streams.note(stream, weight);
+        }
+    }
+
+    /// Whether flows are part of an attack that goes on: then the table is to be walked soon.
+    pub fn is_watching_flows(&self) -> bool {
+        let of_flows = |it: &Attack| it.kind == AttackKind::FlowFlood && !it.is_over;
+        self.attacks.iter().any(of_flows)
+    }
+
     /// Ends a second; `now` counts them.
     pub fn tick(&mut self, now: u64, gauges: &Gauges) -> Vec<Order> {
         self.now = now;
@@ -180,6 +202,7 @@ impl Defence {
             self.match_up(findings, &mut orders);
             self.close(&mut orders);
             self.climb(gauges, &mut orders);
+            self.forget_flows(&orders);
         }
         orders.extend(self.end(StepState::Over, |step| {
             step.state == StepState::Active && step.until <= now
@@ -329,6 +352,17 @@ impl Defence {
         }
     }
 
+    /// Flows that steps end are no more.
+    fn forget_flows(&mut self, orders: &[Order]) {
+        for order in orders {
+            if let Order::Begin(step) | Order::Extend(step) = order
+                && !step.ends.is_empty()
+            {
+                self.view.streams.forget(&step.ends);
+            }
+        }
+    }
+
     /// Prolongs the steps against attacks that go on, and takes the next where they do not suffice.
     fn climb(&mut self, gauges: &Gauges, orders: &mut Vec<Order>) {
         for attack in self.attacks.iter().filter(|attack| !attack.is_over) {
@@ -348,6 +382,7 @@ impl Defence {
             let situation = Situation {
                 attack,
                 view: &self.view,
+                within: &self.detector.within,
                 learned: self.detector.learned.get(&attack.destination),
                 gauges,
                 exempt: &self.exempt,
@@ -402,6 +437,7 @@ impl Defence {
                 rules: choice.rules,
                 limits: choice.limits,
                 forms: choice.forms,
+                ends: choice.ends,
                 action: choice.action,
             };
             if is_taken {

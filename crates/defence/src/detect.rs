@@ -12,6 +12,7 @@ use crate::sample::{SIGNALS, Signal};
 use crate::sketch::SpaceSaving;
 use crate::spread;
 use crate::view::{Form, Sender, Target, View, rate};
+use crate::within::Within;
 
 /// Below these rates (packets a second, by [`Signal`]) nothing is a flood, however unusual.
 const FLOORS: [f64; SIGNALS] = [
@@ -60,7 +61,7 @@ const TABLE_FLOOR: f64 = 1000.0;
 
 /// What share of an attack a few sources must send for it to be theirs, and how many are a few.
 const THEIR_SHARE: f64 = 0.5;
-const A_FEW: usize = 64;
+pub(crate) const A_FEW: usize = 64;
 
 /// Destinations of which something is learned.
 const SCOPES: usize = 384;
@@ -125,6 +126,7 @@ pub(crate) struct Finding {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Detector {
     pub(crate) learned: BTreeMap<Scope, Learned>,
+    pub(crate) within: Within,
 }
 
 impl Detector {
@@ -152,6 +154,9 @@ impl Detector {
             findings.push(scan);
         }
         findings.extend(exhaustion(view, gauges, &findings));
+        let within = self.within.look(view, now);
+        findings.retain(|finding| !self.within.has_all(finding));
+        findings.extend(within);
         self.learn(view, &findings, now);
         findings
     }
@@ -362,7 +367,7 @@ fn of_level(
     sources
 }
 
-fn by_weight(sources: &mut [HeavySource]) {
+pub(crate) fn by_weight(sources: &mut [HeavySource]) {
     sources.sort_by(|a, b| b.rate.total_cmp(&a.rate).then(a.network.cmp(&b.network)));
 }
 

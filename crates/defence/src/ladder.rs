@@ -1,5 +1,6 @@
 //! The steps that are taken against an attack, from the mildest on.
 
+use keepstate_engine::tuple::FlowKey;
 use serde::{Deserialize, Serialize};
 
 use crate::answered;
@@ -14,6 +15,7 @@ use crate::rule::Rule;
 use crate::sample::{Signal, TCP};
 use crate::sketch::Modes;
 use crate::view::{Form, View};
+use crate::within::{self, Within};
 
 /// A measure.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,9 +101,16 @@ pub struct Step {
     pub(crate) limits: Vec<Limit>,
     #[serde(skip)]
     pub(crate) forms: Vec<Refused>,
+    #[serde(skip)]
+    pub(crate) ends: Vec<FlowKey>,
 }
 
 impl Step {
+    /// Flows that are ended by it, once what it has refused is: not those of the banned, which are ended anyway.
+    pub fn ends(&self) -> &[FlowKey] {
+        &self.ends
+    }
+
     /// Whether rules are put among the others for it.
     pub const fn makes_rules(&self) -> bool {
         !self.rules.is_empty()
@@ -148,6 +157,7 @@ impl Rung {
             AttackKind::ConnectionFlood | AttackKind::SlowConnections | AttackKind::PortScan => {
                 &[Limit, Ban]
             }
+            AttackKind::FlowFlood => &[Limit, Form, Ban],
             AttackKind::TableExhaustion => &[Limit, Timeouts, Ban],
         }
     }
@@ -167,6 +177,7 @@ impl Rung {
 pub(crate) struct Situation<'a> {
     pub(crate) attack: &'a Attack,
     pub(crate) view: &'a View,
+    pub(crate) within: &'a Within,
     pub(crate) learned: Option<&'a Learned>,
     pub(crate) gauges: &'a Gauges,
     pub(crate) exempt: &'a Exemptions,
@@ -182,6 +193,7 @@ pub(crate) struct Choice {
     pub(crate) rules: Vec<Rule>,
     pub(crate) limits: Vec<Limit>,
     pub(crate) forms: Vec<Refused>,
+    pub(crate) ends: Vec<FlowKey>,
     pub(crate) cause: String,
     pub(crate) note: Option<String>,
 }
@@ -209,17 +221,20 @@ pub(crate) fn next(situation: &Situation<'_>, tried: &[Rung]) -> Option<Choice> 
     let rungs = Rung::of(situation.attack.kind).iter();
     let mut untried = rungs.filter(|rung| !tried.contains(rung));
     untried.find_map(|rung| match rung {
+        Rung::Limit if situation.attack.kind == AttackKind::FlowFlood => within::limit(situation),
         Rung::Limit => limit::limit(situation),
         Rung::Cookies => Some(Choice {
             action: Action::Cookies,
             rules: Vec::new(),
             limits: Vec::new(),
             forms: Vec::new(),
+            ends: Vec::new(),
             cause: "a SYN that is answered with a cookie makes no flow, and forged senders do not come back"
                 .to_owned(),
             note: None,
         }),
         // An attack that goes on in another form is met by another.
+        Rung::Form if situation.attack.kind == AttackKind::FlowFlood => within::by_form(situation),
         Rung::Form => by_form(situation).filter(|choice| {
             let own = |form: &Refused| situation.forms.iter().any(|it| it.is_same_as(form));
             !choice.forms.iter().all(own)
@@ -332,6 +347,7 @@ fn by_form(situation: &Situation<'_>) -> Option<Choice> {
         rules: Vec::new(),
         limits: Vec::new(),
         forms,
+        ends: Vec::new(),
         cause: if named.is_empty() {
             "packets of this kind that no flow knows are no client's".to_owned()
         } else {
@@ -412,6 +428,7 @@ fn ban(situation: &Situation<'_>) -> Option<Choice> {
         rules: Vec::new(),
         limits: Vec::new(),
         forms: Vec::new(),
+        ends: Vec::new(),
         note: (!spared.is_empty()).then(|| format!("left alone: {}", spared.join("; "))),
     })
 }
@@ -453,6 +470,7 @@ fn timeouts(situation: &Situation<'_>) -> Option<Choice> {
         rules: Vec::new(),
         limits: Vec::new(),
         forms: Vec::new(),
+        ends: Vec::new(),
         cause: format!(
             "{flows} of {flows_max} flows are taken, {half_open} half-open: those that nobody answers go sooner"
         ),

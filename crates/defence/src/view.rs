@@ -7,6 +7,7 @@ use crate::held::Held;
 use crate::network::Network;
 use crate::sample::{Progress, SIGNALS, Sample, Signal, TCP};
 use crate::sketch::{Distinct, Modes, SpaceSaving};
+use crate::stream::Streams;
 
 /// Counts halve each second, so an even rate adds up to twice itself.
 pub(crate) const FADE: f64 = 0.5;
@@ -318,9 +319,12 @@ pub(crate) struct View {
     pub(crate) v4: [SpaceSaving<Network, Sender>; 2],
     pub(crate) v6: [SpaceSaving<Network, Sender>; 3],
     pub(crate) held: Survey,
+    pub(crate) streams: Streams,
     handshakes: HashMap<Ends, Handshake>,
     /// Since when: who has completed a handshake (or has gone on after an answer), and who was answered without one.
     clients: SpaceSaving<Network, Option<u64>>,
+    /// Since when, and of TCP alone.
+    shaken: SpaceSaving<Network, Option<u64>>,
     askers: SpaceSaving<Network, Option<u64>>,
     seconds: u64,
 }
@@ -333,8 +337,10 @@ impl View {
             v4: LENGTHS_V4.map(|_| SpaceSaving::new(SOURCES)),
             v6: LENGTHS_V6.map(|_| SpaceSaving::new(SOURCES)),
             held: Survey::new(),
+            streams: Streams::default(),
             handshakes: HashMap::new(),
             clients: SpaceSaving::new(CLIENTS),
+            shaken: SpaceSaving::new(CLIENTS),
             askers: SpaceSaving::new(CLIENTS),
             seconds: now,
         }
@@ -367,6 +373,10 @@ impl View {
             let seconds = self.seconds;
             let since = self.clients.add(client(sample.source), sample.weight);
             since.get_or_insert(seconds);
+            if sample.protocol == TCP {
+                let since = self.shaken.add(client(sample.source), sample.weight);
+                since.get_or_insert(seconds);
+            }
             if sample.protocol == TCP && self.handshakes.len() < HANDSHAKES {
                 let handshake = Handshake {
                     sequence: sample.sequence,
@@ -448,6 +458,11 @@ impl View {
         has_one(&self.clients, network, before) || has_one(&self.askers, network, before)
     }
 
+    /// Whether somebody in a network has completed a handshake of TCP before some second.
+    pub(crate) fn has_shaken_hands(&self, network: &Network, before: u64) -> bool {
+        has_one(&self.shaken, network, before)
+    }
+
     /// Ends a second.
     pub(crate) fn fade(&mut self, now: u64) {
         let turns = now / PORT_SECONDS != self.seconds / PORT_SECONDS;
@@ -465,6 +480,7 @@ impl View {
             });
         }
         self.clients.fade(CLIENT_FADE, |_| {});
+        self.shaken.fade(CLIENT_FADE, |_| {});
         self.askers.fade(CLIENT_FADE, |_| {});
     }
 }

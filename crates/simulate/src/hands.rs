@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use keepstate_defence::{Action, Defence, Network, Order, Refusals, Step, sync};
+use keepstate_defence::{Action, Defence, Limit, Network, Order, Refusals, Step, sync};
 use keepstate_engine::ban::{self, Entry, Kind, Put, Sender};
 use keepstate_engine::limits::{BAN_LENGTHS_MAX, FORMS_MAX};
 use keepstate_engine::rate::{RATE_PERIOD_MAX, Rate};
@@ -82,6 +82,7 @@ impl Hands {
             }
         }
         self.refuse(world, defence.refusals(), defence.now());
+        end_flows_of(world, orders);
         if makes_rules && let Err(why) = self.put_rules(world, defence) {
             for order in orders {
                 if let Order::Begin(step) = order
@@ -110,7 +111,13 @@ impl Hands {
             return;
         }
         let before = std::mem::replace(&mut self.refusals, wanted);
-        for limit in &before.limits {
+        let goes_on = |it: &Limit| {
+            let mut limits = self.refusals.limits.iter();
+            limits.any(|limit| (limit.network, limit.rate()) == (it.network, it.rate()))
+        };
+        // What goes on keeps what it has counted.
+        let over: Vec<_> = before.limits.iter().filter(|it| !goes_on(it)).collect();
+        for limit in over {
             self.take_out(world, &limit.network, Kind::Ban, true);
         }
         for network in &before.spared {
@@ -119,7 +126,10 @@ impl Hands {
         for limit in self.refusals.limits.clone() {
             let rate = Rate {
                 kinds: limit.kinds,
-                ..thin(limit.per_second, self.thinned)
+                ..match limit.period {
+                    0 => thin(limit.per_second, self.thinned),
+                    _ => limit.rate(),
+                }
             };
             let left = Some(limit.until.saturating_sub(second));
             self.put(world, &limit.network, Kind::Ban, (left, Some(rate)));
@@ -262,17 +272,37 @@ fn thin(per_second: u32, by: f64) -> Rate {
     }
 }
 
+/// Ends the flows that steps name.
+fn end_flows_of(world: &World<'_>, orders: &[Order]) {
+    let steps = orders.iter().filter_map(|order| match order {
+        Order::Begin(step) | Order::Extend(step) => Some(step),
+        _ => None,
+    });
+    let keys: Vec<_> = steps.flat_map(Step::ends).collect();
+    if !keys.is_empty() {
+        end_where(world, |entry| keys.contains(&&entry.key));
+    }
+}
+
 /// Ends the flows of the banned.
 fn end_flows(world: &World<'_>) {
     let (flows, settings, now) = (&world.plane.flows, &world.plane.settings, world.tick());
     let is_banned =
         |family, address| ban::is_banned(flows, settings, &mut Sender::new(family, address, now));
+    end_where(world, |entry| {
+        let ends = [entry.key.first_address(), entry.key.second_address()];
+        let family = entry.key.family;
+        ends.into_iter().any(|end| is_banned(family, end))
+    });
+}
+
+fn end_where(world: &World<'_>, is_meant: impl Fn(&table::Entry) -> bool) {
+    let (flows, now) = (&world.plane.flows, world.tick());
     let mut ended = Vec::new();
-    let [v4, v6] = settings.buckets;
+    let [v4, v6] = world.plane.settings.buckets;
     for (family, buckets) in [(Family::V4, v4), (Family::V6, v6)] {
         table::visit(flows, family, 0..buckets, now, |entry| {
-            let ends = [entry.key.first_address(), entry.key.second_address()];
-            if ends.into_iter().any(|end| is_banned(family, end)) {
+            if is_meant(entry) {
                 ended.push((entry.place, entry.control));
             }
         });

@@ -12,16 +12,16 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use keepstate_api::{DefenceStatus, DefenceSummary, FailureKind, Reply, Session};
+use keepstate_api::{DefenceStatus, DefenceSummary, FailureKind, Filter, Reply, Session};
 use keepstate_defence::{
-    Attack, Defence, Exemption, Exemptions, Gauges, Memory, Mode, Network, Order, Sample,
-    StepState, Why, held, next_mask,
+    Attack, Defence, Exemption, Exemptions, Gauges, Memory, Mode, Network, Order, Sample, Step,
+    StepState, Why, held, next_mask, stream,
 };
 use keepstate_engine::ban::Kind;
 use keepstate_engine::event::{Event, EventKind};
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::refusal::{FORM_WORDS, Form};
-use keepstate_engine::settings::{SETTING_SAMPLES, Settings};
+use keepstate_engine::settings::{SETTING_ACCOUNTING, SETTING_SAMPLES, Settings};
 use keepstate_engine::table::{self, gauges};
 use keepstate_engine::time::Tick;
 use rustix::time::{ClockId, clock_gettime};
@@ -31,7 +31,7 @@ use self::hands::Hands;
 use self::sessions::Sessions;
 use super::connection::failure;
 use super::plane::PlaneError;
-use super::{Shared, bans};
+use super::{Shared, bans, flows};
 use crate::lock;
 
 /// What outlives the daemon.
@@ -41,6 +41,8 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// How often connections that are held open are looked for, and whom to leave alone.
 const SURVEY_SECONDS: u64 = 10;
+/// How often flows are looked at, where they are counted and none is watched.
+const WALK_SECONDS: u64 = 2;
 /// How often it is seen to that the rules are still there: somebody may have put others in force.
 const RULES_SECONDS: u64 = 5;
 
@@ -78,6 +80,8 @@ struct State {
     kept: Kept,
     /// Second in which that was written.
     kept_at: u64,
+    /// Second in which the table is walked next.
+    walk_at: u64,
 }
 
 /// What a later daemon must know: the mode, what was before the steps that are in force, and these.
@@ -109,6 +113,7 @@ impl Keeper {
                 exempt: Vec::new(),
                 kept,
                 kept_at: now,
+                walk_at: now,
             }),
         }
     }
@@ -206,10 +211,14 @@ fn second(shared: &Shared) {
         state.defence.note(&Sample { weight, ..*sample });
     }
     if now.is_multiple_of(SURVEY_SECONDS) || state.exempt.is_empty() {
-        survey(shared, &mut state.defence);
+        state.walk_at = now;
+        state.defence.begin_survey();
         let exempt = exemptions(shared);
         state.exempt.clone_from(&exempt);
         state.defence.set_exemptions(Exemptions(exempt));
+    }
+    if now >= state.walk_at {
+        walk(shared, &mut state, now);
     }
     let mask = shared.plane.settings().samples.mask;
     let next = next_mask(mask, all);
@@ -240,9 +249,10 @@ fn act(shared: &Shared, state: &mut State, orders: &[Order]) {
                 step.cause
             ),
             Order::Extend(step) => eprintln!(
-                "keepstate: step {} takes in {} networks more",
+                "keepstate: step {} takes in {} networks more, and ends {} flows",
                 step.number,
-                step.action.networks().len()
+                step.action.networks().len(),
+                step.ends().len()
             ),
             Order::End(step) => {
                 crate::complain!(
@@ -260,6 +270,21 @@ fn act(shared: &Shared, state: &mut State, orders: &[Order]) {
     }
     if let Some(why) = hands.refuse(shared, defence.refusals(), defence.now()) {
         eprintln!("keepstate: {why}");
+    }
+    // What has refused them must be in force before.
+    for order in orders {
+        if let Order::Begin(step) | Order::Extend(step) = order {
+            end_flows(shared, step);
+        }
+    }
+}
+
+fn end_flows(shared: &Shared, step: &Step) {
+    let (all, now) = (Filter::default(), shared.plane.now());
+    for key in step.ends() {
+        if let Some((table, entry)) = flows::locate(shared, key, now) {
+            flows::take_out(shared, None, &all, (&table, &entry), now);
+        }
     }
 }
 
@@ -317,23 +342,45 @@ fn levels(shared: &Shared) -> Gauges {
     }
 }
 
-/// Counts the connections that are held open.
-fn survey(shared: &Shared, defence: &mut Defence) {
-    defence.begin_survey();
+/// Counts the connections that are held open, at the end of a survey's time, and how fast flows grow, where they are counted.
+fn walk(shared: &Shared, state: &mut State, now: u64) {
+    let State {
+        defence, walk_at, ..
+    } = state;
     let settings = shared.plane.settings();
+    let is_survey = now.is_multiple_of(SURVEY_SECONDS);
+    let is_counted = settings.has(SETTING_ACCOUNTING);
+    let began = Instant::now();
+    if is_counted {
+        defence.begin_walk(shared.plane.now(), now);
+    }
     for table in shared.plane.tables() {
         for (family, buckets) in table.families() {
             for start in (0..buckets).step_by(BUCKETS_PER_STEP as usize) {
                 let end = buckets.min(start.saturating_add(BUCKETS_PER_STEP));
                 let now = shared.plane.now();
                 table::visit(&table.flows(), family, start..end, now, |entry| {
-                    if let Some(held) = held(entry, &settings, now) {
+                    if is_survey && let Some(held) = held(entry, &settings, now) {
                         defence.hold(&held, 1.0);
+                    }
+                    if is_counted && let Some(stream) = stream(entry) {
+                        defence.stream(&stream, 1.0);
                     }
                 });
             }
         }
     }
+    *walk_at = now + pause(began.elapsed(), defence.is_watching_flows(), is_counted);
+}
+
+/// Seconds until the next walk: a large table is walked for a twentieth of the time at most.
+fn pause(took: Duration, is_watching: bool, is_counted: bool) -> u64 {
+    if !is_counted {
+        return SURVEY_SECONDS;
+    }
+    let least = if is_watching { 1 } else { WALK_SECONDS };
+    let bearable = (20 * took).as_secs() + 1;
+    bearable.clamp(least, SURVEY_SECONDS)
 }
 
 fn exemptions(shared: &Shared) -> Vec<Exemption> {
