@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attack::{Attack, AttackKind};
 use crate::detect::{Detector, Finding, Scope};
-use crate::exempt::{Exemption, Exemptions, Why};
+use crate::exempt::{Exemptions, Why};
 use crate::held::Held;
 use crate::ladder::{
     self, Action, Choice, FORM_STEPS_MAX, Order, Rung, Situation, Step, StepState,
@@ -156,6 +156,9 @@ impl Defence {
     }
 
     pub fn set_exemptions(&mut self, exempt: Exemptions) {
+        // What this host sends is no attack on it.
+        let own = exempt.0.iter().filter(|it| it.why == Why::Own);
+        self.view.streams.own = own.map(|it| it.network).collect();
         self.exempt = exempt;
     }
 
@@ -180,11 +183,7 @@ impl Defence {
 
     /// A flow that was answered, and how many it stands for.
     pub fn stream(&mut self, stream: &Stream, weight: f64) {
-        let is_own = |it: &Exemption| it.why == Why::Own && it.network.contains(stream.source);
-        // What this host sends is no attack on it.
-        if !self.exempt.0.iter().any(is_own) {
-            self.view.streams.note(stream, weight);
-        }
+        self.view.streams.note(stream, weight);
     }
 
     /// Whether flows are part of an attack that goes on: then the table is to be walked soon.
@@ -202,7 +201,6 @@ impl Defence {
             self.match_up(findings, &mut orders);
             self.close(&mut orders);
             self.climb(gauges, &mut orders);
-            self.forget_flows(&orders);
         }
         orders.extend(self.end(StepState::Over, |step| {
             step.state == StepState::Active && step.until <= now
@@ -352,17 +350,6 @@ impl Defence {
         }
     }
 
-    /// Flows that steps end are no more.
-    fn forget_flows(&mut self, orders: &[Order]) {
-        for order in orders {
-            if let Order::Begin(step) | Order::Extend(step) = order
-                && !step.ends.is_empty()
-            {
-                self.view.streams.forget(&step.ends);
-            }
-        }
-    }
-
     /// Prolongs the steps against attacks that go on, and takes the next where they do not suffice.
     fn climb(&mut self, gauges: &Gauges, orders: &mut Vec<Order>) {
         for attack in self.attacks.iter().filter(|attack| !attack.is_over) {
@@ -437,7 +424,6 @@ impl Defence {
                 rules: choice.rules,
                 limits: choice.limits,
                 forms: choice.forms,
-                ends: choice.ends,
                 action: choice.action,
             };
             if is_taken {

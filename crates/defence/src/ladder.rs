@@ -1,6 +1,5 @@
 //! The steps that are taken against an attack, from the mildest on.
 
-use keepstate_engine::tuple::FlowKey;
 use serde::{Deserialize, Serialize};
 
 use crate::answered;
@@ -101,16 +100,9 @@ pub struct Step {
     pub(crate) limits: Vec<Limit>,
     #[serde(skip)]
     pub(crate) forms: Vec<Refused>,
-    #[serde(skip)]
-    pub(crate) ends: Vec<FlowKey>,
 }
 
 impl Step {
-    /// Flows that are ended by it, once what it has refused is: not those of the banned, which are ended anyway.
-    pub fn ends(&self) -> &[FlowKey] {
-        &self.ends
-    }
-
     /// Whether rules are put among the others for it.
     pub const fn makes_rules(&self) -> bool {
         !self.rules.is_empty()
@@ -154,10 +146,10 @@ impl Rung {
             | AttackKind::RstFlood
             | AttackKind::OtherFlood => &[Limit, Form, Ban, Timeouts],
             AttackKind::FragmentFlood => &[Limit, Form, Ban],
-            AttackKind::ConnectionFlood | AttackKind::SlowConnections | AttackKind::PortScan => {
-                &[Limit, Ban]
-            }
-            AttackKind::FlowFlood => &[Limit, Form, Ban],
+            AttackKind::ConnectionFlood
+            | AttackKind::SlowConnections
+            | AttackKind::PortScan
+            | AttackKind::FlowFlood => &[Limit, Ban],
             AttackKind::TableExhaustion => &[Limit, Timeouts, Ban],
         }
     }
@@ -193,7 +185,6 @@ pub(crate) struct Choice {
     pub(crate) rules: Vec<Rule>,
     pub(crate) limits: Vec<Limit>,
     pub(crate) forms: Vec<Refused>,
-    pub(crate) ends: Vec<FlowKey>,
     pub(crate) cause: String,
     pub(crate) note: Option<String>,
 }
@@ -228,13 +219,11 @@ pub(crate) fn next(situation: &Situation<'_>, tried: &[Rung]) -> Option<Choice> 
             rules: Vec::new(),
             limits: Vec::new(),
             forms: Vec::new(),
-            ends: Vec::new(),
             cause: "a SYN that is answered with a cookie makes no flow, and forged senders do not come back"
                 .to_owned(),
             note: None,
         }),
         // An attack that goes on in another form is met by another.
-        Rung::Form if situation.attack.kind == AttackKind::FlowFlood => within::by_form(situation),
         Rung::Form => by_form(situation).filter(|choice| {
             let own = |form: &Refused| situation.forms.iter().any(|it| it.is_same_as(form));
             !choice.forms.iter().all(own)
@@ -347,7 +336,6 @@ fn by_form(situation: &Situation<'_>) -> Option<Choice> {
         rules: Vec::new(),
         limits: Vec::new(),
         forms,
-        ends: Vec::new(),
         cause: if named.is_empty() {
             "packets of this kind that no flow knows are no client's".to_owned()
         } else {
@@ -428,7 +416,6 @@ fn ban(situation: &Situation<'_>) -> Option<Choice> {
         rules: Vec::new(),
         limits: Vec::new(),
         forms: Vec::new(),
-        ends: Vec::new(),
         note: (!spared.is_empty()).then(|| format!("left alone: {}", spared.join("; "))),
     })
 }
@@ -470,7 +457,6 @@ fn timeouts(situation: &Situation<'_>) -> Option<Choice> {
         rules: Vec::new(),
         limits: Vec::new(),
         forms: Vec::new(),
-        ends: Vec::new(),
         cause: format!(
             "{flows} of {flows_max} flows are taken, {half_open} half-open: those that nobody answers go sooner"
         ),

@@ -1,6 +1,6 @@
 //! Whom a step limits, and whom it takes in later.
 
-use keepstate_engine::rate::{RATE_ALL, RATE_ICMP, RATE_PERIOD_MAX, RATE_TCP, RATE_UDP};
+use keepstate_engine::rate::{RATE_ALL, RATE_ICMP, RATE_TCP, RATE_UDP};
 
 use crate::attack::AttackKind;
 use crate::ladder::{Action, Choice, KNOWN_SECONDS, Situation, Step, bannable, matches_of, words};
@@ -8,13 +8,12 @@ use crate::network::Network;
 use crate::refusal::Limit;
 use crate::rule::{EXEMPT_RULES_MAX, Rule};
 use crate::sample::Signal;
-use crate::within;
 
 /// Networks that one step limits at first, and with those that come later: far fewer than there is room for.
-pub(crate) const LIMITED_MAX: usize = 64;
+const LIMITED_MAX: usize = 64;
 const EXTENDED_MAX: usize = 4096;
 /// Sources whose connections one step counts, a rule each.
-const COUNTED_MAX: usize = 32;
+pub(crate) const COUNTED_MAX: usize = 32;
 /// Connections that each source may hold, where very many hold a few on which nothing is sent.
 const SILENT_EACH: u32 = 8;
 /// New flows a second that a source may always begin.
@@ -23,7 +22,7 @@ const LIMIT_MIN: u32 = 20;
 const HELD_MIN: u32 = 20;
 
 /// The networks that send most of it and may be limited. Where clients are too, a limit would be theirs as well.
-pub(crate) fn limitable(situation: &Situation<'_>) -> Vec<Network> {
+fn limitable(situation: &Situation<'_>) -> Vec<Network> {
     let Situation {
         attack,
         view,
@@ -51,13 +50,11 @@ pub(crate) fn limit(situation: &Situation<'_>) -> Option<Choice> {
         kinds: kinds_of(attack.kind),
         step: situation.number,
         until: 0,
-        period: 0,
     });
     Some(Choice {
         limits: limits.collect(),
         rules: Vec::new(),
         forms: Vec::new(),
-        ends: Vec::new(),
         cause: format!(
             "{} of it: each may begin {per_source} flows a second",
             who(networks.len(), length, ["sends", "send"])
@@ -85,14 +82,6 @@ const fn kinds_of(kind: AttackKind) -> u32 {
         Some(Signal::Udp | Signal::Reflected) => RATE_UDP,
         Some(Signal::Icmp) => RATE_ICMP,
         Some(Signal::Fragment | Signal::Other) | None => RATE_ALL,
-    }
-}
-
-/// A flow that carries a flood is answered as soon as it begins again: a second is too long a time to begin one in.
-pub(crate) const fn period_of(kind: AttackKind) -> u32 {
-    match kind {
-        AttackKind::FlowFlood => RATE_PERIOD_MAX,
-        _ => 0,
     }
 }
 
@@ -129,6 +118,7 @@ fn limit_held(situation: &Situation<'_>) -> Option<Choice> {
         is_v4,
         matches: own.into_iter().chain(matches.iter().cloned()).collect(),
         step: situation.number,
+        is_of_flows: false,
     };
     let rules = if is_spread {
         vec![rule(Vec::new())]
@@ -142,7 +132,6 @@ fn limit_held(situation: &Situation<'_>) -> Option<Choice> {
         rules,
         limits: Vec::new(),
         forms: Vec::new(),
-        ends: Vec::new(),
         cause: if is_spread {
             format!(
                 "very many hold a few each and send nothing: each of /{length} may hold {per_source}"
@@ -164,45 +153,38 @@ fn limit_held(situation: &Situation<'_>) -> Option<Choice> {
 
 /// What a step that is in force has to take in: networks that send much of the attack and were not known then.
 pub(crate) fn extension(situation: &Situation<'_>, step: &Step) -> Option<Step> {
-    let none = Vec::new();
     let (known, may) = match &step.action {
         Action::Limit { networks, .. } if step.rules.is_empty() => (networks, limitable(situation)),
         Action::Ban { networks } => (networks, bannable(situation).0),
-        Action::Form => (&none, Vec::new()),
         _ => return None,
     };
     let room = EXTENDED_MAX.saturating_sub(known.len());
     let is_new = |new: &Network| known.iter().all(|known| !known.overlaps(new));
     let new: Vec<Network> = may.into_iter().filter(is_new).take(room).collect();
-    let ends = within::begun_again(situation, step, &new);
-    if new.is_empty() && ends.is_empty() {
+    if new.is_empty() {
         return None;
     }
     let mut more = step.clone();
-    more.ends = ends;
     match &mut more.action {
         Action::Limit {
             networks,
             per_source,
             ..
         } => {
-            let kinds = step.limits.first();
-            let kinds = kinds.map_or(kinds_of(situation.attack.kind), |limit| limit.kinds);
             more.limits = new
                 .iter()
                 .map(|network| Limit {
                     network: *network,
                     per_second: *per_source,
-                    kinds,
+                    kinds: kinds_of(situation.attack.kind),
                     step: step.number,
                     until: step.until,
-                    period: period_of(situation.attack.kind),
                 })
                 .collect();
             *networks = new;
         }
         Action::Ban { networks } => *networks = new,
-        _ => more.forms.clear(),
+        _ => return None,
     }
     Some(more)
 }

@@ -18,9 +18,6 @@ pub struct Limit {
     pub network: Network,
     /// New flows a second.
     pub per_second: u32,
-    /// Binary logarithm of the seconds in which so many may begin, where it is not one.
-    #[serde(default)]
-    pub period: u32,
     /// Of which protocols, bits `RATE_*` of the engine.
     pub kinds: u32,
     /// Of the step that made it.
@@ -33,7 +30,6 @@ impl Limit {
     pub const fn rate(&self) -> Rate {
         Rate {
             kinds: self.kinds,
-            period: self.period,
             ..Rate::per_second(self.per_second)
         }
     }
@@ -53,13 +49,9 @@ impl Limit {
             RATE_ICMP => " -p ipv6-icmp",
             _ => "",
         };
-        let rate = match self.period {
-            0 => format!("{per_second}/sec"),
-            _ => format!("{per_second}/day --hashlimit-burst {per_second}"),
-        };
         format!(
             "{} -A KEEPSTATE-DEFENCE -s {network}{protocol} -m conntrack --ctstate INVALID,NEW -m hashlimit \
-             --hashlimit-above {rate} --hashlimit-mode srcip --hashlimit-srcmask {} \
+             --hashlimit-above {per_second}/sec --hashlimit-mode srcip --hashlimit-srcmask {} \
              --hashlimit-name ks-step{step} -j DROP",
             program(network.is_v4()),
             network.length()
@@ -209,9 +201,7 @@ impl Refusals {
             return;
         };
         known.kinds |= limit.kinds;
-        if (limit.period, known.per_second) > (known.period, limit.per_second) {
-            (known.period, known.per_second) = (limit.period, limit.per_second);
-        }
+        known.per_second = known.per_second.min(limit.per_second);
         known.until = known.until.max(limit.until);
     }
 

@@ -27,6 +27,27 @@ pub struct Stream {
     pub counters: [u64; 4],
 }
 
+impl Stream {
+    const fn turned(&self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            counters: turned(self.counters),
+            ..*self
+        }
+    }
+}
+
+const fn turned([packets, bytes, answers, answer_bytes]: [u64; 4]) -> [u64; 4] {
+    [answers, answer_bytes, packets, bytes]
+}
+
+fn mean(bytes: u64, packets: u64) -> f64 {
+    bytes as f64 / packets.max(1) as f64
+}
+
 /// Of a record; `None` where it is not counted, not answered, or of a protocol whose numbers each packet must know.
 pub fn stream(entry: &Entry) -> Option<Stream> {
     let (key, control) = (entry.key, entry.control);
@@ -63,11 +84,13 @@ const GROWN_MIN: u64 = 16;
 /// Ticks between two walks below which nothing is said of rates.
 const TICKS_MIN: u32 = TICKS_PER_SECOND / 2;
 
-/// A flow that grows fast.
+/// A side of a flow that grows fast. Its stream is turned so that this side is the source.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fast {
     pub(crate) stream: Stream,
-    /// Packets a second of its originator, and answers.
+    /// It is the other that has begun the flow.
+    pub(crate) is_asked: bool,
+    /// Packets a second of its source, and answers.
     pub(crate) rate: f64,
     pub(crate) answers: f64,
     /// Bytes of one packet of each.
@@ -88,7 +111,8 @@ impl Fast {
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     counters: [u64; 4],
-    since: Option<u64>,
+    /// Second in which either side was first found fast.
+    since: [Option<u64>; 2],
 }
 
 /// A key that can be looked up.
@@ -104,6 +128,8 @@ pub(crate) struct Streams {
     /// Of the walk that goes on, or was the last.
     now: HashMap<Name, Seen>,
     pub(crate) fast: Vec<Fast>,
+    /// Networks of this host.
+    pub(crate) own: Vec<Network>,
     least: u64,
     walked_at: Option<Tick>,
     /// Ticks since the walk before; none at the first.
@@ -119,6 +145,7 @@ impl Default for Streams {
             before: HashMap::new(),
             now: HashMap::new(),
             fast: Vec::new(),
+            own: Vec::new(),
             least: LEAST,
             walked_at: None,
             ticks: None,
@@ -150,7 +177,8 @@ impl Streams {
     /// A flow that was found; `weight` is how many it stands for.
     pub(crate) fn note(&mut self, stream: &Stream, weight: f64) {
         let [packets, bytes, answers, answer_bytes] = stream.counters;
-        if packets < self.least || self.now.len() >= REMEMBERED_MAX {
+        let least = |of: u64| of.min(self.least);
+        if packets.max(answers) < self.least || self.now.len() >= REMEMBERED_MAX {
             return;
         }
         let name = name(&stream.key);
@@ -162,47 +190,49 @@ impl Streams {
             // Another flow between the same ports.
             Some(_) => Some([0; 4]),
             // It had fewer packets than are remembered.
-            None if self.was_complete => Some([self.least, bytes * self.least / packets, 0, 0]),
+            None if self.was_complete => Some([
+                least(packets),
+                bytes / packets.max(1) * least(packets),
+                least(answers),
+                answer_bytes / answers.max(1) * least(answers),
+            ]),
             None => None,
         };
         let mut seen = Seen {
             counters: stream.counters,
-            since: None,
+            since: [None; 2],
         };
         if let (Some(base), Some(ticks)) = (base, self.ticks)
             && ticks >= TICKS_MIN
-            && packets - base[0] >= GROWN_MIN
         {
+            let mut grown = [0; 4];
+            for (to, (now, then)) in grown.iter_mut().zip(stream.counters.iter().zip(base)) {
+                *to = now.saturating_sub(then);
+            }
             let of_second = weight * f64::from(TICKS_PER_SECOND) / f64::from(ticks);
-            let grown = [packets - base[0], answers - base[2]].map(|it| it as f64);
-            let mean = |bytes: u64, packets: f64| bytes as f64 / packets.max(1.0);
-            let rate = grown[0] * of_second;
-            if rate >= FAST {
-                let since = before.and_then(|it| it.since).unwrap_or(self.second);
-                seen.since = Some(since);
+            let since = before.map_or([None; 2], |it| it.since);
+            let sides = [(*stream, grown), (stream.turned(), turned(grown))];
+            for (place, (stream, grown)) in sides.into_iter().enumerate() {
+                let is_own = self.own.iter().any(|it| it.contains(stream.source));
+                let rate = grown[0] as f64 * of_second;
+                if grown[0] < GROWN_MIN || rate < FAST || is_own {
+                    continue;
+                }
+                let since = since[place].unwrap_or(self.second);
+                seen.since[place] = Some(since);
                 if self.fast.len() < FAST_MAX {
                     self.fast.push(Fast {
-                        stream: *stream,
+                        stream,
+                        is_asked: place == 1,
                         rate,
-                        answers: grown[1] * of_second,
-                        length: mean(bytes - base[1].min(bytes), grown[0]),
-                        answer_length: mean(answer_bytes - base[3].min(answer_bytes), grown[1]),
+                        answers: grown[2] as f64 * of_second,
+                        length: mean(grown[1], grown[0]),
+                        answer_length: mean(grown[3], grown[2]),
                         since,
                     });
                 }
             }
         }
         self.now.insert(name, seen);
-    }
-
-    /// These flows were ended.
-    pub(crate) fn forget(&mut self, keys: &[FlowKey]) {
-        self.fast.retain(|fast| !keys.contains(&fast.stream.key));
-        for key in keys {
-            // Should one begin again, it began with nothing.
-            if let Some(seen) = self.now.get_mut(&name(key)) {
-                seen.counters = [0; 4];
-            }
-        }
     }
 }

@@ -44,6 +44,7 @@ pub(crate) struct Counts {
     /// Packets without an answer, and those of them that were let through.
     seen: [f64; SIGNALS],
     passed: [f64; SIGNALS],
+    refused: [f64; SIGNALS],
     /// Handshakes of TCP; other flows that were answered.
     pub(crate) completed: f64,
     pub(crate) replied: f64,
@@ -71,6 +72,8 @@ impl Counts {
                 self.seen_variance[signal] += square;
                 if sample.progress == Progress::Passed {
                     self.passed[signal] += sample.weight;
+                } else {
+                    self.refused[signal] += sample.weight;
                 }
             }
             Progress::Replied if sample.protocol != TCP => {
@@ -90,6 +93,7 @@ impl Counts {
         self.seen.iter_mut().for_each(|count| *count *= FADE);
         // What a step has stopped must not be seen in it a second later.
         self.passed = [0.0; SIGNALS];
+        self.refused = [0.0; SIGNALS];
         self.samples.iter_mut().for_each(|count| *count *= FADE);
         self.completions *= FADE;
         self.completed *= FADE;
@@ -123,6 +127,11 @@ impl Counts {
     /// Of the second that ends.
     pub(crate) const fn passed(&self, signal: Signal) -> f64 {
         self.passed[signal as usize]
+    }
+
+    /// As [`Self::passed`].
+    pub(crate) const fn refused(&self, signal: Signal) -> f64 {
+        self.refused[signal as usize]
     }
 
     /// Packets a second that nothing answers.
@@ -323,7 +332,7 @@ pub(crate) struct View {
     handshakes: HashMap<Ends, Handshake>,
     /// Since when: who has completed a handshake (or has gone on after an answer), and who was answered without one.
     clients: SpaceSaving<Network, Option<u64>>,
-    /// Since when, and of TCP alone.
+    /// Since when, both ends, and of TCP alone.
     shaken: SpaceSaving<Network, Option<u64>>,
     askers: SpaceSaving<Network, Option<u64>>,
     seconds: u64,
@@ -374,8 +383,10 @@ impl View {
             let since = self.clients.add(client(sample.source), sample.weight);
             since.get_or_insert(seconds);
             if sample.protocol == TCP {
-                let since = self.shaken.add(client(sample.source), sample.weight);
-                since.get_or_insert(seconds);
+                for end in [sample.source, sample.destination] {
+                    let since = self.shaken.add(client(end), sample.weight);
+                    since.get_or_insert(seconds);
+                }
             }
             if sample.protocol == TCP && self.handshakes.len() < HANDSHAKES {
                 let handshake = Handshake {

@@ -4,20 +4,18 @@
 //! accused for what is heavy alone. Either next to nothing comes back, which no protocol that heeds its path
 //! does; or somebody who was not there before asks and is answered, packet for packet, far more than is usual.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
-use keepstate_engine::rate::{RATE_ICMP, RATE_UDP};
-use keepstate_engine::tuple::FlowKey;
-use keepstate_engine::wire::transport::UDP;
+use keepstate_engine::wire::transport::{ICMP, UDP};
 
 use crate::attack::{AttackKind, HeavySource};
 use crate::baseline::Baseline;
 use crate::detect::{Finding, TIMES_USUAL, by_weight};
-use crate::ladder::{Action, Choice, KNOWN_SECONDS, Situation, Step};
+use crate::ladder::{Action, Choice, KNOWN_SECONDS, Situation, words};
 use crate::limit;
 use crate::network::Network;
-use crate::refusal::{Form, Limit};
+use crate::rule::{EXEMPT_RULES_MAX, Rule};
 use crate::sample::Signal;
 use crate::stream::Fast;
 use crate::view::View;
@@ -39,40 +37,57 @@ const ANSWERED: std::ops::RangeInclusive<f64> = 0.9..=1.1;
 const QUESTION_BYTES: f64 = 300.0;
 const ECHOED: std::ops::RangeInclusive<f64> = 0.95..=1.05;
 
-/// Refused packets of those who were accused by which it is seen that a flood goes on.
-const GOES_ON: f64 = 500.0;
+/// From which share on a flood that rules refuse counts as met.
+const SHARE_REFUSED: f64 = 0.8;
 
 /// Destinations of which something is known.
 const DESTINATIONS: usize = 64;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Within {
-    usual: BTreeMap<IpAddr, Baseline>,
+    usual: BTreeMap<IpAddr, Usual>,
     /// Calm seconds, whatever came.
     seconds: u64,
     /// Those that the attacks of this second are made of.
     pub(crate) accused: Vec<Fast>,
-    /// Whose packets are looked for when their flows are gone, by destination, with the threshold.
-    named: BTreeMap<IpAddr, Named>,
+    /// Senders that were, and when at last.
+    before: BTreeMap<Network, u64>,
 }
 
+/// What is usual, and what came in the last seconds, of which nobody knows yet whether an attack begins in them.
 #[derive(Clone, Debug)]
-struct Named {
-    senders: Vec<HeavySource>,
-    threshold: f64,
-    usual: f64,
-    last: u64,
+struct Usual {
+    baseline: Baseline,
+    latest: VecDeque<f64>,
 }
 
-/// How long senders are remembered that send no more.
-const NAMED_SECONDS: u64 = 60;
+const LATEST_SECONDS: usize = 6;
+
+impl Usual {
+    fn learn(&mut self, rate: f64) {
+        self.latest.push_back(rate);
+        if self.latest.len() > LATEST_SECONDS
+            && let Some(rate) = self.latest.pop_front()
+        {
+            self.baseline.learn(rate);
+        }
+    }
+
+    fn is_known(&self) -> bool {
+        self.baseline.is_new() || self.baseline.usual() > 0.0
+    }
+}
+
+/// How many of them, and for how long.
+const REMEMBERED_MAX: usize = 1024;
+const SECONDS_REMEMBERED: u64 = 600;
 
 impl Within {
     /// What a second shows; what is under attack learns nothing.
     pub(crate) fn look(&mut self, view: &View, now: u64) -> Vec<Finding> {
         let mut of: BTreeMap<IpAddr, Vec<Fast>> = BTreeMap::new();
         for fast in &view.streams.fast {
-            if is_suspect(fast, view) {
+            if self.is_suspect(fast, view) {
                 let known = of.entry(fast.stream.destination);
                 known.or_default().push(*fast);
             }
@@ -80,13 +95,12 @@ impl Within {
         self.accused.clear();
         let mut findings = Vec::new();
         for (destination, flows) in &of {
-            if let Some(finding) = self.judge(*destination, flows) {
-                self.remember(*destination, &finding, now);
+            if let Some(finding) = self.judge(*destination, flows, view) {
+                self.remember(&finding, now);
                 self.accused.extend(flows);
                 findings.push(finding);
             }
         }
-        self.go_on(view, now, &mut findings);
         self.learn(&of, &findings);
         findings
     }
@@ -97,14 +111,36 @@ impl Within {
             finding.kind,
             AttackKind::UdpFlood | AttackKind::IcmpFlood | AttackKind::Reflection
         );
-        let mut named = self.named.values().flat_map(|it| &it.senders);
-        let mut is_named =
-            |source: &HeavySource| named.any(|it| it.network.overlaps(&source.network));
-        is_kind && !finding.heavy.is_empty() && finding.heavy.iter().all(&mut is_named)
+        let is_accused = |source: &HeavySource| {
+            let mut accused = self.accused.iter();
+            accused.any(|it| source.network.overlaps(&it.network()))
+        };
+        is_kind && !finding.heavy.is_empty() && finding.heavy.iter().all(is_accused)
     }
 
-    fn judge(&self, destination: IpAddr, flows: &[Fast]) -> Option<Finding> {
-        let usual = self.usual.get(&destination);
+    fn is_suspect(&self, fast: &Fast, view: &View) -> bool {
+        let (network, before) = (fast.network(), fast.since.saturating_sub(KNOWN_SECONDS));
+        if is_one_way(fast) {
+            // Some send files with TCP for a guide, and heed their path by it.
+            return !view.has_shaken_hands(&network, before);
+        }
+        let was_accused = self.before.contains_key(&network);
+        is_question(fast) && (was_accused || !fast.is_asked && !view.is_known(&network, before))
+    }
+
+    /// Who was accused is nobody's client by that.
+    fn remember(&mut self, finding: &Finding, now: u64) {
+        self.before
+            .retain(|_, last| *last + SECONDS_REMEMBERED > now);
+        for source in &finding.heavy {
+            if self.before.len() < REMEMBERED_MAX || self.before.contains_key(&source.network) {
+                self.before.insert(source.network, now);
+            }
+        }
+    }
+
+    fn judge(&self, destination: IpAddr, flows: &[Fast], view: &View) -> Option<Finding> {
+        let usual = self.usual.get(&destination).map(|it| &it.baseline);
         let is_new = self.seconds < SECONDS_AT_FIRST || usual.is_some_and(Baseline::is_new);
         let usual = usual.map_or(0.0, Baseline::usual);
         let floor = |of: f64| (if is_new { of * AT_FIRST } else { of }).max(TIMES_USUAL * usual);
@@ -122,12 +158,13 @@ impl Within {
             return None;
         };
         let heavy = senders(flows);
+        let refused: f64 = heavy.iter().map(|it| refused(view, &it.network)).sum();
         let most = flows.iter().max_by(|a, b| a.rate.total_cmp(&b.rate))?;
         Some(Finding {
             kind: AttackKind::FlowFlood,
             scope: Some(Network::of(destination, 128)),
             rate,
-            passed: rate,
+            passed: passed(rate, refused, threshold),
             threshold,
             usual,
             sources: heavy.len() as f64,
@@ -142,56 +179,6 @@ impl Within {
         })
     }
 
-    fn remember(&mut self, destination: IpAddr, finding: &Finding, now: u64) {
-        let named = self.named.entry(destination).or_insert_with(|| Named {
-            senders: Vec::new(),
-            threshold: 0.0,
-            usual: 0.0,
-            last: now,
-        });
-        named.last = now;
-        (named.threshold, named.usual) = (finding.threshold, finding.usual);
-        for source in &finding.heavy {
-            let is_new = |it: &HeavySource| it.network != source.network;
-            if named.senders.len() < super::detect::A_FEW && named.senders.iter().all(is_new) {
-                named.senders.push(*source);
-            }
-        }
-    }
-
-    /// Once their flows are ended and new ones refused, that is what is seen of them.
-    fn go_on(&mut self, view: &View, now: u64, findings: &mut Vec<Finding>) {
-        for (destination, named) in &mut self.named {
-            let refused = named.senders.iter().map(|it| refused(view, &it.network));
-            let refused: f64 = refused.sum();
-            let at = Network::of(*destination, 128);
-            if let Some(finding) = findings.iter_mut().find(|it| it.scope == Some(at)) {
-                finding.rate += refused;
-                continue;
-            }
-            if refused < GOES_ON {
-                continue;
-            }
-            named.last = now;
-            findings.push(Finding {
-                kind: AttackKind::FlowFlood,
-                scope: Some(at),
-                rate: refused,
-                passed: 0.0,
-                threshold: named.threshold,
-                usual: named.usual,
-                sources: named.senders.len() as f64,
-                evidence: format!(
-                    "{refused:.0} packets a second still come from {} whose flows were ended, and are refused",
-                    count(named.senders.len(), "sender")
-                ),
-                heavy: named.senders.clone(),
-            });
-        }
-        self.named
-            .retain(|_, named| named.last + NAMED_SECONDS > now);
-    }
-
     fn learn(&mut self, of: &BTreeMap<IpAddr, Vec<Fast>>, findings: &[Finding]) {
         let is_calm = |destination: &IpAddr| {
             let mut scopes = findings.iter().filter_map(|it| it.scope);
@@ -202,7 +189,10 @@ impl Within {
             if self.usual.len() < DESTINATIONS && is_calm(destination) {
                 // Until now there were none.
                 let before = vec![0.0; self.seconds.min(SECONDS_AT_FIRST) as usize];
-                let usual = || Baseline::of(&before);
+                let usual = || Usual {
+                    baseline: Baseline::of(&before),
+                    latest: VecDeque::new(),
+                };
                 self.usual.entry(*destination).or_insert_with(usual);
             }
         }
@@ -210,10 +200,12 @@ impl Within {
             if is_calm(destination) {
                 let flows = of.get(destination).into_iter().flatten();
                 usual.learn(flows.map(|fast| fast.rate).sum());
+            } else {
+                usual.latest.clear();
             }
         }
         self.usual
-            .retain(|it, usual| of.contains_key(it) || usual.is_new() || usual.usual() > 0.0);
+            .retain(|it, usual| of.contains_key(it) || usual.is_known());
     }
 }
 
@@ -221,17 +213,21 @@ fn is_one_way(fast: &Fast) -> bool {
     fast.answers * PACKETS_OF_ANSWER < fast.rate
 }
 
-fn is_suspect(fast: &Fast, view: &View) -> bool {
-    let before = fast.since.saturating_sub(KNOWN_SECONDS);
-    if is_one_way(fast) {
-        // Some send files with TCP for a guide, and heed their path by it.
-        return !view.has_shaken_hands(&fast.network(), before);
+/// What was refused is sampled, and so not known exactly.
+fn passed(rate: f64, refused: f64, threshold: f64) -> f64 {
+    let passed = (rate - refused).max(0.0);
+    match refused >= SHARE_REFUSED * rate {
+        true => passed.min(threshold / 4.0),
+        false => passed,
     }
+}
+
+/// Whether it goes to somebody who answers, and no upload looks like it.
+fn is_question(fast: &Fast) -> bool {
     let share = fast.answers / fast.rate;
     let is_echo = ECHOED.contains(&(fast.answer_length / fast.length.max(1.0)));
-    let is_asked = ANSWERED.contains(&share)
-        || share < *ANSWERED.end() && (fast.length <= QUESTION_BYTES || is_echo);
-    is_asked && !view.is_known(&fast.network(), before)
+    ANSWERED.contains(&share)
+        || share < *ANSWERED.end() && (fast.length <= QUESTION_BYTES || is_echo)
 }
 
 /// The senders of flows, the heaviest first.
@@ -263,112 +259,90 @@ fn refused(view: &View, network: &Network) -> f64 {
     let counts = sketch.get(network).map(|it| &it.value.counts);
     counts.map_or(0.0, |counts| {
         let sure = signals.into_iter().filter(|it| counts.is_sure_of(*it));
-        sure.map(|it| counts.seen(it)).sum()
+        sure.map(|it| counts.refused(it)).sum()
     })
 }
 
-/// The senders of flows may begin hardly any, and these are ended.
+/// Packets a second that each sender may send to whom it floods, or each flow of its, where others sit behind its address.
+const LIMIT_MIN: u32 = 200;
+
+/// By rules that count packets: a flow that was ended would begin again with what the server has not answered yet.
 pub(crate) fn limit(situation: &Situation<'_>) -> Option<Choice> {
-    let mut networks = limit::limitable(situation);
-    networks.truncate(limit::LIMITED_MAX);
-    let length = networks.first()?.length();
+    let Situation {
+        attack,
+        view,
+        exempt,
+        ..
+    } = situation;
+    if exempt.0.len() > EXEMPT_RULES_MAX {
+        return None;
+    }
     let accused = own(situation);
-    let protocols = || accused.iter().map(|fast| fast.stream.protocol);
-    let kinds = match (
-        protocols().all(|it| it == UDP),
-        protocols().any(|it| it == UDP),
-    ) {
-        (true, _) => RATE_UDP,
-        (false, false) => RATE_ICMP,
-        (false, true) => RATE_UDP | RATE_ICMP,
-    };
-    let limits = networks.iter().map(|network| Limit {
-        network: *network,
-        per_second: 1,
-        period: limit::period_of(situation.attack.kind),
-        kinds,
-        step: situation.number,
-        until: 0,
-    });
-    let ends = of_networks(&accused, &networks);
+    let before = attack.began.saturating_sub(KNOWN_SECONDS);
+    let per_source = ((attack.threshold / 8.0 / attack.sources.max(1.0)) as u32).max(LIMIT_MIN);
+    let (mut rules, mut networks, mut spared) = (Vec::new(), Vec::new(), Vec::new());
+    for HeavySource { network, .. } in &attack.heavy {
+        if let Some(why) = exempt.of(network) {
+            spared.push(format!("{network} {}", why.words()));
+            continue;
+        }
+        let flows = accused.iter().filter(|fast| fast.network() == *network);
+        let protocols: BTreeSet<u8> = flows.map(|fast| fast.stream.protocol).collect();
+        for protocol in protocols {
+            let is_shared = protocol == UDP && view.is_known(network, before);
+            rules.push(rule(situation, network, protocol, (per_source, is_shared)));
+        }
+        networks.push(*network);
+        if rules.len() >= limit::COUNTED_MAX {
+            break;
+        }
+    }
+    let length = networks.first()?.length();
     Some(Choice {
-        limits: limits.collect(),
-        rules: Vec::new(),
+        rules,
+        limits: Vec::new(),
         forms: Vec::new(),
         cause: format!(
-            "{} of it: {}, and as long as this lasts each may begin one flow more",
-            limit::who(networks.len(), length, ["sends", "send"]),
-            match ends.len() {
-                1 => "the flow is ended".to_owned(),
-                count => format!("their {count} flows are ended"),
-            }
+            "{} of it: each may send {per_source} packets a second there",
+            limit::who(networks.len(), length, ["sends", "send"])
         ),
-        ends,
         action: Action::Limit {
-            per_source: 1,
+            per_source,
             prefix_length: length,
             networks,
         },
-        note: None,
+        note: (!spared.is_empty()).then(|| format!("left alone: {}", spared.join("; "))),
     })
 }
 
-/// Forms that one step refuses: each is that of one flow.
-const FORMS_MAX: usize = 2;
-
-/// The flows themselves, where others sit behind the same address.
-pub(crate) fn by_form(situation: &Situation<'_>) -> Option<Choice> {
-    let mut accused = own(situation);
-    accused.sort_by(|a, b| b.rate.total_cmp(&a.rate));
-    let is_udp = |fast: &&Fast| fast.stream.protocol == UDP;
-    let flows: Vec<&Fast> = accused.iter().filter(is_udp).take(FORMS_MAX).collect();
-    let form = |fast: &&Fast| Form {
-        is_v4: Some(fast.stream.destination.is_ipv4()),
-        destination: situation.attack.destination,
-        protocol: Some(UDP),
-        source_port: Some(fast.stream.source_port),
-        destination_port: Some(fast.stream.destination_port),
+fn rule(
+    situation: &Situation<'_>,
+    network: &Network,
+    protocol: u8,
+    (per_source, is_shared): (u32, bool),
+) -> Rule {
+    let protocol = match protocol {
+        UDP => "udp",
+        ICMP => "icmp",
+        _ => "ipv6-icmp",
+    };
+    let mut matches = vec!["-s".to_owned(), network.to_string()];
+    if let Some(destination) = situation.attack.destination {
+        matches.extend(["-d".to_owned(), destination.to_string()]);
+    }
+    let mode = if is_shared { "srcip,srcport" } else { "srcip" };
+    matches.extend(words(&format!(
+        "-p {protocol} -m hashlimit --hashlimit-above {per_source}/sec --hashlimit-burst {per_source} \
+         --hashlimit-mode {mode} --hashlimit-srcmask {} --hashlimit-name ks-step{}",
+        network.length(),
+        situation.number
+    )));
+    Rule {
+        is_v4: network.is_v4(),
+        matches,
         step: situation.number,
-        ..Form::default()
-    };
-    let first = flows.first()?;
-    let mut forms: Vec<Form> = flows.iter().map(form).collect();
-    forms.dedup_by(|one, other| one.is_same_as(other));
-    Some(Choice {
-        cause: format!(
-            "others sit behind its address: {} is ended, and refused by its ports",
-            told(first)
-        ),
-        action: Action::Form,
-        rules: Vec::new(),
-        limits: Vec::new(),
-        forms,
-        ends: flows.iter().map(|fast| fast.stream.key).collect(),
-        note: None,
-    })
-}
-
-/// Flows that go on, or have begun again, in spite of a step.
-pub(crate) fn begun_again(situation: &Situation<'_>, step: &Step, new: &[Network]) -> Vec<FlowKey> {
-    if situation.attack.kind != AttackKind::FlowFlood {
-        return Vec::new();
+        is_of_flows: true,
     }
-    let accused = own(situation);
-    let mut ends = of_networks(&accused, new);
-    if matches!(step.action, Action::Limit { .. }) {
-        ends.extend(of_networks(&accused, step.action.networks()));
-    }
-    let is_refused = |fast: &&Fast| {
-        let ports = (
-            Some(fast.stream.source_port),
-            Some(fast.stream.destination_port),
-        );
-        let mut forms = step.forms.iter();
-        forms.any(|form| (form.source_port, form.destination_port) == ports)
-    };
-    let refused = accused.iter().filter(is_refused);
-    ends.extend(refused.map(|fast| fast.stream.key));
-    ends
 }
 
 fn own(situation: &Situation<'_>) -> Vec<Fast> {
@@ -378,15 +352,6 @@ fn own(situation: &Situation<'_>) -> Vec<Fast> {
         destination.is_some_and(|it| it.contains(fast.stream.destination))
     };
     accused.filter(is_own).copied().collect()
-}
-
-fn of_networks(flows: &[Fast], networks: &[Network]) -> Vec<FlowKey> {
-    let is_of = |fast: &&Fast| networks.iter().any(|it| it.contains(fast.stream.source));
-    flows
-        .iter()
-        .filter(is_of)
-        .map(|fast| fast.stream.key)
-        .collect()
 }
 
 fn told(fast: &Fast) -> String {

@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 
 use keepstate_defence::{
-    Action, AttackKind, Defence, Exemption, Exemptions, Gauges, Mode, Network, Order, Progress,
-    Sample, Signal, Stream, Why,
+    AttackKind, Defence, Exemption, Exemptions, Gauges, Mode, Network, Order, Progress, Sample,
+    Signal, Stream, Why, is_in_place, sync,
 };
 use keepstate_engine::time::{TICKS_PER_SECOND, Tick};
 use keepstate_engine::tuple::{Family, FlowKey};
+use keepstate_policy::{FileKind, Policy, parse_rules};
 
 const SERVER: &str = "192.0.2.1";
 /// When flows begin, once the daemon knows what is usual.
@@ -87,27 +88,23 @@ fn stream(flow: &Flow, second: u64) -> Option<Stream> {
     })
 }
 
-/// Plays flows until a second; those that steps end are gone. Whoever is `known` was there before.
+fn walk(defence: &mut Defence, flows: &[Flow], second: u64) {
+    defence.begin_walk(Tick(second as u32 * TICKS_PER_SECOND), second);
+    let streams = flows.iter().filter_map(|flow| stream(flow, second));
+    streams.for_each(|stream| defence.stream(&stream, 1.0));
+}
+
+/// Plays flows until a second. Whoever is `known` was there before.
 fn play(defence: &mut Defence, flows: &[Flow], known: &[Sample], until: u64) -> Vec<Order> {
-    let (mut orders, mut ended) = (Vec::new(), Vec::<FlowKey>::new());
+    let mut orders = Vec::new();
     for second in 1..until {
         if second == 5 {
             known.iter().for_each(|sample| defence.note(sample));
         }
         if second % 2 == 0 || defence.is_watching_flows() {
-            defence.begin_walk(Tick(second as u32 * TICKS_PER_SECOND), second);
-            let streams = flows.iter().filter_map(|flow| stream(flow, second));
-            for stream in streams.filter(|it| !ended.contains(&it.key)) {
-                defence.stream(&stream, 1.0);
-            }
+            walk(defence, flows, second);
         }
-        let new = defence.tick(second, &Gauges::default());
-        for order in &new {
-            if let Order::Begin(step) | Order::Extend(step) = order {
-                ended.extend(step.ends());
-            }
-        }
-        orders.extend(new);
+        orders.extend(defence.tick(second, &Gauges::default()));
     }
     orders
 }
@@ -127,7 +124,7 @@ fn a_flow_of_which_nothing_is_answered_any_more_is_ended() {
         answer_bytes: 60,
         ..QUIET
     };
-    let orders = play(&mut defence, &[flood], &[], BEGIN + 8);
+    let orders = play(&mut defence, &[flood], &[], BEGIN + 5);
     let [attack] = defence.attacks() else {
         panic!("{:?}", defence.attacks());
     };
@@ -140,19 +137,99 @@ fn a_flow_of_which_nothing_is_answered_any_more_is_ended() {
         "{}",
         attack.evidence
     );
-    // The flow is gone, and no milder step failed.
-    assert_eq!(names(&defence), ["limit sources"]);
-    let begun = orders.iter().find_map(|order| match order {
-        Order::Begin(step) => Some(step),
-        _ => None,
-    });
-    assert_eq!(begun.expect("a step").ends().len(), 1);
-    let [limit] = &*defence.refusals().limits else {
-        panic!("{:?}", defence.refusals());
+    let [step] = defence.steps() else {
+        panic!("{:?}", defence.steps());
     };
-    assert_eq!(limit.network, Network::of(address("198.51.100.7"), 32));
+    assert_eq!(
+        step.commands,
+        [
+            "iptables -t filter -A KEEPSTATE-DEFENCE-FLOWS -s 198.51.100.7 -d 192.0.2.1 -p udp -m hashlimit \
+          --hashlimit-above 1250/sec --hashlimit-burst 1250 --hashlimit-mode srcip --hashlimit-srcmask 32 \
+          --hashlimit-name ks-step1 -m comment --comment \"step 1\" -j DROP"
+        ]
+    );
+    assert!(orders.iter().any(|order| matches!(order, Order::Begin(_))));
+    let parsed = parse_rules("*filter\n:INPUT ACCEPT [0:0]\nCOMMIT\n", FileKind::Detect);
+    let mut policy = Policy::default();
+    policy.merge(parsed);
+    sync(&mut policy, &defence.rules()).expect("a rule");
+    assert!(is_in_place(&mut policy, &defence.rules()));
     defence.undo(None);
-    assert!(defence.refusals().is_empty());
+    assert!(defence.rules().is_empty());
+}
+
+/// One that a rule drops is no reason for a ban.
+#[test]
+fn a_flow_that_is_held_back_is_not_banned() {
+    let mut defence = Defence::new(Mode::Act);
+    let flood = Flow {
+        packets: 50_000,
+        bytes: 60,
+        ..QUIET
+    };
+    for second in 1..BEGIN + 20 {
+        if second > BEGIN + 3 {
+            let refused = Sample {
+                progress: Progress::Refused,
+                weight: 50.0,
+                ..answered(flood.source, 17)
+            };
+            (0..980).for_each(|_| defence.note(&refused));
+        }
+        walk(&mut defence, &[flood], second);
+        defence.tick(second, &Gauges::default());
+    }
+    assert_eq!(defence.attacks().len(), 1, "{:?}", defence.attacks());
+    assert_eq!(names(&defence), ["limit sources"]);
+}
+
+/// Who sends on is banned.
+#[test]
+fn a_flow_that_is_not_held_back_is_banned() {
+    let mut defence = Defence::new(Mode::Act);
+    let flood = Flow {
+        packets: 50_000,
+        bytes: 60,
+        ..QUIET
+    };
+    play(&mut defence, &[flood], &[], BEGIN + 20);
+    assert_eq!(names(&defence), ["limit sources", "ban"]);
+}
+
+/// A server that is asked answers, and so begins flows that were ended anew.
+#[test]
+fn floods_from_who_was_asked_are_seen_too() {
+    let mut defence = Defence::new(Mode::Act);
+    let own = Exemption {
+        network: Network::of(address(SERVER), 32),
+        why: Why::Own,
+    };
+    defence.set_exemptions(Exemptions(vec![own]));
+    for second in 1..BEGIN + 8 {
+        defence.begin_walk(Tick(second as u32 * TICKS_PER_SECOND), second);
+        let flood = Flow {
+            packets: 90_000,
+            bytes: 60,
+            ..QUIET
+        };
+        if let Some(stream) = stream(&flood, second) {
+            let [packets, bytes, ..] = stream.counters;
+            let turned = Stream {
+                source: stream.destination,
+                destination: stream.source,
+                source_port: stream.destination_port,
+                destination_port: stream.source_port,
+                counters: [7, 420, packets, bytes],
+                ..stream
+            };
+            defence.stream(&turned, 1.0);
+        }
+        defence.tick(second, &Gauges::default());
+    }
+    let [attack] = defence.attacks() else {
+        panic!("{:?}", defence.attacks());
+    };
+    assert_eq!(attack.destination, Some(Network::of(address(SERVER), 32)));
 }
 
 #[test]
@@ -165,7 +242,7 @@ fn questions_that_are_answered_one_by_one_are_a_flood_of_strangers_alone() {
         ..QUIET
     };
     let mut defence = Defence::new(Mode::Act);
-    play(&mut defence, &[flood], &[], BEGIN + 8);
+    play(&mut defence, &[flood], &[], BEGIN + 6);
     assert_eq!(names(&defence), ["limit sources"]);
     let mut defence = Defence::new(Mode::Act);
     play(
@@ -178,7 +255,7 @@ fn questions_that_are_answered_one_by_one_are_a_flood_of_strangers_alone() {
 }
 
 #[test]
-fn who_was_there_before_is_not_limited_and_his_flow_ends() {
+fn who_was_there_before_is_limited_by_his_flows() {
     let flood = Flow {
         packets: 150_000,
         bytes: 60,
@@ -189,15 +266,13 @@ fn who_was_there_before_is_not_limited_and_his_flow_ends() {
         &mut defence,
         &[flood],
         &[answered(flood.source, 17)],
-        BEGIN + 8,
+        BEGIN + 20,
     );
-    assert_eq!(names(&defence), ["drop by form"]);
-    let [form] = &*defence.refusals().forms else {
-        panic!("{:?}", defence.refusals());
-    };
-    assert_eq!(
-        (form.source_port, form.destination_port),
-        (Some(5000), Some(4433))
+    assert_eq!(names(&defence), ["limit sources"]);
+    let step = &defence.steps()[0];
+    assert!(
+        step.commands[0].contains("--hashlimit-mode srcip,srcport"),
+        "{step:?}"
     );
 }
 
@@ -214,8 +289,7 @@ fn exempt_networks_keep_their_flows() {
     defence.set_exemptions(Exemptions(vec![Exemption { network, why }]));
     play(&mut defence, &[flood], &[], BEGIN + 20);
     assert_eq!(defence.attacks().len(), 1);
-    let is_harmless = |action: &Action| matches!(action, Action::Form);
-    assert!(defence.steps().iter().all(|step| is_harmless(&step.action)));
+    assert!(defence.steps().is_empty(), "{:?}", defence.steps());
 }
 
 #[test]

@@ -82,7 +82,6 @@ impl Hands {
             }
         }
         self.refuse(world, defence.refusals(), defence.now());
-        end_flows_of(world, orders);
         if makes_rules && let Err(why) = self.put_rules(world, defence) {
             for order in orders {
                 if let Order::Begin(step) = order
@@ -126,10 +125,7 @@ impl Hands {
         for limit in self.refusals.limits.clone() {
             let rate = Rate {
                 kinds: limit.kinds,
-                ..match limit.period {
-                    0 => thin(limit.per_second, self.thinned),
-                    _ => limit.rate(),
-                }
+                ..thin(limit.per_second, self.thinned)
             };
             let left = Some(limit.until.saturating_sub(second));
             self.put(world, &limit.network, Kind::Ban, (left, Some(rate)));
@@ -272,37 +268,17 @@ fn thin(per_second: u32, by: f64) -> Rate {
     }
 }
 
-/// Ends the flows that steps name.
-fn end_flows_of(world: &World<'_>, orders: &[Order]) {
-    let steps = orders.iter().filter_map(|order| match order {
-        Order::Begin(step) | Order::Extend(step) => Some(step),
-        _ => None,
-    });
-    let keys: Vec<_> = steps.flat_map(Step::ends).collect();
-    if !keys.is_empty() {
-        end_where(world, |entry| keys.contains(&&entry.key));
-    }
-}
-
 /// Ends the flows of the banned.
 fn end_flows(world: &World<'_>) {
     let (flows, settings, now) = (&world.plane.flows, &world.plane.settings, world.tick());
     let is_banned =
         |family, address| ban::is_banned(flows, settings, &mut Sender::new(family, address, now));
-    end_where(world, |entry| {
-        let ends = [entry.key.first_address(), entry.key.second_address()];
-        let family = entry.key.family;
-        ends.into_iter().any(|end| is_banned(family, end))
-    });
-}
-
-fn end_where(world: &World<'_>, is_meant: impl Fn(&table::Entry) -> bool) {
-    let (flows, now) = (&world.plane.flows, world.tick());
     let mut ended = Vec::new();
-    let [v4, v6] = world.plane.settings.buckets;
+    let [v4, v6] = settings.buckets;
     for (family, buckets) in [(Family::V4, v4), (Family::V6, v6)] {
         table::visit(flows, family, 0..buckets, now, |entry| {
-            if is_meant(entry) {
+            let ends = [entry.key.first_address(), entry.key.second_address()];
+            if ends.into_iter().any(|end| is_banned(family, end)) {
                 ended.push((entry.place, entry.control));
             }
         });

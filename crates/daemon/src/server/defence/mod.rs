@@ -12,9 +12,9 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use keepstate_api::{DefenceStatus, DefenceSummary, FailureKind, Filter, Reply, Session};
+use keepstate_api::{DefenceStatus, DefenceSummary, FailureKind, Reply, Session};
 use keepstate_defence::{
-    Attack, Defence, Exemption, Exemptions, Gauges, Memory, Mode, Network, Order, Sample, Step,
+    Attack, Defence, Exemption, Exemptions, Gauges, Memory, Mode, Network, Order, Sample,
     StepState, Why, held, next_mask, stream,
 };
 use keepstate_engine::ban::Kind;
@@ -31,7 +31,7 @@ use self::hands::Hands;
 use self::sessions::Sessions;
 use super::connection::failure;
 use super::plane::PlaneError;
-use super::{Shared, bans, flows};
+use super::{Shared, bans};
 use crate::lock;
 
 /// What outlives the daemon.
@@ -249,10 +249,9 @@ fn act(shared: &Shared, state: &mut State, orders: &[Order]) {
                 step.cause
             ),
             Order::Extend(step) => eprintln!(
-                "keepstate: step {} takes in {} networks more, and ends {} flows",
+                "keepstate: step {} takes in {} networks more",
                 step.number,
-                step.action.networks().len(),
-                step.ends().len()
+                step.action.networks().len()
             ),
             Order::End(step) => {
                 crate::complain!(
@@ -270,21 +269,6 @@ fn act(shared: &Shared, state: &mut State, orders: &[Order]) {
     }
     if let Some(why) = hands.refuse(shared, defence.refusals(), defence.now()) {
         eprintln!("keepstate: {why}");
-    }
-    // What has refused them must be in force before.
-    for order in orders {
-        if let Order::Begin(step) | Order::Extend(step) = order {
-            end_flows(shared, step);
-        }
-    }
-}
-
-fn end_flows(shared: &Shared, step: &Step) {
-    let (all, now) = (Filter::default(), shared.plane.now());
-    for key in step.ends() {
-        if let Some((table, entry)) = flows::locate(shared, key, now) {
-            flows::take_out(shared, None, &all, (&table, &entry), now);
-        }
     }
 }
 
