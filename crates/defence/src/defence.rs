@@ -341,10 +341,13 @@ impl Defence {
 
     fn close(&mut self, orders: &mut Vec<Order>) {
         for attack in self.attacks.iter_mut().filter(|attack| !attack.is_over) {
-            if attack.last_seen + CALM_SECONDS <= self.now {
-                attack.is_over = true;
+            if attack.last_seen < self.now {
+                // It is not seen now, whether or not it is over.
                 attack.rate = 0.0;
                 attack.passed = 0.0;
+            }
+            if attack.last_seen + CALM_SECONDS <= self.now {
+                attack.is_over = true;
                 orders.push(Order::Tell(Box::new(attack.clone())));
             }
         }
@@ -363,7 +366,7 @@ impl Defence {
                 if step.state == StepState::Active && !is_ban {
                     step.until = attack.last_seen + STEP_SECONDS;
                 }
-                own.push((Rung::of_action(&step.action), step.began));
+                own.push((Rung::of_step(step), step.began));
                 forms.extend(step.forms.iter().cloned());
             }
             let situation = Situation {

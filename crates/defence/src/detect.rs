@@ -29,6 +29,10 @@ pub(crate) const TIMES_USUAL: f64 = 4.0;
 const CONNECTIONS_FLOOR: f64 = 200.0;
 /// As long as nothing is known to be usual.
 const CONNECTIONS_FLOOR_AT_FIRST: f64 = 2000.0;
+/// What share of handshakes a few must make: each makes more than any client, so less than half will do.
+const CONNECTIONS_SHARE: f64 = 0.4;
+/// More than so many times what half of all seconds have had is not usual, even if some had it.
+const MIDDLES: f64 = 1.5;
 /// Handshakes a second that no single honest client makes for long; one behind which many
 /// sit is known by what is usual.
 const CONNECTIONS_OF_ONE: f64 = 20.0;
@@ -392,20 +396,23 @@ fn connections(
     if completed <= floor || !target.counts.is_sure_of_handshakes() {
         return None;
     }
-    let mut heavy = heavy(view, completed, |Sender { counts, .. }| {
+    let share = CONNECTIONS_SHARE * completed;
+    let mut heavy = heavy(view, share / THEIR_SHARE, |Sender { counts, .. }| {
         counts.has_handshakes().then(|| rate(counts.completed))
     });
     heavy.retain(|source| source.rate > CONNECTIONS_OF_ONE);
     let sum = |of: &[HeavySource]| -> f64 { of.iter().map(|source| source.rate).sum() };
     let theirs = sum(&heavy);
-    if theirs < THEIR_SHARE * completed {
+    if theirs < share {
         return None;
     }
     if completed <= threshold {
         // As many as all that is usual, from a few who were not there before: whatever else there is is beside them.
         let before = now.saturating_sub(KNOWN_SECONDS);
         heavy.retain(|source| !view.is_known(&source.network, before));
-        if is_new || sum(&heavy) <= floor.max(usual) {
+        // A crowd that has just come is not usual yet, and must not hide them.
+        let middle = learned.map_or(0.0, |it| it.completed.middle());
+        if is_new || sum(&heavy) <= floor.max(usual.min(MIDDLES * middle)) {
             return None;
         }
     }

@@ -126,6 +126,8 @@ pub enum Order {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rung {
     Limit,
+    /// Packets within flows are counted too.
+    Police,
     Cookies,
     Form,
     Ban,
@@ -135,27 +137,27 @@ pub(crate) enum Rung {
 impl Rung {
     /// The rungs of a kind of attack, the mildest first.
     const fn of(kind: AttackKind) -> &'static [Self] {
-        use Rung::{Ban, Cookies, Form, Limit, Timeouts};
+        use Rung::{Ban, Cookies, Form, Limit, Police, Timeouts};
         match kind {
             AttackKind::SynFlood => &[Limit, Cookies, Form, Ban, Timeouts],
-            AttackKind::UdpFlood
-            | AttackKind::Reflection
-            | AttackKind::IcmpFlood
+            AttackKind::UdpFlood | AttackKind::IcmpFlood => &[Limit, Form, Police, Ban, Timeouts],
+            AttackKind::Reflection
             | AttackKind::SynAckFlood
             | AttackKind::AckFlood
             | AttackKind::RstFlood
             | AttackKind::OtherFlood => &[Limit, Form, Ban, Timeouts],
             AttackKind::FragmentFlood => &[Limit, Form, Ban],
-            AttackKind::ConnectionFlood
-            | AttackKind::SlowConnections
-            | AttackKind::PortScan
-            | AttackKind::FlowFlood => &[Limit, Ban],
+            AttackKind::ConnectionFlood | AttackKind::SlowConnections | AttackKind::PortScan => {
+                &[Limit, Ban]
+            }
+            AttackKind::FlowFlood => &[Police, Ban],
             AttackKind::TableExhaustion => &[Limit, Timeouts, Ban],
         }
     }
 
-    pub(crate) const fn of_action(action: &Action) -> Self {
-        match action {
+    pub(crate) fn of_step(step: &Step) -> Self {
+        match &step.action {
+            Action::Limit { .. } if step.rules.iter().any(|it| it.is_of_flows) => Self::Police,
             Action::Limit { .. } => Self::Limit,
             Action::Cookies => Self::Cookies,
             Action::Form => Self::Form,
@@ -212,8 +214,8 @@ pub(crate) fn next(situation: &Situation<'_>, tried: &[Rung]) -> Option<Choice> 
     let rungs = Rung::of(situation.attack.kind).iter();
     let mut untried = rungs.filter(|rung| !tried.contains(rung));
     untried.find_map(|rung| match rung {
-        Rung::Limit if situation.attack.kind == AttackKind::FlowFlood => within::limit(situation),
         Rung::Limit => limit::limit(situation),
+        Rung::Police => within::police(situation),
         Rung::Cookies => Some(Choice {
             action: Action::Cookies,
             rules: Vec::new(),

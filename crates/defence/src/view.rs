@@ -15,7 +15,7 @@ pub(crate) const FADE: f64 = 0.5;
 const SAMPLES_MIN: f64 = 16.0;
 
 /// Sampled handshakes of one source: what few of them stand for is far above what a client makes.
-const HANDSHAKES_OF_ONE_MIN: f64 = 6.0;
+const HANDSHAKES_OF_ONE_MIN: f64 = 4.0;
 
 /// How many standard deviations packets without answers must be above none: where one sample stands for many packets, the
 /// difference of packets and answers is chance alone now and then.

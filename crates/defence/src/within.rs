@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
-use keepstate_engine::wire::transport::{ICMP, UDP};
+use keepstate_engine::wire::transport::{ICMP, ICMPV6, UDP};
 
 use crate::attack::{AttackKind, HeavySource};
 use crate::baseline::Baseline;
@@ -267,7 +267,7 @@ fn refused(view: &View, network: &Network) -> f64 {
 const LIMIT_MIN: u32 = 200;
 
 /// By rules that count packets: a flow that was ended would begin again with what the server has not answered yet.
-pub(crate) fn limit(situation: &Situation<'_>) -> Option<Choice> {
+pub(crate) fn police(situation: &Situation<'_>) -> Option<Choice> {
     let Situation {
         attack,
         view,
@@ -279,15 +279,28 @@ pub(crate) fn limit(situation: &Situation<'_>) -> Option<Choice> {
     }
     let accused = own(situation);
     let before = attack.began.saturating_sub(KNOWN_SECONDS);
-    let per_source = ((attack.threshold / 8.0 / attack.sources.max(1.0)) as u32).max(LIMIT_MIN);
+    let senders = attack.heavy.len().max(1) as f64;
+    let per_source = ((attack.threshold / 8.0 / senders) as u32).max(LIMIT_MIN);
     let (mut rules, mut networks, mut spared) = (Vec::new(), Vec::new(), Vec::new());
     for HeavySource { network, .. } in &attack.heavy {
         if let Some(why) = exempt.of(network) {
             spared.push(format!("{network} {}", why.words()));
             continue;
         }
+        let is_other = attack
+            .destination
+            .is_some_and(|it| it.is_v4() != network.is_v4());
+        if is_other {
+            continue;
+        }
         let flows = accused.iter().filter(|fast| fast.network() == *network);
-        let protocols: BTreeSet<u8> = flows.map(|fast| fast.stream.protocol).collect();
+        let mut protocols: BTreeSet<u8> = flows.map(|fast| fast.stream.protocol).collect();
+        protocols.extend(match attack.kind {
+            AttackKind::UdpFlood => Some(UDP),
+            AttackKind::IcmpFlood if network.is_v4() => Some(ICMP),
+            AttackKind::IcmpFlood => Some(ICMPV6),
+            _ => None,
+        });
         for protocol in protocols {
             let is_shared = protocol == UDP && view.is_known(network, before);
             rules.push(rule(situation, network, protocol, (per_source, is_shared)));

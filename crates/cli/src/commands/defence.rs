@@ -92,7 +92,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 ModeName::Act => Mode::Act,
                 ModeName::Off => Mode::Off,
             };
-            show(&Request::SetDefence { mode }, options, write_head)
+            let before = ask(&Request::Defence, options)?;
+            show(&Request::SetDefence { mode }, options, |status, out| {
+                write_head(status, out)?;
+                write_ended(&before, status, out)
+            })
         }
     }
 }
@@ -209,12 +213,40 @@ fn write_head(status: &DefenceStatus, out: &mut dyn Write) -> std::io::Result<()
         "sampling    one packet in {} of those that begin flows or are refused; {} so far, {} lost",
         status.one_in, status.samples, status.lost
     )?;
+    if !status.counts_flows && status.mode != Mode::Off {
+        writeln!(
+            out,
+            "not seen    floods within flows that were answered: `keepstate sysctl -w nf_conntrack_acct=1` counts flows"
+        )?;
+    }
     let exempt = status.exempt.iter();
     let exempt: Vec<String> = exempt
         .map(|it| format!("{} {}", it.network, it.why.words()))
         .collect();
     if !exempt.is_empty() {
         writeln!(out, "left alone  {}", exempt.join(", "))?;
+    }
+    Ok(())
+}
+
+/// Steps that a change has ended.
+fn write_ended(
+    before: &DefenceStatus,
+    status: &DefenceStatus,
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
+    let was_active = |step: &&Step| {
+        let mut known = before.steps.iter();
+        let is_it = |it: &Step| it.number == step.number && it.state == StepState::Active;
+        step.state != StepState::Active && known.any(is_it)
+    };
+    for step in status.steps.iter().filter(was_active) {
+        let Step { number, attack, .. } = step;
+        let name = step.action.name();
+        writeln!(
+            out,
+            "ended       step {number}, {name}, against attack {attack}"
+        )?;
     }
     Ok(())
 }

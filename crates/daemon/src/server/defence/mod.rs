@@ -429,6 +429,7 @@ fn describe(shared: &Shared, state: &State) -> Reply {
         mode: state.defence.mode(),
         now: now(),
         one_in: shared.plane.settings().samples.mask.saturating_add(1),
+        counts_flows: shared.plane.settings().has(SETTING_ACCOUNTING),
         samples: state.taken,
         lost: state.lost,
         exempt: state.exempt.iter().filter(is_shown).copied().collect(),
