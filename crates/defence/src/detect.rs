@@ -515,7 +515,9 @@ fn scans(view: &View) -> Option<Finding> {
         let (counts, ports) = (&counted.value.counts, counted.value.ports.estimate());
         let tried = counts.seen(Signal::Syn) + counts.seen(Signal::Udp);
         let answered = rate(counts.completed + counts.replied);
-        let is_scan = ports > SCANNED_PORTS && answered < tried / 4.0;
+        // Where one packet in several is sampled, half as many stand for more.
+        let least = SCANNED_PORTS / counted.value.weight.clamp(1.0, 2.0);
+        let is_scan = ports > least && answered < tried / 4.0;
         (is_scan && !is_of_many(view, &counted.key, tried)).then_some(HeavySource {
             network: counted.key,
             rate: ports,

@@ -245,8 +245,9 @@ impl Target {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sender {
     pub(crate) counts: Counts,
-    /// Ports of destinations that did not answer.
+    /// Ports of destinations that did not answer, and how many packets one of them was last sampled for.
     pub(crate) ports: Distinct,
+    pub(crate) weight: f64,
 }
 
 /// Connections that were found held open at the last survey.
@@ -372,6 +373,7 @@ impl View {
             sender.counts.add(sample);
             if is_unanswered && matches!(sample.signal, Signal::Syn | Signal::Udp) {
                 sender.ports.add(port);
+                sender.weight = sample.weight;
             }
         }
         if sample.progress == Progress::Replied && sample.protocol != TCP {
