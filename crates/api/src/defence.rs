@@ -11,6 +11,9 @@ pub struct DefenceStatus {
     pub now: u64,
     /// One packet in so many is sampled.
     pub one_in: u32,
+    /// Flows are counted (`nf_conntrack_acct`), so floods within them can be seen.
+    #[serde(default)]
+    pub counts_flows: bool,
     /// Samples that were taken in, and those that were lost on the way.
     pub samples: u64,
     pub lost: u64,

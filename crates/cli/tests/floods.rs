@@ -317,12 +317,18 @@ impl Network {
         panic!("{what}: {:#}", self.defence());
     }
 
-    fn rules(&self) -> String {
+    /// A command of iptables or sysctl; what it prints.
+    fn as_iptables(&self, words: &str) -> String {
         let mut command = self.server.command(program::KEEPSTATE);
         command.env("KEEPSTATE_INSTANCE", &self.instance);
-        let saved = command.arg("iptables-save").output();
-        let saved = saved.expect("it can be started").stdout;
-        let text = String::from_utf8_lossy(&saved).into_owned();
+        let output = command.args(words.split(' ')).output();
+        let output = output.expect("it can be started");
+        assert!(output.status.success(), "{words}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn rules(&self) -> String {
+        let text = self.as_iptables("iptables-save");
         // Without the time of day.
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         lines.collect::<Vec<_>>().join("\n")
@@ -454,6 +460,57 @@ fn a_flood_of_one_sender_is_limited() {
     assert!(network.fetches(SERVER_V4, "5"));
     network.succeeds(&["defence", "undo"]);
     assert!(!listed().contains("limited to"), "{}", listed());
+}
+
+/// Answers the first datagram of each sender.
+const ANSWER_ONCE: &str = "
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(('', 8080))
+known = set()
+while True:
+    data, sender = s.recvfrom(2048)
+    if sender not in known:
+        known.add(sender)
+        s.sendto(data, sender)
+";
+
+/// Its packets are not sampled: the flow's counters tell.
+#[test]
+fn a_flood_within_an_answered_flow_is_held_back() {
+    const NAME: &str = "a_flood_within_an_answered_flow_is_held_back";
+    if !root_or_skip(NAME) || !programs_or_skip(NAME, &["ip", "nsenter", "python3", "hping3"]) {
+        return;
+    }
+    let network = Network::new("within");
+    let _server = network.server.spawn("python3", &["-c", ANSWER_ONCE]);
+    network.as_iptables("iptables -A INPUT -p udp --dport 8080 -j ACCEPT");
+    let told = network.succeeds(&["defence", "mode", "act"]);
+    assert!(told.contains("nf_conntrack_acct"), "{told}");
+    network.as_iptables("sysctl -w net.netfilter.nf_conntrack_acct=1");
+    // As long as it takes to know what is usual.
+    std::thread::sleep(Duration::from_secs(22));
+    let shape = ["-q", "-2", "--flood", "-k", "-s", "5000", "-p", "8080"];
+    let _flood = network
+        .client
+        .spawn("hping3", &[&shape[..], &[SERVER_V4]].concat());
+    let limited = network.waits_for(20, "nothing is limited", |status| {
+        has_step(status, "limit", "active")
+    });
+    let attack = &limited["attacks"][0];
+    assert_eq!(attack["kind"], "flow_flood", "{limited:#}");
+    let rule = "-s 10.91.0.2/32 -d 10.91.0.1/32 -p udp -m hashlimit";
+    assert!(network.rules().contains(rule), "{}", network.rules());
+    network.waits_for(20, "it is not held back", |status| {
+        let attack = &status["attacks"][0];
+        attack["passed"].as_f64() < Some(0.1 * attack["rate"].as_f64().unwrap_or(0.0))
+    });
+    let observed = network.succeeds(&["defence", "mode", "observe"]);
+    assert!(
+        observed.contains("ended       step 1, limit sources"),
+        "{observed}"
+    );
+    assert!(!network.rules().contains("DEFENCE"), "{}", network.rules());
 }
 
 /// Datagrams of forged senders: there is nobody to limit, and all look alike.

@@ -21,6 +21,8 @@ pub enum AttackKind {
     SlowConnections,
     TableExhaustion,
     PortScan,
+    /// Within flows that were answered.
+    FlowFlood,
 }
 
 impl AttackKind {
@@ -53,7 +55,7 @@ impl AttackKind {
             Self::IcmpFlood => Some(Signal::Icmp),
             Self::FragmentFlood => Some(Signal::Fragment),
             Self::OtherFlood => Some(Signal::Other),
-            Self::TableExhaustion => None,
+            Self::TableExhaustion | Self::FlowFlood => None,
         }
     }
 
@@ -77,6 +79,7 @@ impl AttackKind {
             Self::SlowConnections => "connections held open",
             Self::TableExhaustion => "scan that fills the table",
             Self::PortScan => "port scan",
+            Self::FlowFlood => "flood within answered flows",
         }
     }
 }

@@ -13,6 +13,11 @@ const SECONDS_MIN: usize = 20;
 pub struct Baseline(VecDeque<f32>);
 
 impl Baseline {
+    /// What is known after these.
+    pub fn of(values: &[f32]) -> Self {
+        Self(values.iter().copied().collect())
+    }
+
     pub fn learn(&mut self, value: f64) {
         if self.0.len() == SECONDS {
             self.0.pop_front();

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use keepstate_engine::time::Tick;
 use serde::{Deserialize, Serialize};
 
 use crate::attack::{Attack, AttackKind};
 use crate::detect::{Detector, Finding, Scope};
-use crate::exempt::Exemptions;
+use crate::exempt::{Exemptions, Why};
 use crate::held::Held;
 use crate::ladder::{
     self, Action, Choice, FORM_STEPS_MAX, Order, Rung, Situation, Step, StepState,
@@ -15,6 +16,7 @@ use crate::limit;
 use crate::refusal::{Form, Limit, Refusals};
 use crate::rule::{Rule, Rules};
 use crate::sample::Sample;
+use crate::stream::Stream;
 use crate::view::View;
 
 /// What is done when an attack is recognised.
@@ -154,6 +156,9 @@ impl Defence {
     }
 
     pub fn set_exemptions(&mut self, exempt: Exemptions) {
+        // What this host sends is no attack on it.
+        let own = exempt.0.iter().filter(|it| it.why == Why::Own);
+        self.view.streams.own = own.map(|it| it.network).collect();
         self.exempt = exempt;
     }
 
@@ -169,6 +174,22 @@ impl Defence {
     /// A connection that is established and not used.
     pub fn hold(&mut self, held: &Held, weight: f64) {
         self.view.hold(held, weight);
+    }
+
+    /// Before the flows of the table are told of anew with [`Self::stream`].
+    pub fn begin_walk(&mut self, tick: Tick, now: u64) {
+        self.view.streams.begin(tick, now);
+    }
+
+    /// A flow that was answered, and how many it stands for.
+    pub fn stream(&mut self, stream: &Stream, weight: f64) {
+        self.view.streams.note(stream, weight);
+    }
+
+    /// Whether flows are part of an attack that goes on: then the table is to be walked soon.
+    pub fn is_watching_flows(&self) -> bool {
+        let of_flows = |it: &Attack| it.kind == AttackKind::FlowFlood && !it.is_over;
+        self.attacks.iter().any(of_flows)
     }
 
     /// Ends a second; `now` counts them.
@@ -320,10 +341,13 @@ impl Defence {
 
     fn close(&mut self, orders: &mut Vec<Order>) {
         for attack in self.attacks.iter_mut().filter(|attack| !attack.is_over) {
-            if attack.last_seen + CALM_SECONDS <= self.now {
-                attack.is_over = true;
+            if attack.last_seen < self.now {
+                // It is not seen now, whether or not it is over.
                 attack.rate = 0.0;
                 attack.passed = 0.0;
+            }
+            if attack.last_seen + CALM_SECONDS <= self.now {
+                attack.is_over = true;
                 orders.push(Order::Tell(Box::new(attack.clone())));
             }
         }
@@ -342,12 +366,13 @@ impl Defence {
                 if step.state == StepState::Active && !is_ban {
                     step.until = attack.last_seen + STEP_SECONDS;
                 }
-                own.push((Rung::of_action(&step.action), step.began));
+                own.push((Rung::of_step(step), step.began));
                 forms.extend(step.forms.iter().cloned());
             }
             let situation = Situation {
                 attack,
                 view: &self.view,
+                within: &self.detector.within,
                 learned: self.detector.learned.get(&attack.destination),
                 gauges,
                 exempt: &self.exempt,

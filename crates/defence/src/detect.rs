@@ -12,6 +12,7 @@ use crate::sample::{SIGNALS, Signal};
 use crate::sketch::SpaceSaving;
 use crate::spread;
 use crate::view::{Form, Sender, Target, View, rate};
+use crate::within::Within;
 
 /// Below these rates (packets a second, by [`Signal`]) nothing is a flood, however unusual.
 const FLOORS: [f64; SIGNALS] = [
@@ -28,6 +29,10 @@ pub(crate) const TIMES_USUAL: f64 = 4.0;
 const CONNECTIONS_FLOOR: f64 = 200.0;
 /// As long as nothing is known to be usual.
 const CONNECTIONS_FLOOR_AT_FIRST: f64 = 2000.0;
+/// What share of handshakes a few must make: each makes more than any client, so less than half will do.
+const CONNECTIONS_SHARE: f64 = 0.4;
+/// More than so many times what half of all seconds have had is not usual, even if some had it.
+const MIDDLES: f64 = 1.5;
 /// Handshakes a second that no single honest client makes for long; one behind which many
 /// sit is known by what is usual.
 const CONNECTIONS_OF_ONE: f64 = 20.0;
@@ -60,7 +65,7 @@ const TABLE_FLOOR: f64 = 1000.0;
 
 /// What share of an attack a few sources must send for it to be theirs, and how many are a few.
 const THEIR_SHARE: f64 = 0.5;
-const A_FEW: usize = 64;
+pub(crate) const A_FEW: usize = 64;
 
 /// Destinations of which something is learned.
 const SCOPES: usize = 384;
@@ -125,6 +130,7 @@ pub(crate) struct Finding {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Detector {
     pub(crate) learned: BTreeMap<Scope, Learned>,
+    pub(crate) within: Within,
 }
 
 impl Detector {
@@ -152,6 +158,9 @@ impl Detector {
             findings.push(scan);
         }
         findings.extend(exhaustion(view, gauges, &findings));
+        let within = self.within.look(view, now);
+        findings.retain(|finding| !self.within.has_all(finding));
+        findings.extend(within);
         self.learn(view, &findings, now);
         findings
     }
@@ -362,7 +371,7 @@ fn of_level(
     sources
 }
 
-fn by_weight(sources: &mut [HeavySource]) {
+pub(crate) fn by_weight(sources: &mut [HeavySource]) {
     sources.sort_by(|a, b| b.rate.total_cmp(&a.rate).then(a.network.cmp(&b.network)));
 }
 
@@ -387,20 +396,23 @@ fn connections(
     if completed <= floor || !target.counts.is_sure_of_handshakes() {
         return None;
     }
-    let mut heavy = heavy(view, completed, |Sender { counts, .. }| {
+    let share = CONNECTIONS_SHARE * completed;
+    let mut heavy = heavy(view, share / THEIR_SHARE, |Sender { counts, .. }| {
         counts.has_handshakes().then(|| rate(counts.completed))
     });
     heavy.retain(|source| source.rate > CONNECTIONS_OF_ONE);
     let sum = |of: &[HeavySource]| -> f64 { of.iter().map(|source| source.rate).sum() };
     let theirs = sum(&heavy);
-    if theirs < THEIR_SHARE * completed {
+    if theirs < share {
         return None;
     }
     if completed <= threshold {
         // As many as all that is usual, from a few who were not there before: whatever else there is is beside them.
         let before = now.saturating_sub(KNOWN_SECONDS);
         heavy.retain(|source| !view.is_known(&source.network, before));
-        if is_new || sum(&heavy) <= floor.max(usual) {
+        // A crowd that has just come is not usual yet, and must not hide them.
+        let middle = learned.map_or(0.0, |it| it.completed.middle());
+        if is_new || sum(&heavy) <= floor.max(usual.min(MIDDLES * middle)) {
             return None;
         }
     }
@@ -503,7 +515,9 @@ fn scans(view: &View) -> Option<Finding> {
         let (counts, ports) = (&counted.value.counts, counted.value.ports.estimate());
         let tried = counts.seen(Signal::Syn) + counts.seen(Signal::Udp);
         let answered = rate(counts.completed + counts.replied);
-        let is_scan = ports > SCANNED_PORTS && answered < tried / 4.0;
+        // Where one packet in several is sampled, half as many stand for more.
+        let least = SCANNED_PORTS / counted.value.weight.clamp(1.0, 2.0);
+        let is_scan = ports > least && answered < tried / 4.0;
         (is_scan && !is_of_many(view, &counted.key, tried)).then_some(HeavySource {
             network: counted.key,
             rate: ports,

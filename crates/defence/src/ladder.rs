@@ -14,6 +14,7 @@ use crate::rule::Rule;
 use crate::sample::{Signal, TCP};
 use crate::sketch::Modes;
 use crate::view::{Form, View};
+use crate::within::{self, Within};
 
 /// A measure.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,6 +126,8 @@ pub enum Order {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rung {
     Limit,
+    /// Packets within flows are counted too.
+    Police,
     Cookies,
     Form,
     Ban,
@@ -134,12 +137,11 @@ pub(crate) enum Rung {
 impl Rung {
     /// The rungs of a kind of attack, the mildest first.
     const fn of(kind: AttackKind) -> &'static [Self] {
-        use Rung::{Ban, Cookies, Form, Limit, Timeouts};
+        use Rung::{Ban, Cookies, Form, Limit, Police, Timeouts};
         match kind {
             AttackKind::SynFlood => &[Limit, Cookies, Form, Ban, Timeouts],
-            AttackKind::UdpFlood
-            | AttackKind::Reflection
-            | AttackKind::IcmpFlood
+            AttackKind::UdpFlood | AttackKind::IcmpFlood => &[Limit, Form, Police, Ban, Timeouts],
+            AttackKind::Reflection
             | AttackKind::SynAckFlood
             | AttackKind::AckFlood
             | AttackKind::RstFlood
@@ -148,12 +150,14 @@ impl Rung {
             AttackKind::ConnectionFlood | AttackKind::SlowConnections | AttackKind::PortScan => {
                 &[Limit, Ban]
             }
+            AttackKind::FlowFlood => &[Police, Ban],
             AttackKind::TableExhaustion => &[Limit, Timeouts, Ban],
         }
     }
 
-    pub(crate) const fn of_action(action: &Action) -> Self {
-        match action {
+    pub(crate) fn of_step(step: &Step) -> Self {
+        match &step.action {
+            Action::Limit { .. } if step.rules.iter().any(|it| it.is_of_flows) => Self::Police,
             Action::Limit { .. } => Self::Limit,
             Action::Cookies => Self::Cookies,
             Action::Form => Self::Form,
@@ -167,6 +171,7 @@ impl Rung {
 pub(crate) struct Situation<'a> {
     pub(crate) attack: &'a Attack,
     pub(crate) view: &'a View,
+    pub(crate) within: &'a Within,
     pub(crate) learned: Option<&'a Learned>,
     pub(crate) gauges: &'a Gauges,
     pub(crate) exempt: &'a Exemptions,
@@ -210,6 +215,7 @@ pub(crate) fn next(situation: &Situation<'_>, tried: &[Rung]) -> Option<Choice> 
     let mut untried = rungs.filter(|rung| !tried.contains(rung));
     untried.find_map(|rung| match rung {
         Rung::Limit => limit::limit(situation),
+        Rung::Police => within::police(situation),
         Rung::Cookies => Some(Choice {
             action: Action::Cookies,
             rules: Vec::new(),

@@ -22,7 +22,9 @@ mod rule;
 mod sample;
 mod sketch;
 mod spread;
+mod stream;
 mod view;
+mod within;
 
 pub use attack::{Attack, AttackKind, HeavySource};
 pub use baseline::Baseline;
@@ -35,3 +37,4 @@ pub use refusal::{Form, Limit, Refusals};
 pub use rule::{CHAIN, RuleError, Rules, is_in_place, sync};
 pub use sample::{Progress, Sample, Signal, next_mask};
 pub use sketch::{Distinct, Modes, SpaceSaving};
+pub use stream::{Stream, stream};

@@ -13,7 +13,7 @@ use crate::sample::Signal;
 const LIMITED_MAX: usize = 64;
 const EXTENDED_MAX: usize = 4096;
 /// Sources whose connections one step counts, a rule each.
-const COUNTED_MAX: usize = 32;
+pub(crate) const COUNTED_MAX: usize = 32;
 /// Connections that each source may hold, where very many hold a few on which nothing is sent.
 const SILENT_EACH: u32 = 8;
 /// New flows a second that a source may always begin.
@@ -68,7 +68,7 @@ pub(crate) fn limit(situation: &Situation<'_>) -> Option<Choice> {
     })
 }
 
-fn who(count: usize, length: u8, [one, many]: [&str; 2]) -> String {
+pub(crate) fn who(count: usize, length: u8, [one, many]: [&str; 2]) -> String {
     match count {
         1 => format!("one network of /{length} {one} most"),
         _ => format!("{count} networks of /{length} {many} most"),
@@ -118,6 +118,7 @@ fn limit_held(situation: &Situation<'_>) -> Option<Choice> {
         is_v4,
         matches: own.into_iter().chain(matches.iter().cloned()).collect(),
         step: situation.number,
+        is_of_flows: false,
     };
     let rules = if is_spread {
         vec![rule(Vec::new())]

@@ -1,8 +1,8 @@
-//! Rules that are made against an attack, as iptables takes them: those that count connections which are there. All
-//! else is refused before the rules, see [`crate::refusal`].
+//! Rules that are made against an attack, as iptables takes them: those that count connections which are there, and packets within
+//! flows. All else is refused before the rules, see [`crate::refusal`].
 //!
-//! They stand in a chain of their own, [`CHAIN`], before all others of filter, where only packets come to it that no
-//! established flow is of.
+//! They stand in chains of their own before all others of filter: [`CHAIN`], where only packets come to that no
+//! established flow is of, and one for all packets.
 
 use keepstate_engine::tuple::Family;
 use keepstate_policy::Policy;
@@ -21,6 +21,10 @@ const TABLE: &str = "filter";
 const FROM: [&str; 2] = ["INPUT", "FORWARD"];
 /// What a packet must be to go there.
 const CONDITION: [&str; 4] = ["-m", "conntrack", "--ctstate", "INVALID,NEW"];
+/// The chain of those that packets of established flows are held against too.
+const CHAIN_OF_FLOWS: &str = "KEEPSTATE-DEFENCE-FLOWS";
+/// Chains, and what leads there.
+const CHAINS: [(&str, &[&str]); 2] = [(CHAIN, &CONDITION), (CHAIN_OF_FLOWS, &[])];
 
 /// A rule that drops.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,11 +34,22 @@ pub(crate) struct Rule {
     pub(crate) matches: Vec<String>,
     /// Of the step that made it.
     pub(crate) step: u32,
+    /// It is held against packets of established flows too.
+    #[serde(default)]
+    pub(crate) is_of_flows: bool,
 }
 
 impl Rule {
+    const fn chain(&self) -> &'static str {
+        if self.is_of_flows {
+            CHAIN_OF_FLOWS
+        } else {
+            CHAIN
+        }
+    }
+
     fn arguments(&self) -> Vec<String> {
-        let mut words = owned(&["-t", TABLE, "-A", CHAIN]);
+        let mut words = owned(&["-t", TABLE, "-A", self.chain()]);
         words.extend(self.matches.iter().cloned());
         words.extend(owned(&["-m", "comment", "--comment"]));
         words.push(format!("step {}", self.step));
@@ -57,6 +72,13 @@ impl Rule {
         format!("{program} {}", words.join(" "))
     }
 }
+
+/// What counts packets or connections.
+const SCALED: [&str; 3] = [
+    "--connlimit-above",
+    "--hashlimit-above",
+    "--hashlimit-burst",
+];
 
 /// The rules of all steps that are in force, and who they pass over.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -88,9 +110,13 @@ impl Rules {
         for rule in &mut self.rules {
             let mut before = String::new();
             for word in &mut rule.matches {
-                if before == "--connlimit-above" {
-                    let number = word.parse::<f64>().unwrap_or(1.0) / by;
-                    *word = format!("{:.0}", number.max(1.0));
+                let (number, unit) = match word.strip_suffix("/sec") {
+                    Some(number) => (number, "/sec"),
+                    None => (word.as_str(), ""),
+                };
+                if SCALED.contains(&before.as_str()) {
+                    let number = number.parse::<f64>().unwrap_or(1.0) / by;
+                    *word = format!("{:.0}{unit}", number.max(1.0));
                 }
                 before.clone_from(word);
             }
@@ -98,13 +124,14 @@ impl Rules {
         self
     }
 
-    fn of(&self, is_v4: bool) -> impl Iterator<Item = &Rule> {
-        self.rules.iter().filter(move |rule| rule.is_v4 == is_v4)
+    fn of(&self, is_v4: bool, chain: &'static str) -> impl Iterator<Item = &Rule> {
+        let rules = self.rules.iter();
+        rules.filter(move |rule| rule.is_v4 == is_v4 && rule.chain() == chain)
     }
 
-    /// The commands that fill the chain: after those who are left alone.
-    fn commands(&self, is_v4: bool) -> Vec<Vec<String>> {
-        let mut own = self.of(is_v4).peekable();
+    /// The commands that fill a chain: after those who are left alone.
+    fn commands(&self, is_v4: bool, chain: &'static str) -> Vec<Vec<String>> {
+        let mut own = self.of(is_v4, chain).peekable();
         if own.peek().is_none() {
             return Vec::new();
         }
@@ -112,7 +139,7 @@ impl Rules {
         let exempt = exempt.filter(|exemption| exemption.network.is_v4() == is_v4);
         let passed_over = exempt.map(|exemption| {
             let network = exemption.network.to_string();
-            owned(&["-t", TABLE, "-A", CHAIN, "-s", &network, "-j", "RETURN"])
+            owned(&["-t", TABLE, "-A", chain, "-s", &network, "-j", "RETURN"])
         });
         passed_over.chain(own.map(Rule::arguments)).collect()
     }
@@ -126,16 +153,18 @@ fn owned(words: &[&str]) -> Vec<String> {
 pub fn sync(policy: &mut Policy, wanted: &Rules) -> Result<(), RuleError> {
     for family in [Family::V4, Family::V6] {
         take_out(policy, family);
-        let commands = wanted.commands(family == Family::V4);
-        if commands.is_empty() {
-            continue;
-        }
-        run(policy, family, &owned(&["-t", TABLE, "-N", CHAIN]))?;
-        for command in &commands {
-            run(policy, family, command)?;
-        }
-        for chain in FROM {
-            run(policy, family, &jump("-I", chain))?;
+        for (chain, condition) in CHAINS {
+            let commands = wanted.commands(family == Family::V4, chain);
+            if commands.is_empty() {
+                continue;
+            }
+            run(policy, family, &owned(&["-t", TABLE, "-N", chain]))?;
+            for command in &commands {
+                run(policy, family, command)?;
+            }
+            for from in FROM {
+                run(policy, family, &jump("-I", from, (chain, condition)))?;
+            }
         }
     }
     Ok(())
@@ -144,26 +173,30 @@ pub fn sync(policy: &mut Policy, wanted: &Rules) -> Result<(), RuleError> {
 /// Whether the chain is jumped to from where it should be, for all rules that are wanted.
 pub fn is_in_place(policy: &mut Policy, wanted: &Rules) -> bool {
     [Family::V4, Family::V6].into_iter().all(|family| {
-        let is_wanted = wanted.of(family == Family::V4).next().is_some();
-        let mut chains = FROM.into_iter();
-        !is_wanted || chains.all(|chain| run(policy, family, &jump("-C", chain)).is_ok())
+        CHAINS.into_iter().all(|to| {
+            let is_wanted = wanted.of(family == Family::V4, to.0).next().is_some();
+            let mut from = FROM.into_iter();
+            !is_wanted || from.all(|from| run(policy, family, &jump("-C", from, to)).is_ok())
+        })
     })
 }
 
-fn jump(command: &str, chain: &str) -> Vec<String> {
-    let mut words = owned(&["-t", TABLE, command, chain]);
-    words.extend(owned(&CONDITION));
-    words.extend(owned(&["-j", CHAIN]));
+fn jump(command: &str, from: &str, (chain, condition): (&str, &[&str])) -> Vec<String> {
+    let mut words = owned(&["-t", TABLE, command, from]);
+    words.extend(owned(condition));
+    words.extend(owned(&["-j", chain]));
     words
 }
 
 /// Where there is nothing of ours, all of this does nothing.
 fn take_out(policy: &mut Policy, family: Family) {
-    for chain in FROM {
-        while run(policy, family, &jump("-D", chain)).is_ok() {}
-    }
-    if run(policy, family, &owned(&["-t", TABLE, "-F", CHAIN])).is_ok() {
-        let _ = run(policy, family, &owned(&["-t", TABLE, "-X", CHAIN]));
+    for to in CHAINS {
+        for from in FROM {
+            while run(policy, family, &jump("-D", from, to)).is_ok() {}
+        }
+        if run(policy, family, &owned(&["-t", TABLE, "-F", to.0])).is_ok() {
+            let _ = run(policy, family, &owned(&["-t", TABLE, "-X", to.0]));
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use crate::held::Held;
 use crate::network::Network;
 use crate::sample::{Progress, SIGNALS, Sample, Signal, TCP};
 use crate::sketch::{Distinct, Modes, SpaceSaving};
+use crate::stream::Streams;
 
 /// Counts halve each second, so an even rate adds up to twice itself.
 pub(crate) const FADE: f64 = 0.5;
@@ -14,7 +15,7 @@ pub(crate) const FADE: f64 = 0.5;
 const SAMPLES_MIN: f64 = 16.0;
 
 /// Sampled handshakes of one source: what few of them stand for is far above what a client makes.
-const HANDSHAKES_OF_ONE_MIN: f64 = 6.0;
+const HANDSHAKES_OF_ONE_MIN: f64 = 4.0;
 
 /// How many standard deviations packets without answers must be above none: where one sample stands for many packets, the
 /// difference of packets and answers is chance alone now and then.
@@ -43,6 +44,7 @@ pub(crate) struct Counts {
     /// Packets without an answer, and those of them that were let through.
     seen: [f64; SIGNALS],
     passed: [f64; SIGNALS],
+    refused: [f64; SIGNALS],
     /// Handshakes of TCP; other flows that were answered.
     pub(crate) completed: f64,
     pub(crate) replied: f64,
@@ -70,6 +72,8 @@ impl Counts {
                 self.seen_variance[signal] += square;
                 if sample.progress == Progress::Passed {
                     self.passed[signal] += sample.weight;
+                } else {
+                    self.refused[signal] += sample.weight;
                 }
             }
             Progress::Replied if sample.protocol != TCP => {
@@ -89,6 +93,7 @@ impl Counts {
         self.seen.iter_mut().for_each(|count| *count *= FADE);
         // What a step has stopped must not be seen in it a second later.
         self.passed = [0.0; SIGNALS];
+        self.refused = [0.0; SIGNALS];
         self.samples.iter_mut().for_each(|count| *count *= FADE);
         self.completions *= FADE;
         self.completed *= FADE;
@@ -122,6 +127,11 @@ impl Counts {
     /// Of the second that ends.
     pub(crate) const fn passed(&self, signal: Signal) -> f64 {
         self.passed[signal as usize]
+    }
+
+    /// As [`Self::passed`].
+    pub(crate) const fn refused(&self, signal: Signal) -> f64 {
+        self.refused[signal as usize]
     }
 
     /// Packets a second that nothing answers.
@@ -235,8 +245,9 @@ impl Target {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sender {
     pub(crate) counts: Counts,
-    /// Ports of destinations that did not answer.
+    /// Ports of destinations that did not answer, and how many packets one of them was last sampled for.
     pub(crate) ports: Distinct,
+    pub(crate) weight: f64,
 }
 
 /// Connections that were found held open at the last survey.
@@ -318,9 +329,12 @@ pub(crate) struct View {
     pub(crate) v4: [SpaceSaving<Network, Sender>; 2],
     pub(crate) v6: [SpaceSaving<Network, Sender>; 3],
     pub(crate) held: Survey,
+    pub(crate) streams: Streams,
     handshakes: HashMap<Ends, Handshake>,
     /// Since when: who has completed a handshake (or has gone on after an answer), and who was answered without one.
     clients: SpaceSaving<Network, Option<u64>>,
+    /// Since when, both ends, and of TCP alone.
+    shaken: SpaceSaving<Network, Option<u64>>,
     askers: SpaceSaving<Network, Option<u64>>,
     seconds: u64,
 }
@@ -333,8 +347,10 @@ impl View {
             v4: LENGTHS_V4.map(|_| SpaceSaving::new(SOURCES)),
             v6: LENGTHS_V6.map(|_| SpaceSaving::new(SOURCES)),
             held: Survey::new(),
+            streams: Streams::default(),
             handshakes: HashMap::new(),
             clients: SpaceSaving::new(CLIENTS),
+            shaken: SpaceSaving::new(CLIENTS),
             askers: SpaceSaving::new(CLIENTS),
             seconds: now,
         }
@@ -357,6 +373,7 @@ impl View {
             sender.counts.add(sample);
             if is_unanswered && matches!(sample.signal, Signal::Syn | Signal::Udp) {
                 sender.ports.add(port);
+                sender.weight = sample.weight;
             }
         }
         if sample.progress == Progress::Replied && sample.protocol != TCP {
@@ -367,6 +384,12 @@ impl View {
             let seconds = self.seconds;
             let since = self.clients.add(client(sample.source), sample.weight);
             since.get_or_insert(seconds);
+            if sample.protocol == TCP {
+                for end in [sample.source, sample.destination] {
+                    let since = self.shaken.add(client(end), sample.weight);
+                    since.get_or_insert(seconds);
+                }
+            }
             if sample.protocol == TCP && self.handshakes.len() < HANDSHAKES {
                 let handshake = Handshake {
                     sequence: sample.sequence,
@@ -448,6 +471,11 @@ impl View {
         has_one(&self.clients, network, before) || has_one(&self.askers, network, before)
     }
 
+    /// Whether somebody in a network has completed a handshake of TCP before some second.
+    pub(crate) fn has_shaken_hands(&self, network: &Network, before: u64) -> bool {
+        has_one(&self.shaken, network, before)
+    }
+
     /// Ends a second.
     pub(crate) fn fade(&mut self, now: u64) {
         let turns = now / PORT_SECONDS != self.seconds / PORT_SECONDS;
@@ -465,6 +493,7 @@ impl View {
             });
         }
         self.clients.fade(CLIENT_FADE, |_| {});
+        self.shaken.fade(CLIENT_FADE, |_| {});
         self.askers.fade(CLIENT_FADE, |_| {});
     }
 }

@@ -125,7 +125,12 @@ impl Attacker {
                 let body = Icmp {
                     kind: if ends[0].is_ipv4() { 8 } else { 128 },
                     code: 0,
-                    rest: number.to_be_bytes(),
+                    // Identifier and sequence number.
+                    rest: match self.plan.one_flow {
+                        true => u32::from(ONE_PORT) << 16 | number & 0xffff,
+                        false => number,
+                    }
+                    .to_be_bytes(),
                     payload: vec![0; payload(8, 84)],
                 };
                 let body = if ends[0].is_ipv4() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use keepstate_defence::{Action, Defence, Network, Order, Refusals, Step, sync};
+use keepstate_defence::{Action, Defence, Limit, Network, Order, Refusals, Step, sync};
 use keepstate_engine::ban::{self, Entry, Kind, Put, Sender};
 use keepstate_engine::limits::{BAN_LENGTHS_MAX, FORMS_MAX};
 use keepstate_engine::rate::{RATE_PERIOD_MAX, Rate};
@@ -110,7 +110,13 @@ impl Hands {
             return;
         }
         let before = std::mem::replace(&mut self.refusals, wanted);
-        for limit in &before.limits {
+        let goes_on = |it: &Limit| {
+            let mut limits = self.refusals.limits.iter();
+            limits.any(|limit| (limit.network, limit.rate()) == (it.network, it.rate()))
+        };
+        // What goes on keeps what it has counted.
+        let over: Vec<_> = before.limits.iter().filter(|it| !goes_on(it)).collect();
+        for limit in over {
             self.take_out(world, &limit.network, Kind::Ban, true);
         }
         for network in &before.spared {

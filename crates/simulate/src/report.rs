@@ -357,7 +357,8 @@ fn attacks(scenario: &Scenario, tally: &Tally, told: &[Attack], thinned: f64) ->
         // One of its kind may go on already: to whoever looks they are one.
         let earlier = scenario.attack.iter().filter(|other| {
             let reaches = (other.begin..other.end).contains(&plan.begin);
-            let is_kind = other.kind.recognised_as() == kinds;
+            let mut as_others = other.kind.recognised_as().iter();
+            let is_kind = as_others.any(|kind| kinds.contains(kind));
             reaches && is_kind && scenario.target(other) == scenario.target(plan)
         });
         let first = earlier.map(|other| u64::from(other.begin)).min();

@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use keepstate_defence::{
-    Attack, Defence, Exemption, Exemptions, Gauges, Order, Sample, Why, held, next_mask,
+    Attack, Defence, Exemption, Exemptions, Gauges, Order, Sample, Why, held, next_mask, stream,
 };
+use keepstate_engine::settings::SETTING_ACCOUNTING;
 use keepstate_engine::table;
 use keepstate_engine::tuple::Family;
 use keepstate_policy::{FileKind, Policy, Style, parse_rules};
@@ -30,6 +31,8 @@ const SLICE: u64 = 10_000_000;
 
 /// How often connections that are held open are looked for, in seconds.
 const SURVEY_SECONDS: u64 = 10;
+/// And how often at flows, where they are counted.
+const WALK_SECONDS: u64 = 2;
 
 /// Between two rounds of a capture, in nanoseconds.
 const ROUND_PAUSE: u64 = SECOND;
@@ -441,8 +444,9 @@ impl Run<'_, '_> {
     /// Ends a second for the recogniser.
     fn measure(&mut self, second: u64, defence: &mut Defence) -> Vec<Order> {
         self.world.sweep();
-        if second.is_multiple_of(SURVEY_SECONDS) {
-            self.survey(defence);
+        let is_watching = defence.is_watching_flows();
+        if second.is_multiple_of(WALK_SECONDS) || is_watching {
+            self.walk(second, defence);
         }
         let [flows, half_open] = self.world.flows();
         let settings = &mut self.world.plane.settings;
@@ -458,15 +462,29 @@ impl Run<'_, '_> {
         defence.tick(second, &gauges)
     }
 
-    fn survey(&self, defence: &mut Defence) {
-        defence.begin_survey();
+    /// As the daemon does.
+    fn walk(&self, second: u64, defence: &mut Defence) {
         let settings = &self.world.plane.settings;
+        let is_survey = second.is_multiple_of(SURVEY_SECONDS);
+        let is_counted = settings.has(SETTING_ACCOUNTING);
+        if is_survey {
+            defence.begin_survey();
+        }
+        if is_counted {
+            defence.begin_walk(self.world.tick(), second);
+        }
+        if !is_survey && !is_counted {
+            return;
+        }
         let [v4, v6] = settings.buckets;
         let now = self.world.tick();
         for (family, buckets) in [(Family::V4, v4), (Family::V6, v6)] {
             table::visit(&self.world.plane.flows, family, 0..buckets, now, |entry| {
-                if let Some(held) = held(entry, settings, now) {
+                if is_survey && let Some(held) = held(entry, settings, now) {
                     defence.hold(&held, self.thinned);
+                }
+                if is_counted && let Some(stream) = stream(entry) {
+                    defence.stream(&stream, self.thinned);
                 }
             });
         }

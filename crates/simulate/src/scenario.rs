@@ -104,7 +104,7 @@ pub struct AttackPlan {
     /// Its target answers each packet that reaches it (`udp`, `icmp`).
     #[serde(default)]
     pub answered: bool,
-    /// All packets of a sender are of one flow (`udp`, `ack`), whose handshake was completed first.
+    /// All packets of a sender are of one flow (`udp`, `icmp`, `ack`), whose handshake was completed first.
     #[serde(default)]
     pub one_flow: bool,
     pub begin: u32,
@@ -143,9 +143,9 @@ impl PlanKind {
             Self::SynAck => &[A::SynAckFlood],
             Self::Ack => &[A::AckFlood],
             Self::Rst => &[A::RstFlood],
-            Self::Udp => &[A::UdpFlood],
+            Self::Udp => &[A::UdpFlood, A::FlowFlood],
             Self::Dns | Self::Ntp | Self::Ssdp | Self::Memcached => &[A::Reflection],
-            Self::Icmp => &[A::IcmpFlood],
+            Self::Icmp => &[A::IcmpFlood, A::FlowFlood],
             Self::Fragments => &[A::FragmentFlood],
             // Each is a little of the other, and whoever is refused knocks on.
             Self::Connections => &[A::ConnectionFlood, A::SlowConnections, A::SynFlood],
@@ -295,9 +295,10 @@ impl Scenario {
                     name("answered")
                 ));
             }
-            if plan.one_flow && !matches!(plan.kind, PlanKind::Udp | PlanKind::Ack) {
+            if plan.one_flow && !matches!(plan.kind, PlanKind::Udp | PlanKind::Icmp | PlanKind::Ack)
+            {
                 return Err(format!(
-                    "{} is of no use: only udp and ack have it",
+                    "{} is of no use: only udp, icmp and ack have it",
                     name("one_flow")
                 ));
             }

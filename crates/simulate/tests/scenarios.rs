@@ -149,6 +149,11 @@ fn a_crowd_that_asks_is_no_attack() {
 #[test]
 fn floods_in_connections() {
     is_stopped(&play("one-flow-ack", 49, 3), 27, 50, 0.001);
+    for name in ["one-flow-udp", "one-flow-ping"] {
+        let report = play(name, 49, 5);
+        assert_eq!(report.attacks[0].recognised, Some(AttackKind::FlowFlood));
+        is_stopped(&report, 33, 50, 0.06);
+    }
 }
 
 #[test]

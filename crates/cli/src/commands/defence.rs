@@ -212,6 +212,12 @@ fn write_head(status: &DefenceStatus, out: &mut dyn Write) -> std::io::Result<()
         "sampling    one packet in {} of those that begin flows or are refused; {} so far, {} lost",
         status.one_in, status.samples, status.lost
     )?;
+    if !status.counts_flows && status.mode != Mode::Off {
+        writeln!(
+            out,
+            "not seen    floods within flows that were answered: `keepstate sysctl -w nf_conntrack_acct=1` counts flows"
+        )?;
+    }
     let exempt = status.exempt.iter();
     let exempt: Vec<String> = exempt
         .map(|it| format!("{} {}", it.network, it.why.words()))

@@ -15,13 +15,13 @@ use std::time::{Duration, Instant};
 use keepstate_api::{DefenceStatus, DefenceSummary, FailureKind, Reply, Session};
 use keepstate_defence::{
     Attack, Defence, Exemption, Exemptions, Gauges, Memory, Mode, Network, Order, Sample,
-    StepState, Why, held, next_mask,
+    StepState, Why, held, next_mask, stream,
 };
 use keepstate_engine::ban::Kind;
 use keepstate_engine::event::{Event, EventKind};
 use keepstate_engine::host::{FlowMemory, Words};
 use keepstate_engine::refusal::{FORM_WORDS, Form};
-use keepstate_engine::settings::{SETTING_SAMPLES, Settings};
+use keepstate_engine::settings::{SETTING_ACCOUNTING, SETTING_SAMPLES, Settings};
 use keepstate_engine::table::{self, gauges};
 use keepstate_engine::time::Tick;
 use rustix::time::{ClockId, clock_gettime};
@@ -41,6 +41,8 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// How often connections that are held open are looked for, and whom to leave alone.
 const SURVEY_SECONDS: u64 = 10;
+/// How often flows are looked at, where they are counted and none is watched.
+const WALK_SECONDS: u64 = 2;
 /// How often it is seen to that the rules are still there: somebody may have put others in force.
 const RULES_SECONDS: u64 = 5;
 
@@ -78,6 +80,8 @@ struct State {
     kept: Kept,
     /// Second in which that was written.
     kept_at: u64,
+    /// Second in which the table is walked next.
+    walk_at: u64,
 }
 
 /// What a later daemon must know: the mode, what was before the steps that are in force, and these.
@@ -109,6 +113,7 @@ impl Keeper {
                 exempt: Vec::new(),
                 kept,
                 kept_at: now,
+                walk_at: now,
             }),
         }
     }
@@ -189,15 +194,16 @@ fn now() -> u64 {
 fn second(shared: &Shared) {
     let Waiting { samples, lost } = std::mem::take(&mut *lock(&shared.defence.samples));
     let now = now();
-    let is_counted_anew = {
+    let (is_survey, is_walk) = {
         let state = lock(&shared.defence.state);
         if state.defence.mode() == Mode::Off {
             return;
         }
-        now.is_multiple_of(SURVEY_SECONDS) || state.exempt.is_empty()
+        let is_survey = now.is_multiple_of(SURVEY_SECONDS) || state.exempt.is_empty();
+        (is_survey, is_survey || now >= state.walk_at)
     };
-    if is_counted_anew {
-        survey(shared);
+    if is_walk {
+        walk(shared, is_survey, now);
     }
     let mut state = lock(&shared.defence.state);
     let events_lost = lost_events(shared);
@@ -212,7 +218,7 @@ fn second(shared: &Shared) {
         let weight = sample.weight * share;
         state.defence.note(&Sample { weight, ..*sample });
     }
-    if is_counted_anew {
+    if is_survey {
         let exempt = exemptions(shared);
         state.exempt.clone_from(&exempt);
         state.defence.set_exemptions(Exemptions(exempt));
@@ -323,27 +329,59 @@ fn levels(shared: &Shared) -> Gauges {
     }
 }
 
-/// Counts the connections that are held open. Of a large table that takes seconds on a busy machine, in which whoever
-/// asks for the status must not wait: the state is taken for one step after another.
-fn survey(shared: &Shared) {
-    lock(&shared.defence.state).defence.begin_survey();
+/// Counts the connections that are held open, where it is a survey, and how fast flows grow, where they are counted. Of a large
+/// table that takes seconds on a busy machine, in which whoever asks for the status must not wait: the state is taken
+/// for one step after another.
+fn walk(shared: &Shared, is_survey: bool, now: u64) {
     let settings = shared.plane.settings();
-    let mut found = Vec::new();
+    let is_counted = settings.has(SETTING_ACCOUNTING);
+    let began = Instant::now();
+    {
+        let mut state = lock(&shared.defence.state);
+        if is_survey {
+            state.defence.begin_survey();
+        }
+        if is_counted {
+            state.defence.begin_walk(shared.plane.now(), now);
+        }
+    }
+    let (mut connections, mut streams) = (Vec::new(), Vec::new());
     for table in shared.plane.tables() {
         for (family, buckets) in table.families() {
             for start in (0..buckets).step_by(BUCKETS_PER_STEP as usize) {
                 let end = buckets.min(start.saturating_add(BUCKETS_PER_STEP));
                 let now = shared.plane.now();
                 table::visit(&table.flows(), family, start..end, now, |entry| {
-                    found.extend(held(entry, &settings, now));
+                    if is_survey {
+                        connections.extend(held(entry, &settings, now));
+                    }
+                    if is_counted {
+                        streams.extend(stream(entry));
+                    }
                 });
                 let mut state = lock(&shared.defence.state);
-                for held in found.drain(..) {
+                for held in connections.drain(..) {
                     state.defence.hold(&held, 1.0);
+                }
+                for stream in streams.drain(..) {
+                    state.defence.stream(&stream, 1.0);
                 }
             }
         }
     }
+    let mut state = lock(&shared.defence.state);
+    let is_watching = state.defence.is_watching_flows();
+    state.walk_at = now + pause(began.elapsed(), is_watching, is_counted);
+}
+
+/// Seconds until the next walk: a large table is walked for a twentieth of the time at most.
+fn pause(took: Duration, is_watching: bool, is_counted: bool) -> u64 {
+    if !is_counted {
+        return SURVEY_SECONDS;
+    }
+    let least = if is_watching { 1 } else { WALK_SECONDS };
+    let bearable = (20 * took).as_secs() + 1;
+    bearable.clamp(least, SURVEY_SECONDS)
 }
 
 fn exemptions(shared: &Shared) -> Vec<Exemption> {
@@ -408,6 +446,7 @@ fn describe(shared: &Shared, state: &State, ended: Vec<u32>) -> Reply {
         mode: state.defence.mode(),
         now: now(),
         one_in: shared.plane.settings().samples.mask.saturating_add(1),
+        counts_flows: shared.plane.settings().has(SETTING_ACCOUNTING),
         samples: state.taken,
         lost: state.lost,
         exempt: state.exempt.iter().filter(is_shown).copied().collect(),
