@@ -323,6 +323,36 @@ fn a_slot_left_by_a_killed_process_is_recovered() {
     assert_eq!(checked_contents(&table, &settings, NOW), [key]);
 }
 
+/// The half-open flows of one family fill their limit: the other's have nothing in their buckets that could go for them.
+#[test]
+fn half_open_flows_of_one_family_do_not_lock_the_other_out() {
+    const FLOWS: u32 = 1 << 10;
+    let settings = settings(FLOWS, [FLOWS / 4, FLOWS / 4], 7);
+    let owned = OwnedTable::new(settings.buckets, Accounting::No);
+    let table = owned.as_slices();
+    let limit = settings.half_open_max;
+    let begin = |key: &FlowKey| insert(&table, key, &record(LATER), HalfOpen::Yes, &settings, NOW);
+    // Each from a network of its own: none has its share.
+    for number in 0..limit {
+        let done = begin(&key_v4(number << 8, 1));
+        assert!(matches!(done, Insert::Done(_)), "{number} of {limit}");
+    }
+    assert_eq!(gauge(&table, gauges::HALF_OPEN), u64::from(limit));
+    assert!(matches!(begin(&key_v4(limit << 8, 1)), Insert::Done(_)));
+    assert_eq!(gauge(&table, gauges::EVICTED), 1, "its own family's go");
+
+    let other = |number: u32| begin(&key_v6([number << 16, number, 0, 1], 1));
+    assert!(matches!(other(1), Insert::Done(_)));
+    assert_eq!(gauge(&table, gauges::HALF_OPEN), u64::from(limit) + 1);
+    // A flood of the other family's does not take what is kept free.
+    for number in 2..4 * FLOWS {
+        other(number);
+    }
+    let most = u64::from(limit + FLOWS / 16);
+    assert_eq!(gauge(&table, gauges::HALF_OPEN), most);
+    assert!(gauge(&table, gauges::COUNT) < u64::from(FLOWS));
+}
+
 /// The half-open bit that a removal may leave when its compare-and-swaps fail is no record, and
 /// is counted down by who takes the slot.
 #[test]

@@ -38,7 +38,9 @@ use super::{
     gauges, key_matches, load_control, load_tags, pressure,
 };
 use crate::host::{FlowMemory, Repeat, Words};
-use crate::limits::{CLAIMER_WAITS_MAX, INSERT_ROUNDS_MAX, SLOTS_PER_BUCKET};
+use crate::limits::{
+    CLAIMER_WAITS_MAX, HALF_OPEN_MARGIN_SHARE, INSERT_ROUNDS_MAX, SLOTS_PER_BUCKET,
+};
 use crate::record::{CONTROL_WORD, Control, KEY_WORD, SlotState};
 use crate::settings::Settings;
 use crate::time::Tick;
@@ -105,11 +107,14 @@ fn insert_kind<K: Kind, M: FlowMemory>(
     displaced: &mut Displaced,
 ) -> Insert {
     // One that has its share gives up another's place, which is most likely one of its own.
-    if (is_at_limit(memory, flow.half_open, settings)
-        || flow.half_open == HalfOpen::Yes
-            && pressure::has_its_share(memory, settings, cells(flow))
-        || !has_room::<K, M>(memory, flow.hash))
+    let has_its_share =
+        flow.half_open == HalfOpen::Yes && pressure::has_its_share(memory, settings, cells(flow));
+    let needs_room = has_its_share
+        || is_at_limit(memory, flow.half_open, settings)
+        || !has_room::<K, M>(memory, flow.hash);
+    if needs_room
         && make_room::<K, M>(memory, flow.hash, settings, now, displaced) == Room::None
+        && (has_its_share || !is_within_margin::<K, M>(memory, flow, settings))
     {
         count_up(memory, gauges::REFUSED);
         return Insert::Full;
@@ -372,6 +377,22 @@ fn is_at_limit<M: FlowMemory>(memory: &M, half_open: HalfOpen, settings: &Settin
     words.load(gauges::COUNT) >= settings.flows_max as u64
         || (half_open == HalfOpen::Yes
             && words.load(gauges::HALF_OPEN) >= settings.half_open_max as u64)
+}
+
+/// Whether nothing but the limit of half-open records is in the way, and that is not exceeded by much.
+fn is_within_margin<K: Kind, M: FlowMemory>(
+    memory: &M,
+    flow: &NewFlow<'_>,
+    settings: &Settings,
+) -> bool {
+    let Some(words) = memory.gauges() else {
+        return false;
+    };
+    let margin = settings.flows_max / HALF_OPEN_MARGIN_SHARE;
+    let limit = u64::from(settings.half_open_max) + u64::from(margin);
+    words.load(gauges::COUNT) < u64::from(settings.flows_max)
+        && words.load(gauges::HALF_OPEN) < limit
+        && has_room::<K, M>(memory, flow.hash)
 }
 
 /// Whether another slot of the key's buckets has the same tag as the one just claimed. Without a

@@ -26,7 +26,7 @@
 use core::marker::PhantomData;
 
 use super::remove::remove;
-use super::tags::Tags;
+use super::tags::{Slots, Tags};
 use super::{Displaced, Hash, Kind, Place, count_up, gauges, load_control};
 use crate::conntrack::sctp::SctpState;
 use crate::conntrack::tcp::TcpState;
@@ -152,40 +152,66 @@ fn find_victim<K: Kind, M: FlowMemory>(
     now: Tick,
 ) -> Victim {
     let tags = Tags(tags.load(0));
-    let mut occupied = tags.occupied();
-    let mut victim = Victim {
-        slot: 0,
-        control: Control(0),
-        left: u32::MAX,
+    let mut search = FindVictim::<K, M> {
+        memory,
+        bucket,
+        tags,
+        occupied: tags.occupied(),
+        class,
+        now,
+        victim: Victim {
+            slot: 0,
+            control: Control(0),
+            left: u32::MAX,
+        },
+        kind: PhantomData,
     };
-    for _ in 0..SLOTS_PER_BUCKET {
-        if occupied.is_none() {
-            break;
+    memory.repeat(SLOTS_PER_BUCKET, &mut search);
+    let mut victim = search.victim;
+    victim.slot = memory.forget(victim.slot);
+    victim.left = memory.forget(victim.left);
+    victim
+}
+
+struct FindVictim<'a, K, M> {
+    memory: &'a M,
+    bucket: u32,
+    tags: Tags,
+    /// Slots that were not looked at yet.
+    occupied: Slots,
+    class: Class,
+    now: Tick,
+    victim: Victim,
+    kind: PhantomData<K>,
+}
+
+impl<K: Kind, M: FlowMemory> Repeat for FindVictim<'_, K, M> {
+    fn step(&mut self) -> bool {
+        if self.occupied.is_none() {
+            return false;
         }
-        let slot = occupied.lowest();
-        occupied = occupied.rest();
-        let Some(words) = memory.slot(K::FAMILY, bucket, slot) else {
-            break;
+        let slot = self.occupied.lowest();
+        self.occupied = self.occupied.rest();
+        let Some(words) = self.memory.slot(K::FAMILY, self.bucket, slot) else {
+            return false;
         };
         let control = load_control(words);
         let is_settled = control.slot_state() == SlotState::Live && !control.is_locked();
-        let left = control.deadline().ticks_left(now);
-        let may_go = match class {
-            Class::HalfOpen => left == 0 || tags.is_half_open(slot),
+        let left = control.deadline().ticks_left(self.now);
+        let may_go = match self.class {
+            Class::HalfOpen => left == 0 || self.tags.is_half_open(slot),
             Class::Unassured => control.status() & ASSURED == 0,
             Class::Closing => is_closing(control, words.load(KEY_WORD)),
         };
-        if is_settled && may_go && left < victim.left {
-            victim = Victim {
+        if is_settled && may_go && left < self.victim.left {
+            self.victim = Victim {
                 slot,
                 control,
                 left,
             };
         }
+        true
     }
-    victim.slot = memory.forget(victim.slot);
-    victim.left = memory.forget(victim.left);
-    victim
 }
 
 /// Linux's `can_early_drop`. `name` is the first word of the key.
