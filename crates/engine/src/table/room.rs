@@ -20,8 +20,9 @@
 //! At the limit of the table this is an approximation, as is the kernel's (`early_drop` looks at
 //! eight buckets): with `h` half-open records in `s` slots, the four buckets have none with a
 //! probability of about `exp(-32 h / s)`, and the new flow is refused if nothing else of these
-//! buckets may go. That is 2 % for `h = s / 8` and 0.03 % for `h = s / 4`; a limit for half-open records
-//! much below an eighth of the slots would refuse new flows before it is of use.
+//! buckets may go, unless only the limit of half-open records stands in its way: that may be exceeded by a little
+//! ([`crate::limits::HALF_OPEN_MARGIN_SHARE`]). The probability is 2 % for `h = s / 8` and 0.03 % for `h = s / 4`; a limit for
+//! half-open records much below an eighth of the slots would refuse new flows before it is of use.
 
 use core::marker::PhantomData;
 
