@@ -46,9 +46,9 @@ pub const MOVE_TRIES_MAX: u32 = 64;
 /// and a flood can take no more than it from confirmed flows.
 pub const EARLY_DROP_HALF_OPEN_SHARE: u32 = 8;
 
-/// Half-open records may be more than their limit by one in this many of the records that there may be, where a new one's four
-/// buckets have none that could go for it. They have one nearly always while their own family's fill the limit; but a flood of
-/// the other family's must not lock it out. Half of what the limit keeps free.
+/// Half-open records may be more than their limit by one in this many of it, where a new one's four buckets have none
+/// that could go for it. They have one nearly always while their own family's fill the limit; but a flood of
+/// the other family's must not lock it out. Less than half of what the limit keeps free, unless that was set.
 pub const HALF_OPEN_MARGIN_SHARE: u32 = 16;
 
 /// How often a compare-and-swap of a tags word is tried again. Each failure means that another

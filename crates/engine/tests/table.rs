@@ -348,7 +348,7 @@ fn half_open_flows_of_one_family_do_not_lock_the_other_out() {
     for number in 2..4 * FLOWS {
         other(number);
     }
-    let most = u64::from(limit + FLOWS / 16);
+    let most = u64::from(limit + limit / 16);
     assert_eq!(gauge(&table, gauges::HALF_OPEN), most);
     assert!(gauge(&table, gauges::COUNT) < u64::from(FLOWS));
 }

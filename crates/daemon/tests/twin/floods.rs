@@ -384,5 +384,6 @@ fn shares_of_what_is_half_open_fare_alike() {
     }
     let (evicted, half_open) = (twins.gauge(gauges::EVICTED), twins.gauge(gauges::HALF_OPEN));
     println!("{evicted} of {FLOWS} beyond their network's share, {half_open} half-open");
-    assert!(evicted > 100 && half_open <= 96);
+    // A sixteenth more, where a flow's buckets have none that could go for it.
+    assert!(evicted > 100 && half_open <= 96 + 6);
 }

@@ -388,7 +388,7 @@ fn is_within_margin<K: Kind, M: FlowMemory>(
     let Some(words) = memory.gauges() else {
         return false;
     };
-    let margin = settings.flows_max / HALF_OPEN_MARGIN_SHARE;
+    let margin = settings.half_open_max / HALF_OPEN_MARGIN_SHARE;
     let limit = u64::from(settings.half_open_max) + u64::from(margin);
     words.load(gauges::COUNT) < u64::from(settings.flows_max)
         && words.load(gauges::HALF_OPEN) < limit
