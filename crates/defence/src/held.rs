@@ -10,6 +10,9 @@ use keepstate_engine::time::Tick;
 
 use crate::sample::{TCP, address};
 
+/// How often they are looked for, in seconds.
+pub const SURVEY_SECONDS: u64 = 10;
+
 /// Seconds without a packet after which a connection counts as held open. Somebody who holds many sends now and
 /// then, and not to all at once.
 const IDLE_SECONDS: u32 = 3;

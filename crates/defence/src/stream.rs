@@ -13,6 +13,9 @@ use keepstate_engine::wire::transport::{ICMP, ICMPV6, UDP};
 use crate::network::Network;
 use crate::sample::address;
 
+/// How often flows are looked at, in seconds, where they are counted and none is watched.
+pub const WALK_SECONDS: u64 = 2;
+
 /// A flow that was answered, with what was counted of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stream {

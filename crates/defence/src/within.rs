@@ -147,13 +147,12 @@ impl Within {
         let sum = |of: &dyn Fn(&&Fast) -> bool| -> f64 {
             flows.iter().filter(of).map(|fast| fast.rate).sum()
         };
-        let (all, one_way) = (sum(&|_| true), sum(&|fast| is_one_way(fast)));
-        let (threshold, rate, what) = if one_way > floor(FLOOR_ONE_WAY) {
-            let threshold = floor(FLOOR_ONE_WAY);
-            (threshold, all, "hardly anything comes back")
-        } else if all > floor(FLOOR) {
+        let (rate, one_way) = (sum(&|_| true), sum(&|fast| is_one_way(fast)));
+        let (threshold, what) = if one_way > floor(FLOOR_ONE_WAY) {
+            (floor(FLOOR_ONE_WAY), "hardly anything comes back")
+        } else if rate > floor(FLOOR) {
             let what = "each asks and is answered, from senders who were not there before";
-            (floor(FLOOR), all, what)
+            (floor(FLOOR), what)
         } else {
             return None;
         };

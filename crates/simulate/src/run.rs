@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use keepstate_defence::{
-    Attack, Defence, Exemption, Exemptions, Gauges, Order, Sample, Why, held, next_mask, stream,
+    Attack, Defence, Exemption, Exemptions, Gauges, Order, SURVEY_SECONDS, Sample, WALK_SECONDS,
+    Why, held, next_mask, stream,
 };
 use keepstate_engine::settings::SETTING_ACCOUNTING;
 use keepstate_engine::table;
@@ -28,11 +29,6 @@ const PACKETS_PER_SECOND: f64 = 20_000.0;
 
 /// Attack packets are spread evenly within such a time, and between them come the others at theirs.
 const SLICE: u64 = 10_000_000;
-
-/// How often connections that are held open are looked for, in seconds.
-const SURVEY_SECONDS: u64 = 10;
-/// And how often at flows, where they are counted.
-const WALK_SECONDS: u64 = 2;
 
 /// Between two rounds of a capture, in nanoseconds.
 const ROUND_PAUSE: u64 = SECOND;

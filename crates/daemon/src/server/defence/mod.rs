@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use keepstate_api::{DefenceStatus, DefenceSummary, FailureKind, Reply, Session};
 use keepstate_defence::{
-    Attack, Defence, Exemption, Exemptions, Gauges, Memory, Mode, Network, Order, Sample,
-    StepState, Why, held, next_mask, stream,
+    Attack, Defence, Exemption, Exemptions, Gauges, Memory, Mode, Network, Order, SURVEY_SECONDS,
+    Sample, StepState, WALK_SECONDS, Why, held, next_mask, stream,
 };
 use keepstate_engine::ban::Kind;
 use keepstate_engine::event::{Event, EventKind};
@@ -39,10 +39,6 @@ const FILE: &str = "defence.json";
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How often connections that are held open are looked for, and whom to leave alone.
-const SURVEY_SECONDS: u64 = 10;
-/// How often flows are looked at, where they are counted and none is watched.
-const WALK_SECONDS: u64 = 2;
 /// How often it is seen to that the rules are still there: somebody may have put others in force.
 const RULES_SECONDS: u64 = 5;
 
@@ -442,11 +438,12 @@ pub(super) fn status(shared: &Shared) -> Result<Reply, PlaneError> {
 
 fn describe(shared: &Shared, state: &State, ended: Vec<u32>) -> Reply {
     let is_shown = |exemption: &&Exemption| exemption.why != Why::NeverBan;
+    let settings = shared.plane.settings();
     Reply::Defence(Box::new(DefenceStatus {
         mode: state.defence.mode(),
         now: now(),
-        one_in: shared.plane.settings().samples.mask.saturating_add(1),
-        counts_flows: shared.plane.settings().has(SETTING_ACCOUNTING),
+        one_in: settings.samples.mask.saturating_add(1),
+        counts_flows: settings.has(SETTING_ACCOUNTING),
         samples: state.taken,
         lost: state.lost,
         exempt: state.exempt.iter().filter(is_shown).copied().collect(),
